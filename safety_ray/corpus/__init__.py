@@ -1,0 +1,1 @@
+"""The project's own corpus: labelled seed documents, and a seeded generator that expands them."""

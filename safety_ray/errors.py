@@ -1,0 +1,31 @@
+"""The one exception a user's mistake raises, and how a job shows it."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in input, settings or surroundings that its reader can mend.
+
+    The message is one sentence that names the file, row or key and says what would fit.
+    A job prints it without a traceback and ends with exit code 2.
+    """
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The `UserError` that `error` is or was caused by; Ray wraps what its workers raise."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UserError):
+            return current
+        # RayTaskError keeps the original in `cause`, Ray Train its workers' in `worker_failures`.
+        queue += [current.__cause__, current.__context__]
+        cause = getattr(current, "cause", None)
+        queue += [cause] if isinstance(cause, BaseException) else []
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None

@@ -1,0 +1,1 @@
+"""Web documents in: JSONL and Parquet from anywhere, one row a document, bad ones set aside."""

@@ -1,0 +1,71 @@
+"""The shipped corpus keeps what its docstrings promise."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from safety_ray.corpus.expand import expand
+from safety_ray.corpus.seeds import SLOT, load_seeds
+from safety_ray.corpus.stage import CorpusConfig, documents, run
+from safety_ray.errors import UserError
+
+CATEGORIES = {
+    "Violent Crimes", "Non-Violent Crimes", "Sex-Related Crimes", "Child Sexual Exploitation", "Defamation",
+    "Specialized Advice", "Privacy", "Intellectual Property", "Indiscriminate Weapons", "Hate",
+    "Suicide & Self-Harm", "Sexual Content", "Elections", "Code Interpreter Abuse",
+}  # fmt: skip
+
+
+def test_seeds_cover_all_scores_and_categories() -> None:
+    seeds = load_seeds()
+    assert len({seed.id for seed in seeds}) == len(seeds) >= 300
+    by_score = Counter(seed.score for seed in seeds)
+    assert set(by_score) == set(range(6))
+    assert min(by_score.values()) >= 40
+    assert {seed.category for seed in seeds} == CATEGORIES | {"none"}
+    assert sum(seed.hard for seed in seeds) >= 40
+    assert all(seed.score <= 2 for seed in seeds if seed.category == "Child Sexual Exploitation")
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_every_expansion_is_clean_text(number: int) -> None:
+    for seed in load_seeds():
+        text = expand(seed, number, 0)
+        assert not re.search(r"[{}|]", text), seed.id
+        assert "  " not in text, seed.id
+        assert 40 <= len(text.split()) <= 170, seed.id
+
+
+def test_expansion_depends_on_seed_and_number_alone() -> None:
+    seed = next(seed for seed in load_seeds() if len(SLOT.findall(seed.text)) >= 8)
+    assert expand(seed, 3, 0) == expand(seed, 3, 0)
+    assert len({expand(seed, number, 0) for number in range(20)}) > 15
+    assert expand(seed, 3, 0) != expand(seed, 3, 1)
+
+
+def test_held_out_families_share_no_document_with_trained_ones() -> None:
+    rows = documents(1500, 0)
+    families: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    texts: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    for row in rows:
+        families[row["split"]].add(row["family"])
+        texts[row["split"]].add(row["text"])
+    assert not families["train"] & families["heldout"]
+    assert not texts["train"] & texts["heldout"]
+    assert 0.08 < len(families["heldout"]) / len(load_seeds()) < 0.28
+    assert len({row["id"] for row in rows}) == len(rows) == 1500
+
+
+def test_too_few_documents_is_a_clear_error(tmp_path) -> None:
+    with pytest.raises(UserError, match="documents=3 is fewer than the"):
+        CorpusConfig(output=str(tmp_path / "out"), documents=3)
+
+
+def test_run_is_skipped_when_finished(tmp_path) -> None:
+    config = CorpusConfig(output=str(tmp_path / "out"), documents=600)
+    first = run(config)
+    assert first["rows_out"] == 600
+    assert run(config) == first

@@ -1,0 +1,166 @@
+"""Web files become documents; what cannot be read is set aside with its reason, or refused at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from safety_ray import dataset
+from safety_ray.errors import UserError
+from safety_ray.ingest.documents import mark_duplicates
+from safety_ray.ingest.readers import list_files, read
+from safety_ray.ingest.stage import IngestConfig, run
+
+
+def line(**fields: object) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    rows = pq.read_table(folder / "set_aside").to_pylist()
+    return {row["id"]: row["set_aside"] for row in rows}
+
+
+def test_every_kind_of_bad_record_is_set_aside_with_its_reason(tmp_path, ray_cluster) -> None:
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / "a.jsonl").write_bytes(
+        line(id="good", text="A page about soup.", url="http://a.example.com", mood="calm", score=3.5)
+        + line(id="null", text=None)
+        + line(id="empty", text="  \n ")
+        + line(id="missing", title="no text here")
+        + line(id="number", text=7)
+        + line(id="good", text="The same id once more.")
+        + b'{"id": "utf8", "text": "broken \xff byte"}\n'
+        + b"not json at all\n"
+        + b"[1, 2]\n"
+        + line(id="long", text="x" * 20_000)
+        + b'{"id": "half", "text": "half a pair \\ud800"}\n'
+        + line(text="No id of its own.", url="http://b.example.com")
+    )
+    packed = gzip.compress(
+        b"".join(line(id=f"z{i}", text=f"Page {i} of the archive. " * 40) for i in range(200))
+    )
+    (web / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    (web / "c.jsonl.zst").write_bytes(zstandard.compress(line(id="zstd", text="From a zstd file.")))
+    pq.write_table(
+        pa.table(
+            {"id": ["p1", "p2", "good"], "text": ["Parquet page.", None, "Third of that id."], "n": [1, 2, 3]}
+        ),
+        web / "d.parquet",
+    )
+    record = run(
+        IngestConfig(input=str(web), output=str(tmp_path / "out"), max_bytes=10_000, max_set_aside=1.0)
+    )
+    rows = {row["id"]: row for row in dataset.table(str(tmp_path / "out")).to_pylist()}
+    kept = {key for key in rows if not key.startswith("z")}
+    assert {"good", "p1"} <= kept
+    assert len(kept) == 3  # and the one that got an id from its URL and text
+    assert rows["zstd"]["text"] == "From a zstd file."
+    assert rows["good"]["text"] == "A page about soup."
+    assert json.loads(rows["good"]["extra"]) == {"mood": "calm", "score": 3.5}
+    assert json.loads(rows["p1"]["extra"]) == {"n": 1}
+    why = reasons(tmp_path / "out")
+    assert why["null"] == why["missing"] == "no text"
+    assert why["empty"] == "empty text"
+    assert why["number"] == "text is not a string but int"
+    assert why["half"].startswith("text holds half a surrogate pair")
+    text = " / ".join(why.values())
+    for part in (
+        "not UTF-8 at byte",
+        "not JSON",
+        "not a JSON object but list",
+        "longer than max_bytes=10000",
+        "duplicate id 'good'",
+        "the archive breaks off",
+    ):
+        assert part in text
+    assert record["rows_in"] == record["rows_out"] + record["set_aside"]
+    assert sum(1 for reason in why.values() if reason.startswith("duplicate id")) <= 2
+    doubles = [
+        r for r in pq.read_table(tmp_path / "out/set_aside").to_pylist() if "duplicate" in r["set_aside"]
+    ]
+    assert len(doubles) == 2
+
+
+def test_a_stage_folder_and_a_glob_are_inputs(tmp_path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "set_aside").mkdir()
+    for folder in ("data", "set_aside"):
+        pq.write_table(pa.table({"id": ["1"], "text": ["t"]}), tmp_path / folder / "x.parquet")
+    (tmp_path / "record.json").write_text("{}")
+    assert list_files(str(tmp_path)) == [str(tmp_path / "data/x.parquet")]
+    assert list_files(str(tmp_path / "data" / "*.parquet")) == [str(tmp_path / "data/x.parquet")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (None, b"", "does not exist"),
+        ("a.txt", b"hello", "neither Parquet nor JSONL"),
+        ("a.jsonl", b"", "is empty"),
+        ("a.parquet", b"PAR? no", "not a readable Parquet file"),
+        ("a.jsonl", b'{"id": "1", "body": "x"}\n', "has no field 'text'; it has body, id"),
+    ],
+)
+def test_unusable_input_is_refused_before_any_work(tmp_path, name, content, message) -> None:
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        run(IngestConfig(input=str(tmp_path / (name or "gone")), output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_refused(tmp_path) -> None:
+    (tmp_path / "web").mkdir()
+    with pytest.raises(UserError, match="empty folder"):
+        list_files(str(tmp_path / "web"))
+
+
+def test_too_many_bad_records_fail_the_job_and_say_why(tmp_path, ray_cluster) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        line(id="1", text="fine") + line(id="2", text="") + line(id="3", text="")
+    )
+    with pytest.raises(UserError, match=r"2 of 3 rows were set aside.*most common reason is: empty text"):
+        run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out")))
+
+
+def test_a_ten_megabyte_line_costs_one_record(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(id="1", text="a") + line(id="2", text="x" * 10_000_000) + line(id="3", text="c"))
+    raws = list(read(str(path), 4_000_000))
+    assert [raw.value["id"] if raw.value else raw.problem for raw in raws] == [
+        "1", "the line is longer than max_bytes=4000000", "3",
+    ]  # fmt: skip
+    assert [raw.position for raw in raws] == [1, 2, 3]
+
+
+def test_the_first_of_equal_ids_stays_whatever_the_order_of_blocks() -> None:
+    rows = pa.table(
+        {
+            "id": ["a", "b", "a", "a"],
+            "source_file": ["2", "1", "1", "1"],
+            "source_position": [1, 1, 5, 3],
+            "set_aside": pa.array([None, None, None, "empty text"], pa.string()),
+        }
+    )
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        marked = mark_duplicates(rows.take(order)).to_pylist()
+        kept = [
+            (r["source_file"], r["source_position"]) for r in marked if r["id"] == "a" and not r["set_aside"]
+        ]
+        assert kept == [("1", 5)]
+
+
+def test_real_crawl_text_is_read(tmp_path, ray_cluster, real_data) -> None:
+    source = real_data / "web" / "cc_en_head-0091.jsonl"
+    run(IngestConfig(input=str(source), output=str(tmp_path / "out")))
+    rows = dataset.table(str(tmp_path / "out"))
+    wanted = sorted(json.loads(text)["text"] for text in source.read_text().splitlines())
+    assert sorted(rows.column("text").to_pylist()) == wanted

@@ -1,0 +1,131 @@
+"""The classifier against sentence-transformers and sklearn, and the stage on a real Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from safety_ray import dataset
+from safety_ray.errors import UserError
+from safety_ray.score import encoder as encoder_module
+from safety_ray.score.classifier import Classifier, combine
+from safety_ray.score.encoder import Encoder, batches_by_length, packaged_folder
+from safety_ray.score.fit import FitConfig, fit_head, run, split
+from safety_ray.score.stage import ScoreConfig
+from safety_ray.score.stage import run as run_score
+
+TEXTS = ["A quiet soup recipe.", "I will hurt you all.", "", "Zażółć gęślą jaźń 🙂", "short"]
+
+
+def test_embeddings_equal_sentence_transformers() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    ours = Encoder(device="cpu")
+    vectors = ours.embed([chunks[0] for chunks in ours.chunk_ids(TEXTS)])
+    theirs = SentenceTransformer(str(packaged_folder()), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    assert (vectors * theirs).sum(-1).min() > 0.999
+
+
+def test_chunks_hold_every_token_once() -> None:
+    encoder = Encoder(device="cpu", max_tokens=16)
+    text = " ".join(f"word{i}" for i in range(60))
+    [chunks] = encoder.chunk_ids([text])
+    body = [i for chunk in chunks for i in chunk[1:-1]]
+    assert body == encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert max(map(len, chunks)) <= 16
+
+
+def test_batches_hold_every_text_once_and_stay_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
+    batches = batches_by_length(lengths, 1024)
+    assert sorted(i for batch in batches for i in batch) == list(range(500))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 1024 for b in batches)
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    assert sum(lengths) / padded > 0.95
+
+
+def test_the_worst_chunk_decides() -> None:
+    safe, unsafe, sure = (
+        torch.eye(6)[0],
+        torch.tensor([0, 0, 0, 0.4, 0.6, 0]),
+        torch.tensor([0, 0, 0, 0, 0.9, 0.1]),
+    )
+    found = combine(torch.stack([safe, unsafe, sure]))
+    assert found.score == 4
+    assert found.chunk_scores == [0, 4, 4]
+    assert found.probs[4] == pytest.approx(0.9)
+
+
+def test_a_long_text_is_as_harmful_as_its_worst_part(classifier: Path, corpus: Path) -> None:
+    clf = Classifier.load(classifier)
+    rows = dataset.table(str(corpus)).to_pylist()
+    worst = next(r["text"] for r in rows if r["label"] == 5 and clf.predict([r["text"]])[0].score == 5)
+    calm = " ".join(r["text"] for r in rows if r["label"] == 0)[:4000]
+    [prediction] = clf.predict([f"{calm}\n{worst}\n{worst}\n{calm}"])
+    assert len(prediction.chunk_scores) > 3
+    assert prediction.score == max(prediction.chunk_scores) >= 4
+
+
+def test_the_head_equals_sklearns_logistic_regression() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 6, 400)
+    x = rng.normal(size=(400, 8)) + np.eye(6, 8)[y] * 2
+    weight, bias = fit_head(torch.tensor(x).float(), torch.tensor(y), unsafe_weight=3.0, l2=1e-3)
+    sample = np.where(y > 0, 3.0, 1.0)
+    # sklearn minimises C * sum(w * loss) + |W|^2 / 2; ours is sum(w * loss) / sum(w) + l2 * |W|^2.
+    reference = LogisticRegression(C=1 / (2 * 1e-3 * sample.sum()), max_iter=2000, tol=1e-8).fit(x, y, sample)
+    ours = (torch.tensor(x).float() @ weight.T + bias).softmax(-1).numpy()
+    assert np.abs(ours - reference.predict_proba(x)).max() < 5e-3
+
+
+def test_the_fitted_classifier_tells_safe_from_unsafe(classifier: Path) -> None:
+    metrics = json.loads((classifier / "metrics.json").read_text())
+    assert metrics["n"] >= 50
+    assert metrics["auroc_at_3"] > 0.85
+    assert metrics["recall_at_1"] > 0.8
+
+
+def test_scoring_adds_columns_and_keeps_the_others(tmp_path, ray_cluster, classifier: Path) -> None:
+    rows = pa.table({"id": [f"d{i}" for i in range(40)], "text": TEXTS[:2] * 20, "colour": ["red"] * 40})
+    dataset.write_table(rows, str(tmp_path / "in" / "a.parquet"))
+    config = ScoreConfig(
+        documents=str(tmp_path / "in"), classifier=str(classifier), output=str(tmp_path / "out"), actors=1
+    )
+    record = run_score(config)
+    assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (40, 40, 0)
+    scored = {row["id"]: row for row in dataset.table(str(tmp_path / "out")).to_pylist()}
+    expected = Classifier.load(classifier).predict(TEXTS[:2])
+    for i in range(40):
+        row, want = scored[f"d{i}"], expected[i % 2]
+        assert row["colour"] == "red"
+        assert row["score"] == want.score
+        assert row["chunk_scores"] == want.chunk_scores
+        assert np.allclose(row["probs"], want.probs, atol=0.02)
+    assert run_score(config) == record
+
+
+def test_labels_and_splits_are_checked(tmp_path) -> None:
+    config = FitConfig(labelled="x", output="y")
+    with pytest.raises(UserError, match="row 'a' has label 9"):
+        split([{"id": "a", "text": "t", "label": 9}], config)
+    with pytest.raises(UserError, match="leaves 1 texts to fit on and 0 to measure on"):
+        split([{"id": "a", "text": "t", "label": 1, "split": "train"}], config)
+    dataset.write_table(pa.table({"id": ["a"], "text": ["t"]}), str(tmp_path / "in" / "a.parquet"))
+    with pytest.raises(UserError, match="no column 'label'"):
+        run(FitConfig(labelled=str(tmp_path / "in"), output=str(tmp_path / "out")))
+
+
+def test_wrong_folders_and_weights_are_named(tmp_path, monkeypatch) -> None:
+    with pytest.raises(UserError, match="holds no classifier"):
+        Classifier.load(tmp_path)
+    with pytest.raises(UserError, match="the encoder 'nowhere/at-all' cannot be loaded"):
+        Encoder("nowhere/at-all")
+    monkeypatch.setattr(encoder_module, "_PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="is not the official all-MiniLM-L6-v2"):
+        packaged_folder.__wrapped__()
