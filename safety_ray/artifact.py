@@ -86,14 +86,14 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
     marks = {name: input_fingerprint(source) for name, source in sorted(inputs.items())}
     fs, root = fsspec.core.url_to_fs(path)
     path = root if fs.protocol in ("file", ("file", "local")) else path
-    if fs.exists(f"{root}/config.json"):
-        begun = json.loads(fs.cat_file(f"{root}/config.json"))
+    begun = _begun(fs, root)
+    if begun is not None:
         _same_or_error(path, begun["config"], values, begun["inputs"], marks)
         artifact = Artifact(path, values, marks, resumed=True)
         if fs.exists(f"{root}/record.json"):
             artifact.record = json.loads(fs.cat_file(f"{root}/record.json"))
         return artifact
-    if fs.exists(root) and (fs.isfile(root) or fs.ls(root)):
+    if fs.exists(root) and (fs.isfile(root) or _foreign(fs, root)):
         raise UserError(f"the output folder '{path}' holds files that no stage wrote; choose an empty one.")
     try:
         fs.makedirs(root, exist_ok=True)
@@ -101,6 +101,12 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
     except OSError as error:
         raise UserError(f"the output folder '{path}' cannot be written: {error}.") from error
     return Artifact(path, values, marks)
+
+
+def is_finished(path: str) -> bool:
+    """Whether `path` is a whole folder: what a stage looks up before checks that take time."""
+    fs, root = fsspec.core.url_to_fs(path)
+    return bool(fs.exists(f"{root}/record.json"))
 
 
 def read_record(path: str) -> dict[str, Any] | None:
@@ -112,9 +118,25 @@ def read_record(path: str) -> dict[str, Any] | None:
     if fs.exists(f"{root}/record.json"):
         record: dict[str, Any] = json.loads(fs.cat_file(f"{root}/record.json"))
         return record
-    if fs.exists(f"{root}/config.json") and fs.exists(f"{root}/data"):
+    if _begun(fs, root) is not None:
         raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
     return None
+
+
+def _begun(fs: Any, root: str) -> dict[str, Any] | None:
+    """What `begin` wrote into a folder; None where it did not: a model's folder has a config.json, too."""
+    if not fs.exists(f"{root}/config.json"):
+        return None
+    try:
+        values = json.loads(fs.cat_file(f"{root}/config.json"))
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and values.keys() == {"config", "inputs"} else None
+
+
+def _foreign(fs: Any, root: str) -> bool:
+    """Whether a folder holds more than what a `begin` leaves that is killed while it writes."""
+    return any(Path(name).name != "config.json.part" for name in fs.ls(root, detail=False))
 
 
 def input_fingerprint(source: str) -> str:

@@ -53,9 +53,10 @@ def load(cls: type[T], argv: list[str]) -> T:
     for word in words:
         if "=" not in word:
             raise UserError(f"'{word}' is no setting: write key=value, or the yaml file first.")
-        key = word.split("=", 1)[0]
+        key, value = word.split("=", 1)
         try:
-            layers.append((f"'{word}'", OmegaConf.from_dotlist([word])))
+            # `key=` means the empty text; yaml would read nothing as null.
+            layers.append((f"'{word}'", OmegaConf.from_dotlist([word if value else f"{key}=''"])))
         except Exception as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}.") from error
     return _build(cls, layers)
@@ -96,8 +97,8 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
         _check_keys(cls, layer, where)
         try:
             merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            key = getattr(error, "full_key", None) or "a setting"
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            key = getattr(error, "full_key", None) or _culprit(merged, layer)
             raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
     try:
         return typing.cast(T, OmegaConf.to_object(merged))
@@ -108,6 +109,16 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
         ) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{cls.__name__}: {_first_line(error)}") from error
+
+
+def _culprit(merged: Any, layer: DictConfig) -> str:
+    """The first key of `layer` that cannot be merged, where the library's error does not say it."""
+    for name in layer:
+        try:
+            OmegaConf.merge(merged, {name: layer._get_node(name)})
+        except Exception:
+            return str(name)
+    return "a setting"
 
 
 def _read_yaml(path: str) -> DictConfig:
@@ -173,5 +184,8 @@ def _type_name(hint: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem and mark:  # yaml's own errors begin with the context and name the problem later
+        return f"{problem} (line {mark.line + 1})"
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

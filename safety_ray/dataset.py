@@ -27,6 +27,8 @@ from safety_ray.records import Column, require
 if TYPE_CHECKING:
     import ray.data
 
+SLOTS = 4
+"""CPUs that Ray must count for a stage to stream, and to go on after an interruption"""
 REASON = "set_aside"
 _OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
@@ -43,21 +45,32 @@ def start() -> None:
     import logging
 
     import ray
+    import ray.data
 
     if ray.is_initialized():
         return
+    for name in ("ray.data", "ray.train", "ray.serve"):  # ray.data sets its own level when imported
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised as well
     # Workers import this package from the working directory of the driver: say where that is.
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    local = "RAY_ADDRESS" not in os.environ
     ray.init(
+        # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
+        # slots it waits for ever. A slot is not a core; a small machine shares its cores.
+        num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+        include_dashboard=False if local else None,
         runtime_env={"env_vars": {"PYTHONPATH": path}},
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else a UserError loses its type between processes
+    # Ray 2.60's new Parquet reader starts 32 actors for every read of every execution, which on a
+    # few cores costs many times the work itself; the older reader starts none.
+    context.use_datasource_v2 = False
 
 
 def files(path: str) -> list[str]:
@@ -114,23 +127,35 @@ def write(
     write_rows: int = 256,
     max_set_aside: float = 0.5,
     resume_by: str | None = "id",
+    read_as: str | None = None,
+    part: str = "",
 ) -> Counts:
     """Run `ds` and write its rows into `out`, showing progress; returns what was written.
 
     `resume_by` is the column whose values are unique and already known where `ds` reads: rows
-    that an earlier, broken run wrote are skipped there. Raises UserError where the share of rows
-    set aside is above `max_set_aside`.
+    that an earlier, broken run wrote are skipped there; `read_as` is that column's name there,
+    where it is another one. A stage that writes in several passes names each with `part`: its rows
+    lie in data/<part>/ and set_aside/<part>/ and are counted alone. Raises UserError where the
+    share of rows set aside is above `max_set_aside`.
     """
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
-    rows, context = out.sub("rows"), ray.data.DataContext.get_current()
+    rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
+    context = ds.context  # a dataset keeps the settings it was made with; the current ones come too late
     fs, root = fsspec.core.url_to_fs(out.path)
-    if not (fs.exists(f"{root}/data") and fs.exists(f"{root}/set_aside")):
-        if resume_by is None and fs.exists(f"{root}/rows"):
-            fs.rm(f"{root}/rows", recursive=True)
+    inner = f"/{part}" if part else ""
+    if not (fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")):
+        _check_slots()
+        if resume_by is None and fs.exists(f"{root}/rows{part}"):
+            fs.rm(f"{root}/rows{part}", recursive=True)
         context.checkpoint_config = (
-            CheckpointConfig(resume_by, out.sub(_CHECKPOINT), delete_checkpoint_on_success=False)
+            CheckpointConfig(
+                resume_by,
+                checkpoint,
+                delete_checkpoint_on_success=False,
+                checkpoint_filter_cls=_filter_on(read_as) if read_as else None,
+            )
             if resume_by
             else None
         )
@@ -140,10 +165,18 @@ def write(
                 ready.write_parquet(rows, partition_cols=[_OUTCOME], mode="append")
         finally:
             context.checkpoint_config = None
-        _settle(fs, root)
-    counts = Counts(_count_in(fs, f"{root}/data"), _count_in(fs, f"{root}/set_aside"))
+        _settle(fs, root, part)
+    counts = Counts(_count_in(fs, f"{root}/data{inner}"), _count_in(fs, f"{root}/set_aside{inner}"))
     check_share(out.path, counts, max_set_aside)
     return counts
+
+
+def _check_slots() -> None:
+    import ray
+
+    found = int(ray.cluster_resources().get("CPU", 0))
+    if found < SLOTS:
+        raise UserError(f"the Ray cluster counts {found} CPUs, and a stage needs {SLOTS}: ray start --num-cpus={SLOTS}.")
 
 
 def check_share(path: str, counts: Counts, most: float) -> None:
@@ -177,14 +210,27 @@ def _mark_outcome(batch: pa.Table) -> pa.Table:
     return batch.append_column(REASON, reasons).append_column(_OUTCOME, outcome)
 
 
-def _settle(fs: Any, root: str) -> None:
+def _filter_on(column: str) -> Any:
+    """Ray's checkpoint filter, for a column that has another name where rows are read."""
+    from ray.data.checkpoint import NumpyArrayBasedCheckpointFilter
+
+    class ReadAs(NumpyArrayBasedCheckpointFilter):  # type: ignore[misc]
+        def filter_rows_for_block(self, block: Any) -> Any:
+            self.id_column = column
+            return super().filter_rows_for_block(block)
+
+    return ReadAs
+
+
+def _settle(fs: Any, root: str, part: str) -> None:
     """Give the two outcomes their folders' names; safe to repeat after an interruption."""
     for name in ("data", "set_aside"):
-        written = f"{root}/rows/{_OUTCOME}={name}"
+        written, settled = f"{root}/rows{part}/{_OUTCOME}={name}", f"{root}/{name}/{part}".rstrip("/")
         if fs.exists(written):
-            fs.mv(written, f"{root}/{name}", recursive=True)
-        fs.makedirs(f"{root}/{name}", exist_ok=True)
-    for leftover in ("rows", _CHECKPOINT):
+            fs.makedirs(f"{root}/{name}" if part else root, exist_ok=True)
+            fs.mv(written, settled, recursive=True)
+        fs.makedirs(settled, exist_ok=True)
+    for leftover in (f"rows{part}", f"{_CHECKPOINT}{part}"):
         if fs.exists(f"{root}/{leftover}"):
             fs.rm(f"{root}/{leftover}", recursive=True)
 

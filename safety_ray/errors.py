@@ -20,11 +20,12 @@ def user_error_in(error: BaseException) -> UserError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, UserError):
-            return current
-        # RayTaskError keeps the original in `cause`, Ray Train its workers' in `worker_failures`.
-        queue += [current.__cause__, current.__context__]
+        # RayTaskError keeps the original in `cause` (and may itself be a UserError whose message is a
+        # traceback, so the original comes first), Ray Train its workers' in `worker_failures`.
         cause = getattr(current, "cause", None)
+        if isinstance(current, UserError) and not isinstance(cause, UserError):
+            return current
+        queue += [current.__cause__, current.__context__]
         queue += [cause] if isinstance(cause, BaseException) else []
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -26,7 +25,8 @@ def main(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str] | Non
         mistake = error if isinstance(error, UserError) else user_error_in(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        # Ray Data adds advice of its own below the sentence.
+        print(f"error: {str(mistake).splitlines()[0]}", file=sys.stderr)
         raise SystemExit(2) from None
     counts = [f"{record[key]:,} {name}" for key, name in _COUNTS if key in record]
     if counts:
@@ -44,5 +44,5 @@ def quiet() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("ray.data", "ray.train", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray's C++ side prints expected conditions as errors; what fails is raised in Python as well.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

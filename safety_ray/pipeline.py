@@ -16,6 +16,7 @@ from typing import Any
 
 from safety_ray.config import from_dict, setting
 from safety_ray.errors import UserError
+from safety_ray.ingest.readers import list_files
 
 Settings = dict[str, Any]
 
@@ -117,6 +118,8 @@ STAGES = (
 def run(pipeline: PipelineConfig) -> dict[str, Any]:
     """Run all stages; returns and writes the summary: {"stages", "results", "endpoint"}."""
     started = time.time()
+    if pipeline.input:
+        list_files(pipeline.input)  # a wrong path fails now, not after the corpus is made
     configs = [stage.config(pipeline) for stage in STAGES]
     records: dict[str, dict[str, Any]] = {}
     for number, (stage, config) in enumerate(zip(STAGES, configs, strict=True), start=1):

@@ -63,7 +63,7 @@ SPAN = pa.struct(
         ("recipe", pa.string()),  # raw, rephrase, refuse or moralize
         ("start", pa.int32()),  # position of the first token in the row
         ("length", pa.int32()),  # tokens, end-of-text included
-        ("unsafe", pa.bool_()),  # whether harmfulness tags were put in
+        ("unsafe", pa.bool_()),  # raw text whose score calls for harmfulness tags
     ]
 )
 TOKEN_ROW = (

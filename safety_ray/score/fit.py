@@ -33,10 +33,10 @@ class FitConfig:
     per_family: int = setting("documents of one family (a seed's variants) to fit on; 0: all", default=2)
     windows: int = setting(
         "pieces of one to three sentences cut from each text, so that short texts are scored well too",
-        default=2,
+        default=1,
     )
-    unsafe_weight: float = setting("weight of the loss on labels above 0 (the paper's lambda)", default=2.0)
-    l2: float = setting("ridge penalty on the head", default=1e-4)
+    unsafe_weight: float = setting("weight of the loss on labels above 0 (the paper's lambda)", default=1.0)
+    l2: float = setting("ridge penalty on the head", default=3e-5)
     heldout_share: float = setting("share held out by id where the dataset has no split", default=0.2)
     seed: int = setting("seed of the split and the windows", default=0)
 
@@ -137,7 +137,7 @@ def embed(encoder: Encoder, texts: list[str]) -> tuple[torch.Tensor, torch.Tenso
 def fit_head(
     x: torch.Tensor, labels: torch.Tensor, *, unsafe_weight: float, l2: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted six-way logistic regression on unit vectors: (6, width) weight and (6,) bias.
+    """Weighted six-way logistic regression: (6, width) weight and (6,) bias.
 
     The paper trains the head with AdamW for an epoch; on a frozen encoder the problem is convex,
     and L-BFGS finds its optimum in a second, the same at every run.

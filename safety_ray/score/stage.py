@@ -23,7 +23,7 @@ class ScoreConfig:
     documents: str = setting("dataset with id and text")
     classifier: str = setting("folder of a finished fit")
     output: str = setting("folder to write")
-    actors: int = setting("classifier actors; 0: one per GPU, or one per CPU where there is none", default=0)
+    actors: int = setting("classifier actors; 0: one per GPU, or one per CPU but two where there is none", default=0)
     gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
     batch_rows: int = setting("documents handed to an actor at a time", default=128)
     batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)
@@ -65,15 +65,17 @@ def score(ds: ray.data.Dataset, config: Any, rows: int) -> ray.data.Dataset:
     """`ds` with score columns; `config` has the classifier and pool settings of `ScoreConfig`."""
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
-    most = int(gpus / config.gpus_per_actor) if gpus else int(resources.get("CPU", 1))
+    # Two slots stay free for reading and writing, or the stream never moves.
+    most = int(gpus / config.gpus_per_actor) if gpus else int(resources.get("CPU", 1)) - 2
     # An actor takes seconds to load its model: no more of them than there are batches.
     actors = max(1, min(config.actors or most, -(-rows // config.batch_rows)))
-    return ds.map_batches(
+    # A file may be one block: cut it, so that all actors have work and little is lost with one.
+    return ds.repartition(target_num_rows_per_block=config.batch_rows).map_batches(
         ScoreBatch,
         fn_constructor_args=(config.classifier, config.batch_tokens, "cuda" if gpus else "cpu"),
         batch_format="pyarrow",
         batch_size=config.batch_rows,
-        concurrency=actors,
+        compute=ray.data.ActorPoolStrategy(size=actors),
         **({"num_gpus": config.gpus_per_actor} if gpus else {"num_cpus": 1}),
     )
 

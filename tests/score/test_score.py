@@ -29,7 +29,9 @@ def test_embeddings_equal_sentence_transformers() -> None:
     ours = Encoder(device="cpu")
     vectors = ours.embed([chunks[0] for chunks in ours.chunk_ids(TEXTS)])
     theirs = SentenceTransformer(str(packaged_folder()), device="cpu").encode(TEXTS, convert_to_tensor=True)
-    assert (vectors * theirs).sum(-1).min() > 0.999
+    assert vectors.shape == (len(TEXTS), 7 * 384)  # the embedding layer and six blocks
+    assert (vectors[:, -384:] * theirs).sum(-1).min() > 0.999
+    assert torch.allclose(vectors.view(-1, 7, 384).norm(dim=-1), torch.ones(len(TEXTS), 7), atol=1e-4)
 
 
 def test_chunks_hold_every_token_once() -> None:
@@ -87,7 +89,7 @@ def test_the_head_equals_sklearns_logistic_regression() -> None:
 def test_the_fitted_classifier_tells_safe_from_unsafe(classifier: Path) -> None:
     metrics = json.loads((classifier / "metrics.json").read_text())
     assert metrics["n"] >= 50
-    assert metrics["auroc_at_3"] > 0.85
+    assert metrics["auroc_at_3"] > 0.9
     assert metrics["recall_at_1"] > 0.8
 
 

@@ -1,0 +1,192 @@
+"""Safe Beam Search on a transformers model: one forward pass makes one output token.
+
+All candidates of all searches are the rows of one batch. A row's keys and values are kept; after
+each step the rows of the survivors are copied to their children. Prompts of different lengths are
+padded on the left, so that all rows grow at the same end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
+from safety_ray.errors import UserError
+
+
+def safe_beam_search(
+    model: Any,
+    prompt_ids: Sequence[int],
+    *,
+    tag_id: int,
+    eos_id: int | Collection[int] | None,
+    beam_size: int = 4,
+    num_candidates: int = 4,
+    max_new_tokens: int = 64,
+    drop_share: float = 0.5,
+    length_penalty: float = 0.0,
+) -> list[Hypothesis]:
+    """The `beam_size` best continuations of one prompt, best first (paper, section 4).
+
+    `model` is a causal language model of transformers, in evaluation mode. `eos_id` is the token
+    that ends a text, several of them, or None. The hypotheses hold new tokens only. Raises
+    UserError for an argument that does not fit.
+    """
+    return safe_beam_search_batch(
+        model,
+        [prompt_ids],
+        tag_id=tag_id,
+        eos_id=eos_id,
+        beam_size=beam_size,
+        num_candidates=num_candidates,
+        max_new_tokens=max_new_tokens,
+        drop_share=drop_share,
+        length_penalty=length_penalty,
+    )[0]
+
+
+@torch.inference_mode()
+def safe_beam_search_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    tag_id: int,
+    eos_id: int | Collection[int] | None,
+    beam_size: int = 4,
+    num_candidates: int = 4,
+    max_new_tokens: int = 64,
+    drop_share: float = 0.5,
+    length_penalty: float = 0.0,
+) -> list[list[Hypothesis]]:
+    """`safe_beam_search` for many prompts at once; what it finds for each is what it finds for it alone.
+
+    A batch has up to len(prompts) x beam_size x num_candidates rows, each with keys and values of
+    the longest prompt and the new tokens: hand over as many prompts as memory holds.
+    """
+    settings = SearchSettings(
+        tag_id=tag_id,
+        eos_ids=_eos_ids(eos_id),
+        beam_size=beam_size,
+        num_candidates=num_candidates,
+        max_new_tokens=max_new_tokens,
+        drop_share=drop_share,
+        length_penalty=length_penalty,
+    )
+    _check(model, prompts, settings)
+    if not prompts:
+        return []
+    searches = [Search(settings) for _ in prompts]
+    active = searches
+    rows = Rows(model, prompts)
+    while active:
+        expansions = expand(rows.logits, tag_id, num_candidates)
+        token_ids: list[int] = []
+        parents: list[int] = []
+        start = 0
+        for search in active:
+            end = start + len(search.pending)
+            search.advance(expansions[start:end])
+            token_ids += [beam.token_ids[-1] for beam in search.pending]
+            parents += [start + beam.origin for beam in search.pending]
+            start = end
+        active = [search for search in active if search.pending]
+        if active:
+            rows.grow(parents, token_ids)
+    return [search.hypotheses() for search in searches]
+
+
+class Rows:
+    """A batch of growing texts with their keys and values; `logits` [rows, vocabulary] follow them."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+        longest = max(map(len, prompts))
+        pads = [longest - len(prompt) for prompt in prompts]
+        input_ids = self._tensor([[0] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
+        # Without padding no mask is given: attention then takes its faster causal path.
+        self.mask = self._tensor([[0] * pad + [1] * (longest - pad) for pad in pads]) if any(pads) else None
+        starts = self._tensor(pads)[:, None]
+        positions = (torch.arange(longest, device=model.device)[None] - starts).clamp(min=0)
+        self._forward(input_ids, positions)
+
+    def grow(self, parents: list[int], token_ids: list[int]) -> None:
+        """Replace the rows by copies of the rows `parents`, each with one more token."""
+        chosen = self._tensor(parents)
+        self.cache.batch_select_indices(chosen)
+        if self.mask is not None:
+            mask = self.mask[chosen]
+            self.mask = torch.cat([mask, mask.new_ones(len(parents), 1)], dim=1)
+        self._forward(self._tensor(token_ids)[:, None], self.last[chosen, None] + 1)
+
+    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits: torch.Tensor = output.logits[:, -1]
+        self.last = positions[:, -1]
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.model.device)
+
+
+def expand(logits_RV: torch.Tensor, tag_id: int, number: int) -> list[Expansion]:
+    """The `number` most likely tokens of each row beside the tag, and P(tag), from [rows, vocabulary] logits.
+
+    At equal log-probability the token with the smaller id comes first, so that a result depends on
+    the model alone and not on how a device sorts.
+    """
+    log_probs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
+    # In double precision, so that very small probabilities still differ.
+    p_tags = [math.exp(min(value, 0.0)) for value in log_probs_RV[:, tag_id].tolist()]
+    log_probs_RV[:, tag_id] = -torch.inf
+    number = min(number, log_probs_RV.shape[1] - 1)
+    # One more than asked for shows whether the last place is shared.
+    best, ids = log_probs_RV.topk(number + 1, dim=-1)
+    shared = (best[:, 1:] == best[:, :-1]).any(dim=1).tolist()
+    rows = zip(best.tolist(), ids.tolist(), p_tags, shared, strict=True)
+    expansions = []
+    for row, (values, tokens, p_tag, tied) in enumerate(rows):
+        if tied:
+            ties = (log_probs_RV[row] >= values[number - 1]).nonzero()[:, 0].tolist()
+            pairs = sorted((-log_probs_RV[row, token].item(), token) for token in ties)
+            values, tokens = [-value for value, _ in pairs], [token for _, token in pairs]
+        expansions.append(Expansion(tokens[:number], values[:number], p_tag))
+    return expansions
+
+
+def _eos_ids(eos_id: int | Collection[int] | None) -> frozenset[int]:
+    if eos_id is None:
+        return frozenset()
+    return frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
+
+
+def _check(model: Any, prompts: Sequence[Sequence[int]], settings: SearchSettings) -> None:
+    """UserError where tokens or lengths do not fit the model."""
+    config = model.config.get_text_config()
+    vocabulary = config.vocab_size
+    named = [("tag_id", settings.tag_id), *(("eos_id", token) for token in settings.eos_ids)]
+    for name, token in named:
+        if not 0 <= token < vocabulary:
+            raise UserError(f"{name}={token} is outside the model's vocabulary of {vocabulary} tokens.")
+    positions = getattr(config, "max_position_embeddings", None)
+    for number, prompt in enumerate(prompts):
+        where = "the prompt" if len(prompts) == 1 else f"prompt {number}"
+        if not len(prompt):
+            raise UserError(f"{where} is empty; give it at least one token.")
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            raise UserError(f"{where} holds a token outside the model's vocabulary of {vocabulary} tokens.")
+        if positions and len(prompt) + settings.max_new_tokens > positions:
+            raise UserError(
+                f"{where} has {len(prompt)} tokens, and with max_new_tokens={settings.max_new_tokens} "
+                f"more it goes beyond the model's {positions} positions."
+            )

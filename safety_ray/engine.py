@@ -1,0 +1,146 @@
+"""One way to ask for text: rows with `messages` go in, the same rows with `reply` come out.
+
+Three engines behind one config. `vllm` runs a model on the cluster through ray.data.llm; `openai`
+asks any OpenAI-compatible endpoint; `template` has no language model at all: the caller's own
+function writes the reply, so that a pipeline runs where no model is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from safety_ray.config import setting
+from safety_ray.errors import UserError
+from safety_ray.records import stable_hash
+
+if TYPE_CHECKING:
+    import ray.data
+
+REPLY, ERROR = "reply", "engine_error"
+Template = Callable[[dict[str, Any]], str]
+Processor = Callable[["ray.data.Dataset"], "ray.data.Dataset"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Which engine writes the replies, and how."""
+
+    kind: Literal["template", "vllm", "openai"] = setting(
+        "template (no language model), vllm (on this cluster) or openai (an endpoint)",
+        default="template",
+    )
+    model: str = setting("vllm: a folder or hub id; openai: the model's name there", default="")
+    base_url: str = setting("openai: the endpoint, e.g. http://127.0.0.1:8000/v1", default="")
+    api_key_env: str = setting(
+        "openai: the environment variable that holds the key, never the key itself; "
+        "'' for an endpoint without keys",
+        default="OPENAI_API_KEY",
+    )
+    max_tokens: int = setting("tokens in a reply at most; a reply cut there is an error", default=1024)
+    temperature: float = setting("0 takes the most likely token", default=0.7)
+    top_p: float = setting("nucleus of the sampler", default=0.95)
+    seed: int = setting("seed of the sampler", default=0)
+    concurrency: int = setting("vllm: engine replicas; openai: requests at once", default=1)
+    batch_size: int = setting("rows handed to an engine at a time", default=64)
+    timeout_s: float = setting("openai: seconds for one request", default=120.0)
+    retries: int = setting("openai: tries after a failed one, with growing pauses", default=5)
+    structured: bool = setting(
+        "hold replies to a JSON schema where a job has one; off for endpoints that cannot", default=True
+    )
+    engine_args: dict[str, Any] = setting(
+        "vllm: any engine argument, e.g. {max_model_len: 4096, tensor_parallel_size: 2}; "
+        "openai: further fields of the request",
+        factory=dict,
+    )
+
+    def __post_init__(self) -> None:
+        if self.kind != "template" and not self.model:
+            raise UserError(f"engine.kind={self.kind} needs engine.model.")
+        if self.kind == "openai" and not self.base_url:
+            raise UserError("engine.kind=openai needs engine.base_url.")
+        if self.concurrency < 1 or self.batch_size < 1 or self.max_tokens < 1:
+            raise UserError("engine.concurrency, batch_size and max_tokens must be at least 1.")
+        if self.retries < 0 or self.timeout_s <= 0:
+            raise UserError("engine.retries must not be negative and engine.timeout_s must be positive.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("engine.temperature must not be negative, and engine.top_p lies in (0, 1].")
+
+    @property
+    def label(self) -> str:
+        """What a row says of its writer: the kind and the model."""
+        return f"{self.kind}:{self.model}" if self.model else self.kind
+
+
+def processor(
+    config: EngineConfig, template: Template | None = None, schema: dict[str, Any] | None = None
+) -> Processor:
+    """A function from a dataset with `messages` to the same rows with `reply` and `engine_error`.
+
+    `messages` is a list of {role, content}; all other columns are kept as they are. One of `reply`
+    (string) and `engine_error` (the reason) is null in every row. `template` writes the reply of
+    engine `template`; its ValueError is the reason of that row. `schema` is a JSON schema that
+    vllm and openai hold replies to. Call `check` first: raises what it raises.
+    """
+    if config.kind == "template":
+        if template is None:
+            raise UserError("engine.kind=template has no language model; set it to vllm or openai here.")
+        return _template(template)
+    if config.kind == "openai":
+        from safety_ray import engine_openai
+
+        return engine_openai.processor(config, schema if config.structured else None)
+    from safety_ray import engine_vllm
+
+    return engine_vllm.processor(config, schema if config.structured else None)
+
+
+def check(config: EngineConfig) -> None:
+    """UserError where the engine cannot work: no such model, endpoint, key or engine argument.
+
+    Takes no time for `template`, one short request for `openai`, and imports vLLM for `vllm`.
+    """
+    if config.kind == "openai":
+        from safety_ray import engine_openai
+
+        engine_openai.check(config)
+    if config.kind == "vllm":
+        from safety_ray import engine_vllm
+
+        engine_vllm.check(config)
+
+
+def row_seed(config: EngineConfig, row: dict[str, Any]) -> int:
+    """The sampler's seed for one row: of the config's seed and the row's id, 31 bits."""
+    return stable_hash(config.seed, "engine", row["id"]) >> 33
+
+
+def cut(config: EngineConfig) -> str:
+    """The reason of a reply that did not end by itself."""
+    return f"the reply was cut at engine.max_tokens={config.max_tokens}"
+
+
+def with_replies(rows: pa.Table, replies: list[str | None], errors: list[str | None]) -> pa.Table:
+    """`rows` with the two result columns, whatever columns of these names they had before."""
+    rows = rows.drop_columns([name for name in (REPLY, ERROR) if name in rows.column_names])
+    rows = rows.append_column(REPLY, pa.array(replies, pa.string()))
+    return rows.append_column(ERROR, pa.array(errors, pa.string()))
+
+
+def _template(template: Template) -> Processor:
+    def write(batch: pa.Table) -> pa.Table:
+        replies: list[str | None] = []
+        errors: list[str | None] = []
+        for row in batch.to_pylist():
+            try:
+                reply, error = template(row), None
+            except ValueError as reason:
+                reply, error = None, str(reason)
+            replies.append(reply)
+            errors.append(error)
+        return with_replies(batch, replies, errors)
+
+    return lambda ds: ds.map_batches(write, batch_format="pyarrow", batch_size=None)

@@ -1,0 +1,77 @@
+"""From selected documents to token ids: text that cannot forge a special token, tags where they belong.
+
+Every document ends with end-of-text. Its place in the training order is a hash of seed and id.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from safety_ray import tag
+from safety_ray.dataset import REASON
+from safety_ray.pack.selection import SELECTED, TRAIN
+from safety_ray.pack.tagging import tag_positions, word_starts
+from safety_ray.pack.vocabulary import Vocabulary
+from safety_ray.records import stable_hash
+
+ENCODED = pa.schema(
+    [
+        *SELECTED,  # text stays only in rows that are set aside
+        ("shard", pa.int32()),
+        ("order", pa.uint64()),  # place in the training order of its shard
+        ("input_ids", pa.list_(pa.int32())),  # tags and end-of-text included
+        ("tokens", pa.int64()),
+        ("tags", pa.int64()),
+    ]
+)
+_TAGS_NEED_BYTES = "its tokens do not spell its text byte by byte, so words cannot be found in them"
+_FORGED = "the tokenizer makes a special token of its text"
+
+
+def encode_rows(
+    rows: pa.Table, vocabulary: Vocabulary, *, seed: int, tag_rate: float, shards: int
+) -> pa.Table:
+    """Rows of SELECTED as rows of ENCODED; only those to train on get ids.
+
+    A document in whose ids a special token appears, or, if unsafe, whose words cannot be found, is
+    set aside with its reason.
+    """
+    names, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
+    unsafe, texts = rows.column("unsafe").to_pylist(), rows.column("text").to_pylist()
+    chosen = [k for k, use in enumerate(uses) if use == TRAIN and reasons[k] is None]
+    ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
+    tags = [0] * len(rows)
+    batch = [_normal(vocabulary, texts[k]) if unsafe[k] else texts[k] for k in chosen]
+    for k, text, plain in zip(chosen, batch, tag.encode(vocabulary, batch), strict=True):
+        tokens = np.array(plain, np.int64)
+        if np.isin(tokens, vocabulary.special_ids).any():
+            reasons[k] = _FORGED
+            continue
+        if unsafe[k] and tag_rate > 0:
+            assert vocabulary.byte_lengths is not None  # seen to by vocabulary.tables
+            ends = np.cumsum(vocabulary.byte_lengths[tokens])
+            if (ends[-1] if len(ends) else 0) != len(text.encode()):
+                reasons[k] = _TAGS_NEED_BYTES
+                continue
+            places = tag_positions(word_starts(text, ends), tag_rate, seed, names[k])
+            tokens, tags[k] = np.insert(tokens, places, vocabulary.tag_id), len(places)
+        ids[k] = np.append(tokens, vocabulary.end_id)
+    order = [stable_hash(seed, "order", name) for name in names]
+    encoded = {name: rows.column(name) for name in SELECTED.names} | {
+        "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
+        REASON: reasons,
+        "shard": [place % shards for place in order],
+        "order": order,
+        "input_ids": [None if tokens is None else tokens.astype(np.int32) for tokens in ids],
+        "tokens": [0 if tokens is None else len(tokens) for tokens in ids],
+        "tags": tags,
+    }
+    return pa.table(encoded, schema=ENCODED)
+
+
+def _normal(vocabulary: Vocabulary, text: str) -> str:
+    """The text as the tokens spell it: some vocabularies compose characters first (Qwen: NFC)."""
+    normalizer = vocabulary.backend_tokenizer.normalizer
+    return text if normalizer is None else str(normalizer.normalize_str(text))

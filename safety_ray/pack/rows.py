@@ -1,0 +1,52 @@
+"""Token rows of one length: documents one after the other, and which stretch came from which.
+
+A document may cross rows. The last row is filled up with end-of-text, which belongs to no span.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from safety_ray.records import SPAN, TOKEN_ROW, schema
+
+
+def pack_rows(documents: pa.Table, row_length: int, end_id: int, first_row: int) -> pa.Table:
+    """Encoded documents of one shard, in any order, as rows of TOKEN_ROW.
+
+    They are taken by their hash `order`, so the result does not depend on how they came.
+    `first_row` is the position of the first row in the training order of all shards.
+    """
+    documents = documents.sort_by([("order", "ascending"), ("id", "ascending"), ("recipe", "ascending")])
+    column = documents.column("input_ids").combine_chunks()
+    tokens = column.flatten().to_numpy(zero_copy_only=False)
+    count = -(-len(tokens) // row_length)
+    filled = np.full(count * row_length, end_id, np.int32)
+    filled[: len(tokens)] = tokens
+
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    document_starts = np.cumsum(lengths) - lengths
+    row_starts = np.arange(count) * row_length
+    starts = np.unique(np.concatenate([document_starts, row_starts]))
+    ends = np.append(starts[1:], len(tokens))
+    document = np.searchsorted(document_starts, starts, side="right") - 1
+    spans = {
+        **{name: documents.column(name).combine_chunks().take(pa.array(document)) for name in _NAMED},
+        "start": pa.array(starts % row_length, pa.int32()),
+        "length": pa.array(ends - starts, pa.int32()),
+    }
+    offsets = np.searchsorted(starts, np.append(row_starts, len(tokens)))
+    span_array = pa.StructArray.from_arrays([spans[field.name] for field in SPAN], fields=list(SPAN))
+    return pa.table(
+        {
+            "row": pa.array(np.arange(first_row, first_row + count), pa.int64()),
+            "input_ids": pa.ListArray.from_arrays(
+                pa.array(np.arange(count + 1) * row_length, pa.int32()), pa.array(filled)
+            ),
+            "spans": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), span_array),
+        },
+        schema=schema(TOKEN_ROW),
+    )
+
+
+_NAMED = ("id", "source_id", "recipe", "unsafe")

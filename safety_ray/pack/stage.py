@@ -1,0 +1,314 @@
+"""Scored and rewritten documents become token rows, the tag in unsafe ones (paper, section 4).
+
+    <output>/data/shard-00000.parquet   rows of records.TOKEN_ROW, numbered through all shards
+    <output>/tokenizer/                 a transformers tokenizer that knows the tag
+    <output>/heldout/heldout.parquet    web documents that are trained on in no form, all columns
+
+Four steps, each skipped where an earlier, broken run ended it: the held-out documents; the
+tokenizer; token ids of every document, in `encoded/` until the end; rows, shard by shard.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from ray.data import Dataset
+from ray.data.context import ShuffleStrategy
+
+from safety_ray import artifact, dataset, progress, tag
+from safety_ray.artifact import Artifact
+from safety_ray.config import setting
+from safety_ray.errors import UserError
+from safety_ray.pack import selection, shards, vocabulary
+from safety_ray.pack.encode import encode_rows
+from safety_ray.pack.selection import HELDOUT, RECIPES, ROOT, SPLIT, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.shards import Counts
+from safety_ray.pack.vocabulary import SMALLEST, Vocabulary
+from safety_ray.records import REWRITTEN, SCORED, SCORES, Column, require
+
+_BATCH = 256
+_ENCODED = "encoded"
+_WEB = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
+_MADE = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackConfig:
+    """Turn scored and rewritten documents into token rows for pretraining."""
+
+    scored: str = setting("scored web documents")
+    rewritten: str = setting("what was made of them; empty: nothing", default="")
+    output: str = setting("folder for token rows, tokenizer and held-out documents")
+    seed: int = setting("seed of tags, order and held-out documents", default=0)
+    row_length: int = setting("tokens in a row", default=256)
+    tokenizer: str = setting("folder or hub id of a tokenizer; empty: train one on the rows", default="")
+    vocab_size: int = setting("entries of a trained tokenizer at most, special tokens included", default=4096)
+    tag: str = setting("the harmfulness tag", default=tag.TAG)
+    tag_rate: float = setting("probability of a tag before a word of unsafe text", default=0.05)
+    tag_from: int = setting("raw documents with this score or a higher one are unsafe; 6: none", default=3)
+    raw_scores: list[int] = setting(
+        "scores of the raw documents to train on", factory=lambda: list(range(SCORES))
+    )
+    recipes: list[str] = setting("kinds of rewritten documents to train on", factory=lambda: list(RECIPES))
+    heldout_share: float = setting("share held out where no column `split` says which", default=0.05)
+    shards: int = setting("files of rows; one is put together in memory", default=4)
+    max_set_aside: float = setting("share of documents that may fail", default=0.01)
+
+    def __post_init__(self) -> None:
+        for name in ("tag_rate", "heldout_share", "max_set_aside"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)} does not fit: it must be from 0 to 1.")
+        for name, least in (("row_length", 16), ("shards", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)} is too small: it must be at least {least}.")
+        if not self.tokenizer and self.vocab_size < SMALLEST:
+            raise UserError(
+                f"vocab_size={self.vocab_size} is too small: 256 bytes and {SMALLEST - 256} special tokens "
+                f"need {SMALLEST}."
+            )
+        if not 0 <= self.tag_from <= SCORES:
+            raise UserError(f"tag_from={self.tag_from} does not fit: it must be from 0 to {SCORES}.")
+        if not self.tag or re.search(r"\s", self.tag):
+            raise UserError(f"tag={self.tag!r} does not fit: it must be one word, such as {tag.TAG}.")
+        if self.tag in (tag.END_OF_TEXT, tag.CHAT_START, tag.CHAT_END):
+            raise UserError(f"tag={self.tag} has another meaning already; choose one such as {tag.TAG}.")
+        for score in self.raw_scores:
+            if score not in range(SCORES):
+                raise UserError(f"raw_scores has {score}: scores go from 0 to {SCORES - 1}.")
+        for recipe in self.recipes:
+            if recipe not in RECIPES:
+                raise UserError(f"recipes has '{recipe}': known are {', '.join(RECIPES)}.")
+        if not self.raw_scores and not (self.recipes and self.rewritten):
+            raise UserError(
+                "nothing to train on: raw_scores is empty, and no recipe of a rewritten dataset is chosen."
+            )
+
+
+def run(config: PackConfig) -> dict[str, Any]:
+    """Write the token rows of `config` and return the record; a finished folder is skipped."""
+    out = artifact.begin(config.output, config, _inputs(config))
+    if out.record is not None:
+        return out.record
+    dataset.start()
+    chosen = Selection(
+        config.seed,
+        frozenset(config.raw_scores),
+        frozenset(config.recipes),
+        config.tag_from,
+        config.heldout_share,
+        _hold_out(config, out),
+        _roots(config),
+    )
+    sources = {"web": _select(config.scored, _WEB, SPLIT, selection.select_raw, chosen)}
+    totals = {"web": dataset.count(config.scored)}
+    if _has_rewritten(config):
+        made = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
+        sources["rewritten"], totals["rewritten"] = made, dataset.count(config.rewritten)
+    words = _tokenizer(config, out, sources["web"].union(*list(sources.values())[1:]), sum(totals.values()))
+    encoded, set_aside = _encode(config, out, sources, words, totals)
+    counts = shards.count(encoded)
+    rows = _pack(config, out, encoded, words.end_id, counts)
+    _settle(out)
+    return out.commit(
+        rows_in=sum(totals.values()),
+        rows_out=rows,
+        set_aside=set_aside,
+        balanced=False,  # documents in, token rows out; _encode has balanced the documents
+        row_length=config.row_length,
+        vocab_size=words.size,
+        tag=config.tag,
+        tag_id=words.tag_id,
+        end_of_text_id=words.end_id,
+        tokens=counts.tokens.total(),
+        tags=counts.tags,
+        padding=rows * config.row_length - counts.tokens.total(),
+        documents=counts.uses[TRAIN],
+        heldout=counts.uses[HELDOUT],
+        unselected=counts.uses[UNSELECTED],
+        tokens_by_recipe=dict(sorted(counts.recipes.items())),
+    )
+
+
+def _inputs(config: PackConfig) -> dict[str, str]:
+    """What is read; UserErrors about it come here, before an output folder is made."""
+    inputs = {"scored": config.scored}
+    require(_WEB, dataset.columns(config.scored), f"'{config.scored}'")
+    if config.rewritten:
+        inputs["rewritten"] = config.rewritten
+        if _has_rewritten(config):
+            require(_MADE, dataset.columns(config.rewritten), f"'{config.rewritten}'")
+    if config.tokenizer:
+        if Path(config.tokenizer).is_dir():
+            inputs["tokenizer"] = config.tokenizer
+        if not shards.exists(f"{config.output}/record.json"):
+            found = vocabulary.open_existing(config.tokenizer, config.tag)
+            _tables(config, found)
+    return inputs
+
+
+def _has_rewritten(config: PackConfig) -> bool:
+    """Whether there are rewritten rows; a finished stage may have had nothing to rewrite."""
+    record = artifact.read_record(config.rewritten) if config.rewritten else None
+    return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
+
+
+def _hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
+    """Write the web documents that are held out; returns their ids where `split` names them."""
+    path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
+    if not shards.exists(path):
+        with fsspec.open(dataset.files(config.scored)[0]) as file:
+            kept = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
+        if SPLIT in names or config.heldout_share > 0:
+            found = dataset.read(config.scored, _WEB).map_batches(
+                selection.only_held_out,
+                fn_kwargs={"seed": config.seed, "share": config.heldout_share},
+                batch_format="pyarrow",
+                batch_size=None,
+            )
+            kept += [b for b in found.iter_batches(batch_format="pyarrow", batch_size=None) if len(b)]
+        shards.write_whole(pa.concat_tables(kept, promote_options="permissive").sort_by("id"), path)
+    if SPLIT not in names:
+        return None
+    with fsspec.open(path) as file:
+        return frozenset(pq.read_table(file, columns=["id"]).column("id").to_pylist())
+
+
+def _roots(config: PackConfig) -> dict[str, str] | None:
+    if not _has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
+        return None
+    ids = dataset.table(config.rewritten, ["id", "source_id"])
+    return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
+
+
+def _select(path: str, needed: tuple[Column, ...], extra: str, function: Any, chosen: Selection) -> Dataset:
+    names = [c.name for c in needed] + [n for n in dataset.columns(path) if n == extra]
+    found = ray.data.read_parquet(dataset.files(path), columns=names)
+    return found.map_batches(
+        function, fn_kwargs={"selection": chosen}, batch_format="pyarrow", batch_size=_BATCH
+    )
+
+
+def _tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int) -> Vocabulary:
+    folder = out.sub("tokenizer")
+    if not shards.exists(folder):
+        made = (
+            vocabulary.open_existing(config.tokenizer, config.tag)
+            if config.tokenizer
+            else vocabulary.train(_texts(documents, total), config.vocab_size, config.tag, config.row_length)
+        )
+        vocabulary.save(made, folder)
+    return _tables(config, vocabulary.load(folder))
+
+
+def _tables(config: PackConfig, tokenizer: Any) -> Vocabulary:
+    where = f"the tokenizer '{config.tokenizer}'" if config.tokenizer else "the trained tokenizer"
+    tagged = config.tag_rate > 0 and any(score >= config.tag_from for score in config.raw_scores)
+    return vocabulary.tables(tokenizer, config.tag, where, tagged)
+
+
+def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
+    line, done = progress.Line("tokenizer", total, "documents"), 0
+    texts = documents.map_batches(selection.only_trained, batch_format="pyarrow", batch_size=None)
+    for batch in texts.iter_batches(batch_format="pyarrow", batch_size=_BATCH):
+        yield batch.column("text").drop_null().to_pylist()
+        done += len(batch)
+        line.show(done)
+    line.show(done, final=True)
+
+
+def _encode(
+    config: PackConfig, out: Artifact, sources: dict[str, Dataset], words: Vocabulary, totals: dict[str, int]
+) -> tuple[list[str], int]:
+    """Write the ids of every document into `encoded/`; returns its files and how many were set aside.
+
+    One pass for each source: Ray's row checkpoints keep a processor for each source of a pass, and
+    a pass that goes on over two of them would find none left on two cores.
+    """
+    part, set_aside = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
+    settings = {"seed": config.seed, "tag_rate": config.tag_rate, "shards": config.shards}
+    for name, documents in sources.items():
+        counts = dataset.write(
+            documents.map_batches(
+                encode_rows,
+                fn_kwargs={"vocabulary": words, **settings},
+                batch_format="pyarrow",
+                batch_size=_BATCH,
+            ),
+            part,
+            label=f"ids {name}",
+            total=totals[name],
+            max_set_aside=config.max_set_aside,
+            part=name,
+        )
+        if counts.rows_out + counts.set_aside != totals[name]:
+            raise RuntimeError(
+                f"{part.path}: of {totals[name]} {name} documents {counts.rows_out} came out and "
+                f"{counts.set_aside} were set aside: some were lost or doubled; is every id unique?"
+            )
+        set_aside += counts.set_aside
+    return dataset.files(part.sub("data")), set_aside
+
+
+def _pack(config: PackConfig, out: Artifact, encoded: list[str], end_id: int, counts: Counts) -> int:
+    """Write the shards that are not there yet; returns the number of token rows in all shards."""
+    if not counts.tokens:
+        raise UserError(
+            f"no rows are left to train on: raw_scores={config.raw_scores} and recipes={config.recipes} "
+            f"leave out {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
+        )
+    first_rows, rows = shards.first_rows(counts.tokens, config.row_length)
+    missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
+    if missing:
+        write = partial(
+            shards.write_shard,
+            path=out.path,
+            row_length=config.row_length,
+            end_id=end_id,
+            first_rows=first_rows,
+        )
+        counter = progress.RowCounter(out.sub("data"))
+        with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
+            wanted = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
+                shards.only_shards, fn_kwargs={"shards": missing}, batch_format="pyarrow", batch_size=None
+            )
+            grouped = wanted.groupby("shard", num_partitions=len(missing))
+            grouped.map_groups(write, batch_format="pyarrow").materialize()
+    written, _ = progress.RowCounter(out.sub("data"))()
+    if written != rows:
+        raise RuntimeError(f"{out.path}/data holds {written} rows, not the {rows} that its documents fill.")
+    return rows
+
+
+@contextmanager
+def _shuffle_by_tasks() -> Iterator[None]:
+    """On one machine, shuffle with tasks alone: Ray's default keeps actors, slow to start on few cores.
+
+    A dataset takes its settings when it is made, so it must be made inside.
+    """
+    context = ray.data.DataContext.get_current()
+    before = context.shuffle_strategy
+    if len(ray.nodes()) == 1:
+        context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+    try:
+        yield
+    finally:
+        context.shuffle_strategy = before
+
+
+def _settle(out: Artifact) -> None:
+    """Keep what was set aside, remove the ids by document."""
+    fs, root = fsspec.core.url_to_fs(out.path)
+    if fs.exists(f"{root}/set_aside"):
+        fs.rm(f"{root}/set_aside", recursive=True)
+    fs.mv(f"{root}/{_ENCODED}/set_aside", f"{root}/set_aside", recursive=True)
+    fs.rm(f"{root}/{_ENCODED}", recursive=True)

@@ -1,0 +1,176 @@
+"""The tokenizer: trained on the rows themselves or an existing one, with the tag as one special token.
+
+What is saved has `split_special_tokens`, so that a plain load reads text as text: a document that
+spells a special token, the tag above all, does not become one.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from safety_ray.errors import UserError
+from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SMALLEST = 256 + 4
+"""Entries of a vocabulary with no merge: all bytes, end of text, two chat marks and the tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What encoding needs of a tokenizer; small and picklable, so that workers load no transformers."""
+
+    backend_tokenizer: Tokenizer
+    size: int
+    tag_id: int
+    end_id: int
+    special_ids: npt.NDArray[np.int64]
+    byte_lengths: npt.NDArray[np.int64] | None
+    """Bytes that each token spells, shape (tokens,); None where the tokenizer is not byte-level."""
+
+
+def train(texts: Iterable[list[str]], vocab_size: int, tag: str, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `vocab_size` entries, special tokens included, as SmolLM2's is made.
+
+    The same texts in any order give the same tokenizer; few texts give a smaller vocabulary.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    # Special tokens are added afterwards: given to the trainer, a merge that spells one would be one.
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - (SMALLEST - 256),
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer=trainer)
+    _check_new(bpe, tag, "the trained tokenizer")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[CHAT_START, CHAT_END],
+        split_special_tokens=True,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    add_tag(tokenizer, tag)
+    return tokenizer
+
+
+def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in the folder or of the hub id `name`, with the tag added; the rest is kept.
+
+    Raises UserError where there is none, it is no fast one, or the tag is one of its ordinary tokens.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, split_special_tokens=True)
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"the tokenizer '{name}' cannot be loaded; it must be a folder with tokenizer.json or the id of "
+            f"one on the hub ({type(error).__name__}: {line})."
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer '{name}' has no tokenizer.json; only fast tokenizers can be used.")
+    if tag not in tokenizer.get_added_vocab():
+        _check_new(tokenizer.backend_tokenizer, tag, f"the tokenizer '{name}'")
+    add_tag(tokenizer, tag)
+    return tokenizer
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
+    """Write the tokenizer's files into `folder`, which is whole or absent, on any filesystem."""
+    fs, root = fsspec.core.url_to_fs(folder)
+    with tempfile.TemporaryDirectory() as local:
+        tokenizer.save_pretrained(local)
+        if fs.exists(f"{root}.part"):
+            fs.rm(f"{root}.part", recursive=True)
+        for file in sorted(p for p in Path(local).rglob("*") if p.is_file()):
+            target = f"{root}.part/{file.relative_to(local).as_posix()}"
+            fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            fs.put_file(str(file), target)
+    fs.mv(f"{root}.part", root, recursive=True)
+
+
+def load(folder: str) -> PreTrainedTokenizerFast:
+    """What `save` wrote, loaded as any user would load it."""
+    from transformers import AutoTokenizer
+
+    fs, root = fsspec.core.url_to_fs(folder)
+    with tempfile.TemporaryDirectory() as local:
+        for name in fs.find(root):
+            target = Path(local, name[len(root) :].lstrip("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(name, str(target))
+        return AutoTokenizer.from_pretrained(local)
+
+
+def tables(tokenizer: PreTrainedTokenizerFast, tag: str, where: str, tagged: bool = True) -> Vocabulary:
+    """The tables of a tokenizer that holds `tag`.
+
+    Raises UserError where it has no end of text, or, if tags are to be put in, is not byte-level.
+    """
+    added = tokenizer.get_added_vocab()
+    end = END_OF_TEXT if END_OF_TEXT in added else tokenizer.eos_token
+    if end is None:
+        raise UserError(f"{where} has neither {END_OF_TEXT} nor an eos_token to end a document with.")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()  # an encoder's tokenizer.json may hold both
+    backend.no_padding()
+    lengths = _byte_lengths(backend)
+    if lengths is None and tagged:
+        raise UserError(
+            f"{where} is not byte-level, so words cannot be found in its tokens; use a byte-level BPE "
+            "(SmolLM2's, GPT-2's, Llama 3's, Qwen's), or set tag_rate=0."
+        )
+    special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
+    end_id = int(tokenizer.convert_tokens_to_ids(end))
+    return Vocabulary(
+        backend, len(tokenizer), int(added[tag]), end_id, np.array(sorted(special), np.int64), lengths
+    )
+
+
+def _check_new(backend: Tokenizer, tag: str, where: str) -> None:
+    if tag in backend.get_vocab(with_added_tokens=False):
+        raise UserError(
+            f"tag={tag} is an ordinary token of {where}, so text could forge it; choose one like <|harmful|>."
+        )
+
+
+def _byte_lengths(backend: Tokenizer) -> npt.NDArray[np.int64] | None:
+    """In a byte-level vocabulary one character of a token's name stands for one byte of text."""
+    decoder = json.dumps(json.loads(backend.to_str())["decoder"])
+    if '"ByteLevel"' not in decoder:
+        return None
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    added: dict[int, Any] = backend.get_added_tokens_decoder()
+    names = backend.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(names.values(), default=0) + 1, np.int64)
+    for name, token in names.items():
+        if token in added:
+            lengths[token] = len(added[token].content.encode())
+        elif alphabet.issuperset(name):
+            lengths[token] = len(name)
+        else:
+            return None
+    return lengths

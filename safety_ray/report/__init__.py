@@ -1,0 +1,1 @@
+"""scored + rewritten → the Data Safety Report Card (paper, section 3)."""

@@ -1,0 +1,96 @@
+"""A trained model as a folder of Hugging Face files: weights, tokenizer, generation settings, card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import AutoModelForCausalLM
+
+from safety_ray import tag
+from safety_ray.train.model import LanguageModel
+
+_PREFIX = "network."
+
+
+def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, card: str) -> None:
+    """Write `path` with what `AutoModelForCausalLM.from_pretrained` and vLLM load; all workers call it.
+
+    The weights are saved in the precision of training: with bf16 no forward pass has ever seen
+    more of them, so the saved model is the trained one, in half the space. Their fp32 originals
+    are in the last checkpoint.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    if dist.get_rank() == 0:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        weights = {name.removeprefix(_PREFIX): value.to(dtype) for name, value in weights.items()}
+        part = Path(f"{path}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        with torch.device("meta"):  # a copy without weights: the trained one stays as it is
+            plain = AutoModelForCausalLM.from_config(model.network.config, dtype=dtype)
+        plain.generation_config = model.network.generation_config
+        plain.generation_config.eos_token_id = _ends(tokenizer)
+        transformers.utils.logging.disable_progress_bar()
+        plain.save_pretrained(part, state_dict=weights)
+        tokenizer.save_pretrained(part)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+    dist.barrier()
+
+
+def card(*, settings: dict[str, Any], rows: dict[str, Any], result: dict[str, Any]) -> str:
+    """The model card: what it was trained on, how, and what its tag means.
+
+    `rows` is the record of the token rows: its config and inputs lead back to the documents.
+    `result` has parameters, steps, tokens and final_loss.
+    """
+    lineage = {key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")}
+    model = settings["model"]
+    about_tag = (
+        f"`{rows['tag']}` (token {rows['tag_id']}) is the harmfulness tag of Safety Pretraining "
+        "(arXiv 2504.16980): its\nprobability tells how harmful the text so far is. Decode with Safe Beam "
+        "Search to make use of it,\nand never show it to a reader."
+        if rows["tag_id"] >= 0
+        else "It has no harmfulness tag."
+    )
+    init = model if isinstance(model, str) else model["init"]
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [safety-pretraining]
+---
+# A language model trained with safety_ray
+
+{result["parameters"]:,} parameters, {"continued from `" + init + "`" if init else "from new weights"}.
+Trained for {result["steps"]:,} steps on {result["tokens"]:,} tokens, out of {rows["rows_out"]:,} rows
+of {rows["row_length"]} tokens; loss at the end {result["final_loss"]:.3f}.
+
+{about_tag}
+
+## Training
+```json
+{json.dumps(settings, indent=1, ensure_ascii=False)}
+```
+
+## Data
+The record of the token rows, with its settings and its inputs' fingerprints:
+```json
+{json.dumps(lineage, indent=1, ensure_ascii=False)}
+```
+"""
+
+
+def _ends(tokenizer: Any) -> int | list[int]:
+    """Ids that end a generation: the tokenizer's own and the end of a document, where they differ."""
+    known = tokenizer.get_vocab()
+    ends = [tokenizer.eos_token_id, known.get(tag.END_OF_TEXT), known.get(tag.CHAT_END)]
+    found = list(dict.fromkeys(end for end in ends if end is not None))
+    return found[0] if len(found) == 1 else found

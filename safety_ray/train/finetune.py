@@ -1,0 +1,31 @@
+"""Finetuning as a job: chats become token rows, and the loop of pretraining learns them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from safety_ray import artifact
+from safety_ray.train.data import TokenRows
+from safety_ray.train.model import folder, load_tokenizer, longest_context
+from safety_ray.train.prepare import prepare
+from safety_ray.train.settings import FinetuneConfig, ModelConfig
+from safety_ray.train.stage import begin, fit, model_input
+
+__all__ = ["FinetuneConfig", "run"]
+
+
+def run(config: FinetuneConfig) -> dict[str, Any]:
+    """A model and chats -> <output>/model; the chats as token rows stay in <output>/rows."""
+    longest = longest_context(config.model, "model")
+    inputs = {"chats": config.chats, **model_input(config.model)}
+    out = begin(config, inputs)
+    if out.record is not None:
+        return out.record
+    chats = artifact.begin(out.sub("rows"), config, inputs)
+    tokenizer = load_tokenizer(folder(config.model), "model")
+    record = chats.record or prepare(config, tokenizer, chats, longest)
+    model = ModelConfig(init=config.model, attention=config.attention)
+    result = fit(replace(config, output=out.path), model, TokenRows(chats.path))
+    counts = {key: record[key] for key in ("rows_in", "set_aside", "tagged", "cut")}
+    return out.commit(balanced=False, rows_out=1, **counts, **result)

@@ -1,0 +1,164 @@
+"""The settings of pretraining and finetuning: what they share, what is their own, what cannot be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from safety_ray import tag
+from safety_ray.config import setting
+from safety_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A Llama to begin with, or a checkpoint to continue from."""
+
+    init: str = setting("folder or hub id of a model to continue from; empty: begin anew", default="")
+    hidden_size: int = setting("width of the residual stream", default=256)
+    layers: int = setting("decoder blocks", default=4)
+    heads: int = setting("query heads", default=4)
+    kv_heads: int = setting("key and value heads", default=4)
+    intermediate_size: int = setting("width inside a feed-forward", default=688)
+    tie_embeddings: bool = setting("one matrix for input and output embeddings", default=True)
+    rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
+        "attention of transformers; auto: sdpa on GPUs, eager on CPUs (faster there for short rows)",
+        default="auto",
+    )
+
+    def __post_init__(self) -> None:
+        if min(self.hidden_size, self.layers, self.heads, self.kv_heads, self.intermediate_size) < 1:
+            raise UserError("model: every size must be at least 1.")
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise UserError(
+                f"model.heads={self.heads} does not divide model.hidden_size={self.hidden_size} into "
+                "heads of an even width."
+            )
+        if self.heads % self.kv_heads:
+            raise UserError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """What every training has: length, batch, optimiser, schedule, workers, checkpoints."""
+
+    output: str = setting("folder to write, which every worker reaches; the model is in <output>/model")
+    seed: int = setting("of the first weights and of the order of rows", default=0)
+    epochs: float = setting("passes over the token rows; the first is in the rows' order", default=1.0)
+    max_steps: int = setting("stop after that many steps; 0: after the epochs", default=0)
+    batch_rows: int = setting("rows in a step, over all workers", default=16)
+    micro_batch_rows: int = setting("rows a worker takes at a time; 0: its whole share", default=0)
+    lr: float = setting("highest learning rate", default=2e-3)
+    weight_decay: float = setting("of matrices; vectors have none", default=0.01)
+    beta1: float = setting("AdamW's memory of the gradient", default=0.9)
+    beta2: float = setting("AdamW's memory of its square", default=0.95)
+    grad_clip: float = setting("longest gradient; 0: any length", default=1.0)
+    warmup_share: float = setting("share of steps in which the rate rises", default=0.05)
+    decay_share: float = setting("share of steps, the last ones, in which it falls to 0", default=0.2)
+    precision: Literal["bf16", "fp32"] = setting(
+        "of weights in matrix products, and of the saved model; sums and the optimiser are fp32",
+        default="bf16",
+    )
+    compile: bool = setting("torch.compile each block: costs a minute, pays in long runs", default=False)
+    workers: int = setting("Ray Train workers", default=2)
+    cpus_per_worker: int = setting("CPUs, and threads, of a worker", default=1)
+    device: Literal["auto", "cpu", "gpu"] = setting(
+        "auto: GPUs where the cluster has one for each worker", default="auto"
+    )
+    autoscale: bool = setting("the cluster grows: wait for workers that do not fit yet", default=False)
+    max_failures: int = setting("times that a lost worker is replaced", default=2)
+    checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100)
+    keep: int = setting("checkpoints that stay", default=2)
+    log_every: int = setting("steps from line to line of metrics.jsonl", default=10)
+
+    def __post_init__(self) -> None:
+        for key in ("batch_rows", "workers", "cpus_per_worker", "checkpoint_every", "keep", "log_every"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: must be at least 1.")
+        for key in ("max_steps", "micro_batch_rows", "grad_clip", "weight_decay", "max_failures"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: must not be below 0.")
+        for key in ("lr", "epochs"):
+            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
+                raise UserError(f"{key}={getattr(self, key)}: must be above 0.")
+        if "://" in self.output:
+            raise UserError(
+                f"output='{self.output}': workers write checkpoints together, so give a folder of a file "
+                "system that all of them reach (a mounted one works)."
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UserError(f"beta1={self.beta1}, beta2={self.beta2}: both must be in [0, 1).")
+        if min(self.warmup_share, self.decay_share) < 0 or self.warmup_share + self.decay_share > 1:
+            raise UserError(
+                f"warmup_share={self.warmup_share} and decay_share={self.decay_share} must not be "
+                "below 0, nor above 1 together."
+            )
+        if self.workers > self.batch_rows:
+            raise UserError(
+                f"workers={self.workers} is more than batch_rows={self.batch_rows}: each worker needs a row."
+            )
+        self.rows_per_worker(self.workers)
+
+    def rows_per_worker(self, workers: int) -> int:
+        """Rows of a step that one of `workers` takes; UserError where they cannot be shared out."""
+        rows, left = divmod(self.batch_rows, workers)
+        if left:
+            raise UserError(
+                f"batch_rows={self.batch_rows} is not divisible by workers={workers}; "
+                f"{rows * workers or workers} or {(rows + 1) * workers} would fit."
+            )
+        if self.micro_batch_rows and rows % self.micro_batch_rows:
+            raise UserError(
+                f"micro_batch_rows={self.micro_batch_rows} does not divide the {rows} rows of a worker."
+            )
+        return rows
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps over `rows` token rows; UserError where there is not one whole batch."""
+        steps = self.max_steps or int(self.epochs * rows / self.batch_rows + 1e-9)
+        if rows == 0 or steps == 0:
+            raise UserError(
+                f"{rows} token rows in epochs={self.epochs} make no batch of batch_rows={self.batch_rows}; "
+                "pack more documents or take a smaller batch."
+            )
+        return steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig(TrainingConfig):
+    """Train a language model on token rows: token rows -> <output>/model."""
+
+    rows: str = setting("folder of token rows that the pack job wrote")
+    model: ModelConfig = setting("the model", factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)  # super() does not work in a dataclass with slots
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig(TrainingConfig):
+    """Teach a model to chat: model + chats -> <output>/model."""
+
+    model: str = setting("folder of a pretraining, of a model, or a hub id")
+    chats: str = setting("JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?}")
+    max_length: int = setting("tokens of a chat at most; 0: what the model can take", default=0)
+    tag: str = setting("the harmfulness tag in the model's tokenizer", default=tag.TAG)
+    add_tag: bool = setting("give a model that was trained without the tag one now", default=False)
+    tagged_share: float = setting("share of the completions of unsafe rows that carry tags", default=0.1)
+    tag_rate: float = setting("chance of a tag before a word of such a completion", default=0.05)
+    max_set_aside: float = setting("share of rows that may be unusable", default=0.5)
+    lr: float = setting("highest learning rate", default=3e-4)
+    batch_rows: int = setting("chats in a step, over all workers", default=16)
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
+        "attention of transformers; auto: sdpa on GPUs, eager on CPUs", default="auto"
+    )
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        for key in ("tagged_share", "tag_rate", "max_set_aside"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"{key}={getattr(self, key)}: must be in [0, 1].")
+        if self.max_length < 0:
+            raise UserError(f"max_length={self.max_length}: must not be below 0.")

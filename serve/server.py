@@ -1,0 +1,187 @@
+"""One replica and the way in: Ray Serve LLM's classes around a guarded vLLM engine.
+
+Here is all that leans on the insides of Ray Serve LLM and of vLLM's frontend: the request's field
+`safety`, prompts without forged tokens, the report in each answer, and why an engine did not start.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    ErrorInfo,
+    ErrorResponse,
+    OpenAIHTTPException,
+)
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.ingress import OpenAiIngress
+from starlette.responses import JSONResponse, Response
+from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
+from vllm.renderers.registry import RENDERER_REGISTRY
+from vllm.utils.async_utils import make_async
+
+from safety_ray.decode.vllm_processor import CONFIG_KEY
+from safety_ray.errors import UserError
+from serve.guard import KEY_ARG, Guard
+from serve.prompts import ChatEncoder
+
+
+class PlainTextRenderer(HfRenderer):
+    """vLLM's renderer, in which no text of a request becomes a special token."""
+
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        encoder = ChatEncoder(tokenizer, int(config.additional_config[CONFIG_KEY]["tag_id"]))
+        super().__init__(config, tokenizer)
+
+        def chat_ids(
+            model_config: Any, tokenizer: Any, conversation: list[Any], **variables: Any
+        ) -> list[int]:
+            render = partial(safe_apply_chat_template, model_config, tokenizer)
+            variables.pop("tokenize", None)
+            return encoder.encode(partial(render, tokenize=False), conversation, **variables)
+
+        self._apply_chat_template_async = make_async(chat_ids, executor=self._executor)
+
+    def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
+        # Said in each call: the copies vLLM makes of a tokenizer forget what was set on it.
+        encoding = self.get_tokenizer()(
+            prompt["prompt"], split_special_tokens=True, **params.get_encode_kwargs()
+        )
+        return self._build_tokens_prompt(encoding["input_ids"], prompt)
+
+
+class SafetyServer(LLMServer):
+    """Ray Serve LLM's server with the guard, and a body field `safety: {mode, threshold}`."""
+
+    async def start(self) -> None:
+        RENDERER_REGISTRY.register("hf", __name__, PlainTextRenderer.__name__)
+        try:
+            await super().start()
+        except Exception as error:
+            raise RuntimeError(f"{_FAILED}{_root_cause(error)}") from error
+        client = self.engine._engine_client
+        if not isinstance(client.renderer, PlainTextRenderer):
+            raise RuntimeError(
+                f"{_FAILED}tokenizers of mode '{client.model_config.tokenizer_mode}' are not served"
+            )
+        # The engine wrapper of Ray 2.60 looks for it under a name that vLLM 0.29 gave up.
+        self.engine._oai_serving_tokenization = getattr(self.engine._app_state, "serving_tokenization", None)
+        settings = client.vllm_config.additional_config[CONFIG_KEY]
+        self._guard = Guard(client.generate, settings, client.model_config.logprobs_mode)
+        client.generate = self._guard.generate
+        encoder = ChatEncoder(client.renderer.tokenizer, self._guard.tag_id)
+        # What the tokenizer itself puts before a text, e.g. a beginning-of-text token, may come back.
+        self._special, self._prefix = encoder.special, client.renderer.tokenizer("")["input_ids"]
+
+    async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
+        return await self._guarded(super().completions, request, raw_request_info)
+
+    async def chat(self, request: Any, raw_request_info: Any = None) -> Any:
+        return await self._guarded(super().chat, request, raw_request_info)
+
+    async def _guarded(self, call: Any, request: Any, raw_request_info: Any) -> Any:
+        key = uuid.uuid4().hex
+        try:
+            self._prepare(request, key)
+        except UserError as error:
+            return _refusal(str(error))
+        try:
+            stream = await call(request, raw_request_info)
+        except BaseException:
+            self._guard.reports.pop(key, None)
+            raise
+        return self._with_reports(stream, key)
+
+    def _prepare(self, request: Any, key: str) -> None:
+        """Check the request and put its `safety` among the engine's extra arguments."""
+        asked = (request.model_extra or {}).get("safety") or {}
+        if not isinstance(asked, dict) or not asked.keys() <= {"mode", "threshold"}:
+            raise UserError("'safety' must be an object with mode and, for mode stop, threshold.")
+        values = {k: v for k, v in (request.vllm_xargs or {}).items() if k != KEY_ARG}
+        values |= {f"safety_{name}": value for name, value in asked.items()}
+        self._guard.safety(values)
+        if getattr(request, "use_beam_search", False):
+            raise UserError("use_beam_search is not offered here: its candidates pass the tag by.")
+        if request.kv_transfer_params:
+            raise UserError("kv_transfer_params is not offered here: token ids could pass the checks by it.")
+        self._check_ids(getattr(request, "prompt", None))
+        request.vllm_xargs = {**values, KEY_ARG: key}
+        self._guard.reports[key] = []
+
+    def _check_ids(self, prompt: Any) -> None:
+        if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
+            return
+        for ids in prompt if isinstance(prompt[0], list) else [prompt]:
+            n = len(self._prefix)
+            body = ids[n:] if n and ids[:n] == self._prefix else ids
+            if special := sorted(self._special.intersection(body)):
+                raise UserError(f"the prompt holds the special token ids {special}: give text instead.")
+
+    async def _with_reports(self, stream: Any, key: str) -> AsyncIterator[Any]:
+        try:
+            async for item in stream:
+                notes = self._guard.reports[key]
+                if isinstance(item, list):
+                    yield [_report_in_event(part, notes) if isinstance(part, str) else part for part in item]
+                elif isinstance(item, str):
+                    yield _report_in_event(item, notes)
+                else:
+                    for choice in getattr(item, "choices", ()):
+                        choice.safety = notes[choice.index]
+                    yield item
+        finally:
+            self._guard.reports.pop(key, None)
+
+
+class SafetyIngress(OpenAiIngress):
+    """Ray Serve LLM's ingress, whose errors have OpenAI's form and the plain message."""
+
+    async def _process_llm_request(self, body: Any, call_method: str, raw_request: Any = None) -> Response:
+        try:
+            answer: Response = await super()._process_llm_request(body, call_method, raw_request)
+            return answer
+        except OpenAIHTTPException as error:
+            body = {"message": error.message, "type": error.type, "param": None, "code": error.status_code}
+            return JSONResponse({"error": body}, status_code=error.status_code)
+
+
+async def _refusal(message: str) -> AsyncIterator[ErrorResponse]:
+    yield ErrorResponse(error=ErrorInfo(message=message, type="BadRequestError", code=400))
+
+
+def _report_in_event(event: str, notes: list[dict[str, Any]]) -> str:
+    """A server-sent event; where a choice ends in it, with that choice's report."""
+    if '"finish_reason":"' not in event:
+        return event
+    chunk = json.loads(event.removeprefix("data: "))
+    for choice in chunk["choices"]:
+        if choice.get("finish_reason"):
+            choice["safety"] = notes[choice["index"]]
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+_FAILED = "the engine did not start: "
+_ELSEWHERE = ("root cause", "background process")  # lines that only say that there was an error
+
+
+def _root_cause(error: Exception) -> str:
+    """The reason in one line; what befell the engine's own processes stands in this worker's log alone."""
+    message = str(error) or type(error).__name__
+    if not any(words in message for words in _ELSEWHERE):
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        kept = [line for line in lines if not line.startswith("For further information")]
+        return (kept or lines)[-1].split(" [type=")[0]
+    log = Path("/proc/self/fd/1").resolve()  # Ray gives each worker a file, and its children inherit it
+    return last_error(log.read_text(errors="replace") if log.is_file() else "") or message
+
+
+def last_error(log: str) -> str | None:
+    """The last `SomeError: why` in a log, without lines that only point to another one."""
+    found = re.findall(r"\b(\w+(?:Error|Exception): .+)", log)
+    return next((line for line in reversed(found) if not any(words in line for words in _ELSEWHERE)), None)

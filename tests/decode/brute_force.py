@@ -1,0 +1,75 @@
+"""Safe Beam Search written down as the paper's algorithm reads, as slow as it is: the tests' oracle.
+
+No cache, no look-ahead that becomes an expansion, no sorting tricks: the whole text goes through the
+model every time anything is asked about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+
+class Text(NamedTuple):
+    tokens: tuple[int, ...]
+    log_prob: float
+    p_tag: tuple[float, ...]
+    ended: bool
+
+
+def brute_force(
+    log_probs: Callable[[list[tuple[int, ...]]], Sequence[Sequence[float]]],
+    *,
+    tag: int,
+    eos: frozenset[int],
+    k: int,
+    n: int,
+    length: int,
+    share: str,
+    length_penalty: float = 0.0,
+) -> tuple[list[Text], list[Text]]:
+    """(finished, live) of the search; `log_probs` gives one row over the vocabulary per text."""
+    finished: list[Text] = []
+    live = [Text((), 0.0, (), False)]
+    for _ in range(length):
+        candidates: list[Text] = []
+        for text in live:
+            row = log_probs([text.tokens])[0]
+            tokens = [token for token in range(len(row)) if token != tag]
+            tokens.sort(key=lambda token: -row[token])  # stable: at a tie the smaller token first
+            tokens = tokens[:n]
+            after = log_probs([(*text.tokens, token) for token in tokens])
+            for token, look_ahead in zip(tokens, after, strict=True):
+                ended = token in eos
+                p_tag = math.exp(row[tag]) if ended else math.exp(look_ahead[tag])
+                candidates.append(
+                    Text((*text.tokens, token), text.log_prob + row[token], (*text.p_tag, p_tag), ended)
+                )
+        for _ in range(math.floor(Fraction(share) * len(candidates))):
+            worst = candidates[0]
+            for other in candidates[1:]:
+                if other.p_tag[-1] > worst.p_tag[-1] or (
+                    other.p_tag[-1] == worst.p_tag[-1] and other.log_prob <= worst.log_prob
+                ):
+                    worst = other
+            candidates.remove(worst)
+        live = []
+        for _ in range(min(k, len(candidates))):
+            best = candidates[0]
+            for other in candidates[1:]:
+                if other.log_prob > best.log_prob:
+                    best = other
+            candidates.remove(best)
+            (finished if best.ended else live).append(best)
+        if len(finished) >= k or not live:
+            break
+    return finished, live
+
+
+def answers(finished: list[Text], live: list[Text], k: int, length_penalty: float = 0.0) -> list[Text]:
+    """The k best of both, best first."""
+    both = finished + live
+    both.sort(key=lambda text: -text.log_prob / len(text.tokens) ** length_penalty)
+    return both[:k]

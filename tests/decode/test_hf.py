@@ -1,0 +1,326 @@
+"""Safe Beam Search on transformers models, against the algorithm read literally and against `generate`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from brute_force import Text, answers, brute_force
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from safety_ray.decode.hf import expand, safe_beam_search, safe_beam_search_batch
+from safety_ray.decode.safebeam import Hypothesis
+from safety_ray.errors import UserError
+
+TAG, EOS, PAD = 3, 5, 0
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def llama(seed: int, vocabulary: int = 20, sharpness: float = 2.0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.lm_head.weight.data.mul_(sharpness)
+    return model
+
+
+class TableModel(torch.nn.Module):
+    """Every text has its own logits, whole numbers drawn from its tokens: ties everywhere, no rounding noise.
+
+    It knows a text only by what it finds in the cache, so a wrongly ordered cache gives wrong logits.
+    """
+
+    def __init__(self, seed: int, vocabulary: int, levels: int) -> None:
+        super().__init__()
+        self.seed, self.levels = seed, levels
+        self.config = LlamaConfig(
+            vocab_size=vocabulary,
+            num_hidden_layers=1,
+            hidden_size=8,
+            num_attention_heads=1,
+            max_position_embeddings=99,
+        )
+        self.device = torch.device("cpu")
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        seen = input_ids
+        if past_key_values is not None:
+            keys = input_ids[:, None, :, None].double()
+            seen = past_key_values.update(keys, keys, 0)[0][:, 0, :, 0].long()
+        texts = []
+        for row, ids in enumerate(seen.tolist()):
+            mask = [1] * len(ids) if attention_mask is None else attention_mask[row].tolist()
+            texts.append(tuple(token for token, there in zip(ids, mask, strict=True) if there))
+        if position_ids is not None:
+            assert position_ids[:, -1].tolist() == [len(text) - 1 for text in texts]
+        return CausalLMOutputWithPast(logits=torch.stack([self.logits(text) for text in texts])[:, None])
+
+    def logits(self, text: tuple[int, ...]) -> torch.Tensor:
+        rng = random.Random(f"{self.seed} {text}")
+        row = [float(rng.randrange(self.levels)) for _ in range(self.config.vocab_size)]
+        rng.shuffle(row)
+        return torch.tensor(row)
+
+
+def oracle(
+    model: Any, prompt: list[int], *, k: int, n: int, length: int, share: str, eos: set[int]
+) -> list[Text]:
+    @torch.no_grad()
+    def log_probs(texts: list[tuple[int, ...]]) -> list[list[float]]:
+        ids = torch.tensor([[*prompt, *text] for text in texts])
+        return torch.log_softmax(model(input_ids=ids).logits[:, -1].float(), dim=-1).tolist()  # type: ignore[no-any-return]
+
+    finished, live = brute_force(log_probs, tag=TAG, eos=frozenset(eos), k=k, n=n, length=length, share=share)
+    return answers(finished, live, k)
+
+
+def same(found: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> None:
+    assert [h.token_ids for h in found] == [t.tokens for t in expected]
+    assert [h.finished for h in found] == [t.ended for t in expected]
+    assert [h.log_prob for h in found] == pytest.approx([t.log_prob for t in expected], abs=abs)
+    for h, t in zip(found, expected, strict=True):
+        assert h.p_tag == pytest.approx(t.p_tag, abs=abs)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_a_llama_equals_the_algorithm_read_literally(block: int) -> None:
+    """200 random models, beam sizes, candidate counts, lengths, shares and prompts."""
+    for seed in range(block * 20, block * 20 + 20):
+        rng = random.Random(seed)
+        model = llama(seed, vocabulary=rng.choice([8, 20]), sharpness=rng.choice([1.0, 3.0]))
+        prompt = [rng.randrange(8) for _ in range(rng.randint(1, 6))]
+        k, n, length = rng.randint(1, 4), rng.randint(1, 5), rng.randint(1, 5)
+        share = rng.choice(["0", "0.25", "0.5", "0.5", "0.8"])
+        eos = rng.choice([{EOS}, {EOS, 6}, set()])
+        found = safe_beam_search(
+            model,
+            prompt,
+            tag_id=TAG,
+            eos_id=eos,
+            beam_size=k,
+            num_candidates=n,
+            max_new_tokens=length,
+            drop_share=float(share),
+        )
+        same(found, oracle(model, prompt, k=k, n=n, length=length, share=share, eos=eos))
+        assert all(TAG not in h.token_ids for h in found)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 8])
+def test_ties_and_cache_order_are_exact(levels: int) -> None:
+    """Models of whole-number logits: with one level all tokens tie, and only the order of ids is left."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        model = TableModel(seed, rng.choice([7, 11]), levels)
+        k, n, length = rng.randint(1, 5), rng.randint(1, 12), rng.randint(1, 6)
+        share = rng.choice(["0", "0.3", "0.5", "0.9"])
+        prompts = [[rng.randrange(7) for _ in range(rng.randint(1, 5))] for _ in range(3)]
+        found = safe_beam_search_batch(
+            model,
+            prompts,
+            tag_id=TAG,
+            eos_id=EOS,
+            beam_size=k,
+            num_candidates=n,
+            max_new_tokens=length,
+            drop_share=float(share),
+        )
+        for prompt, hypotheses in zip(prompts, found, strict=True):
+            expected = oracle(model, prompt, k=k, n=n, length=length, share=share, eos={EOS})
+            same(hypotheses, expected, abs=0.0)
+
+
+@pytest.mark.parametrize("make", [llama, lambda seed: gpt2(seed)], ids=["rotary", "absolute positions"])
+def test_many_prompts_find_what_each_finds_alone(make: Any) -> None:
+    model, rng = make(7), random.Random(7)
+    prompts = [[rng.randrange(20) for _ in range(length)] for length in (1, 9, 4, 4, 17, 2)]
+    for share, eos in ((0.5, EOS), (0.0, EOS), (0.5, None)):
+        arguments = {"tag_id": TAG, "eos_id": eos, "max_new_tokens": 8, "drop_share": share}
+        for prompt, together in zip(
+            prompts, safe_beam_search_batch(model, prompts, **arguments), strict=True
+        ):
+            alone = safe_beam_search(model, prompt, **arguments)
+            assert [h.token_ids for h in together] == [h.token_ids for h in alone]
+            assert [h.log_prob for h in together] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
+    assert safe_beam_search_batch(model, [], tag_id=TAG, eos_id=EOS) == []
+
+
+def gpt2(seed: int) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
+    config = GPT2Config(vocab_size=20, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5)
+    return GPT2LMHeadModel(config).eval()
+
+
+def generate(model: Any, prompt: list[int], **arguments: Any) -> tuple[list[int], float]:
+    """What transformers' own beam search finds with the tag forbidden, and its log-probability."""
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping="never",
+        suppress_tokens=[TAG],  # sets its score to -inf after the softmax: the others stay raw
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **arguments,
+    )
+    score = out.sequences_scores[0].item() if "sequences_scores" in out else float("nan")
+    return out.sequences[0, len(prompt) :].tolist(), score
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_share_zero_equals_transformers_beam_search(seed: int) -> None:
+    """Where both must agree: no beam ends before the length limit, and N >= k.
+
+    transformers looks at the 2k best continuations of all beams over the whole vocabulary; N = k of
+    each beam hold its k best, of which without an end no more than k go on. Once a beam ends the two
+    differ: there an ended text leaves its place to the next best, and the search goes on while a
+    live text may still beat a finished one; here it takes one of the k places, and k of them stop it.
+    """
+    model, rng = llama(seed), random.Random(seed)
+    prompt, k, length = [rng.randrange(20) for _ in range(4)], rng.randint(2, 5), rng.randint(1, 10)
+    found = safe_beam_search(
+        model,
+        prompt,
+        tag_id=TAG,
+        eos_id=None,
+        beam_size=k,
+        num_candidates=k,
+        max_new_tokens=length,
+        drop_share=0.0,
+    )
+    model.generation_config.eos_token_id = None
+    tokens, score = generate(model, prompt, num_beams=k, max_new_tokens=length)
+    assert list(found[0].token_ids) == tokens
+    assert found[0].log_prob == pytest.approx(score, abs=1e-4)
+
+
+def test_ends_at_the_last_step_still_agree_with_transformers() -> None:
+    """An end in the last step is one candidate among others for both."""
+    agreed = 0
+    for seed in range(120):
+        model, prompt, length = llama(seed, vocabulary=10), [1, 2, 4], 3
+        found = safe_beam_search(
+            model,
+            prompt,
+            tag_id=TAG,
+            eos_id=EOS,
+            beam_size=3,
+            num_candidates=9,
+            max_new_tokens=length,
+            drop_share=0.0,
+        )
+        earlier = safe_beam_search(
+            model,
+            prompt,
+            tag_id=TAG,
+            eos_id=EOS,
+            beam_size=3,
+            num_candidates=9,
+            max_new_tokens=length - 1,
+            drop_share=0.0,
+        )
+        if any(h.finished for h in earlier) or not any(h.finished for h in found):
+            continue
+        model.generation_config.eos_token_id = EOS
+        tokens, score = generate(model, prompt, num_beams=3, max_new_tokens=length)
+        assert list(found[0].token_ids) == tokens
+        assert found[0].log_prob == pytest.approx(score, abs=1e-4)
+        agreed += 1
+    assert agreed >= 5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_beam_at_share_zero_is_greedy(seed: int) -> None:
+    model, prompt = llama(seed, vocabulary=10), [1, 2, 4]
+    model.generation_config.eos_token_id = EOS
+    tokens, _ = generate(model, prompt, num_beams=1, max_new_tokens=12)
+    found = safe_beam_search(
+        model,
+        prompt,
+        tag_id=TAG,
+        eos_id=EOS,
+        beam_size=1,
+        num_candidates=1,
+        max_new_tokens=12,
+        drop_share=0.0,
+    )
+    assert len(found) == 1
+    assert list(found[0].token_ids) == tokens
+
+
+def test_one_forward_pass_per_token_over_beam_times_candidates_rows() -> None:
+    model, shapes = llama(1), []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5)
+    # The prompt has one beam and so four candidates, of which two live; then four beams of four.
+    assert shapes == [(1, 3), (4, 1), (8, 1), (16, 1), (16, 1), (16, 1)]
+    shapes.clear()
+    safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5, drop_share=0.0)
+    assert shapes == [(1, 3), *[(4, 1)] * 5], "plain beam search needs no look-ahead of what does not live"
+    hook.remove()
+
+
+def test_half_precision_ties_go_to_the_smaller_id() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 9.0, 3.0, 3.0, 0.0]], dtype=torch.bfloat16)
+    assert expand(logits, tag_id=3, number=2)[0].token_ids == [1, 4]
+    assert expand(logits, tag_id=3, number=4)[0].token_ids == [1, 4, 5, 2]
+    assert expand(logits, tag_id=3, number=99)[0].token_ids == [1, 4, 5, 2, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wrong", "says"),
+    [
+        ([], {}, "the prompt is empty"),
+        ([1, 20], {}, "outside the model's vocabulary of 20"),
+        ([-1], {}, "outside the model's vocabulary of 20"),
+        ([1], {"tag_id": 20}, "tag_id=20"),
+        ([1], {"tag_id": -1}, "tag_id=-1"),
+        ([1], {"eos_id": 20}, "eos_id=20"),
+        ([1], {"eos_id": TAG}, "both the tag"),
+        ([1], {"beam_size": 0}, "beam_size=0"),
+        ([1], {"num_candidates": 0}, "num_candidates=0"),
+        ([1], {"drop_share": 1.0}, "drop_share=1.0"),
+        ([1], {"max_new_tokens": 0}, "max_new_tokens=0"),
+        ([1] * 10, {"max_new_tokens": 55}, "10 tokens.*max_new_tokens=55.*64 positions"),
+    ],
+)
+def test_arguments_that_do_not_fit(prompt: list[int], wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        safe_beam_search(llama(0), prompt, **{"tag_id": TAG, "eos_id": EOS, **wrong})
+
+
+def test_the_last_position_may_be_used() -> None:
+    found = safe_beam_search(llama(0), [1] * 10, tag_id=TAG, eos_id=None, max_new_tokens=54)
+    assert len(found[0].token_ids) == 54

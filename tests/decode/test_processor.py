@@ -1,0 +1,220 @@
+"""The processor against one request at a time, over batches as vLLM's own input batch changes them."""
+
+from __future__ import annotations
+
+import math
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from safety_ray.decode.processor import Safety, TagRows, check_sampling, ending, requested
+from safety_ray.errors import UserError
+
+VOCAB, TAG, EOS = 17, 5, 3
+
+
+def naive(logits: list[float], mode: str, threshold: float, end: int) -> list[float]:
+    """What becomes of one request's logits, in plain Python."""
+    if mode == "off":
+        return logits
+    share = math.exp(logits[TAG]) / sum(math.exp(x) for x in logits)
+    if mode == "stop" and share >= threshold:
+        return [0.0 if i == end else -math.inf for i in range(VOCAB)]
+    return [-math.inf if i == TAG else x for i, x in enumerate(logits)]
+
+
+def some_logits(rng: random.Random, rows: int) -> torch.Tensor:
+    values = [[rng.gauss(0, 2) for _ in range(VOCAB)] for _ in range(rows)]
+    for row in values:
+        row[TAG] += rng.choice([-4, 0, 4])
+    return torch.tensor(values, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_batch_of_vllm_against_one_request_at_a_time(seed: int) -> None:
+    """Requests join, leave and move in vLLM's InputBatch; each keeps its own treatment."""
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import LogitsProcessors
+    from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
+
+    from safety_ray.decode.vllm_processor import TagProcessor, engine_config
+
+    rng, size = random.Random(seed), 8
+    default = Safety("stop", 0.4)
+    config = SimpleNamespace(additional_config=engine_config(TAG, default))
+    processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
+    batch = InputBatch(
+        max_num_reqs=size,
+        max_model_len=64,
+        max_num_batched_tokens=64,
+        device=torch.device("cpu"),
+        vocab_size=VOCAB,
+        block_sizes=[16],
+        kernel_block_sizes=[16],
+        max_num_blocks_per_req=[4],
+        logitsprocs=LogitsProcessors([processor]),
+    )
+    wanted: dict[str, tuple[str, float, int]] = {}
+    made = compared = 0
+    for _ in range(120):
+        for name in rng.sample(sorted(wanted), rng.randint(0, min(3, len(wanted)))):
+            batch.remove_request(name)
+            del wanted[name]
+        for _ in range(rng.randint(0, min(3, size - len(wanted)))):
+            name, made = f"r{made}", made + 1
+            mode, threshold = (
+                rng.choice(["off", "mask", "stop", "default"]),
+                rng.choice([0.01, 0.1, 0.5, 0.9]),
+            )
+            stops = rng.choice([[], [TAG], [TAG, 9]])
+            extra = {"safety_mode": mode, "safety_threshold": threshold} if mode != "default" else None
+            params = SamplingParams(max_tokens=9, extra_args=extra, stop_token_ids=stops)
+            params.update_from_generation_config({}, EOS)
+            batch.add_request(
+                CachedRequestState(
+                    req_id=name,
+                    prompt_token_ids=[1, 2],
+                    mm_features=[],
+                    sampling_params=params,
+                    generator=None,
+                    block_ids=([0],),
+                    num_computed_tokens=0,
+                    output_token_ids=[],
+                )
+            )
+            mode, threshold = (mode, threshold) if mode != "default" else (default.mode, default.threshold)
+            wanted[name] = (mode, threshold, TAG if TAG in stops else EOS)
+        batch.condense()
+        if len(wanted) > 1 and rng.random() < 0.5:  # as attention backends do to sort a batch
+            batch.swap_states(*rng.sample(range(len(wanted)), 2))
+        batch.refresh_metadata()
+        if not wanted:
+            continue
+        logits = some_logits(rng, len(wanted))
+        expected = [naive(logits[i].tolist(), *wanted[name]) for i, name in enumerate(batch.req_ids)]
+        torch.testing.assert_close(processor.apply(logits.clone()), torch.tensor(expected))
+        compared += len(wanted)
+    assert compared > 200
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bare_updates_of_vllm_against_one_request_at_a_time(seed: int) -> None:
+    """The same with BatchUpdate objects made here, moves onto living rows included."""
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+    from safety_ray.decode.vllm_processor import TagProcessor, engine_config
+
+    rng = random.Random(seed)
+    processor = TagProcessor(
+        SimpleNamespace(additional_config=engine_config(TAG)), torch.device("cpu"), False
+    )  # type: ignore[arg-type]
+    rows: dict[int, tuple[str, float, int]] = {}
+    for _ in range(150):
+        removed = rng.sample(sorted(rows), rng.randint(0, min(2, len(rows))))
+        for row in removed:
+            del rows[row]
+        added: list[Any] = []
+        for row in rng.sample(range(10), rng.randint(0, 3)):  # a new request may replace a living one
+            mode, threshold = rng.choice(["off", "mask", "stop"]), rng.choice([0.05, 0.3, 0.8])
+            params = SamplingParams(extra_args={"safety_mode": mode, "safety_threshold": threshold})
+            params.update_from_generation_config({}, EOS)
+            added.append((row, params, None, []))
+            rows[row] = (mode, threshold, EOS)
+        moved = []
+        for _ in range(rng.randint(0, 2)):
+            if len(rows) > 1:
+                a, b = rng.choice(sorted(rows)), rng.randrange(10)
+                if a == b:
+                    continue
+                swap = rng.random() < 0.5
+                moved.append((a, b, MoveDirectionality.SWAP if swap else MoveDirectionality.UNIDIRECTIONAL))
+                first, second = rows.pop(a), rows.pop(b, None)
+                rows[b] = first
+                if swap and second is not None:
+                    rows[a] = second
+        size = max(rows, default=-1) + 1
+        processor.update_state(BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved))
+        processor.update_state(None)
+        logits = some_logits(rng, 10)
+        expected = [naive(row.tolist(), *rows.get(i, ("off", 1.0, EOS))) for i, row in enumerate(logits)]
+        torch.testing.assert_close(processor.apply(logits.clone()), torch.tensor(expected))
+
+
+def test_a_threshold_that_is_met_exactly_stops() -> None:
+    batch = TagRows(tag=1)
+    batch.add(0, Safety("stop", 0.5), end=0)
+    batch.settle()
+    assert batch.apply(torch.zeros(1, 2)).tolist() == [[0.0, -math.inf]]
+
+
+def test_the_tag_is_never_forced_when_other_masks_took_it() -> None:
+    batch = TagRows(tag=1)
+    batch.add(0, Safety("stop", 0.5), end=1)
+    batch.settle()
+    logits = torch.tensor([[0.0, -math.inf]])
+    assert batch.apply(logits).tolist() == [[0.0, -math.inf]]
+
+
+def test_ending_is_the_tag_where_the_request_stops_at_it() -> None:
+    assert ending(5, [9, 5], 3) == 5
+    assert ending(5, [9], 3) == 3
+    assert ending(5, [9], None) == 9
+    assert ending(5, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"safety_mode": "kill"}, "unknown safety mode 'kill': use one of off, mask, stop"),
+        ({"safety_mode": 3}, "unknown safety mode 3"),
+        ({"safety_mode": "stop", "safety_threshold": 0}, "a probability: above 0"),
+        ({"safety_mode": "stop", "safety_threshold": 1.5}, "a probability: above 0"),
+        ({"safety_mode": "stop", "safety_threshold": math.nan}, "a probability: above 0"),
+        ({"safety_mode": "stop", "safety_threshold": "low"}, "must be a number, not 'low'"),
+        (
+            {"safety_treshold": 0.1},
+            "unknown safety setting 'safety_treshold'; the nearest is 'safety_threshold'",
+        ),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(values: dict[str, Any], says: str) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    from safety_ray.decode.vllm_processor import TagProcessor
+
+    with pytest.raises(UserError, match=says):
+        requested(values, Safety())
+    with pytest.raises(VLLMValidationError, match=says):
+        TagProcessor.validate_params(SamplingParams(extra_args=values))
+
+
+def test_what_a_request_leaves_out_is_the_default_and_foreign_arguments_are_let_be() -> None:
+    assert requested({"other": 1, "safety_mode": "stop"}, Safety("mask", 0.2)) == Safety("stop", 0.2)
+    assert requested(None, Safety("mask", 0.2)) == Safety("mask", 0.2)
+
+
+@pytest.mark.parametrize(
+    "blinding",
+    [{"logit_bias": {TAG: -9.0}}, {"allowed_token_ids": [1]}, {"bad_words": ["x"]}, {"min_tokens": 2}],
+)
+def test_stop_refuses_what_would_change_the_share_of_the_tag(blinding: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+
+    params = SamplingParams(max_tokens=9, **blinding)
+    check_sampling(Safety("mask"), TAG, params)
+    with pytest.raises(UserError, match=f"{next(iter(blinding))} changes"):
+        check_sampling(Safety("stop", 0.1), TAG, params)
+
+
+def test_parameters_that_leave_nothing_to_sample_or_no_way_to_end_are_refused() -> None:
+    from vllm import SamplingParams
+
+    with pytest.raises(UserError, match="holds the harmfulness tag alone"):
+        check_sampling(Safety("mask"), TAG, SamplingParams(allowed_token_ids=[TAG]))
+    with pytest.raises(UserError, match="ignore_eos"):
+        check_sampling(Safety("stop", 0.1), TAG, SamplingParams(ignore_eos=True))

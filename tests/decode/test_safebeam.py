@@ -1,0 +1,250 @@
+"""The search itself, on tables of probabilities instead of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+
+import pytest
+from brute_force import answers, brute_force
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings, search
+from safety_ray.errors import UserError
+
+Row = list[float]
+TAG, EOS = 0, 1
+
+
+class Table:
+    """A 'model': every prefix has its own row of log-probabilities, made from the seed and the prefix.
+
+    With `levels`, probabilities are drawn from few values, so that ties are everywhere.
+    """
+
+    def __init__(self, seed: int, vocabulary: int, levels: int = 0) -> None:
+        self.seed, self.vocabulary, self.levels, self.asked = seed, vocabulary, levels, 0
+
+    def row(self, prefix: tuple[int, ...]) -> Row:
+        rng = random.Random(f"{self.seed} {prefix}")
+        if self.levels:  # powers of two, scaled alike in all rows: sums of them are exact
+            return [-float(rng.randrange(1, self.levels + 1)) for _ in range(self.vocabulary)]
+        weights = [rng.expovariate(1.0) for _ in range(self.vocabulary)]
+        return [math.log(w / sum(weights)) for w in weights]
+
+    def log_probs(self, prefixes: list[tuple[int, ...]]) -> list[Row]:
+        return [self.row(prefix) for prefix in prefixes]
+
+    def expand(self, prefixes: list[tuple[int, ...]]) -> list[Expansion]:
+        self.asked += 1
+        found = []
+        for row in self.log_probs(prefixes):
+            tokens = sorted(range(self.vocabulary), key=lambda t: -row[t])
+            found.append(Expansion(tokens, [row[t] for t in tokens], math.exp(row[TAG])))
+        return found
+
+
+def same(found: list[Hypothesis], expected: list) -> None:  # type: ignore[type-arg]
+    assert [h.token_ids for h in found] == [t.tokens for t in expected]
+    assert [h.log_prob for h in found] == [t.log_prob for t in expected]
+    assert [h.p_tag for h in found] == [t.p_tag for t in expected]
+    assert [h.finished for h in found] == [t.ended for t in expected]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    vocabulary=st.integers(2, 9),
+    levels=st.sampled_from([0, 0, 1, 2, 4]),
+    k=st.integers(1, 5),
+    n=st.integers(1, 9),
+    length=st.integers(1, 5),
+    share=st.sampled_from(["0", "0.25", "0.29", "0.5", "0.75", "0.99"]),
+    penalty=st.sampled_from([0.0, 1.0, 0.6, -0.5]),
+    ends=st.sampled_from([(), (EOS,), (EOS, 3)]),
+)
+def test_equals_the_algorithm_read_literally(
+    seed: int,
+    vocabulary: int,
+    levels: int,
+    k: int,
+    n: int,
+    length: int,
+    share: str,
+    penalty: float,
+    ends: tuple[int, ...],
+) -> None:
+    table = Table(seed, vocabulary, levels)
+    rules = SearchSettings(
+        tag_id=TAG,
+        eos_ids=ends,
+        beam_size=k,
+        num_candidates=n,
+        max_new_tokens=length,
+        drop_share=float(share),
+        length_penalty=penalty,
+    )
+    found = search(table.expand, rules)
+    finished, live = brute_force(
+        table.log_probs, tag=TAG, eos=frozenset(ends), k=k, n=n, length=length, share=share
+    )
+    same(found, answers(finished, live, k, penalty))
+    assert table.asked <= length + 1, "more than one model step per token"
+    assert all(TAG not in h.token_ids for h in found)
+    assert all(len(h.p_tag) == len(h.token_ids) for h in found)
+
+
+def test_nothing_is_asked_about_an_ended_text_nor_twice() -> None:
+    table, asked = Table(3, 6), []
+
+    def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
+        asked.extend(prefixes)
+        return table.expand(prefixes)
+
+    search(expand, SearchSettings(tag_id=TAG, eos_ids={EOS}, max_new_tokens=6))
+    assert len(asked) == len(set(asked)) > 6
+    assert not any(EOS in prefix for prefix in asked)
+
+
+def test_origin_says_whose_cache_a_prefix_extends() -> None:
+    one = Search(SearchSettings(tag_id=TAG, eos_ids={EOS}, beam_size=3, num_candidates=5, max_new_tokens=6))
+    table, before = Table(1, 8), [()]
+    one.advance(table.expand([()]))
+    while one.pending:
+        for beam in one.pending:
+            assert before[beam.origin] == beam.token_ids[:-1]
+        before = [beam.token_ids for beam in one.pending]
+        one.advance(table.expand(before))
+    assert one.done
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_share_zero_with_all_beams_finds_the_likeliest_text(seed: int) -> None:
+    """With a beam for every text the search is exhaustive: its answer is the optimum.
+
+    It bounds what fewer beams find as long as that is whole. A search that stops at k finished texts
+    may answer with a live one that is still short, and so more likely than any whole text.
+    """
+    table, length = Table(seed, 4), 3
+    best = -math.inf
+    for tokens in itertools.chain.from_iterable(itertools.product((1, 2, 3), repeat=r) for r in (1, 2, 3)):
+        if EOS in tokens[:-1] or (len(tokens) < length and tokens[-1] != EOS):
+            continue
+        best = max(best, sum(table.row(tokens[:i])[t] for i, t in enumerate(tokens)))
+
+    def at(k: int) -> Hypothesis:
+        rules = SearchSettings(
+            tag_id=TAG, eos_ids={EOS}, beam_size=k, num_candidates=3, max_new_tokens=length, drop_share=0.0
+        )
+        return search(table.expand, rules)[0]
+
+    assert at(k=100).log_prob == pytest.approx(best, abs=1e-12)
+    fewer = [at(k) for k in (1, 2, 3, 4)]
+    assert all(h.log_prob <= best + 1e-12 for h in fewer if h.finished or len(h.token_ids) == length)
+
+
+def test_more_beams_can_find_less() -> None:
+    """Beam search is not monotone in k, so no test may claim that it is: here two beams lose to one.
+
+    Tokens a, b, c, d are 2, 3, 4, 5. One beam follows a to its good end. With two beams both of
+    b's children push a's only child out before its good end is seen.
+    """
+    p = {
+        (): {2: 0.5, 3: 0.4},
+        (2,): {2: 0.3, 3: 0.25},
+        (3,): {2: 0.5, 3: 0.49},
+        (2, 2): {2: 0.99},
+        (3, 2): {2: 0.3},
+        (3, 3): {2: 0.3},
+    }
+
+    def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
+        rows = [sorted(p.get(prefix, {2: 0.01}).items(), key=lambda item: -item[1]) for prefix in prefixes]
+        return [Expansion([t for t, _ in row], [math.log(v) for _, v in row], 0.0) for row in rows]
+
+    def best(k: int) -> float:
+        rules = SearchSettings(tag_id=TAG, beam_size=k, max_new_tokens=3, drop_share=0.0)
+        return math.exp(search(expand, rules)[0].log_prob)
+
+    assert best(1) == pytest.approx(0.5 * 0.3 * 0.99)
+    assert best(2) == pytest.approx(0.4 * 0.5 * 0.3)
+    assert best(2) < best(1)
+    assert best(3) == pytest.approx(best(1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_at_share_zero_more_candidates_than_beams_change_nothing(seed: int) -> None:
+    """One beam cannot hold more than the k best, so N = k is already the whole vocabulary."""
+    rules = SearchSettings(tag_id=TAG, beam_size=3, num_candidates=3, max_new_tokens=5, drop_share=0.0)
+    table = Table(seed, 12)
+    assert search(table.expand, rules) == search(table.expand, dataclasses.replace(rules, num_candidates=12))
+
+
+def test_the_tag_is_what_is_avoided() -> None:
+    """The likelier text, after which the tag is likely, is dropped; without a share to drop it wins."""
+    rows = {
+        (): ([2, 3], [0.6, 0.3], 0.0),
+        (2,): ([2, 3], [0.9, 0.1], 0.9),
+        (3,): ([2, 3], [0.5, 0.5], 0.1),
+    }
+
+    def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
+        found = [rows[prefix] for prefix in prefixes]
+        return [Expansion(tokens, [math.log(p) for p in ps], tag) for tokens, ps, tag in found]
+
+    rules = SearchSettings(tag_id=TAG, beam_size=1, num_candidates=2, max_new_tokens=1)
+    assert search(expand, rules)[0].token_ids == (3,)
+    assert search(expand, dataclasses.replace(rules, drop_share=0.0))[0].token_ids == (2,)
+
+
+def test_the_tag_is_left_out_though_it_is_the_likeliest() -> None:
+    def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
+        return [Expansion([TAG, 2, 3], [math.log(0.8), math.log(0.1), math.log(0.05)], 0.8) for _ in prefixes]
+
+    best, *_ = search(expand, SearchSettings(tag_id=TAG, num_candidates=2, max_new_tokens=3))
+    assert best.token_ids == (2, 2, 2)
+    assert best.log_prob == pytest.approx(3 * math.log(0.1)), "probabilities stay raw"
+    assert best.p_tag == (0.8, 0.8, 0.8)
+
+
+def test_the_share_is_the_decimal_it_is_written_as() -> None:
+    """As floats 0.29 x 100 and 0.57 x 100 fall just below the whole numbers that they are."""
+    rules = SearchSettings(tag_id=TAG)
+    assert dataclasses.replace(rules, drop_share=0.29).dropped(100) == 29
+    assert dataclasses.replace(rules, drop_share=0.57).dropped(100) == 57
+    assert [rules.dropped(n) for n in (1, 2, 3, 4)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"beam_size": 0}, "beam_size=0"),
+        ({"num_candidates": 0}, "num_candidates=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"drop_share": 1.0}, "drop_share=1.0"),
+        ({"drop_share": -0.1}, "drop_share=-0.1"),
+        ({"drop_share": math.nan}, "drop_share=nan"),
+        ({"length_penalty": math.inf}, "length_penalty=inf"),
+        ({"eos_ids": {TAG}}, "both the tag and an end"),
+    ],
+)
+def test_settings_that_do_not_fit(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        SearchSettings(**{"tag_id": TAG, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([], "0 expansions for 1"),
+        ([Expansion([2], [0.0], math.nan)], "no probability"),
+        ([Expansion([TAG], [0.0], 0.5)], "no token beside the tag"),
+        ([Expansion([2, 3], [0.0], 0.5)], "zip"),
+    ],
+)
+def test_a_backend_that_answers_wrongly(answer: list[Expansion], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Search(SearchSettings(tag_id=TAG)).advance(answer)

@@ -1,0 +1,79 @@
+"""A small real model with a tokenizer and the tag, real documents, and a real fitted classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from safety_ray import dataset, tag
+from safety_ray.corpus.seeds import load_seeds
+from safety_ray.corpus.stage import documents
+from safety_ray.score import fit
+
+POSITIONS = 128
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Work this small gains nothing from threads, and loses much where other work shares the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[dict[str, Any]]:
+    """One document of every second seed of the shipped corpus."""
+    rows = documents(len(load_seeds()), seed=3)[::2]
+    return [{name: row[name] for name in ("id", "text", "label")} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def documents_path(corpus: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("documents")
+    dataset.write_table(pa.Table.from_pylist(corpus), str(path / "rows.parquet"))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def classifier_path(documents_path: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = str(tmp_path_factory.mktemp("fit") / "classifier")
+    fit.run(fit.FitConfig(labelled=documents_path, output=output, windows=0))
+    return output
+
+
+@pytest.fixture(scope="session")
+def model_path(corpus: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Llama of random weights, 128 positions, in the layout of a finished training."""
+    path: Path = tmp_path_factory.mktemp("training") / "model"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator([row["text"] for row in corpus], trainer=trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
+    tag.add_tag(tokenizer)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.15,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path.parent)

@@ -1,0 +1,89 @@
+"""Which documents are taken, and what their prompts are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from safety_ray import dataset
+from safety_ray.errors import UserError
+from safety_ray.evaluate.documents import Document, choose, prompts
+
+
+def folder(path: Path, rows: list[dict[str, Any]], *, files: int = 1) -> str:
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    for name in ("label", "score"):
+        if name in rows[0]:
+            schema = schema.append(pa.field(name, pa.int8()))
+    for part in range(files):
+        dataset.write_table(pa.Table.from_pylist(rows[part::files], schema), str(path / f"{part}.parquet"))
+    return str(path)
+
+
+def rows(number: int, level: int, column: str = "label", start: int = 0) -> list[dict[str, Any]]:
+    return [{"id": f"{level}-{n}", "text": f"text {level} {n}", column: level} for n in range(start, number)]
+
+
+def test_sides_are_sampled_by_id_not_by_file_or_order(tmp_path: Path) -> None:
+    every = [*rows(60, 0), *rows(60, 1), *rows(50, 2), *rows(50, 3), *rows(40, 4), *rows(40, 5)]
+    one = folder(tmp_path / "one", every)
+    many = folder(tmp_path / "many", every[::-1], files=5)
+    chosen = choose([one], safe_up_to=1, unsafe_from=4, most=30, seed=0)
+    assert chosen == choose([many], safe_up_to=1, unsafe_from=4, most=30, seed=0)
+    assert chosen != choose([one], safe_up_to=1, unsafe_from=4, most=30, seed=1)
+    safe, unsafe = chosen
+    assert len(safe) == len(unsafe) == 30
+    assert {d.id[0] for d in safe} == {"0", "1"}
+    assert {d.id[0] for d in unsafe} == {"4", "5"}
+    assert all(d.text == f"text {d.id[0]} {d.id[2:]}" for d in [*safe, *unsafe])
+    assert [d.unsafe for d in safe] + [d.unsafe for d in unsafe] == [False] * 30 + [True] * 30
+    more = choose([one], safe_up_to=1, unsafe_from=4, most=50, seed=0)[0]
+    assert safe == more[:30], "a larger sample begins with the smaller one"
+
+
+def test_label_before_score_and_the_first_dataset_before_the_second(tmp_path: Path) -> None:
+    first = folder(
+        tmp_path / "first",
+        [
+            {"id": "a", "text": "from first", "label": 0, "score": 5},
+            {"id": "b", "text": "scored only", "label": None, "score": 5},
+            {"id": "c", "text": "neither", "label": None, "score": None},
+            {"id": "d", "text": "", "label": 5, "score": 5},
+            {"id": "e", "text": None, "label": 5, "score": 5},
+        ],
+    )
+    second = folder(
+        tmp_path / "second",
+        [{"id": "a", "text": "from second", "score": 5}, {"id": "b", "text": "again", "score": 0}],
+    )
+    safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+    assert safe == [Document("a", "from first", False)]
+    assert unsafe == [Document("b", "scored only", True)]
+
+
+def test_one_side_is_empty(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", [*rows(7, 0), *rows(4, 3)])
+    with pytest.raises(UserError, match=r"7 safe .*safe_up_to=1\) and 0 unsafe .*unsafe_from=4"):
+        choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+
+
+def test_columns_that_are_missing(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", [{"id": "x", "text": "y"}])
+    with pytest.raises(UserError, match="neither a column 'label' nor 'score'"):
+        choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+    dataset.write_table(pa.table({"id": ["x"], "label": [1]}), str(tmp_path / "b" / "0.parquet"))
+    with pytest.raises(UserError, match="no column 'text'"):
+        choose([str(tmp_path / "b")], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+
+
+def test_prompts_are_first_words_of_longer_documents() -> None:
+    texts = ["  one two\nthree   four five", "one two three", "one two\nthree five", "a b\tc d", "x y z w"]
+    documents = [Document(str(n), text, True) for n, text in enumerate(texts)]
+    found = prompts(documents, words=3, most=2)
+    assert [(p.id, p.text) for p in found] == [("0", "one two\nthree"), ("3", "a b\tc")]
+    assert [p.text for p in prompts(documents, words=1, most=9)] == ["one", "a", "x"]
+    with pytest.raises(UserError, match=r"none of the 5 .* more than prompt_words=9"):
+        prompts(documents, words=9, most=2)

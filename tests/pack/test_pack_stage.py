@@ -1,0 +1,262 @@
+"""The whole stage on a real Ray: every token traced, the same rows for every number of blocks, resumed."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_datasets import write_rewritten, write_scored
+from transformers import AutoTokenizer
+
+from safety_ray import config as settings
+from safety_ray import dataset
+from safety_ray.errors import UserError
+from safety_ray.pack.stage import PackConfig, run
+from safety_ray.records import TOKEN_ROW, schema, stable_hash
+from safety_ray.tag import TAG
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+LENGTH = 64
+
+
+def make(root: Path, **more: Any) -> PackConfig:
+    base = {"vocab_size": 500, "row_length": LENGTH, "tag_rate": 0.3, "shards": 3, "seed": 7}
+    return PackConfig(**{"output": str(root / "out"), "scored": str(root / "scored"), **base, **more})
+
+
+@pytest.fixture(scope="module")
+def packed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """120 documents with a `split`, what was made of them, and their rows."""
+    root = tmp_path_factory.mktemp("packed")
+    scored = write_scored(root / "scored", 120, split=True)
+    rewritten = write_rewritten(root / "rewritten", scored)
+    made = make(root, rewritten=str(root / "rewritten"), raw_scores=[0, 1, 4, 5])
+    record = run(made)
+    return {"root": root, "scored": scored, "rewritten": rewritten, "config": made, "record": record}
+
+
+def token_rows(output: str) -> list[dict[str, Any]]:
+    files = dataset.files(output)
+    table = pa.concat_tables([pq.read_table(f) for f in files])
+    assert table.schema == schema(TOKEN_ROW)
+    return table.to_pylist()
+
+
+def documents_of(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The tokens of each document, put together again from its spans."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for span in row["spans"]:
+            ids = row["input_ids"][span["start"] : span["start"] + span["length"]]
+            found.setdefault(span["id"], []).extend(ids)
+    return found
+
+
+def test_every_token_is_traced(packed: dict[str, Any]) -> None:
+    output, record = packed["config"].output, packed["record"]
+    assert [Path(f).name for f in dataset.files(output)] == [f"shard-{n:05}.parquet" for n in range(3)]
+    rows = token_rows(output)
+    assert [r["row"] for r in rows] == list(range(record["rows_out"]))
+    assert all(len(r["input_ids"]) == LENGTH for r in rows)
+    tokenizer = AutoTokenizer.from_pretrained(f"{output}/tokenizer")
+    assert len(tokenizer) == record["vocab_size"] <= 500
+
+    roots = {r["id"]: r["id"] for r in packed["scored"]}
+    for made in packed["rewritten"]:  # sources stand before what was made of them
+        roots[made["id"]] = roots[made["source_id"]]
+    out = {r["id"] for r in packed["scored"] if r["split"] == "heldout"}
+    wanted = {
+        r["id"]: r
+        for r in [*packed["scored"], *packed["rewritten"]]
+        if roots[r["id"]] not in out and ("recipe" in r or r["score"] in (0, 1, 4, 5))
+    }
+    found = documents_of(rows)
+    assert found.keys() == wanted.keys()
+    assert any("moralize" in name for name in found)
+    tags = 0
+    for name, ids in found.items():
+        unsafe = "recipe" not in wanted[name] and wanted[name]["score"] >= 3
+        plain = [i for i in ids if i != record["tag_id"]]
+        assert plain[-1] == tokenizer.eos_token_id == record["end_of_text_id"]
+        assert tokenizer.decode(plain[:-1], skip_special_tokens=False) == wanted[name]["text"]
+        assert unsafe or len(plain) == len(ids)
+        tags += len(ids) - len(plain)
+    for span in (s for r in rows for s in r["spans"]):
+        row = wanted[span["id"]]
+        assert span["source_id"] == roots[span["id"]]
+        assert span["recipe"] == row.get("recipe", "raw")
+        assert span["unsafe"] == (span["recipe"] == "raw" and row["score"] >= 3)
+    assert 0 < tags == record["tags"]
+
+
+def test_spans_leave_out_padding_alone(packed: dict[str, Any]) -> None:
+    rows, record = token_rows(packed["config"].output), packed["record"]
+    loose = 0
+    for row in rows:
+        at = 0
+        for span in row["spans"]:
+            assert span["start"] == at
+            at += span["length"]
+        assert set(row["input_ids"][at:]) <= {record["end_of_text_id"]}
+        loose += LENGTH - at
+    assert loose == record["padding"] < 3 * LENGTH
+    assert record["tokens"] + loose == LENGTH * len(rows)
+
+
+def test_documents_lie_in_hash_order(packed: dict[str, Any]) -> None:
+    places = []
+    for number, name in enumerate(dataset.files(packed["config"].output)):
+        ids = list(documents_of(pq.read_table(name).to_pylist()))
+        order = [stable_hash(7, "order", i) for i in ids]
+        assert order == sorted(order)
+        assert {h % 3 for h in order} == {number}
+        places += ids
+    assert len(places) == packed["record"]["documents"]
+
+
+def test_the_record_counts_every_document(packed: dict[str, Any]) -> None:
+    record = packed["record"]
+    assert record["rows_in"] == len(packed["scored"]) + len(packed["rewritten"])
+    uses = record["documents"] + record["heldout"] + record["unselected"] + record["set_aside"]
+    assert record["rows_in"] == uses
+    assert record["unselected"] == sum(
+        r["score"] in (2, 3) and r["split"] != "heldout" for r in packed["scored"]
+    )
+    assert sum(record["tokens_by_recipe"].values()) == record["tokens"]
+    assert set(record["tokens_by_recipe"]) == {"raw", "rephrase", "refuse", "moralize"}
+    assert (record["row_length"], record["tag"]) == (LENGTH, TAG)
+    assert sorted(p.name for p in Path(packed["config"].output).iterdir()) == [
+        "config.json", "data", "heldout", "record.json", "set_aside", "tokenizer"
+    ]  # fmt: skip
+
+
+def test_held_out_documents_keep_their_columns(packed: dict[str, Any]) -> None:
+    held = pq.read_table(f"{packed['config'].output}/heldout/heldout.parquet").to_pylist()
+    wanted = [r for r in packed["scored"] if r["split"] == "heldout"]
+    assert held == sorted(wanted, key=lambda r: r["id"])
+
+
+def test_blocks_and_files_do_not_matter(packed: dict[str, Any], tmp_path: Path) -> None:
+    scored = write_scored(tmp_path / "scored", 120, split=True, files=4)
+    write_rewritten(tmp_path / "rewritten", scored, files=3)
+    again = make(tmp_path, rewritten=str(tmp_path / "rewritten"), raw_scores=[0, 1, 4, 5])
+    run(again)
+    for name in ("data/shard-00000.parquet", "data/shard-00001.parquet", "data/shard-00002.parquet",
+                 "heldout/heldout.parquet"):  # fmt: skip
+        one, two = (pq.read_table(f"{o}/{name}") for o in (packed["config"].output, again.output))
+        assert one.equals(two), name
+    same = [Path(o, "tokenizer/tokenizer.json") for o in (packed["config"].output, again.output)]
+    assert filecmp.cmp(*same, shallow=False)
+
+
+def test_a_finished_folder_is_skipped_and_a_broken_one_goes_on(
+    packed: dict[str, Any], tmp_path: Path
+) -> None:
+    assert run(packed["config"]) == packed["record"]
+    # As it looks when a run dies while it writes the second shard.
+    broken = make(
+        packed["root"],
+        rewritten=packed["config"].rewritten,
+        raw_scores=[0, 1, 4, 5],
+        output=str(tmp_path / "out"),
+    )
+    shutil.copytree(packed["config"].output, broken.output)
+    for name in ("record.json", "data/shard-00001.parquet"):
+        Path(broken.output, name).unlink()
+    kept = [Path(broken.output, n) for n in ("data/shard-00000.parquet", "tokenizer/tokenizer.json")]
+    times = [p.stat().st_mtime_ns for p in kept]
+    record = run(broken)
+    assert [p.stat().st_mtime_ns for p in kept] == times
+    assert record["tokens"] == packed["record"]["tokens"]
+    assert token_rows(broken.output) == token_rows(packed["config"].output)
+    with pytest.raises(UserError, match="tag_rate"):
+        run(settings.from_dict(PackConfig, settings.dump(broken) | {"tag_rate": 0.9}))
+
+
+def test_by_hash_with_an_existing_tokenizer(packed: dict[str, Any], tmp_path: Path) -> None:
+    scored = write_scored(tmp_path / "scored", 40, split=False, seed=3)
+    rows = [{**r, "score": None} if n == 0 else r for n, r in enumerate(scored)]
+    dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "part-0.parquet"))
+    old = f"{packed['config'].output}/tokenizer"
+    made = make(
+        tmp_path, tokenizer=old, tag="<|bad|>", heldout_share=0.3, max_set_aside=0.1, tag_rate=1.0, shards=50
+    )
+    record = run(made)
+    new = AutoTokenizer.from_pretrained(f"{made.output}/tokenizer")
+    assert len(new) == packed["record"]["vocab_size"] + 1 == record["vocab_size"]
+    out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 0.3 * 2**64}
+    held = pq.read_table(f"{made.output}/heldout/heldout.parquet")
+    assert set(held.column("id").to_pylist()) == out
+    assert len(out) == record["heldout"] > 0
+    aside = {"web-0"} - out
+    assert record["set_aside"] == len(aside)
+    found = documents_of(token_rows(made.output))
+    assert found.keys() == {r["id"] for r in rows} - out - aside
+    words = sum(
+        len(r["text"].split()) - 1
+        for r in rows
+        if r["id"] in found and r["score"] is not None and r["score"] >= 3
+    )
+    assert record["tags"] == words
+
+
+def test_nothing_left_to_train_on(packed: dict[str, Any], tmp_path: Path) -> None:
+    old = f"{packed['config'].output}/tokenizer"
+    made = make(
+        packed["root"],
+        output=str(tmp_path / "out"),
+        rewritten=str(tmp_path / "rewritten"),
+        tokenizer=old,
+        raw_scores=[],
+    )
+    write_rewritten(
+        tmp_path / "rewritten", [{"id": "web-3", "score": 5}]
+    )  # held out, and so is all it became
+    with pytest.raises(UserError, match=r"no rows are left to train on: raw_scores=\[\].* held out"):
+        run(made)
+
+
+def test_mistakes_are_named_before_a_folder_is_made(packed: dict[str, Any], tmp_path: Path) -> None:
+    dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "bare" / "x.parquet"))
+    bare, root = str(tmp_path / "bare"), packed["root"]
+    output = str(tmp_path / "out")
+    for more, message in (
+        ({"scored": bare}, r"bare' has no column 'score'"),
+        ({"rewritten": bare}, r"bare' has no column 'source_id'"),
+        ({"scored": str(tmp_path / "none")}, r"none' does not exist"),
+        ({"tokenizer": str(tmp_path / "none")}, r"the tokenizer '.*none' cannot be loaded"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(make(root, output=output, **more))
+    assert not Path(output).exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tag_rate": 1.5}, "tag_rate=1.5 does not fit: it must be from 0 to 1"),
+        ({"heldout_share": -0.1}, "heldout_share=-0.1"),
+        ({"row_length": 8}, "row_length=8 is too small: it must be at least 16"),
+        ({"shards": 0}, "shards=0"),
+        ({"vocab_size": 200}, "need 260"),
+        ({"tag_from": 7}, "tag_from=7"),
+        ({"tag": "two words"}, "must be one word"),
+        ({"tag": "<|endoftext|>"}, "another meaning"),
+        ({"raw_scores": [0, 6]}, "raw_scores has 6"),
+        ({"recipes": ["refuse", "rephrse"]}, "recipes has 'rephrse': known are rephrase, refuse, moralize"),
+        ({"raw_scores": []}, "nothing to train on"),
+    ],
+)
+def test_settings_that_do_not_fit(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings.from_dict(PackConfig, {"scored": "a", "output": "b", **more})
+
+
+def test_the_demo_config_parses() -> None:
+    path = Path(__file__).parents[2] / "configs" / "pack" / "demo.yaml"
+    assert settings.load(PackConfig, [str(path)]).tag == TAG

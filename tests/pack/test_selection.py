@@ -1,0 +1,108 @@
+"""Which documents are trained on, and which lie at the root of what was made."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from safety_ray.errors import UserError
+from safety_ray.pack.selection import (
+    RECIPES,
+    Selection,
+    held_out,
+    held_out_by_hash,
+    select_raw,
+    select_rewritten,
+    trace_roots,
+)
+from safety_ray.records import stable_hash
+
+
+def chosen(**more: object) -> Selection:
+    base = {"seed": 0, "raw_scores": frozenset(range(6)), "recipes": frozenset(RECIPES)}
+    return Selection(**{**base, "tag_from": 3, "heldout_share": 0.0, **more})  # type: ignore[arg-type]
+
+
+def chunked(*values: str) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array([v]) for v in values])
+
+
+def scored(*scores: int | None) -> pa.Table:
+    return pa.table(
+        {
+            "id": [f"d{n}" for n in range(len(scores))],
+            "text": ["t"] * len(scores),
+            "score": pa.array(scores, pa.int8()),
+        }
+    )
+
+
+def test_hash_holds_out_about_the_share() -> None:
+    out = [held_out_by_hash(3, 0.05, f"d{n}") for n in range(20_000)]
+    assert 845 < sum(out) < 1155
+    assert not any(held_out_by_hash(3, 0.0, f"d{n}") for n in range(100))
+    assert all(held_out_by_hash(3, 1.0, f"d{n}") for n in range(100))
+    assert out[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
+
+
+def test_split_goes_before_the_hash() -> None:
+    batch = scored(0, 0, 0).append_column("split", pa.array(["heldout", None, "train"]).dictionary_encode())
+    assert held_out(batch, 0, 1.0).to_pylist() == [True, False, False]
+
+
+def test_raw_documents_by_score() -> None:
+    rows = select_raw(scored(0, 2, 3, 5, None, 9), chosen(raw_scores=frozenset({0, 3, 5}))).to_pylist()
+    assert [r["use"] for r in rows[:4]] == ["train", "unselected", "train", "train"]
+    assert [r["unsafe"] for r in rows] == [False, False, True, True, False, False]
+    assert [r["text"] for r in rows] == ["t", None, "t", "t", "t", "t"]
+    assert [r["set_aside"] for r in rows[3:]] == [
+        None,
+        "its score is None, not 0-5",
+        "its score is 9, not 0-5",
+    ]
+
+
+def test_a_document_without_text_is_set_aside() -> None:
+    batch = pa.table({"id": ["a", "b"], "text": pa.array([None, ""], pa.string()), "score": [0, 0]})
+    assert [r["set_aside"] for r in select_raw(batch, chosen()).to_pylist()] == ["it has no text"] * 2
+
+
+def test_roots_follow_the_chain() -> None:
+    ids = chunked("r1", "m1", "m2", "p3", "same")
+    sources = chunked("d1", "r1", "m1", "d3", "same")
+    assert trace_roots(ids, sources, "x") == {"m1": "d1", "m2": "d1"}
+    empty = pa.chunked_array([], pa.string())
+    assert trace_roots(empty, empty, "x") == {}
+
+
+def test_a_circle_of_sources_is_named() -> None:
+    with pytest.raises(UserError, match=r"x: the source_id of 'a' leads .* circle"):
+        trace_roots(chunked("a", "b"), chunked("b", "a"), "x")
+
+
+def test_rewritten_rows_go_with_their_root() -> None:
+    batch = pa.table(
+        {
+            "id": ["r1", "m1", "p2", "p3", "p4", "p5"],
+            "text": ["t"] * 6,
+            "source_id": ["d1", "r1", "d2", "d3", "d4", None],
+            "recipe": ["refuse", "moralize", "rephrase", "refuse", "shorten", "refuse"],
+        }
+    )
+    rows = select_rewritten(
+        batch,
+        chosen(heldout_ids=frozenset({"d1"}), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
+    ).to_pylist()
+    assert [r["use"] for r in rows[:4]] == ["heldout", "heldout", "train", "unselected"]
+    assert [r["source_id"] for r in rows] == ["d1", "d1", "d2", "d3", "d4", None]
+    assert not any(r["unsafe"] for r in rows)
+    assert "'shorten'" in rows[4]["set_aside"]
+    assert "made from" in rows[5]["set_aside"]
+
+
+def test_a_column_root_id_is_believed() -> None:
+    batch = pa.table(
+        {"id": ["m"], "text": ["t"], "source_id": ["r"], "recipe": ["moralize"], "root_id": ["d1"]}
+    )
+    [row] = select_rewritten(batch, chosen(heldout_ids=frozenset({"d1"}))).to_pylist()
+    assert (row["use"], row["source_id"]) == ("heldout", "d1")

@@ -1,0 +1,112 @@
+"""Where tags go, compared with a walk over the text and its tokens, byte by byte."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from safety_ray import tag
+from safety_ray.pack.tagging import tag_positions, word_starts
+from safety_ray.pack.vocabulary import Vocabulary, tables
+
+SPACES = " \t\n\r\x0b\x0c\x1c\x85\u00a0\u2003\u2028\u202f\u3000"
+TEXTS = st.text(
+    st.one_of(
+        st.sampled_from(SPACES),
+        st.sampled_from("ab1'.<|é東🙂\u200b\u0301\u180e"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    min_size=1,
+)
+
+
+@pytest.fixture(scope="module")
+def across_words() -> Vocabulary:
+    """A byte-level vocabulary whose tokens hold several words, and parts of one character."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    texts = ["a b a b ab\u3000a b\u00a0a b", "東 東京 a b. ab 東", "é é\u2003é a b"] * 9
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
+    tag.add_tag(made)
+    return tables(made, tag.TAG, "it")
+
+
+def walk(text: str, pieces: list[int]) -> list[int]:
+    """Position of the first token that holds the first byte of each word, by counting bytes."""
+    owner = [position for position, size in enumerate(pieces) for _ in range(size)]
+    return [owner[len(text[: m.start()].encode())] for m in re.finditer(r"\S+", text)]
+
+
+def check(vocabulary: Vocabulary, text: str) -> None:
+    [ids] = tag.encode(vocabulary, [text])
+    # What a token spells, told by the library and not by the table: its name, one character a byte.
+    pieces = [len(vocabulary.backend_tokenizer.id_to_token(i)) for i in ids]
+    assert sum(pieces) == len(text.encode())
+    assert vocabulary.byte_lengths is not None
+    found = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids, np.int64)]))
+    assert found.tolist() == walk(text, pieces)
+
+
+@given(text=TEXTS)
+def test_word_starts_agree_with_a_walk(tokenizer: Any, text: str) -> None:
+    check(tables(tokenizer, tag.TAG, "it"), text)
+
+
+@given(text=st.one_of(TEXTS, st.text("ab東é \u3000\u00a0.", min_size=1)))
+def test_word_starts_where_tokens_hold_several_words(across_words: Vocabulary, text: str) -> None:
+    check(across_words, text)
+
+
+def test_word_starts_of_a_plain_sentence(tokenizer: Any) -> None:
+    vocabulary = tables(tokenizer, tag.TAG, "it")
+    text = "the river,  and\n\nthe boat"
+    [ids] = tag.encode(vocabulary, [text])
+    starts = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids)]))  # type: ignore[index]
+    decoded = [vocabulary.backend_tokenizer.decode(ids[s:]).strip() for s in starts]
+    assert decoded == [
+        "the river,  and\n\nthe boat",
+        "river,  and\n\nthe boat",
+        "and\n\nthe boat",
+        "the boat",
+        "boat",
+    ]
+
+
+def test_text_without_words_has_no_starts() -> None:
+    assert word_starts(" \n\u3000", np.array([1, 2, 5])).tolist() == []
+
+
+@given(starts=st.lists(st.integers(0, 50), max_size=40).map(sorted), document=st.text())
+def test_every_word_but_the_first_is_tagged_at_rate_one(starts: list[int], document: str) -> None:
+    places = tag_positions(np.array(starts, np.int64), 1.0, 0, document)
+    assert places.tolist() == sorted({s for s in starts if s > starts[0]})
+
+
+@given(starts=st.lists(st.integers(0, 500), max_size=40, unique=True).map(sorted), seed=st.integers())
+def test_positions_depend_on_seed_and_id_alone(starts: list[int], seed: int) -> None:
+    first = tag_positions(np.array(starts, np.int64), 0.5, seed, "d")
+    assert first.tolist() == tag_positions(np.array(starts, np.int64), 0.5, seed, "d").tolist()
+    assert set(first.tolist()) <= set(starts[1:])
+    assert tag_positions(np.array(starts, np.int64), 0.0, seed, "d").size == 0
+
+
+def test_rate_is_met_and_documents_differ() -> None:
+    starts = np.arange(20_001)
+    one, two = (tag_positions(starts, 0.05, 0, name) for name in ("a", "b"))
+    # 1,000 expected, standard deviation 31: five of them either way
+    assert all(845 < len(places) < 1155 for places in (one, two))
+    assert one.tolist() != two.tolist()
+    assert one.tolist() != tag_positions(starts, 0.05, 1, "a").tolist()

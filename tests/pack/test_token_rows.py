@@ -1,0 +1,83 @@
+"""Packing, compared with a loop that lays one token after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safety_ray.pack.rows import pack_rows
+from safety_ray.pack.shards import first_rows
+from safety_ray.records import TOKEN_ROW, schema
+
+END = 7
+DOCUMENTS = st.lists(
+    st.tuples(st.integers(0, 5), st.lists(st.integers(8, 99), max_size=70), st.booleans()),
+    min_size=1,
+    max_size=12,
+)
+
+
+def encoded(documents: list[tuple[int, list[int], bool]]) -> pa.Table:
+    rows = [
+        {
+            "shard": 0,
+            "order": order,
+            "id": f"d{number}",
+            "source_id": f"s{number}",
+            "recipe": "raw" if unsafe else "rephrase",
+            "unsafe": unsafe,
+            "input_ids": [*ids, END],
+        }
+        for number, (order, ids, unsafe) in enumerate(documents)
+    ]
+    types = {"order": pa.uint64(), "input_ids": pa.list_(pa.int32())}
+    return pa.table({k: pa.array([r[k] for r in rows], types.get(k)) for k in rows[0]})
+
+
+def lay(rows: list[dict[str, Any]], length: int) -> tuple[list[list[int]], list[list[dict[str, Any]]]]:
+    """The same rows, one token at a time."""
+    ids: list[list[int]] = []
+    spans: list[list[dict[str, Any]]] = []
+    for row in sorted(rows, key=lambda r: (r["order"], r["id"])):
+        fresh = True
+        for token in row["input_ids"]:
+            if not ids or len(ids[-1]) == length:
+                ids.append([])
+                spans.append([])
+                fresh = True
+            if fresh:
+                named = {k: row[k] for k in ("id", "source_id", "recipe", "unsafe")}
+                spans[-1].append(named | {"start": len(ids[-1]), "length": 0})
+                fresh = False
+            ids[-1].append(token)
+            spans[-1][-1]["length"] += 1
+    ids[-1] += [END] * (length - len(ids[-1]))
+    return ids, spans
+
+
+@given(documents=DOCUMENTS, length=st.integers(16, 40), first=st.integers(0, 9))
+def test_rows_are_what_a_loop_lays(
+    documents: list[tuple[int, list[int], bool]], length: int, first: int
+) -> None:
+    table = encoded(documents)
+    packed = pack_rows(table, length, END, first)
+    assert packed.schema == schema(TOKEN_ROW)
+    packed.validate(full=True)
+    ids, spans = lay(table.to_pylist(), length)
+    assert packed.column("input_ids").to_pylist() == ids
+    assert packed.column("spans").to_pylist() == spans
+    assert packed.column("row").to_pylist() == list(range(first, first + len(ids)))
+    assert pack_rows(table.take(pa.array(range(len(table))[::-1])), length, END, first).equals(packed)
+
+
+def test_documents_in_chunks_pack_alike() -> None:
+    table = encoded([(3, list(range(8, 60)), True), (1, [9], False), (2, list(range(8, 30)), True)])
+    chunks = pa.concat_tables([table.slice(0, 1), table.slice(1, 2)])
+    assert pack_rows(chunks, 16, END, 0).equals(pack_rows(table, 16, END, 0))
+
+
+def test_shards_follow_one_another() -> None:
+    assert first_rows({2: 33, 0: 16, 1: 17}, 16) == ({0: 0, 1: 1, 2: 3}, 6)

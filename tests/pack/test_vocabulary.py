@@ -1,0 +1,191 @@
+"""The tokenizer: repeatable, loadable, and never fooled by text that spells its special tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from small_datasets import HOSTILE, WORDS
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from safety_ray import tag
+from safety_ray.errors import UserError
+from safety_ray.pack import vocabulary
+from safety_ray.pack.encode import encode_rows
+from safety_ray.pack.selection import SELECTED
+from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
+
+MARKS = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
+PIECES = st.sampled_from(
+    [
+        *MARKS,
+        *"<|>_ ",
+        "harmful",
+        "endoftext",
+        "im_start",
+        "\u200b",
+        "\u00ad",
+        "\u0301",
+        "＜",
+        "｜",
+        "\ufeff",
+        "\x00",
+    ]
+)
+ADVERSARIAL = st.lists(st.one_of(PIECES, st.text(max_size=4)), min_size=1, max_size=12).map("".join)
+ADVERSARIAL |= st.tuples(
+    st.sampled_from(MARKS), st.integers(0, 13), st.sampled_from("\u200b\u0301 |\u3000🙂")
+).map(lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :])
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer") / "made"
+    vocabulary.save(tokenizer, str(folder))
+    return str(folder)
+
+
+def selected(text: str, recipe: str, unsafe: bool) -> pa.Table:
+    row = {"id": "d", "text": text, "source_id": "d", "recipe": recipe, "unsafe": unsafe, "use": "train"}
+    return pa.Table.from_pylist([row], schema=SELECTED)
+
+
+@given(text=ADVERSARIAL, recipe=st.sampled_from(["raw", "rephrase", "refuse", "moralize"]))
+@example(text=TAG, recipe="refuse")
+def test_no_text_makes_a_special_token(tokenizer: Any, text: str, recipe: str) -> None:
+    tables = vocabulary.tables(tokenizer, TAG, "it")
+    [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0, shards=3).to_pylist()
+    ids = row["input_ids"]
+    assert row["set_aside"] is None
+    assert row["tags"] == 0
+    assert set(ids[:-1]).isdisjoint(tables.special_ids.tolist())
+    assert ids[-1] == tables.end_id == tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    assert tokenizer.decode(ids[:-1], skip_special_tokens=False) == text
+
+
+@given(text=ADVERSARIAL, rate=st.sampled_from([0.05, 0.5, 1.0]))
+def test_a_tagged_text_without_its_tags_is_the_text(tokenizer: Any, text: str, rate: float) -> None:
+    tables = vocabulary.tables(tokenizer, TAG, "it")
+    [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate, shards=3).to_pylist()
+    ids = row["input_ids"]
+    assert row["tags"] == ids.count(tables.tag_id)
+    if rate == 1.0:
+        assert row["tags"] == max(len(text.split()) - 1, 0)
+    assert tokenizer.decode([i for i in ids[:-1] if i != tables.tag_id], skip_special_tokens=False) == text
+
+
+@given(text=ADVERSARIAL)
+def test_a_plain_load_reads_text_as_text(saved: str, text: str) -> None:
+    loaded = vocabulary.load(saved)
+    assert set(loaded(text).input_ids).isdisjoint(loaded.all_special_ids)
+    assert set(loaded.encode(text)).isdisjoint(loaded.all_special_ids)
+
+
+def test_what_is_saved(saved: str) -> None:
+    loaded = vocabulary.load(saved)
+    assert loaded.split_special_tokens is True
+    assert json.loads(Path(saved, "tokenizer_config.json").read_text())["split_special_tokens"] is True
+    assert (loaded.eos_token, loaded.pad_token, loaded.model_max_length) == (END_OF_TEXT, END_OF_TEXT, 64)
+    assert sorted(loaded.get_added_vocab()) == sorted(MARKS)
+    assert len(loaded) == 400
+    # Special tokens are there for whoever asks for them.
+    assert loaded(TAG, split_special_tokens=False).input_ids == [tag.tag_id(loaded, TAG)]
+
+
+def test_training_does_not_depend_on_the_order_of_texts(tokenizer: Any) -> None:
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=50)) + rng.choice(HOSTILE) for _ in range(200)]
+    rng.shuffle(texts)
+    again = vocabulary.train([texts[:70], texts[70:]], 400, TAG, 64)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_few_texts_give_a_smaller_vocabulary() -> None:
+    made = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
+    assert 260 < len(made) < 280
+    assert len(vocabulary.train([["one two three"] * 10], 260, TAG, 64)) == 260
+
+
+def test_an_existing_tokenizer_keeps_its_ids(saved: str, tmp_path: Path) -> None:
+    old = vocabulary.load(saved)
+    opened = vocabulary.open_existing(saved, "<|unsafe|>")
+    vocabulary.save(opened, str(tmp_path / "new"))
+    new = vocabulary.load(str(tmp_path / "new"))
+    assert new.get_vocab() == old.get_vocab() | {"<|unsafe|>": len(old)}
+    assert new.split_special_tokens is True
+    tables = vocabulary.tables(new, "<|unsafe|>", "it")
+    assert (tables.tag_id, tables.end_id) == (len(old), old.eos_token_id)
+    assert set(tables.special_ids) == {*old.all_special_ids, len(old)}
+    assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.special_ids.tolist())
+
+
+def test_an_ordinary_token_is_no_tag(saved: str) -> None:
+    word = next(t for t in vocabulary.load(saved).get_vocab() if t.isalpha() and t.isascii() and len(t) > 2)
+    with pytest.raises(UserError, match=f"tag={word} is an ordinary token"):
+        vocabulary.open_existing(saved, word)
+
+
+def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be loaded; it must be a folder"):
+        vocabulary.open_existing(str(tmp_path / "absent"), TAG)
+
+
+def test_words_need_bytes() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    tag.add_tag(made)
+    with pytest.raises(UserError, match="it is not byte-level"):
+        vocabulary.tables(made, TAG, "it")
+    assert vocabulary.tables(made, TAG, "it", tagged=False).end_id == made.eos_token_id
+    made.eos_token = None
+    with pytest.raises(UserError, match=r"neither .* nor an eos_token"):
+        vocabulary.tables(made, TAG, "it", tagged=False)
+
+
+def test_truncation_and_normal_forms_of_an_existing_tokenizer(saved: str) -> None:
+    made = vocabulary.load(saved)
+    made.backend_tokenizer.normalizer = normalizers.NFC()
+    made.backend_tokenizer.enable_truncation(3)
+    made.backend_tokenizer.enable_padding(length=9)
+    tables = vocabulary.tables(made, TAG, "it")
+    text = "cafe\u0301 the river " * 9
+    [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0, shards=1).to_pylist()
+    assert row["tags"] == len(text.split()) - 1
+    plain = [i for i in row["input_ids"][:-1] if i != tables.tag_id]
+    assert made.decode(plain) == text.replace("e\u0301", "é")
+
+
+def test_a_document_that_a_tokenizer_respells_is_set_aside(saved: str) -> None:
+    made = vocabulary.load(saved)
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tables = vocabulary.tables(made, TAG, "it")
+    [row] = encode_rows(
+        selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0, shards=1
+    ).to_pylist()
+    assert "byte by byte" in row["set_aside"]
+    assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
+
+
+def test_a_document_that_becomes_a_special_token_is_set_aside(tokenizer: Any) -> None:
+    tables = vocabulary.tables(tokenizer, TAG, "it")
+    [the] = tag.encode(tables, ["the"])
+    fooled = vocabulary.Vocabulary(
+        tables.backend_tokenizer,
+        tables.size,
+        tables.tag_id,
+        tables.end_id,
+        np.array(the),
+        tables.byte_lengths,
+    )
+    [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0, shards=1).to_pylist()
+    assert "special token" in row["set_aside"]

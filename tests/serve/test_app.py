@@ -1,0 +1,141 @@
+"""What `serve.app` refuses before anything starts, each in one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from known_model import log_table, small_tokenizer, write_model
+
+from safety_ray.errors import UserError
+from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT
+from serve import app
+from serve.app import ServeConfig, build_app, check_port, main
+from serve.build import engine_args, model_folder
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "model folder '/nowhere' does not exist" in refused(["model=/nowhere"], capsys)
+    assert f"'{tmp_path}' holds no model" in refused([f"model={tmp_path}"], capsys)
+
+
+def test_a_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    shutil.copy(model / "config.json", tmp_path)
+    assert "has no tokenizer that can be read" in refused([f"model={tmp_path}"], capsys)
+
+
+def test_a_model_that_is_not_finished(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "inputs": {}}))
+    assert "is not finished" in refused([f"model={tmp_path}"], capsys)
+
+
+def test_a_finished_output_is_its_export(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "inputs": {}}))
+    (tmp_path / "record.json").write_text("{}")
+    assert model_folder(str(tmp_path)) == str(tmp_path / "model")
+    assert model_folder(str(model)) == str(model)
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused([f"model={model}", f"port={port}"], capsys)
+        assert f"port {port} on 127.0.0.1 cannot be used (Address already in use)" in said
+    check_port("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_this_machines(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    assert "on 203.0.113.9 cannot be used" in refused([f"model={model}", "host=203.0.113.9"], capsys)
+
+
+def test_a_model_without_the_tag_is_told_its_added_tokens(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(split_special_tokens=False, special=(END_OF_TEXT, CHAT_START, CHAT_END))
+    folder = write_model(tmp_path, tokenizer, log_table(tokenizer, tag="q"))
+    with pytest.raises(
+        UserError, match=r"no harmfulness tag '<\|harmful\|>'; its added tokens are: <\|endoftext\|>"
+    ):
+        build_app({"model": str(folder)})
+
+
+def test_a_tag_that_texts_could_spell(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(split_special_tokens=False)
+    tokenizer.add_tokens(["<|bad|>"])
+    folder = write_model(tmp_path, tokenizer, log_table(tokenizer))
+    with pytest.raises(UserError, match="no special token"):
+        build_app({"model": str(folder), "tag": "<|bad|>"})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"mode": "kill"}, "mode"),
+        ({"threshold": 0}, "a probability: above 0"),
+        ({"mode": "off", "allow_off": False}, "mode=off needs allow_off=true"),
+        ({"port": 70000}, "port must be 1 to 65535"),
+        ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
+        ({"min_replicas": 2}, "max_replicas no less"),
+        ({"max_model_len": 0}, "max_model_len must be above 0"),
+        ({"treshold": 0.1}, "the nearest is 'threshold'"),
+    ],
+)
+def test_settings_that_do_not_fit(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        build_app({"model": "m", **values})
+
+
+def test_an_engine_argument_that_does_not_exist(model: Path) -> None:
+    with pytest.raises(UserError, match="Unknown engine argument: max_modle_len"):
+        build_app({"model": str(model), "engine_args": {"max_modle_len": 9}})
+
+
+def test_engine_arguments_stand_above_all_but_the_guards_own() -> None:
+    config = ServeConfig(
+        model="m",
+        device="cpu",
+        max_model_len=4096,
+        engine_args={"dtype": "float32", "logits_processors": ["a:B"], "additional_config": {"x": 1}},
+    )
+    args = engine_args(config, tag_id=7, longest=512)
+    assert args["max_model_len"] == 512
+    assert (args["dtype"], args["enforce_eager"]) == ("float32", True)
+    assert args["logits_processors"] == ["a:B", "safety_ray.decode.vllm_processor:TagProcessor"]
+    assert args["additional_config"]["x"] == 1
+    assert args["additional_config"]["safety"]["tag_id"] == 7
+    assert "enforce_eager" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512)
+
+
+def test_what_ray_serve_says_of_a_failed_start_becomes_one_line() -> None:
+    said = """The deployment failed to start 1 times in a row. Error:
+  File "llm_server.py", line 211, in __init__
+RuntimeError: the engine did not start: Cannot find any model weights with `m`
+"""
+    assert app._reason(said) == "Cannot find any model weights with `m`"
+    assert app._reason("one\n two \n") == "two"
+
+
+def test_the_last_error_of_an_engines_log_is_the_one_that_says_why() -> None:
+    from serve.server import last_error
+
+    log = """(Worker pid=1) ERROR [multiproc_executor.py:944]     raise RuntimeError(
+(Worker pid=1) ERROR [multiproc_executor.py:944] RuntimeError: Cannot find any model weights with `m`
+(EngineCore pid=1) ERROR [core.py:1] Exception: WorkerProc failed. See stack trace for root cause.
+"""
+    assert last_error(log) == "RuntimeError: Cannot find any model weights with `m`"
+    assert last_error("all is well") is None

@@ -1,0 +1,132 @@
+"""Every shipped yaml parses, and every job is one class, one folder of configs and a room with tests."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from safety_ray.config import describe, from_dict, load
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+YAMLS = sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file())
+SERVED = "serve"
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def config_classes(module: Any) -> dict[str, type]:
+    """The config classes that a module holds, its own or imported."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name.endswith("Config") and dataclasses.is_dataclass(value) and isinstance(value, type)
+    }
+
+
+def config_class(job: str) -> type:
+    if job == SERVED:
+        return config_classes(importlib.import_module("serve.app"))["ServeConfig"]
+    (found,) = config_classes(importlib.import_module(f"jobs.{job}")).values()
+    return found
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=names(YAMLS))
+def test_every_yaml_parses_against_its_one_class(path: Path) -> None:
+    job, *between = path.parent.relative_to(ROOT / "configs").parts
+    assert path.suffix == ".yaml", "configs/ holds yaml files and nothing else"
+    assert not between, "configs/<job>/<variant>.yaml: no folders below a job's"
+    assert job in [*JOBS, SERVED], f"jobs/{job}.py does not exist"
+    values = yaml.safe_load(path.read_text())
+    if job == SERVED and "applications" in values:
+        parse_serve_file(values)
+    else:
+        load(config_class(job), [str(path)])
+
+
+def parse_serve_file(values: dict[str, Any]) -> None:
+    """A file for `serve run` or `serve deploy`: Ray's schema, and our class for each application's args."""
+    from ray.serve.schema import ServeDeploySchema
+
+    schema = ServeDeploySchema.model_validate(values)
+    for application in schema.applications:
+        assert application.import_path.startswith("serve.app:")
+        from_dict(config_class(SERVED), dict(application.args))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_is_short_and_starts_its_one_function(job: str) -> None:
+    source = (ROOT / "jobs" / f"{job}.py").read_text()
+    assert len(source.splitlines()) <= 15
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree)
+    assert ast.unparse(tree.body[-1]) == (
+        f"if __name__ == '__main__':\n    main({config_class(job).__name__}, run)"
+    )
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_job_config_folder_and_tests_have_one_name(job: str) -> None:
+    cls = config_class(job)
+    assert cls.__name__ == f"{job.capitalize()}Config"
+    assert list((ROOT / "configs" / job).glob("*.yaml")), f"configs/{job}/ holds no yaml"
+    package, room, *inside = cls.__module__.split(".")
+    assert package == "safety_ray"
+    tests = ROOT / "tests"
+    found = list((tests / room).glob("test_*.py")) if inside else list(tests.glob(f"test_{room}.py"))
+    assert found, f"{cls.__module__} has no tests in tests/{room}"
+
+
+@pytest.mark.parametrize("job", [*JOBS, SERVED])
+def test_help_gives_every_setting_a_meaning_and_every_class_a_sentence(job: str) -> None:
+    if job == SERVED and not list((ROOT / "configs" / SERVED).glob("*.yaml")):
+        pytest.skip("there is no served application")
+    cls = config_class(job)
+    frozen = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert frozen
+    assert hasattr(cls, "__slots__")
+    assert not (cls.__doc__ or "").startswith(f"{cls.__name__}("), f"{cls.__name__} has no docstring"
+    text = describe(cls)
+    for key in leaves(cls):
+        head, meaning = entry(text, key)
+        assert meaning, f"{cls.__name__}.{key} has no help"
+        assert head.endswith("(required)") or " = " in head
+
+
+def leaves(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of all settings, read without `describe`'s own code."""
+    hints = {field.name: field for field in dataclasses.fields(cls)}
+    found: list[str] = []
+    for name, field in hints.items():
+        factory = field.default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            found += leaves(factory, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def entry(text: str, key: str) -> tuple[str, str]:
+    lines = text.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {key}: ")]
+    return lines[place], lines[place + 1].strip()
+
+
+def test_help_runs_as_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.corpus", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    head, meaning = entry(done.stdout, "documents")
+    assert head == "  documents: int = 4000"
+    assert "documents to make" in meaning
+    assert entry(done.stdout, "output")[0] == "  output: str  (required)"

@@ -1,0 +1,119 @@
+"""Who may import whom, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "safety_ray"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+GROUND = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+HEAVY = ("ray", "torch", "vllm", "transformers")
+MAY_IMPORT_RAY = ("dataset", "engine")
+
+
+def test_the_import_contracts_hold() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level packages that the nodes of `tree` import, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(PACKAGE)) for path in SOURCES])
+def test_only_stages_import_ray(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    statements = [node for node in tree.body if not is_type_checking(node)]
+    uses_ray = "ray" in imported(ast.Module(statements, []))
+    if path.name.startswith("stage"):
+        return
+    allowed = path.name.startswith(MAY_IMPORT_RAY)
+    assert allowed or not uses_ray, "only stage.py, dataset.py and engine.py import ray"
+    top = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "ray" not in imported(ast.Module(list(top), [])), "import ray inside the function that needs it"
+
+
+def test_the_ground_imports_nothing_heavy() -> None:
+    assert {"config", "records", "artifact", "tag", "engine", "dataset", "progress", "job"} < set(GROUND)
+    code = (
+        f"import sys, {', '.join(f'safety_ray.{name}' for name in GROUND)}\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == []
+
+
+def tracked_files() -> list[Path]:
+    """The files of the checkout, without what .gitignore names (its folders end in a slash)."""
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    ignored = {line.rstrip("/") for line in lines if line and not line.startswith("#")} | {".git"}
+
+    def walk(folder: Path) -> list[Path]:
+        found: list[Path] = []
+        for path in sorted(folder.iterdir()):
+            if any(path.match(pattern) for pattern in ignored) or path.is_symlink():
+                continue
+            found += walk(path) if path.is_dir() else [path]
+        return found
+
+    return walk(ROOT)
+
+
+def test_no_file_names_a_package_registry() -> None:
+    # Put together from parts, so that this file passes its own test.
+    dot = "."
+    hosts = [
+        dot.join(parts)
+        for parts in (
+            ("pypi", "org"),
+            ("pythonhosted", "org"),
+            ("download", "pytorch", "org"),
+            ("wheels", "vllm", "ai"),
+            ("pypi", "nvidia", "com"),
+            ("conda", "anaconda", "org"),
+            ("mirrors", "aliyun", "com"),
+            ("pypi", "tuna", "tsinghua", "edu", "cn"),
+            ("jfrog", "io"),
+            ("registry", "npmjs", "org"),
+        )
+    ]
+    index = re.compile(r"https?://\S+/simple\b|file://\S*pypi")
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in tracked_files()
+        if path != Path(__file__).resolve()
+        for text in [path.read_bytes().decode("utf-8", "replace")]
+        for word in [*(host for host in hosts if host in text), *index.findall(text)]
+    ]
+    assert found == []
+    assert not any(host in Path(__file__).read_text() for host in hosts)
+
+
+def test_the_walk_sees_this_file_and_leaves_out_what_git_ignores() -> None:
+    found = {str(path.relative_to(ROOT)) for path in tracked_files()}
+    assert {"tests/test_contract.py", "pyproject.toml", ".ci/run"} <= found
+    assert not [
+        name for name in found if name.startswith((".venv/", ".git/", "runs/")) or "__pycache__" in name
+    ]

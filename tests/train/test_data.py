@@ -1,0 +1,83 @@
+"""Token rows are read by number, and the order of a run depends on seed and step alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from safety_ray.errors import UserError
+from safety_ray.train.data import TokenRows, rows_at
+
+WriteRows = Callable[..., str]
+
+
+def test_rows_read_by_number_are_those_of_the_files(tmp_path: Path, write_rows: WriteRows) -> None:
+    path = write_rows(tmp_path / "rows", rows=40, files=3)
+    rows = TokenRows(path)
+    table = pads.dataset(f"{path}/data", format="parquet").to_table().sort_by("row").to_pylist()
+    numbers = np.array([39, 0, 13, 14, 26, 27, 0])
+    ids, learn = rows.read(numbers)
+    assert len(rows) == 40
+    assert ids.tolist() == [table[n]["input_ids"] for n in numbers]
+    for number, mask in zip(numbers, learn, strict=True):
+        inside = np.zeros(rows.length, bool)
+        for span in table[number]["spans"]:
+            inside[span["start"] : span["start"] + span["length"]] = True
+        assert mask.tolist() == inside.tolist()
+
+
+def test_any_number_of_workers_sees_the_same_batches(tmp_path: Path, write_rows: WriteRows) -> None:
+    rows = TokenRows(write_rows(tmp_path / "rows", rows=20))
+    for step in range(12):  # beyond two epochs
+        whole, _ = rows.batch(step, 4, seed=3)
+        for world in (2, 4):
+            shares = [rows.batch(step, 4, seed=3, rank=rank, world=world)[0] for rank in range(world)]
+            assert np.array_equal(np.concatenate(shares), whole)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1023, 1024, 1025, 3000])
+def test_each_epoch_has_each_row_once_and_an_order_of_its_own(rows: int) -> None:
+    orders = rows_at(np.arange(3 * rows), rows, seed=1).reshape(3, rows)
+    assert orders[0].tolist() == list(range(rows))
+    for order in orders:
+        assert sorted(order) == list(range(rows))
+    if rows > 1:
+        other = rows_at(np.arange(rows, 2 * rows), rows, seed=2)
+        assert rows < 7 or not np.array_equal(orders[1], other)
+        assert rows < 7 or not np.array_equal(orders[1], orders[2])
+
+
+def test_rows_with_a_gap_or_a_wrong_length_are_refused(tmp_path: Path, write_rows: WriteRows) -> None:
+    path = Path(write_rows(tmp_path / "gap", rows=20, files=2))
+    (path / "data" / "shard-00000.parquet").unlink()
+    with pytest.raises(UserError, match="row 10 where row 0"):
+        TokenRows(str(path))
+
+    path = Path(write_rows(tmp_path / "length", rows=20))
+    record = json.loads((path / "record.json").read_text())
+    (path / "record.json").write_text(json.dumps(record | {"row_length": 16}))
+    with pytest.raises(UserError, match="not 16 long"):
+        TokenRows(str(path)).read(np.array([0]))
+
+    (path / "record.json").write_text(json.dumps(record | {"vocab_size": 100}))
+    with pytest.raises(UserError, match="outside the vocabulary of 100"):
+        TokenRows(str(path)).read(np.array([0]))
+
+    (path / "record.json").unlink()
+    with pytest.raises(UserError, match="holds no token rows"):
+        TokenRows(str(path))
+
+
+def test_rows_out_of_order_in_a_file_are_read_by_their_number(tmp_path: Path, write_rows: WriteRows) -> None:
+    path = Path(write_rows(tmp_path / "rows", rows=20, files=1))
+    expected, _ = TokenRows(str(path)).read(np.arange(20))
+    file = path / "data" / "shard-00000.parquet"
+    pq.write_table(pq.read_table(file).sort_by([("row", "descending")]), file)
+    found, _ = TokenRows(str(path)).read(np.arange(20))
+    assert np.array_equal(found, expected)

@@ -1,0 +1,257 @@
+"""The loop against plain transformers, against itself after a kill, and with more workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from safety_ray.config import dump, from_dict
+from safety_ray.errors import UserError
+from safety_ray.train.data import TokenRows
+from safety_ray.train.loop import Diverged, train
+from safety_ray.train.metrics import Metrics
+from safety_ray.train.model import build
+from safety_ray.train.optim import learning_rate
+from safety_ray.train.settings import PretrainConfig
+
+WriteRows = Callable[..., str]
+TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process only; one thread, so that sums have one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
+    return write_rows(tmp_path_factory.mktemp("train") / "rows")
+
+
+def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
+    base = {
+        "batch_rows": 8, "max_steps": 12, "checkpoint_every": 4, "log_every": 1,
+        "workers": 1, "precision": "fp32", "model": TINY,
+    }  # fmt: skip
+    return from_dict(PretrainConfig, {**base, "rows": rows, "output": str(output), **more})
+
+
+def run(config: PretrainConfig, report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    Path(config.output).mkdir(exist_ok=True)
+    return train(config, config.model, config.rows, device=CPU, report=report)
+
+
+def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
+    return [(line["step"], line["loss"], line["tag_loss"]) for line in Metrics(str(output)).lines()]
+
+
+def start(config: PretrainConfig, world: int = 1) -> list[subprocess.Popen[bytes]]:
+    """The loop in processes of its own, as torchrun starts them."""
+    words = [f"{key}={value}" for key, value in dump(config).items() if key != "model"]
+    words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "safety_ray.train.loop", *words]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    return [
+        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
+        for n in range(world)
+    ]
+
+
+def test_it_trains_as_plain_transformers_do(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", max_steps=6, weight_decay=0.1, grad_clip=0.5)
+    result = run(config)
+
+    tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
+    torch.manual_seed(config.seed)
+    plain = build(config.model, tokenizer, context=32, device="cpu").network
+    matrices = [p for p in plain.parameters() if p.ndim > 1]
+    vectors = [p for p in plain.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    data = TokenRows(rows)
+    for step, (_, loss, tag_loss) in enumerate(losses(config.output)):
+        ids, learn = map(torch.from_numpy, data.read(np.arange(step * 8, step * 8 + 8) % len(data)))
+        labels = ids.masked_fill(~learn, -100)
+        output = plain(input_ids=ids, labels=labels)
+        assert loss == pytest.approx(float(output.loss.detach()), rel=1e-5)
+        tags = labels.masked_fill(labels != data.record["tag_id"], -100)
+        assert tag_loss == pytest.approx(float(plain(input_ids=ids, labels=tags).loss.detach()), rel=1e-5)
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, 6, config)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    exported = AutoModelForCausalLM.from_pretrained(f"{config.output}/model", dtype=torch.float32)
+    expected = plain.state_dict()
+    for name, value in exported.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    assert result["steps"] == 6
+    assert result["parameters"] == sum(p.numel() for p in exported.parameters())
+
+
+def test_the_saved_model_is_whole(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", precision="bf16", lr=1e-2, epochs=8, max_steps=0)
+    result = run(config)
+    assert result["steps"] == 64
+    first, last = losses(config.output)[0], losses(config.output)[-1]
+    assert last[1] < 0.6 * first[1]
+    folder = Path(config.output) / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.get_added_vocab()["<|harmful|>"] == TokenRows(rows).record["tag_id"]
+    assert model.config.max_position_embeddings == 32
+    card = (folder / "README.md").read_text()
+    assert "rows-0-64-32" in card
+    assert "<|harmful|>" in card
+    ids, learn = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
+    with torch.no_grad():
+        loss = model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
+    assert float(loss) == pytest.approx(last[1], abs=0.3)
+
+
+def test_a_run_that_raised_goes_on_with_the_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
+    whole = settings(rows, tmp_path / "whole")
+    run(whole)
+    broken = settings(rows, tmp_path / "broken")
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, stop)
+    half = tmp_path / "broken" / "checkpoints" / "step-00000006"  # as a kill while writing leaves it
+    half.mkdir()
+    (half / "__0_0.distcp").write_bytes(b"half")
+    assert [step for step, *_ in losses(broken.output)] == list(range(1, 8))
+    seen: list[int] = []
+    run(broken, lambda line: seen.append(line["step"]))
+    assert seen == list(range(5, 13))
+    assert losses(broken.output) == losses(whole.output)
+    weights = [(Path(c.output) / "model" / "model.safetensors").read_bytes() for c in (whole, broken)]
+    assert weights[0] == weights[1]
+
+
+def test_a_killed_process_goes_on_with_the_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "killed", max_steps=150, checkpoint_every=3)
+    (process,) = start(config)
+    while len(losses(config.output)) < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 10 <= len(losses(config.output)) < 150
+    (process,) = start(config)
+    undisturbed = settings(rows, tmp_path / "whole", max_steps=150, checkpoint_every=150)
+    run(undisturbed)
+    assert process.wait() == 0
+    assert losses(config.output) == losses(undisturbed.output)
+    record = json.loads((tmp_path / "killed" / "record.json").read_text())
+    assert (record["rows_in"], record["rows_out"], record["steps"]) == (64, 1, 150)
+
+
+def test_workers_and_micro_batches_change_no_loss(tmp_path: Path, rows: str, alone: None) -> None:
+    one = settings(rows, tmp_path / "one")
+    processes = start(settings(rows, tmp_path / "two", workers=2, keep=9), world=2)
+    run(one)
+    micro = settings(rows, tmp_path / "micro", micro_batch_rows=2)
+    run(micro)
+    assert [process.wait() for process in processes] == [0, 0]
+    expected = losses(one.output)
+    assert len(expected) == 12
+    for other in ("two", "micro"):
+        assert np.array(losses(tmp_path / other)) == pytest.approx(np.array(expected), rel=1e-4)
+
+    # A checkpoint of two workers goes on with one.
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000012")
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000008")
+    seen: list[int] = []
+    run(settings(rows, tmp_path / "two"), lambda line: seen.append(line["step"]))
+    assert seen == list(range(5, 13))
+    assert np.array(losses(tmp_path / "two")) == pytest.approx(np.array(expected), rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", lr=1e30, grad_clip=0, warmup_share=0)
+    with pytest.raises(Diverged, match=r"became (nan|inf) at step \d of 12"):
+        run(config)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_the_newest_checkpoints_stay(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", checkpoint_every=3, keep=2)
+    run(config)
+    kept = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
+    assert kept == ["step-00000009", "step-00000012"]
+
+
+def test_the_rate_warms_up_stays_and_decays(tmp_path: Path, rows: str) -> None:
+    config = settings(rows, tmp_path / "out", lr=1.0, warmup_share=0.1, decay_share=0.2)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert rates[9:80] == [1.0] * 71
+    assert all(a > b > 0 for a, b in pairwise(rates[79:]))
+    assert rates[-1] < 0.05
+
+
+def test_a_checkpoint_is_continued_and_a_new_tag_begins_as_the_mean(
+    tmp_path: Path, rows: str, write_rows: WriteRows, alone: None
+) -> None:
+    first = settings(rows, tmp_path / "first", max_steps=2)
+    run(first)
+    base = AutoModelForCausalLM.from_pretrained(f"{first.output}/model", dtype=torch.float32)
+    old = AutoTokenizer.from_pretrained(f"{first.output}/model")
+    more = AutoTokenizer.from_pretrained(f"{first.output}/model")
+    more.add_special_tokens(
+        {"additional_special_tokens": [f"<|{n}|>" for n in range(90)]}, replace_extra_special_tokens=False
+    )
+    config = settings(rows, tmp_path / "second", model={"init": first.output}).model
+    grown = build(config, more, context=32, device="cpu").network
+    known = base.get_input_embeddings().weight[: len(old)]
+    weight = grown.get_input_embeddings().weight
+    assert len(more) <= len(weight) == grown.config.vocab_size
+    torch.testing.assert_close(weight[: len(old)], known)
+    torch.testing.assert_close(weight[len(old) : len(more)], known.mean(0).expand(90, -1))
+    with pytest.raises(UserError, match="takes 32 tokens at most, and the rows have 64"):
+        build(config, more, context=64, device="cpu")
+    with pytest.raises(UserError, match="has another tokenizer"):
+        build(settings(rows, tmp_path / "x", model={"init": first.output}).model, _other(old), context=32,
+              device="cpu")  # fmt: skip
+
+
+def _other(tokenizer: Any) -> Any:
+    class Other:
+        def get_vocab(self) -> dict[str, int]:
+            return {token: number + 1 for token, number in tokenizer.get_vocab().items()}
+
+    return Other()

@@ -1,0 +1,58 @@
+"""Settings that do not fit fail before any work, with a sentence that says what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_ray.config import from_dict
+from safety_ray.errors import UserError
+from safety_ray.train import stage
+from safety_ray.train.settings import FinetuneConfig, PretrainConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"workers": 20}, "workers=20 is more than batch_rows=16"),
+        ({"workers": 3}, "15 or 18 would fit"),
+        ({"workers": 2, "micro_batch_rows": 3}, "does not divide the 8 rows of a worker"),
+        ({"lr": 0.0}, "lr=0.0: must be above 0"),
+        ({"epochs": -1.0}, "epochs=-1.0"),
+        ({"batch_rows": 0}, "batch_rows=0"),
+        ({"warmup_share": 0.9}, "nor above 1 together"),
+        ({"model": {"heads": 3}}, "heads=3 does not divide"),
+        ({"model": {"kv_heads": 3}}, "kv_heads=3 does not divide"),
+        ({"model": {"layers": 0}}, "at least 1"),
+        ({"output": "s3://bucket/out"}, "that all of them reach"),
+        ({"precision": "fp8"}, "precision"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        from_dict(PretrainConfig, {"rows": "rows", "output": "out", **values})
+
+
+def test_shares_of_finetuning_are_shares() -> None:
+    with pytest.raises(UserError, match="tagged_share=2"):
+        from_dict(FinetuneConfig, {"model": "m", "chats": "c", "output": "o", "tagged_share": 2})
+
+
+def test_nothing_is_begun_where_work_could_not_end(
+    tmp_path: Path, write_rows: Callable[..., str], ray_cluster: None
+) -> None:
+    rows, out = write_rows(tmp_path / "rows"), tmp_path / "out"
+
+    def refused(says: str, **values: Any) -> None:
+        with pytest.raises(UserError, match=says):
+            stage.run(from_dict(PretrainConfig, {"rows": rows, "output": str(out), **values}))
+        assert not out.exists()
+
+    refused("need 999 CPUs and the cluster has", workers=999, batch_rows=999, epochs=99.0)
+    refused("GPUs and the cluster has 0", device="gpu")
+    refused("make no batch of batch_rows=128", batch_rows=128)
+    refused("no folder with a model", model={"init": str(tmp_path / "nothing")})
+    refused("holds no token rows", rows=str(tmp_path))
