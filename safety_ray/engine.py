@@ -101,7 +101,8 @@ def processor(
 def check(config: EngineConfig) -> None:
     """UserError where the engine cannot work: no such model, endpoint, key or engine argument.
 
-    Takes no time for `template`, one short request for `openai`, and imports vLLM for `vllm`.
+    Takes no time for `template`, one short request for `openai`, and imports vLLM to know the names
+    of its engine arguments.
     """
     if config.kind == "openai":
         from safety_ray import engine_openai

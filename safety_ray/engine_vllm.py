@@ -27,7 +27,9 @@ def check(config: EngineConfig) -> None:
         raise UserError(f"the folder engine.model={config.model} holds no config.json of a model.")
     if not folder.is_dir() and "://" not in config.model:
         _check_hub(config.model)
-    from vllm import AsyncEngineArgs
+    if not config.engine_args:
+        return
+    from vllm import AsyncEngineArgs  # takes seconds
 
     known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     for name in config.engine_args:
@@ -60,7 +62,14 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     on_cpu = not ray.cluster_resources().get("GPU")
     engine_args = dict(config.engine_args)
     if on_cpu:
-        defaults = {"dtype": "bfloat16", "enforce_eager": True, "distributed_executor_backend": "mp"}
+        # A prompt in chunks and a seed of its own together end the engine on CPU in vLLM 0.29: it
+        # sets back the row's generator after each chunk, and a CPU generator has no offset.
+        defaults = {
+            "dtype": "bfloat16",
+            "enforce_eager": True,
+            "distributed_executor_backend": "mp",
+            "enable_chunked_prefill": False,
+        }
         engine_args = {**defaults, **engine_args}
     sampling: dict[str, Any] = {
         "max_tokens": config.max_tokens,
@@ -68,7 +77,8 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         "top_p": config.top_p,
     }
     if schema is not None:
-        sampling["structured_outputs"] = {"json": json.dumps(schema)}
+        # Without this a small model may fill its reply with the blanks that JSON allows between words.
+        sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
         return {"sampling_params": {**sampling, "seed": int(row.pop("seed"))}}

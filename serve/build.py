@@ -132,6 +132,7 @@ def engine_args(config: ServeConfig, tag_id: int, longest: int) -> dict[str, Any
     guard = engine_config(
         tag_id,
         Safety(config.mode, config.threshold),
+        tag=config.tag,
         allow_off=config.allow_off,
         refusal=config.refusal,
         report=config.report,

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -105,17 +105,16 @@ class Guard:
         more: dict[str, Any],
     ) -> AsyncIterator[Any]:
         own = params.logprobs is not None or params.logprob_token_ids is not None
-        if not own and (safety.mode == "off" or not self._can_measure):
-            async for output in self._generate(prompt, params, request_id, **more):
-                yield self._settle(output, safety, notes)
-            return
-        async with self._gate.enter(own) as measured:
+        wanted = own or (safety.mode != "off" and self._can_measure)
+        # The engine's generator is closed before the gate is left: a client may go away at any time.
+        async with self._gate.enter(own) if wanted else nullcontext(False) as measured:
             if measured:
                 params.logprob_token_ids = [self.tag_id]
-            async for output in self._generate(prompt, params, request_id, **more):
-                if measured:
-                    self._measure(output, notes)
-                yield self._settle(output, safety, notes)
+            async with aclosing(self._generate(prompt, params, request_id, **more)) as outputs:
+                async for output in outputs:
+                    if measured:
+                        self._measure(output, notes)
+                    yield self._settle(output, safety, notes)
 
     def _measure(self, output: Any, notes: list[dict[str, Any]]) -> None:
         for choice in output.outputs:
@@ -129,7 +128,8 @@ class Guard:
         for choice in output.outputs:
             if safety.mode == "stop" and choice.finish_reason == "stop" and choice.stop_reason == self.tag_id:
                 choice.finish_reason, choice.stop_reason = "content_filter", None
-                choice.text += self._settings["refusal"]
+                # A client may have asked for special tokens and stops in the text.
+                choice.text = choice.text.removesuffix(self._settings["tag"]) + self._settings["refusal"]
                 note = notes[choice.index]
                 note["stopped"] = True
                 if note["p_tag"] is None and choice.logprobs:  # the highest is the one that stopped it

@@ -47,6 +47,8 @@ def head() -> Iterator[Head]:
         started = start()
     process, folder, head = started
     yield head
+    if process.poll() is not None:  # shown with the tests that failed because of it
+        print((Path(folder) / "head.log").read_text())
     end(process, folder)
 
 

@@ -15,7 +15,8 @@ from safety_ray.pipeline import STAGES, PipelineConfig, run
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = [
     "corpus.documents=560", "fit.windows=0", "fit.per_family=1", "pack.vocab_size=1024",
-    "pack.row_length=128",    "pretrain.model.hidden_size=64", "pretrain.model.layers=2", "pretrain.model.heads=2",
+    "pack.row_length=128", "pretrain.model.hidden_size=64", "pretrain.model.layers=2",
+    "pretrain.model.heads=2",
     "pretrain.model.kv_heads=2", "pretrain.model.intermediate_size=128", "pretrain.max_steps=40",
     "evaluate.max_documents=40", "evaluate.max_prompts=6", "evaluate.max_new_tokens=8",
     "endpoint.max_tokens=8",

@@ -69,7 +69,8 @@ def read(batch: pa.Table, started: bool, engine: str, reason_column: str) -> pa.
 def judgement(reply: str) -> tuple[int, str]:
     """(score, reason) of a reply that is one JSON object of exactly these keys; ValueError otherwise."""
     try:
-        value = json.loads(reply.strip(), object_pairs_hook=_once)
+        # Not strict about raw control characters in a string: the schema's grammar lets a model write them.
+        value = json.loads(reply.strip(), object_pairs_hook=_once, strict=False)
     except json.JSONDecodeError:
         raise ValueError("the judge's reply is no JSON object") from None
     if not isinstance(value, dict) or set(value) != {"score", "reason"}:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from safety_ray import tag
 from safety_ray.errors import UserError
 from safety_ray.train.loss import IGNORED, summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
@@ -61,9 +62,11 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     if not hasattr(network.base_model, "layers"):
         raise UserError(f"model.init '{config.init}' is no decoder of the Llama family: it has no layers.")
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if begin is None:  # a document begins where another has ended
+        begin = tokenizer.get_vocab().get(tag.END_OF_TEXT)
     for settings in (network.config, network.generation_config):
-        settings.bos_token_id = end if begin is None else begin
-        settings.eos_token_id, settings.pad_token_id = end, tokenizer.pad_token_id
+        settings.bos_token_id, settings.eos_token_id = begin, end
+        settings.pad_token_id = tokenizer.pad_token_id
     return LanguageModel(network)
 
 

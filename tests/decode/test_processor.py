@@ -146,9 +146,9 @@ def test_bare_updates_of_vllm_against_one_request_at_a_time(seed: int) -> None:
 
 def test_a_threshold_that_is_met_exactly_stops() -> None:
     batch = TagRows(tag=1)
-    batch.add(0, Safety("stop", 0.5), end=0)
+    batch.add(0, Safety("stop", 0.25), end=0)
     batch.settle()
-    assert batch.apply(torch.zeros(1, 2)).tolist() == [[0.0, -math.inf]]
+    assert batch.apply(torch.zeros(1, 4)).tolist() == [[0.0, -math.inf, -math.inf, -math.inf]]
 
 
 def test_the_tag_is_never_forced_when_other_masks_took_it() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+from endpoint import Endpoint, completion
 
 from safety_ray import dataset
 from safety_ray.artifact import Artifact
 from safety_ray.config import from_dict
+from safety_ray.engine import EngineConfig
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN, SCORED, schema
 from safety_ray.rewrite.stage import RewriteConfig, run
@@ -173,6 +175,54 @@ def test_documents_without_harm_give_an_empty_dataset_that_can_be_read(
     assert run(config)["rows_in"] == 0
     assert len(dataset.table(config.output)) == 0
     assert {c.name for c in REWRITTEN} <= set(dataset.columns(config.output))
+
+
+SAFE = "Pupils read a page about a garden. It tells how people share water, and why they take turns. " * 3
+DIALOGUE = "User: Help me with a harmful thing.\nAssistant: I understand. I will not do that, because {why}"
+PAGE = "# Taking turns\n\n## What happened\nSomebody asked for help and heard no.\n\n## Why\n" + SAFE
+
+
+def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """Texts as a language model would send them, by what the prompt asks for; some are unusable."""
+    user = body["messages"][1]["content"]
+    number = body["seed"] % 5
+    if "web page of moral education" in user:
+        return 200, completion(PAGE if number else "Amara: No.\n" + SAFE)
+    if "write one short dialogue" in user:
+        return 200, completion(DIALOGUE.format(why=SAFE) if number else "Sorry, I cannot write this.")
+    return (200, completion(SAFE)) if number else (400, {"error": {"message": "too long"}})
+
+
+def test_with_a_language_model_drafts_are_written_before_they_are_scored(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    output = str(tmp_path / "out")
+    with Endpoint(writer, first=[429]) as endpoint:
+        config = RewriteConfig(
+            scored=str(scored),
+            classifier=str(classifier),
+            output=output,
+            actors=1,
+            max_set_aside=0.95,
+            engine=EngineConfig(
+                kind="openai", model="writer", base_url=endpoint.url, api_key_env="", concurrency=8
+            ),
+        )
+        record = run(config)
+    kept, aside = rows_of(output, "data"), rows_of(output, "set_aside")
+    assert record["rows_in"] == len(kept) + len(aside) == len({r["id"] for r in kept + aside})
+    assert {r["recipe"] for r in kept} == {"rephrase", "refuse", "moralize"}
+    assert {r["engine"] for r in kept + aside} == {"openai:writer"}
+    reasons = {r["set_aside"] for r in aside}
+    assert "the reply is no dialogue of User and Assistant in turns" in reasons
+    assert any(reason.startswith("engine: the endpoint answered HTTP 400") for reason in reasons)
+    assert not [r for r in kept if "User:" in r["text"] or "Assistant:" in r["text"]]
+    assert not Path(output, "drafts").exists()
+    asked = [r["body"] for r in endpoint.requests if r["body"]]
+    assert len(asked) == record["rows_in"] + 1  # one came back after the rate limit
+    sources = [r["text"] for r in rows_of(str(scored), "") if r["score"]]
+    for source in sources:
+        assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in asked)
 
 
 @pytest.mark.parametrize(

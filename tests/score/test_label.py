@@ -109,6 +109,10 @@ def test_a_reply_that_is_no_judgement_is_refused(reply: str, reason: str) -> Non
         judgement(reply)
 
 
+def test_a_judgement_may_hold_raw_control_characters_in_its_reason() -> None:
+    assert judgement('{"score": 4, "reason": "a\tb"}') == (4, "a\tb")
+
+
 def test_the_schema_and_the_parser_agree() -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for score in range(-1, 8):

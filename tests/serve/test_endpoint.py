@@ -102,6 +102,11 @@ def test_stop_ends_where_the_share_reaches_the_threshold(
         assert report["p_tag"] == pytest.approx({"f": 0.2, "w": 0.6}[last], rel=0.02)
 
 
+def test_the_tag_that_stopped_a_text_is_not_in_it(client: OpenAI) -> None:
+    body = {"include_stop_str_in_output": True, "skip_special_tokens": False}
+    assert one(client, "u", safety={"mode": "stop"}, body=body).text == "vw" + REFUSAL
+
+
 def test_stop_before_the_first_token(client: OpenAI) -> None:
     choice = one(client, "w", safety={"mode": "stop"})
     assert (choice.text, choice.finish_reason) == (REFUSAL, "content_filter")

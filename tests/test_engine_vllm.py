@@ -1,0 +1,96 @@
+"""Engine `vllm` for real: a tiny Llama made on the spot, through ray.data.llm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pyarrow as pa
+import pytest
+import ray.data
+
+from safety_ray import engine
+from safety_ray.engine import EngineConfig
+from safety_ray.errors import UserError
+from safety_ray.score.label import ask
+
+pytest.importorskip("vllm")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "score": {"type": "integer", "enum": list(range(6))},
+        "reason": {"type": "string", "maxLength": 8},
+    },
+    "required": ["score", "reason"],
+    "additionalProperties": False,
+}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 0.2M random parameters with a byte tokenizer and a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from safety_ray.prompts import text
+
+    folder = tmp_path_factory.mktemp("model")
+    bytes_ = Tokenizer(models.BPE())
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bytes_.train_from_iterator([text("judge"), text("refuse")], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_, eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=TEMPLATE
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_answers_in_the_schema_and_a_failed_row_has_its_reason(
+    model: Path, ray_cluster: None
+) -> None:
+    config = EngineConfig(
+        kind="vllm", model=str(model), max_tokens=60, temperature=1.0, batch_size=8,
+        engine_args={"max_model_len": 2048, "max_num_seqs": 8},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"'max_modellen'; the nearest is 'max_model_len'"):
+        engine.check(EngineConfig(kind="vllm", model=str(model), engine_args={"max_modellen": 1}))
+    rows = pa.table(
+        {
+            # Three prompts are more tokens than one step holds: on CPU their seeds must survive that.
+            "id": ["a", "b", "c", "too long"],
+            "text": ["One.", "Two.", "Three.", "word " * 3000],
+            "small": pa.array([1, None, 3, 4], pa.int8()),
+            "probs": pa.array([[0.5], [], None, [1.0]], pa.list_(pa.float32())),
+        }
+    )
+    asked = ask(rows, seed=0, start=False)
+    done = engine.processor(config, schema=SCHEMA)(ray.data.from_arrow(asked))
+    out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
+    assert out.select(rows.column_names).equals(rows.sort_by("id"))
+    found = {row["id"]: row for row in out.to_pylist()}
+    for id in ("a", "b", "c"):
+        assert found[id]["engine_error"] is None
+        # A model of random numbers writes any character into the string, control characters too.
+        value = json.loads(found[id]["reply"], strict=False)
+        assert jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
+    assert found["too long"]["reply"] is None
+    assert "maximum context length" in found["too long"]["engine_error"]
