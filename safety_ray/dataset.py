@@ -172,7 +172,7 @@ def write(
 
 
 def _can_skip() -> bool:
-    """Whether the cluster has room for the step that skips finished rows; UserError with less than two CPUs."""
+    """Whether there is room for the step that skips finished rows; UserError with less than two CPUs."""
     import ray
 
     found = int(ray.cluster_resources().get("CPU", 0))
