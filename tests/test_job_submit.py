@@ -25,6 +25,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+STARTED = "Ray runtime started"
+# Leads the process group in which Ray is started, and ends it when told to. Not `ray start --block`:
+# that ends the whole node when Ray Client's server, which nobody needs here, is late.
+LEADER = 'trap "trap - TERM; kill 0" TERM; "$@" || exit 1; while true; do sleep 1; done'
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,16 @@ class Head:
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """A head node on ports and in a folder of its own, with token authentication."""
-    # Ray gives a node 30 s to start, which a busy machine can exceed, and a port may be taken
-    # between its choice and its use: one more try, on other ports, and the first one's log is shown.
-    try:
-        started = start()
-    except DidNotStart as failure:
-        print(failure)
-        started = start()
-    process, folder, head = started
+    # Ray gives a node 30 s to start, which a busy machine exceeds, and a port may be taken between
+    # its choice and its use: up to three tries, each on other ports, and each failed one's log is shown.
+    for tries_left in (2, 1, 0):
+        try:
+            process, folder, head = start()
+            break
+        except DidNotStart as failure:
+            print(failure)
+            if not tries_left:
+                raise
     yield head
     if process.poll() is not None:  # shown with the tests that failed because of it
         print((Path(folder) / "head.log").read_text())
@@ -70,7 +76,7 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     names = ("--port", "--dashboard-port", "--dashboard-agent-listen-port", "--ray-client-server-port")
-    command = [*RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--num-cpus=2"]
+    command = [*RAY, "start", "--head", f"--temp-dir={folder}", "--num-cpus=4"]
     command += [f"{name}={port}" for name, port in zip(names, ports, strict=False)]
     command += [f"--metrics-export-port={ports[4]}", "--min-worker-port=0", "--max-worker-port=0"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-log-monitor=false"]
@@ -78,7 +84,7 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
     log = Path(folder) / "head.log"
     with open(log, "w") as file:
         process = subprocess.Popen(
-            command,
+            ["bash", "-c", LEADER, "leader", *command],
             env=env,
             stdout=file,
             stderr=file,
@@ -89,8 +95,9 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
     head = Head(f"http://127.0.0.1:{ports[1]}", env)
     give_up = time.monotonic() + 120
     while time.monotonic() < give_up and process.poll() is None:
+        # Both, since the job server answers while the node may still fail to start.
         with suppress(OSError):
-            if ask(head.address, env["RAY_AUTH_TOKEN"]) == 200:
+            if STARTED in log.read_text() and ask(head.address, env["RAY_AUTH_TOKEN"]) == 200:
                 return process, folder, head
         time.sleep(0.3)
     said = log.read_text()
@@ -128,16 +135,16 @@ def ask(address: str, token: str | None) -> int:
 def end(head: subprocess.Popen[bytes], folder: str) -> None:
     """End the head node and what it started, and nothing else: no `ray stop`, which ends every Ray here."""
     started: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == head.pid:
+                started += [process, *process.children(recursive=True)]
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGTERM)
     _, alive = psutil.wait_procs(started, timeout=2)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    with suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)  # what outlived a head that ended by itself
     head.wait(10)
     for _ in range(3):  # a process that is just ending may still write
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Rows in and out: what cannot be processed is set aside, and a broken write goes on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safety_ray import artifact, dataset
+from safety_ray.errors import UserError
+from safety_ray.records import DOCUMENT, SCORED
+
+
+@dataclass(frozen=True)
+class Settings:
+    output: str
+    seed: int = 0
+
+
+def documents(folder: Path, rows: int) -> str:
+    ids = [f"d{i:04}" for i in range(rows)]
+    table = pa.table({"id": ids, "text": [f"text {i}" for i in ids], "colour": ["red"] * rows})
+    dataset.write_table(table, str(folder / "a.parquet"))
+    return str(folder)
+
+
+def test_rows_with_a_reason_are_set_aside_and_the_others_kept(tmp_path: Path, ray_cluster: None) -> None:
+    source = documents(tmp_path / "in", 100)
+
+    def mark(batch: pa.Table) -> pa.Table:
+        reasons = ["ends in 7" if i.endswith("7") else None for i in batch.column("id").to_pylist()]
+        return batch.append_column("set_aside", pa.array(reasons, pa.string()))
+
+    out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+    ds = dataset.read(source, DOCUMENT).map_batches(mark, batch_format="pyarrow")
+    counts = dataset.write(ds, out, label="mark", total=100)
+    assert (counts.rows_out, counts.set_aside) == (90, 10)
+    out.commit(rows_in=100, rows_out=counts.rows_out, set_aside=counts.set_aside)
+    kept = dataset.table(out.path)
+    assert kept.column_names == ["id", "text", "colour"]
+    assert not any(i.endswith("7") for i in kept.column("id").to_pylist())
+    aside = pq.read_table(tmp_path / "out/set_aside").to_pylist()
+    assert {row["set_aside"] for row in aside} == {"ends in 7"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json", "data", "record.json", "set_aside",
+    ]  # fmt: skip
+
+
+def test_a_broken_write_goes_on_and_repeats_little(tmp_path: Path, ray_cluster: None) -> None:
+    source, seen = documents(tmp_path / "in", 640), tmp_path / "seen"
+    seen.mkdir()
+
+    def work(batch: pa.Table, poison: str) -> pa.Table:
+        ids = batch.column("id").to_pylist()
+        if poison in ids:
+            raise ValueError("the machine is gone")
+        (seen / f"{poison}-{ids[0]}").write_text("\n".join(ids))
+        return batch.append_column("done", pa.array(["yes"] * len(ids)))
+
+    def run(poison: str) -> dataset.Counts:
+        out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+        ds = dataset.read(source, DOCUMENT).repartition(target_num_rows_per_block=32)
+        ds = ds.map_batches(work, fn_kwargs={"poison": poison}, batch_format="pyarrow", batch_size=32)
+        return dataset.write(ds, out, label="work", total=640, write_rows=32)
+
+    with pytest.raises(Exception, match="the machine is gone"):
+        run("d0600")
+    assert artifact.begin(
+        str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source}
+    ).resumed
+    counts = run("none")
+    assert (counts.rows_out, counts.set_aside) == (640, 0)
+    rows = pq.read_table(tmp_path / "out/data")
+    assert sorted(rows.column("id").to_pylist()) == [f"d{i:04}" for i in range(640)]
+    again = [i for path in seen.glob("none-*") for i in path.read_text().split("\n")]
+    assert len(set(again)) == len(again) < 640  # what the broken run had written is not done again
+
+
+def test_too_many_rows_set_aside_fail_with_the_reason(tmp_path: Path) -> None:
+    reasons = pa.table({"set_aside": ["a", "b", "b"]})
+    dataset.write_table(reasons, str(tmp_path / "set_aside" / "x.parquet"))
+    with pytest.raises(UserError, match=r"3 of 4 rows were set aside.*the most common reason is: b\."):
+        dataset.check_share(str(tmp_path), dataset.Counts(1, 3), 0.5)
+
+
+def test_a_missing_column_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+    source = documents(tmp_path / "in", 3)
+    with pytest.raises(UserError, match="has no column 'score'"):
+        dataset.read(source, SCORED)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no Parquet rows"):
+        dataset.files(str(tmp_path / "empty"))
