@@ -52,7 +52,7 @@ class PackConfig:
     seed: int = setting("seed of tags, order and held-out documents", default=0)
     row_length: int = setting("tokens in a row", default=256)
     tokenizer: str = setting("folder or hub id of a tokenizer; empty: train one on the rows", default="")
-    vocab_size: int = setting("entries of a trained tokenizer at most, special tokens included", default=4096)
+    vocab_size: int = setting("entries of a trained tokenizer at most, special tokens included", default=8192)
     tag: str = setting("the harmfulness tag", default=tag.TAG)
     tag_rate: float = setting("probability of a tag before a word of unsafe text", default=0.05)
     tag_from: int = setting("raw documents with this score or a higher one are unsafe; 6: none", default=3)
