@@ -72,7 +72,7 @@ def score(ds: ray.data.Dataset, config: Any, rows: int) -> ray.data.Dataset:
     # An actor takes seconds to load its model: no more of them than there are batches.
     actors = max(1, min(config.actors or most, -(-rows // config.batch_rows)))
     # A file may be one block: cut it, so that all actors have work and little is lost with one.
-    return ds.repartition(target_num_rows_per_block=config.batch_rows).map_batches(
+    return ds.repartition(target_num_rows_per_block=config.batch_rows, strict=True).map_batches(
         ScoreBatch,
         fn_constructor_args=(config.classifier, config.batch_tokens, "cuda" if gpus else "cpu"),
         batch_format="pyarrow",
