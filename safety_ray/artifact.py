@@ -114,11 +114,6 @@ def is_finished(path: str) -> bool:
     return bool(fs.exists(f"{root}/record.json"))
 
 
-def _nothing_but_settings(fs: Any, root: str) -> bool:
-    names = [Path(name).name for name in fs.ls(root, detail=False)] if fs.isdir(root) else []
-    return names == ["config.json"]
-
-
 def read_record(path: str) -> dict[str, Any] | None:
     """The record of a finished folder; None where `path` is no artifact.
 

@@ -83,7 +83,8 @@ def score(ds: ray.data.Dataset, config: Any, rows: int) -> ray.data.Dataset:
 
 
 def run(config: ScoreConfig) -> dict[str, Any]:
-    Classifier.load(config.classifier, "cpu")  # a missing one fails here, not in an actor
+    if not artifact.is_finished(config.output):
+        Classifier.load(config.classifier, "cpu")  # a missing one fails here, not in an actor
     out = artifact.begin(
         config.output, config, inputs={"documents": config.documents, "classifier": config.classifier}
     )
