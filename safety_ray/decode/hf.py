@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
+from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.errors import UserError
 
 
@@ -29,6 +30,7 @@ def safe_beam_search(
     max_new_tokens: int = 64,
     drop_share: float = 0.5,
     length_penalty: float = 0.0,
+    stride: int = 1,
 ) -> list[Hypothesis]:
     """The `beam_size` best continuations of one prompt, best first (paper, section 4).
 
@@ -36,20 +38,19 @@ def safe_beam_search(
     that ends a text, several of them, or None. The hypotheses hold new tokens only. Raises
     UserError for an argument that does not fit.
     """
-    return safe_beam_search_batch(
-        model,
-        [prompt_ids],
+    settings = SearchSettings(
         tag_id=tag_id,
-        eos_id=eos_id,
+        eos_ids=_eos_ids(eos_id),
         beam_size=beam_size,
         num_candidates=num_candidates,
         max_new_tokens=max_new_tokens,
         drop_share=drop_share,
         length_penalty=length_penalty,
-    )[0]
+        stride=stride,
+    )
+    return run_searches(model, [prompt_ids], [Search(settings)])[0]
 
 
-@torch.inference_mode()
 def safe_beam_search_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -61,6 +62,7 @@ def safe_beam_search_batch(
     max_new_tokens: int = 64,
     drop_share: float = 0.5,
     length_penalty: float = 0.0,
+    stride: int = 1,
 ) -> list[list[Hypothesis]]:
     """`safe_beam_search` for many prompts at once; what it finds for each is what it finds for it alone.
 
@@ -75,15 +77,55 @@ def safe_beam_search_batch(
         max_new_tokens=max_new_tokens,
         drop_share=drop_share,
         length_penalty=length_penalty,
+        stride=stride,
     )
-    _check(model, prompts, settings)
+    return run_searches(model, prompts, [Search(settings) for _ in prompts])
+
+
+def safe_sample(
+    model: Any,
+    prompt_ids: Sequence[int],
+    *,
+    tag_id: int,
+    eos_id: int | Collection[int] | None,
+    num_candidates: int = 4,
+    max_new_tokens: int = 64,
+    drop_share: float = 0.5,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stride: int = 1,
+) -> Hypothesis:
+    """One continuation, sampled with a look-ahead for the tag (see safesample.py)."""
+    settings = SampleSettings(
+        tag_id=tag_id,
+        eos_ids=_eos_ids(eos_id),
+        num_candidates=num_candidates,
+        max_new_tokens=max_new_tokens,
+        drop_share=drop_share,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stride=stride,
+    )
+    return run_searches(model, [prompt_ids], [SampleSearch(settings)])[0][0]
+
+
+@torch.inference_mode()
+def run_searches(
+    model: Any, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
+) -> list[list[Hypothesis]]:
+    """Drive the i-th search on the i-th prompt, all at once; all must avoid the same tag."""
     if not prompts:
         return []
-    searches = [Search(settings) for _ in prompts]
-    active = searches
+    tag_id = searches[0].settings.tag_id
+    number = max(search.settings.num_candidates for search in searches)
+    for place, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
+        _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {place}")
+    active = list(searches)
     rows = Rows(model, prompts)
     while active:
-        expansions = expand(rows.logits, tag_id, num_candidates)
+        expansions = expand(rows.logits, tag_id, number)
         token_ids: list[int] = []
         parents: list[int] = []
         start = 0
@@ -91,7 +133,7 @@ def safe_beam_search_batch(
             end = start + len(search.pending)
             search.advance(expansions[start:end])
             token_ids += [beam.token_ids[-1] for beam in search.pending]
-            parents += [start + beam.origin for beam in search.pending]
+            parents += [start + beam.parent.slot for beam in search.pending if beam.parent is not None]
             start = end
         active = [search for search in active if search.pending]
         if active:
@@ -170,7 +212,7 @@ def _eos_ids(eos_id: int | Collection[int] | None) -> frozenset[int]:
     return frozenset([eos_id] if isinstance(eos_id, int) else eos_id)
 
 
-def _check(model: Any, prompts: Sequence[Sequence[int]], settings: SearchSettings) -> None:
+def _check(model: Any, prompt: Sequence[int], settings: SearchSettings, where: str) -> None:
     """UserError where tokens or lengths do not fit the model."""
     config = model.config.get_text_config()
     vocabulary = config.vocab_size
@@ -178,15 +220,13 @@ def _check(model: Any, prompts: Sequence[Sequence[int]], settings: SearchSetting
     for name, token in named:
         if not 0 <= token < vocabulary:
             raise UserError(f"{name}={token} is outside the model's vocabulary of {vocabulary} tokens.")
+    if not len(prompt):
+        raise UserError(f"{where} is empty; give it at least one token.")
+    if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+        raise UserError(f"{where} holds a token outside the model's vocabulary of {vocabulary} tokens.")
     positions = getattr(config, "max_position_embeddings", None)
-    for number, prompt in enumerate(prompts):
-        where = "the prompt" if len(prompts) == 1 else f"prompt {number}"
-        if not len(prompt):
-            raise UserError(f"{where} is empty; give it at least one token.")
-        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
-            raise UserError(f"{where} holds a token outside the model's vocabulary of {vocabulary} tokens.")
-        if positions and len(prompt) + settings.max_new_tokens > positions:
-            raise UserError(
-                f"{where} has {len(prompt)} tokens, and with max_new_tokens={settings.max_new_tokens} "
-                f"more it goes beyond the model's {positions} positions."
-            )
+    if positions and len(prompt) + settings.max_new_tokens > positions:
+        raise UserError(
+            f"{where} has {len(prompt)} tokens, and with max_new_tokens={settings.max_new_tokens} "
+            f"more it goes beyond the model's {positions} positions."
+        )

@@ -14,6 +14,11 @@ a model drives one search or many at once:
         ... one model step over all prefixes ...
         for search in searches:
             search.advance(its expansions, in the order of its pending prefixes)
+
+A step costs k x N rows of the model. With `stride` s only every s-th token is looked ahead of, and
+the steps between cost k rows, as plain beam search does: about s times cheaper for a large s, at the
+price that what turns unsafe between two look-aheads is met up to s - 1 tokens later, when all beams
+may already hold it. `safesample.py` has the member of the family that samples.
 """
 
 from __future__ import annotations
@@ -36,9 +41,10 @@ class SearchSettings:
     max_new_tokens: int = 64
     drop_share: float = 0.5  # 0 is plain beam search
     length_penalty: float = 0.0  # answers are ranked by log-probability / length ** length_penalty
+    stride: int = 1  # look ahead of every s-th token; the paper looks ahead of each one
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "num_candidates", "max_new_tokens"):
+        for name in ("beam_size", "num_candidates", "max_new_tokens", "stride"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.drop_share < 1:
@@ -81,13 +87,13 @@ class Hypothesis:
 
 @dataclass(eq=False, slots=True)
 class Beam:
-    """A prefix without its prompt. `origin` is the place, in the pending list before, of what it extends."""
+    """A prefix without its prompt."""
 
     token_ids: tuple[int, ...] = ()
     log_prob: float = 0.0
     p_tag: tuple[float, ...] = ()  # one less than tokens until it is expanded
     ended: bool = False
-    origin: int = 0
+    parent: Beam | None = None  # what it extends by one token
     slot: int = 0  # its own index in the pending list
     expansion: Expansion = field(default=Expansion((), (), 0.0))
 
@@ -108,12 +114,19 @@ class Beam:
             ended = token in settings.eos_ids
             # Nothing can follow the end of a text: it takes the P(tag) of the text it ends.
             p_tag = (*self.p_tag, e.p_tag) if ended else self.p_tag
-            found.append(
-                Beam((*self.token_ids, token), self.log_prob + log_prob, p_tag, ended, origin=self.slot)
-            )
+            found.append(Beam((*self.token_ids, token), self.log_prob + log_prob, p_tag, ended, parent=self))
         if not found:
             raise ValueError(f"no token beside the tag was given after {self.token_ids}.")
         return found
+
+    def path(self) -> list[Beam]:
+        """The beams it grew from, the prompt's own first: the i-th is what its i-th token was chosen after."""
+        before: list[Beam] = []
+        beam = self.parent
+        while beam is not None:
+            before.append(beam)
+            beam = beam.parent
+        return before[::-1]
 
 
 class Search:
@@ -124,6 +137,7 @@ class Search:
         self.pending = [Beam()]  # prefixes to expand next; empty once the search is done
         self.live: list[Beam] = []
         self.finished: list[Beam] = []
+        self.dropped: list[Beam] = []  # by the last step that looked ahead, the likeliest tag first
         self.done = False
         self._candidates, self._drop = list(self.pending), 0
         self._length = -1  # tokens of the live beams; the prompt's own expansion comes before the first
@@ -144,7 +158,9 @@ class Search:
     def _choose(self) -> None:
         """Drop the likeliest to be harmful, keep the k most likely, and send out their candidates."""
         settings = self.settings
-        chosen = most_likely(safest(self._candidates, self._drop), settings.beam_size)
+        self.dropped, rest = riskiest(self._candidates, self._drop)
+        # Without a drop the beams that go on were chosen before they were expanded.
+        chosen = self.select(rest) if self._drop else rest
         self.finished += [beam for beam in chosen if beam.ended]
         self.live = [beam for beam in chosen if not beam.ended]
         self._length += 1
@@ -155,26 +171,45 @@ class Search:
         )
         if self.done:
             return
-        self._candidates = [child for beam in self.live for child in beam.candidates(settings)]
-        self._drop = settings.dropped(len(self._candidates))
+        self._candidates = [child for beam in self.live for child in self.candidates(beam)]
+        looks_ahead = (self._length + 1) % settings.stride == 0
+        self._drop = settings.dropped(len(self._candidates)) if looks_ahead else 0
         if not self._drop:  # P(tag) decides nothing in this step: only those that go on need a look-ahead
-            self._candidates = most_likely(self._candidates, settings.beam_size)
+            self._candidates = self.select(self._candidates)
         self.pending = [beam for beam in self._candidates if not beam.ended]
 
-    def hypotheses(self) -> list[Hypothesis]:
+    def candidates(self, beam: Beam) -> list[Beam]:
+        """What may follow a live beam."""
+        return beam.candidates(self.settings)
+
+    def select(self, beams: list[Beam]) -> list[Beam]:
+        """Which of the candidates that were not dropped go on: the k most likely."""
+        return most_likely(beams, self.settings.beam_size)
+
+    def ranked(self) -> list[Beam]:
         """The k best of finished and live, best first; at equal score the one that finished first."""
 
         def score(beam: Beam) -> float:
             return beam.log_prob / float(max(len(beam.token_ids), 1) ** self.settings.length_penalty)
 
-        best = sorted([*self.finished, *self.live], key=score, reverse=True)
-        return [
-            Hypothesis(b.token_ids, b.log_prob, b.p_tag, b.ended) for b in best[: self.settings.beam_size]
-        ]
+        return sorted([*self.finished, *self.live], key=score, reverse=True)[: self.settings.beam_size]
+
+    def hypotheses(self) -> list[Hypothesis]:
+        """What `ranked` holds, for those who asked."""
+        return [Hypothesis(b.token_ids, b.log_prob, b.p_tag, b.ended) for b in self.ranked()]
+
+    def agreed(self) -> tuple[int, ...]:
+        """The tokens that every answer this search can still give begins with."""
+        texts = [beam.token_ids for beam in (*self.finished, *self.live)]
+        if not texts:
+            return ()
+        first, last = min(texts), max(texts)  # what these two share, all share
+        same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+        return first[: next(same, min(len(first), len(last)))]
 
 
-def safest(candidates: list[Beam], drop: int) -> list[Beam]:
-    """`candidates` in their order without the `drop` of highest P(tag).
+def riskiest(candidates: list[Beam], drop: int) -> tuple[list[Beam], list[Beam]]:
+    """The `drop` candidates of highest P(tag), and the others in their order.
 
     At equal P(tag) the less likely is dropped first, then the later one.
     """
@@ -184,7 +219,7 @@ def safest(candidates: list[Beam], drop: int) -> list[Beam]:
         else []
     )
     gone = set(order[:drop])
-    return [beam for i, beam in enumerate(candidates) if i not in gone]
+    return [candidates[i] for i in order[:drop]], [beam for i, beam in enumerate(candidates) if i not in gone]
 
 
 def most_likely(beams: list[Beam], number: int) -> list[Beam]:

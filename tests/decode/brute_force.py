@@ -28,12 +28,12 @@ def brute_force(
     n: int,
     length: int,
     share: str,
-    length_penalty: float = 0.0,
+    stride: int = 1,
 ) -> tuple[list[Text], list[Text]]:
     """(finished, live) of the search; `log_probs` gives one row over the vocabulary per text."""
     finished: list[Text] = []
     live = [Text((), 0.0, (), False)]
-    for _ in range(length):
+    for step in range(1, length + 1):
         candidates: list[Text] = []
         for text in live:
             row = log_probs([text.tokens])[0]
@@ -47,7 +47,7 @@ def brute_force(
                 candidates.append(
                     Text((*text.tokens, token), text.log_prob + row[token], (*text.p_tag, p_tag), ended)
                 )
-        for _ in range(math.floor(Fraction(share) * len(candidates))):
+        for _ in range(math.floor(Fraction(share) * len(candidates)) if step % stride == 0 else 0):
             worst = candidates[0]
             for other in candidates[1:]:
                 if other.p_tag[-1] > worst.p_tag[-1] or (

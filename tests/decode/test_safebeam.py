@@ -65,6 +65,7 @@ def same(found: list[Hypothesis], expected: list) -> None:  # type: ignore[type-
     share=st.sampled_from(["0", "0.25", "0.29", "0.5", "0.75", "0.99"]),
     penalty=st.sampled_from([0.0, 1.0, 0.6, -0.5]),
     ends=st.sampled_from([(), (EOS,), (EOS, 3)]),
+    stride=st.sampled_from([1, 1, 1, 2, 3]),
 )
 def test_equals_the_algorithm_read_literally(
     seed: int,
@@ -76,6 +77,7 @@ def test_equals_the_algorithm_read_literally(
     share: str,
     penalty: float,
     ends: tuple[int, ...],
+    stride: int,
 ) -> None:
     table = Table(seed, vocabulary, levels)
     rules = SearchSettings(
@@ -86,10 +88,11 @@ def test_equals_the_algorithm_read_literally(
         max_new_tokens=length,
         drop_share=float(share),
         length_penalty=penalty,
+        stride=stride,
     )
     found = search(table.expand, rules)
     finished, live = brute_force(
-        table.log_probs, tag=TAG, eos=frozenset(ends), k=k, n=n, length=length, share=share
+        table.log_probs, tag=TAG, eos=frozenset(ends), k=k, n=n, length=length, share=share, stride=stride
     )
     same(found, answers(finished, live, k, penalty))
     assert table.asked <= length + 1, "more than one model step per token"
@@ -109,16 +112,64 @@ def test_nothing_is_asked_about_an_ended_text_nor_twice() -> None:
     assert not any(EOS in prefix for prefix in asked)
 
 
-def test_origin_says_whose_cache_a_prefix_extends() -> None:
+def test_a_parent_says_whose_cache_a_prefix_extends() -> None:
     one = Search(SearchSettings(tag_id=TAG, eos_ids={EOS}, beam_size=3, num_candidates=5, max_new_tokens=6))
     table, before = Table(1, 8), [()]
     one.advance(table.expand([()]))
     while one.pending:
         for beam in one.pending:
-            assert before[beam.origin] == beam.token_ids[:-1]
+            assert beam.parent is not None
+            assert before[beam.parent.slot] == beam.token_ids[:-1] == beam.parent.token_ids
         before = [beam.token_ids for beam in one.pending]
         one.advance(table.expand(before))
     assert one.done
+
+
+def test_between_two_look_aheads_a_step_costs_one_row_per_beam() -> None:
+    rules = SearchSettings(tag_id=TAG, beam_size=3, num_candidates=5, max_new_tokens=6, stride=3)
+    one, table, rows = Search(rules), Table(1, 8), []
+    while one.pending:
+        rows.append(len(one.pending))
+        one.advance(table.expand([beam.token_ids for beam in one.pending]))
+    assert rows == [1, 3, 3, 15, 3, 3, 15]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_all_beams_agree_on_only_grows_and_begins_the_answer(seed: int) -> None:
+    rules = SearchSettings(tag_id=TAG, eos_ids={EOS}, beam_size=2, num_candidates=2, max_new_tokens=8)
+    one, table, said = Search(rules), Table(seed, 4), [()]
+    while one.pending:
+        one.advance(table.expand([beam.token_ids for beam in one.pending]))
+        said.append(one.agreed())
+    answer = one.hypotheses()[0].token_ids
+    for before, after in itertools.pairwise([*said, answer]):
+        assert after[: len(before)] == before
+    shared = [h.token_ids[: len(said[-1]) + 1] for h in one.hypotheses()]
+    assert len(set(shared)) > 1 or said[-1] == answer  # no token less than could be said
+
+
+def test_what_is_dropped_is_told_the_riskiest_first() -> None:
+    rules = SearchSettings(tag_id=TAG, beam_size=2, num_candidates=3, max_new_tokens=4)
+    one, table = Search(rules), Table(5, 8)
+    one.advance(table.expand([()]))
+    while one.pending:
+        pending = {beam.token_ids for beam in one.pending}
+        one.advance(table.expand([beam.token_ids for beam in one.pending]))
+        gone = [(beam.p_tag[-1], beam.token_ids) for beam in one.dropped]
+        assert len(gone) == len(pending) // 2
+        assert gone == sorted(gone, reverse=True)
+        assert gone[-1][0] >= max(beam.p_tag[-1] for beam in one.live)
+        assert {tokens for _, tokens in gone} < pending
+
+
+def test_a_path_is_what_each_token_was_chosen_after() -> None:
+    one, table = Search(SearchSettings(tag_id=TAG, max_new_tokens=5)), Table(2, 8)
+    while one.pending:
+        one.advance(table.expand([beam.token_ids for beam in one.pending]))
+    for beam in one.ranked():
+        path = beam.path()
+        assert [step.token_ids for step in path] == [beam.token_ids[:i] for i in range(5)]
+        assert tuple(step.expansion.p_tag for step in path[1:]) == beam.p_tag[:-1]
 
 
 @pytest.mark.parametrize("seed", range(30))

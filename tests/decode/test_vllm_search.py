@@ -1,0 +1,188 @@
+"""Searches on a real vLLM engine, against the transformers backend on the same random model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from safety_ray.decode import hf
+from safety_ray.decode.safebeam import Hypothesis, Search, SearchSettings
+from safety_ray.decode.safesample import SampleSearch, SampleSettings
+
+TAG, EOS, VOCABULARY = 0, 1, 40
+PROMPTS = [[5], [7, 8, 9, 2, 3, 11, 30], list(range(2, 40)), [4, 4]]
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def engine_args(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    from safety_ray.decode.vllm_scheduler import SCHEDULER
+
+    folder = tmp_path_factory.mktemp("llama")
+    model.save_pretrained(folder)
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT)
+    yield {
+        "model": str(folder),
+        "skip_tokenizer_init": True,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 128,
+        "max_num_seqs": 64,
+        "block_size": 32,
+        "scheduler_cls": SCHEDULER,
+    }
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def searches() -> list[Search]:
+    common: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": 20}
+    return [
+        Search(SearchSettings(**common)),
+        Search(SearchSettings(**common, beam_size=3, num_candidates=6, drop_share=0.25)),
+        Search(SearchSettings(**common, beam_size=2, num_candidates=4, stride=3)),
+        SampleSearch(SampleSettings(**common, num_candidates=5, temperature=0.8, top_p=0.9, seed=4)),
+    ]
+
+
+def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.token_ids for h in ours] == [h.token_ids for h in theirs]
+        assert [h.finished for h in ours] == [h.finished for h in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.log_prob == pytest.approx(b.log_prob, abs=1e-3)
+            assert a.p_tag == pytest.approx(b.p_tag, abs=1e-4)
+
+
+def test_many_searches_in_one_engine_find_what_transformers_finds(
+    engine_args: dict[str, Any], model: Any
+) -> None:
+    """Also: the steps of one search are one engine step each, and a search that is left leaves nothing."""
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from safety_ray.decode.vllm_search import drive
+
+    expected = hf.run_searches(model, PROMPTS, searches())
+
+    async def scenario() -> None:
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args))
+        try:
+            engine_steps, output = 0, engine.engine_core.get_output_async
+
+            async def counted() -> Any:
+                nonlocal engine_steps
+                answers = await output()
+                engine_steps += bool(answers.outputs)
+                return answers
+
+            engine.engine_core.get_output_async = counted
+
+            async def run(i: int, name: str) -> list[Hypothesis]:
+                search = searches()[i]
+                async for _ in drive(engine.generate, PROMPTS[i], search, name):
+                    pass
+                return search.hypotheses()
+
+            same(await asyncio.gather(*(run(i, f"together {i}") for i in range(4))), expected)
+            for i in range(4):
+                engine_steps = 0
+                [found] = [await run(i, f"alone {i}")]
+                same([found], expected[i : i + 1])
+                longest = max(len(h.token_ids) for h in found)
+                assert engine_steps == longest + 1, "one step per token, and one for the prompt"
+
+            search = searches()[0]
+            async with aclosing(drive(engine.generate, PROMPTS[0], search, "left")) as steps:
+                async for _ in steps:
+                    break
+            task = asyncio.create_task(run(0, "cancelled"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert engine.output_processor.get_num_unfinished_requests() == 0
+            same([await run(1, "after")], expected[1:2])
+        finally:
+            engine.shutdown()
+
+    asyncio.run(scenario())
+
+
+def test_offline_searches_find_the_same(engine_args: dict[str, Any], model: Any) -> None:
+    from vllm import LLM
+
+    from safety_ray.decode.vllm_search import run_searches
+
+    llm = LLM(**engine_args)
+    same(run_searches(llm, PROMPTS, searches()), hf.run_searches(model, PROMPTS, searches()))
+
+
+def test_a_group_waits_until_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.request import RequestStatus
+
+    from safety_ray.decode.vllm_scheduler import GROUP_ARG, GroupScheduler
+
+    begun: list[str] = []
+    ended: list[Any] = []
+    monkeypatch.setattr(AsyncScheduler, "__init__", lambda self: None)
+    monkeypatch.setattr(AsyncScheduler, "add_request", lambda self, r: begun.append(r.request_id))
+    monkeypatch.setattr(AsyncScheduler, "finish_requests", lambda self, ids, status: ended.append(ids) or [])
+
+    def request(name: str, group: list[Any] | None = None) -> Any:
+        extra = {GROUP_ARG: group} if group else None
+        return SimpleNamespace(
+            request_id=name, sampling_params=SimpleNamespace(extra_args=extra), status=RequestStatus.WAITING
+        )
+
+    scheduler: Any = GroupScheduler()
+    scheduler.add_request(request("a1", ["a", 3]))
+    scheduler.add_request(request("b1", ["b", 2]))
+    scheduler.add_request(request("alone"))
+    scheduler.add_request(request("a2", ["a", 3]))
+    assert begun == ["alone"]
+    scheduler.add_request(request("a3", ["a", 3]))
+    assert begun == ["alone", "a1", "a2", "a3"]
+    scheduler.add_request(request("c1", ["c", 2]))
+    scheduler.finish_requests("b1", RequestStatus.FINISHED_ABORTED)
+    scheduler.add_request(request("c2", ["c", 2]))
+    assert begun[4:] == ["c1", "c2"]
+    gone = request("d1", ["d", 2])
+    scheduler.add_request(gone)
+    scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
+    assert gone.status == RequestStatus.FINISHED_ABORTED
+    assert ended == [{"b1"}, None]
+    assert not scheduler._gathering
