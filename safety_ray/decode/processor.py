@@ -7,6 +7,10 @@ The paper reads P(tag | text) at inference and short-circuits where the model wo
     mask   the tag is never sampled
     stop   as mask, and the text ends as soon as the model's own P(tag) reaches a threshold
 
+A prompt after which P(tag) already reaches a threshold of its own can be refused:
+the text then ends before its first token (not in mode off). Where it is asked for, each token's P(tag) is reported:
+how likely the model found the tag in the place where the token stands.
+
 This file knows nothing of an engine: requests stand in numbered rows, logits are one matrix.
 """
 
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,38 +28,56 @@ from safety_ray.errors import UserError
 
 Mode = Literal["off", "mask", "stop"]
 MODES: tuple[str, ...] = get_args(Mode)
-MODE_ARG, THRESHOLD_ARG = "safety_mode", "safety_threshold"
+MODE_ARG, THRESHOLD_ARG, PROMPT_ARG = "safety_mode", "safety_threshold", "safety_prompt_threshold"
+REPORT_ARG = "safety_report"
 """Names of a request's extra arguments in the engine (`extra_args`, in OpenAI bodies `vllm_xargs`)."""
 
+_ARGS = (MODE_ARG, THRESHOLD_ARG, PROMPT_ARG, REPORT_ARG)
 _DISTORTING = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
 
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """What one request asks for; `threshold` is a probability and matters in mode stop alone."""
+    """What one request asks for; thresholds are probabilities.
+
+    `threshold` matters in mode stop alone, `prompt_threshold` in all but off; 1 refuses no prompt.
+    """
 
     mode: str = "off"
     threshold: float = 1.0
+    prompt_threshold: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"unknown safety mode {self.mode!r}: use one of {', '.join(MODES)}.")
-        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
-            raise UserError(f"the safety threshold must be a number, not {self.threshold!r}.")
-        if not 0 < self.threshold <= 1:
-            raise UserError(
-                f"the safety threshold is a probability: above 0 and at most 1, not {self.threshold}."
-            )
+        check_share("threshold", self.threshold)
+        check_share("prompt_threshold", self.prompt_threshold)
+
+    @property
+    def ends_texts(self) -> bool:
+        return self.mode == "stop" or (self.mode == "mask" and self.prompt_threshold < 1)
+
+
+def check_share(name: str, value: Any) -> None:
+    """UserError where a threshold is no probability above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"the safety {name} must be a number, not {value!r}.")
+    if not 0 < value <= 1:
+        raise UserError(f"the safety {name} is a probability: above 0 and at most 1, not {value}.")
 
 
 def requested(values: Mapping[str, Any] | None, default: Safety) -> Safety:
     """The `Safety` of a request with the extra arguments `values`; what they leave out is `default`'s."""
     own = {key: value for key, value in (values or {}).items() if str(key).startswith("safety_")}
     for key in own:
-        if key not in (MODE_ARG, THRESHOLD_ARG):
-            near = difflib.get_close_matches(key, (MODE_ARG, THRESHOLD_ARG), n=1, cutoff=0.0)[0]
+        if key not in _ARGS:
+            near = difflib.get_close_matches(key, _ARGS, n=1, cutoff=0.0)[0]
             raise UserError(f"unknown safety setting '{key}'; the nearest is '{near}'.")
-    return Safety(own.get(MODE_ARG, default.mode), own.get(THRESHOLD_ARG, default.threshold))
+    return Safety(
+        own.get(MODE_ARG, default.mode),
+        own.get(THRESHOLD_ARG, default.threshold),
+        own.get(PROMPT_ARG, default.prompt_threshold),
+    )
 
 
 def check_sampling(safety: Safety, tag: int | None, params: Any) -> None:
@@ -64,12 +86,12 @@ def check_sampling(safety: Safety, tag: int | None, params: Any) -> None:
     The engine applies biases, masks and grammars before a processor sees the logits, so P(tag) would
     no longer be the model's own. `params` has the fields of vLLM's SamplingParams.
     """
-    if safety.mode == "stop":
+    if safety.ends_texts:
         for name in _DISTORTING:
             if getattr(params, name, None):
                 raise UserError(
-                    f"safety mode stop reads the model's own P(tag), which {name} changes: "
-                    f"leave {name} out, or use mode mask."
+                    f"safety mode stop, and a threshold for prompts, read the model's own P(tag), which "
+                    f"{name} changes: leave {name} out, or use mode mask."
                 )
         if getattr(params, "ignore_eos", False) and not getattr(params, "stop_token_ids", None):
             raise UserError("safety mode stop ends texts, which ignore_eos forbids: leave it out.")
@@ -90,30 +112,49 @@ def ending(tag: int, stop_ids: Iterable[int] | None, eos: int | None) -> int | N
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    log_threshold: float | None  # None: mask alone
-    end: int
+    mask: bool
+    end: int  # what is sampled where the text ends
+    log_threshold: float  # of P(tag), where the text ends; infinity: nowhere
+    first_log_threshold: float  # the same before the first token
+    output: Sequence[int]  # the tokens so far, kept up to date by the engine
+    column: int | None  # where in the engine's table of log-probabilities P(tag) is reported
 
 
 class TagRows:
-    """The rows of a running batch that mask or stop, and their effect on a step's logits."""
+    """The rows of a running batch that mask, stop or report, and their effect on a step's logits."""
 
     def __init__(self, tag: int, device: torch.device | str = "cpu") -> None:
         self.tag, self.device = tag, torch.device(device)
         self.rows: dict[int, _Row] = {}
-        self._build()
+        self.settle()
 
     def remove(self, row: int) -> None:
         self.rows.pop(row, None)
 
-    def add(self, row: int, safety: Safety, end: int | None = None) -> None:
+    def add(
+        self,
+        row: int,
+        safety: Safety,
+        end: int | None = None,
+        *,
+        output: Sequence[int] = (),
+        column: int | None = None,
+    ) -> None:
         """Put a request in `row`, in the place of whatever stood there; `end` as of `ending`."""
         self.rows.pop(row, None)
-        if safety.mode == "mask":
-            self.rows[row] = _Row(None, self.tag)
-        elif safety.mode == "stop":
-            if end is None:
-                raise ValueError("a request in mode stop needs a token that ends it")
-            self.rows[row] = _Row(math.log(safety.threshold), end)
+        if safety.ends_texts and end is None:
+            raise ValueError("a request whose text may be ended needs a token that ends it")
+        after = math.log(safety.threshold) if safety.mode == "stop" else math.inf
+        first = math.log(safety.prompt_threshold) if safety.prompt_threshold < 1 else math.inf
+        if safety.mode != "off" or safety.ends_texts or column is not None:
+            self.rows[row] = _Row(
+                safety.mode != "off",
+                self.tag if end is None else end,
+                after,
+                min(after, first),
+                output,
+                column,
+            )
 
     def move(self, source: int, target: int, swap: bool) -> None:
         """`source` takes the place of `target`; with `swap` they change places, else target is gone."""
@@ -125,16 +166,22 @@ class TagRows:
 
     def settle(self) -> None:
         """Make the changes since the last call count; once per change of the batch."""
-        self._build()
-
-    def _build(self) -> None:
-        stops = {row: state for row, state in self.rows.items() if state.log_threshold is not None}
-        self._all = self._ids(list(self.rows))
-        self._stops = self._ids(list(stops))
-        self._ends = self._ids([state.end for state in stops.values()])
+        rows = self.rows
+        stops = {
+            i: row for i, row in rows.items() if min(row.log_threshold, row.first_log_threshold) < math.inf
+        }
+        reported = {i: row.column for i, row in rows.items() if row.column is not None}
+        self._masks = self._ids([i for i, row in rows.items() if row.mask])
+        self._stops, self._ends = self._ids(list(stops)), self._ids([row.end for row in stops.values()])
+        self._reported, self._columns = self._ids(list(reported)), self._ids(list(reported.values()))
         self._thresholds = torch.tensor(
-            [state.log_threshold for state in stops.values()], dtype=torch.float32, device=self.device
+            [row.first_log_threshold for row in stops.values()], dtype=torch.float32, device=self.device
         )
+        self._unbegun = [  # rows that still have the threshold of their prompt
+            (place, row)
+            for place, row in enumerate(stops.values())
+            if row.first_log_threshold != row.log_threshold
+        ]
 
     def _ids(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
@@ -144,18 +191,30 @@ class TagRows:
 
         Nothing is read back from the device, so an accelerator is never waited for.
         """
-        if not self.rows:
-            return logits_BV
         if not len(self._stops):
-            logits_BV[self._all, self.tag] = -math.inf
+            if len(self._masks):
+                logits_BV[self._masks, self.tag] = -math.inf
             return logits_BV
-        stop_SV = logits_BV[self._stops]
-        log_p_S = stop_SV[:, self.tag] - stop_SV.logsumexp(dim=-1)
-        hit_S = log_p_S >= self._thresholds
+        for place, row in [each for each in self._unbegun if each[1].output]:
+            self._thresholds[place] = row.log_threshold
+            self._unbegun.remove((place, row))
+        hit_S = self._log_p(logits_BV[self._stops]) >= self._thresholds
         hit_B = torch.zeros(len(logits_BV), dtype=torch.bool, device=logits_BV.device)
         hit_B[self._stops] = hit_S
-        logits_BV[self._all, self.tag] = -math.inf
+        logits_BV[self._masks, self.tag] = -math.inf
         logits_BV.masked_fill_(hit_B[:, None], -math.inf)
         kept_S = logits_BV[self._stops, self._ends]
         logits_BV[self._stops, self._ends] = torch.where(hit_S, torch.zeros_like(kept_S), kept_S)
         return logits_BV
+
+    def measure(self, logits_BV: torch.Tensor) -> torch.Tensor | None:
+        """log P(tag) of the rows that report it, from logits that nothing has changed; None: no row does."""
+        return self._log_p(logits_BV[self._reported].float()) if len(self._reported) else None
+
+    def report(self, log_p_R: torch.Tensor, token_ids_BC: torch.Tensor, log_probs_BC: torch.Tensor) -> None:
+        """Write what `measure` found into the engine's table of tokens and their log-probabilities."""
+        token_ids_BC[self._reported, self._columns] = self.tag
+        log_probs_BC[self._reported, self._columns] = log_p_R
+
+    def _log_p(self, logits_RV: torch.Tensor) -> torch.Tensor:
+        return logits_RV[:, self.tag] - logits_RV.logsumexp(dim=-1)

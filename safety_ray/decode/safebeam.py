@@ -120,7 +120,7 @@ class Beam:
         return found
 
     def path(self) -> list[Beam]:
-        """The beams it grew from, the prompt's own first: the i-th is what its i-th token was chosen after."""
+        """The beams it grew from, the prompt's own first: its i-th token was chosen after the i-th."""
         before: list[Beam] = []
         beam = self.parent
         while beam is not None:

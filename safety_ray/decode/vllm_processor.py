@@ -4,17 +4,23 @@
 
 A request chooses by extra arguments: `SamplingParams(extra_args={"safety_mode": "stop",
 "safety_threshold": 0.05})`. The logic stands in `processor.py`; only names of vLLM stand here.
+
+With `"safety_report": True` and `logprobs=n`, n at least 1, the last of the n log-probabilities of
+each token is the tag's. vLLM has no way for a processor to say anything, so its sampler is wrapped.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.v1.sample.sampler import Sampler
 
-from safety_ray.decode.processor import Safety, TagRows, check_sampling, ending, requested
+from safety_ray.decode.processor import REPORT_ARG, Safety, TagRows, check_sampling, ending, requested
 from safety_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,8 +33,7 @@ CONFIG_KEY = "safety"
 
 def engine_config(tag_id: int, default: Safety | None = None, **more: Any) -> dict[str, Any]:
     """vLLM's `additional_config` for this processor; `default` holds for requests that say nothing."""
-    default = default or Safety()
-    return {CONFIG_KEY: {"tag_id": tag_id, "mode": default.mode, "threshold": default.threshold, **more}}
+    return {CONFIG_KEY: {"tag_id": tag_id, "default": asdict(default or Safety()), **more}}
 
 
 class TagProcessor(LogitsProcessor):
@@ -47,8 +52,9 @@ class TagProcessor(LogitsProcessor):
         settings = config.get(CONFIG_KEY) if isinstance(config, dict) else None
         if not settings:
             raise ValueError(f"{PROCESSOR} needs the engine argument additional_config=engine_config(tag_id)")
-        self.default = Safety(settings["mode"], settings["threshold"])
+        self.default = Safety(**settings["default"])
         self.batch = TagRows(int(settings["tag_id"]), device)
+        report_from(Sampler, self.batch)
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -59,15 +65,33 @@ class TagProcessor(LogitsProcessor):
             return
         for row in batch_update.removed:
             self.batch.remove(row)
-        for row, params, _, _ in batch_update.added:
-            safety = requested(params.extra_args, self.default)
+        for row, params, _, output in batch_update.added:
+            extra = params.extra_args or {}
+            safety = requested(extra, self.default)
             end = ending(self.batch.tag, params.stop_token_ids, params.eos_token_id)
-            if safety.mode == "stop" and end is None:  # a model without an end of text
+            if safety.ends_texts and end is None:  # a model without an end of text
                 safety = Safety("mask")
-            self.batch.add(row, safety, end)
+            column = params.logprobs if extra.get(REPORT_ARG) else None
+            self.batch.add(row, safety, end, output=output, column=column or None)
         for source, target, direction in batch_update.moved:
             self.batch.move(source, target, direction == MoveDirectionality.SWAP)
         self.batch.settle()
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         return self.batch.apply(logits)
+
+
+def report_from(sampler: type[Sampler], batch: TagRows) -> None:
+    """Make `sampler`'s tables of log-probabilities hold the P(tag) of the rows of `batch` that report it."""
+    original = getattr(sampler.forward, "__wrapped__", sampler.forward)
+
+    @functools.wraps(original)
+    def forward(self: Sampler, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        log_p = batch.measure(logits)
+        output = original(self, logits, *args, **kwargs)
+        if log_p is not None and output.logprobs_tensors is not None:
+            table = output.logprobs_tensors
+            batch.report(log_p, table.logprob_token_ids, table.logprobs)
+        return output
+
+    sampler.forward = forward  # type: ignore[method-assign]

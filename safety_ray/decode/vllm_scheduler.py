@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request, RequestStatus
 
 SCHEDULER = "safety_ray.decode.vllm_scheduler.GroupScheduler"
-GROUP_ARG = "safety_group"
+GROUP_ARG = "search_group"
 
 
 class GroupScheduler(AsyncScheduler):

@@ -151,6 +151,67 @@ def test_a_threshold_that_is_met_exactly_stops() -> None:
     assert batch.apply(torch.zeros(1, 4)).tolist() == [[0.0, -math.inf, -math.inf, -math.inf]]
 
 
+def test_the_threshold_of_a_prompt_counts_before_the_first_token_alone() -> None:
+    batch, output = TagRows(tag=1), [[], [], []]
+    batch.add(0, Safety("mask", prompt_threshold=0.25), end=1, output=output[0])
+    batch.add(1, Safety("stop", 0.9, 0.25), end=0, output=output[1])
+    batch.add(2, Safety("off", prompt_threshold=0.25), end=0, output=output[2])
+    batch.settle()
+    no = -math.inf
+    assert batch.apply(torch.zeros(3, 4)).tolist() == [[no, 0, no, no], [0, no, no, no], [0, 0, 0, 0]]
+    batch.settle()  # another request came: nothing has been sampled here yet
+    output[1].append(2)
+    assert batch.apply(torch.zeros(3, 4)).tolist() == [[no, 0, no, no], [0, no, 0, 0], [0, 0, 0, 0]]
+    batch.settle()
+    output[0].append(2)
+    assert batch.apply(torch.zeros(3, 4)).tolist() == [[0, no, 0, 0], [0, no, 0, 0], [0, 0, 0, 0]]
+
+
+def test_the_sampler_of_vllm_reports_the_share_of_the_tag_before_any_mask() -> None:
+    """Each request keeps the log-probabilities it asked for, and has the tag's in the last of its places."""
+    from vllm.v1.sample.logits_processor import LogitsProcessors
+    from vllm.v1.sample.metadata import SamplingMetadata
+    from vllm.v1.sample.sampler import Sampler
+
+    from safety_ray.decode.vllm_processor import TagProcessor, engine_config
+
+    config = SimpleNamespace(additional_config=engine_config(TAG))
+    processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
+    for row, (mode, column) in enumerate([("mask", 1), ("stop", 3), ("off", 2), ("mask", None)]):
+        processor.batch.add(row, Safety(mode, 0.9), end=EOS, column=column)
+    processor.batch.settle()
+    logits = some_logits(random.Random(1), 4)
+    exact = logits.log_softmax(-1)
+    metadata = SamplingMetadata(
+        temperature=None,
+        all_greedy=True,
+        all_random=False,
+        top_p=None,
+        top_k=None,
+        generators={},
+        max_num_logprobs=4,
+        no_penalties=True,
+        prompt_token_ids=None,
+        frequency_penalties=torch.zeros(4),
+        presence_penalties=torch.zeros(4),
+        repetition_penalties=torch.ones(4),
+        output_token_ids=[[], [], [], []],
+        allowed_token_ids_mask=None,
+        bad_words_token_ids={},
+        logitsprocs=LogitsProcessors([processor]),
+    )
+    output = Sampler()(logits.clone(), metadata)
+    table = output.logprobs_tensors
+    for row, column in enumerate([1, 3, 2, None]):
+        best = exact[row].topk(4).indices.tolist()
+        expected = [int(output.sampled_token_ids[row]), *best]
+        if column is not None:
+            expected[column] = TAG
+        assert table.logprob_token_ids[row].tolist() == expected
+        torch.testing.assert_close(table.logprobs[row], exact[row, expected])
+    assert TAG not in output.sampled_token_ids[[0, 1, 3]]
+
+
 def test_the_tag_is_never_forced_when_other_masks_took_it() -> None:
     batch = TagRows(tag=1)
     batch.add(0, Safety("stop", 0.5), end=1)
