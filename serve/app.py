@@ -18,7 +18,8 @@ import time
 from safety_ray.config import load
 from safety_ray.errors import UserError, user_error_in
 from safety_ray.job import quiet
-from serve.build import ServeConfig, build_app, check_model
+from serve.build import build_app, check_model
+from serve.settings import ServeConfig
 
 __all__ = ["APP", "ServeConfig", "build_app", "check_port", "main", "start", "stop"]
 
@@ -57,9 +58,10 @@ def start(config: ServeConfig) -> str:
 
 
 def stop() -> None:
-    """End the endpoint that `start` began; Ray itself stays."""
+    """End the endpoint that `start` began, after the answers under way; Ray itself stays."""
     from ray import serve
 
+    serve.delete(APP)  # waits for them, up to drain_s; a shutdown alone would cut their connections
     serve.shutdown()
 
 

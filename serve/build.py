@@ -1,4 +1,4 @@
-"""What the endpoint is made of: its settings, and the Ray Serve application they describe."""
+"""What the endpoint is made of: the Ray Serve application that its settings describe."""
 
 from __future__ import annotations
 
@@ -8,86 +8,39 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safety_ray import tag as harm
 from safety_ray.artifact import read_record
-from safety_ray.config import from_dict, setting
-from safety_ray.decode.processor import Safety
+from safety_ray.config import from_dict
 from safety_ray.errors import UserError
+from serve.settings import ServeConfig
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Application
 
+_OFFERED = ("threshold", "prompt_threshold", "beam_size", "num_candidates", "drop_share", "stride")
 _ROOT = str(Path(__file__).resolve().parent.parent)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServeConfig:
-    """Serve a model through an OpenAI-compatible endpoint."""
-
-    model: str = setting("a Hugging Face folder, or the output of a finished pretrain or finetune job")
-    model_id: str = setting("the model's name in requests", default="safety-ray")
-    tag: str = setting("the harmfulness tag in the model's tokenizer", default=harm.TAG)
-    mode: Literal["off", "mask", "stop"] = setting(
-        "for requests that say nothing: off, mask (the tag is never sampled) or stop (the text ends at it)",
-        default="mask",
-    )
-    threshold: float = setting(
-        "mode stop: end the text when P(tag) reaches this; below the share of tags in training (0.05)",
-        default=0.03,
-    )
-    allow_off: bool = setting("whether a request may choose mode off", default=True)
-    refusal: str = setting("text put after an answer that mode stop ended", default="")
-    report: bool = setting(
-        "tell each answer's highest P(tag), where no log-probabilities are asked", default=True
-    )
-    host: str = setting("address to listen on; the endpoint has no passwords", default="127.0.0.1")
-    port: int = setting("port to listen on", default=8000)
-    route_prefix: str = setting("path before /v1", default="/")
-    min_replicas: int = setting("engines at least", default=1)
-    max_replicas: int = setting("engines at most, by load", default=1)
-    device: Literal["auto", "cpu", "gpu"] = setting("auto: GPUs where the cluster has some", default="auto")
-    max_model_len: int = setting(
-        "tokens of a prompt and its answer at most; never more than the model takes", default=2048
-    )
-    max_num_seqs: int = setting("requests in a batch at most", default=64)
-    kv_cache_gib: int = setting("device cpu: memory for the key-value cache", default=1)
-    start_timeout_s: float = setting("seconds until a start counts as failed", default=600.0)
-    start_tries: int = setting("times a replica is started until its failure counts", default=1)
-    engine_args: dict[str, Any] = setting(
-        "any vLLM engine argument; stands above the settings here", factory=dict
-    )
-
-    def __post_init__(self) -> None:
-        Safety(self.mode, self.threshold)
-        if self.mode == "off" and not self.allow_off:
-            raise UserError("mode=off needs allow_off=true.")
-        if not 1 <= self.port <= 65535:
-            raise UserError(f"port must be 1 to 65535, not {self.port}.")
-        if not self.route_prefix.startswith("/"):
-            raise UserError(f"route_prefix must begin with '/', not '{self.route_prefix}'.")
-        if not 1 <= self.min_replicas <= self.max_replicas:
-            raise UserError("min_replicas must be at least 1 and max_replicas no less.")
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_gib", "start_timeout_s", "start_tries"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be above 0.")
 
 
 def build_app(args: dict[str, Any] | ServeConfig) -> Application:
     """The Ray Serve application of a config, or of its values; `import_path: serve.app:build_app`.
 
-    Raises UserError for a model that is not there or lacks the tag, and for engine arguments that
-    do not exist. `host` and `port` belong to Ray Serve itself and are not looked at here.
+    Raises UserError for a model that is not there, or lacks the tag where a mode needs it, and for
+    engine arguments that do not exist. `host` and `port` belong to Ray Serve itself and are not
+    looked at here.
     """
     config = args if isinstance(args, ServeConfig) else from_dict(ServeConfig, args, "the application's args")
     folder, tag_id = check_model(config)
     with _own_logging():  # imports the engine; only who builds an application waits for that
-        from ray.serve.llm import LLMConfig, build_openai_app
+        from ray import serve
+        from ray.serve.llm import LLMConfig, build_llm_deployment
+        from ray.serve.llm.ingress import OpenAiIngress
 
-        from serve.server import SafetyIngress, SafetyServer
+        from serve.ingress import ingress_class, model_card
+        from serve.server import SafetyServer
 
     try:
         llm = LLMConfig(
@@ -95,48 +48,103 @@ def build_app(args: dict[str, Any] | ServeConfig) -> Application:
             engine_kwargs=engine_args(config, tag_id, _longest(folder)),
             runtime_env={"env_vars": _environment(config)},
             placement_group_config={"bundles": [{"CPU": 1}]} if _on_cpu(config) else None,
-            deployment_config={
-                "autoscaling_config": {
-                    "min_replicas": config.min_replicas,
-                    "max_replicas": config.max_replicas,
-                    "target_ongoing_requests": config.max_num_seqs,
-                },
-                # The engine's own bundle is all a replica takes: two cores hold a whole endpoint.
-                "ray_actor_options": {"num_cpus": 0},
-                "max_constructor_retry_count": config.start_tries,
-            },
+            deployment_config=deployment_config(config),
             server_cls=SafetyServer,
             log_engine_metrics=False,
+            experimental_configs={"stream_batching_interval_ms": 0},  # each token goes out at once
         )
-        return build_openai_app(
-            {
-                "llm_configs": [llm],
-                "ingress_cls_config": {"ingress_cls": SafetyIngress},
-                "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
-            }
+        ingress = ingress_class(config.access(), config.playground)
+        options = OpenAiIngress.get_deployment_options([llm])
+        options["ray_actor_options"] = {"num_cpus": 0.1}
+        return serve.deployment(ingress, **options).bind(
+            llm_deployments={config.model_id: build_llm_deployment(llm)},
+            model_cards={config.model_id: model_card(llm)},
+            offered=offered(config, folder, tag_id),
+            api_keys=config.api_keys,
         )
     except ValueError as error:
         raise UserError(f"the endpoint cannot be set up: {_line(error)}") from error
 
 
-def engine_args(config: ServeConfig, tag_id: int, longest: int) -> dict[str, Any]:
-    """vLLM's engine arguments; `config.engine_args` stands above all but the guard's own."""
-    from safety_ray.decode.vllm_processor import PROCESSOR, engine_config
+def deployment_config(config: ServeConfig) -> dict[str, Any]:
+    """Ray Serve's options for the engines' deployment."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": max(config.max_num_seqs // 2, 1),
+            **config.autoscaling,
+        },
+        "max_ongoing_requests": config.max_num_seqs,
+        "max_queued_requests": config.max_queued_requests,
+        "health_check_period_s": config.health_check_period_s,
+        "graceful_shutdown_timeout_s": config.drain_s,
+        # The engine's own bundle is all a replica takes: two cores hold a whole endpoint.
+        "ray_actor_options": {"num_cpus": 0},
+        "max_constructor_retry_count": config.start_tries,
+    }
 
-    length = min(config.max_model_len, longest)
-    args: dict[str, Any] = {"max_model_len": length, "max_num_seqs": config.max_num_seqs}
+
+def offered(config: ServeConfig, folder: str, tag_id: int | None) -> dict[str, Any]:
+    """What clients may know: answered at GET /v1/safety."""
+    limits, described = config.limits(tag_id is not None), Path(folder) / "tokenizer_config.json"
+    template = described.is_file() and "chat_template" in json.loads(described.read_text())
+    return {
+        "model": config.model_id,
+        "mode": config.mode,
+        "modes": [mode for mode in limits.modes if mode != "off" or limits.allow_off],
+        "allow_off": limits.allow_off,
+        **{
+            name: getattr(config, name)
+            for name in (
+                "threshold",
+                "prompt_threshold",
+                "beam_size",
+                "num_candidates",
+                "drop_share",
+                "stride",
+            )
+        },
+        "max_rows": config.max_rows,
+        "max_tokens": min(config.max_model_len, _longest(folder)),
+        "needs_key": bool(config.api_keys),
+        "chat": template or (Path(folder) / "chat_template.jinja").is_file(),
+    }
+
+
+def engine_args(config: ServeConfig, tag_id: int | None, longest: int) -> dict[str, Any]:
+    """vLLM's engine arguments; `config.engine_args` stands above all but the guard's own."""
+    from safety_ray.decode.vllm_processor import CONFIG_KEY, PROCESSOR, engine_config
+    from safety_ray.decode.vllm_scheduler import SCHEDULER
+
+    limits = config.limits(tag_id is not None)
+    args: dict[str, Any] = {
+        "max_model_len": min(config.max_model_len, longest),
+        "max_num_seqs": config.max_num_seqs,
+        "max_logprobs": 21,  # OpenAI's 20, and the tag
+        "scheduler_cls": SCHEDULER,
+    }
     if _on_cpu(config):
-        args |= {"dtype": "bfloat16", "enforce_eager": True, "distributed_executor_backend": "mp"}
+        args |= {
+            "dtype": "bfloat16",
+            "enforce_eager": True,
+            "distributed_executor_backend": "mp",
+            "block_size": 32,  # what the candidates of a search share is cached in whole blocks
+        }
     args |= config.engine_args
-    args["logits_processors"] = [*args.get("logits_processors", []), PROCESSOR]
-    guard = engine_config(
-        tag_id,
-        Safety(config.mode, config.threshold),
-        tag=config.tag,
-        allow_off=config.allow_off,
-        refusal=config.refusal,
-        report=config.report,
-    )
+    guard: dict[str, Any] = {
+        "tag": config.tag,
+        "asked": asdict(config.asked()),
+        "limits": asdict(limits) | {"max_candidates": args["max_logprobs"] - 2},
+        "refusal": config.refusal,
+        "report": config.report,
+        "timeout_s": config.request_timeout_s,
+    }
+    if tag_id is None:
+        guard = {CONFIG_KEY: {"tag_id": None, **guard}}
+    else:
+        args["logits_processors"] = [*args.get("logits_processors", []), PROCESSOR]
+        guard = engine_config(tag_id, **guard)
     args["additional_config"] = {**args.get("additional_config", {}), **guard}
     return args
 
@@ -156,8 +164,11 @@ def model_folder(path: str) -> str:
     return str(folder.resolve())
 
 
-def check_model(config: ServeConfig) -> tuple[str, int]:
-    """The model's folder and the id of its tag; UserError where there is none that can be guarded."""
+def check_model(config: ServeConfig) -> tuple[str, int | None]:
+    """The model's folder and the id of its tag, None where it has none and mode off needs none.
+
+    UserError where there is no model, or none that can be guarded.
+    """
     folder = model_folder(config.model)
     from transformers import AutoTokenizer
 
@@ -169,6 +180,8 @@ def check_model(config: ServeConfig) -> tuple[str, int]:
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"the model '{config.model}' has a slow tokenizer; only fast ones can be guarded.")
+    if config.mode == "off" and config.tag not in tokenizer.get_vocab():
+        return folder, None
     found = harm.tag_id(tokenizer, config.tag, f"the model '{config.model}'")
     if not tokenizer.added_tokens_decoder[found].special:
         raise UserError(

@@ -18,7 +18,7 @@ _MARK = "\ufdd0"  # a Unicode noncharacter: no text has a use for it
 class ChatEncoder:
     """Renders a conversation and encodes it; holds copies of `tokenizer`, which stays as it is."""
 
-    def __init__(self, tokenizer: Any, tag_id: int) -> None:
+    def __init__(self, tokenizer: Any, tag_id: int | None) -> None:
         # Two backends that are never switched, so that threads may share them.
         self._control = copy.deepcopy(tokenizer.backend_tokenizer)
         self._control.encode_special_tokens = False
@@ -27,7 +27,9 @@ class ChatEncoder:
         self._plain.encode_special_tokens = True
         added = tokenizer.added_tokens_decoder
         self.tag_id = tag_id
-        self.special = {i for i, token in added.items() if token.special} | {tag_id}
+        self.special: set[int] = {i for i, token in added.items() if token.special}
+        if tag_id is not None:
+            self.special.add(tag_id)
         self._spellings = [str(token) for i, token in added.items() if i in self.special]
 
     def encode(self, render: Callable[..., str], conversation: list[Any], **variables: Any) -> list[int]:

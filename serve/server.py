@@ -1,4 +1,4 @@
-"""One replica and the way in: Ray Serve LLM's classes around a guarded vLLM engine.
+"""One replica: Ray Serve LLM's server around a guarded vLLM engine.
 
 Here is all that leans on the insides of Ray Serve LLM and of vLLM's frontend: the request's field
 `safety`, prompts without forged tokens, the report in each answer, and why an engine did not start.
@@ -6,37 +6,36 @@ Here is all that leans on the insides of Ray Serve LLM and of vLLM's frontend: t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray.llm._internal.serve.core.configs.openai_api_models import (
-    ErrorInfo,
-    ErrorResponse,
-    OpenAIHTTPException,
-)
+from ray.llm._internal.serve.core.configs.openai_api_models import ErrorInfo, ErrorResponse
 from ray.serve.llm.deployment import LLMServer
-from ray.serve.llm.ingress import OpenAiIngress
-from starlette.responses import JSONResponse, Response
 from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.async_utils import make_async
 
 from safety_ray.decode.vllm_processor import CONFIG_KEY
 from safety_ray.errors import UserError
-from serve.guard import KEY_ARG, Guard
+from serve.guard import KEY_ARG, Guard, Request
+from serve.metrics import Metrics
 from serve.prompts import ChatEncoder
+from serve.report import Report, in_answer, in_event
+from serve.safety import PREFIX
 
 
 class PlainTextRenderer(HfRenderer):
     """vLLM's renderer, in which no text of a request becomes a special token."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
-        encoder = ChatEncoder(tokenizer, int(config.additional_config[CONFIG_KEY]["tag_id"]))
+        encoder = ChatEncoder(tokenizer, config.additional_config[CONFIG_KEY]["tag_id"])
         super().__init__(config, tokenizer)
 
         def chat_ids(
@@ -57,7 +56,7 @@ class PlainTextRenderer(HfRenderer):
 
 
 class SafetyServer(LLMServer):
-    """Ray Serve LLM's server with the guard, and a body field `safety: {mode, threshold}`."""
+    """Ray Serve LLM's server with the guard, and a body field `safety` (see safety.py)."""
 
     async def start(self) -> None:
         RENDERER_REGISTRY.register("hf", __name__, PlainTextRenderer.__name__)
@@ -73,7 +72,8 @@ class SafetyServer(LLMServer):
         # The engine wrapper of Ray 2.60 looks for it under a name that vLLM 0.29 gave up.
         self.engine._oai_serving_tokenization = getattr(self.engine._app_state, "serving_tokenization", None)
         settings = client.vllm_config.additional_config[CONFIG_KEY]
-        self._guard = Guard(client.generate, settings, client.model_config.logprobs_mode)
+        self._timeout_s: float = settings["timeout_s"]
+        self._guard = Guard(client, settings, Metrics())
         client.generate = self._guard.generate
         encoder = ChatEncoder(client.renderer.tokenizer, self._guard.tag_id)
         # What the tokenizer itself puts before a text, e.g. a beginning-of-text token, may come back.
@@ -94,25 +94,25 @@ class SafetyServer(LLMServer):
         try:
             stream = await call(request, raw_request_info)
         except BaseException:
-            self._guard.reports.pop(key, None)
+            self._guard.requests.pop(key, None)
             raise
-        return self._with_reports(stream, key)
+        return self._with_reports(stream, key, bool(request.stream))
 
     def _prepare(self, request: Any, key: str) -> None:
-        """Check the request and put its `safety` among the engine's extra arguments."""
-        asked = (request.model_extra or {}).get("safety") or {}
-        if not isinstance(asked, dict) or not asked.keys() <= {"mode", "threshold"}:
-            raise UserError("'safety' must be an object with mode and, for mode stop, threshold.")
-        values = {k: v for k, v in (request.vllm_xargs or {}).items() if k != KEY_ARG}
-        values |= {f"safety_{name}": value for name, value in asked.items()}
-        self._guard.safety(values)
+        """Check the request and leave what it asks for where the guard finds it."""
+        xargs = request.vllm_xargs or {}
+        asked = (request.model_extra or {}).get("safety")
+        if asked is None:
+            asked = {k.removeprefix(PREFIX): v for k, v in xargs.items() if k.startswith(PREFIX)}
+        wanted = self._guard.asked(asked)
         if getattr(request, "use_beam_search", False):
-            raise UserError("use_beam_search is not offered here: its candidates pass the tag by.")
+            raise UserError("use_beam_search is not offered here: ask for safety mode safebeam.")
         if request.kv_transfer_params:
             raise UserError("kv_transfer_params is not offered here: token ids could pass the checks by it.")
         self._check_ids(getattr(request, "prompt", None))
-        request.vllm_xargs = {**values, KEY_ARG: key}
-        self._guard.reports[key] = []
+        request.vllm_xargs = {k: v for k, v in xargs.items() if not k.startswith(PREFIX)} | {KEY_ARG: key}
+        logprobs = request.logprobs  # a number for completions, true or false for chats
+        self._guard.requests[key] = Request(wanted, logprobs is not None and logprobs is not False)
 
     def _check_ids(self, prompt: Any) -> None:
         if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
@@ -123,47 +123,48 @@ class SafetyServer(LLMServer):
             if special := sorted(self._special.intersection(body)):
                 raise UserError(f"the prompt holds the special token ids {special}: give text instead.")
 
-    async def _with_reports(self, stream: Any, key: str) -> AsyncIterator[Any]:
+    async def _with_reports(self, stream: Any, key: str, streams: bool) -> AsyncGenerator[Any, None]:
+        reports = self._guard.requests[key].reports
+        begun = False
         try:
-            async for item in stream:
-                notes = self._guard.reports[key]
-                if isinstance(item, list):
-                    yield [_report_in_event(part, notes) if isinstance(part, str) else part for part in item]
-                elif isinstance(item, str):
-                    yield _report_in_event(item, notes)
-                else:
-                    for choice in getattr(item, "choices", ()):
-                        choice.safety = notes[choice.index]
-                    yield item
+            async with aclosing(_until(stream, self._timeout_s)) as items:
+                async for item in items:
+                    yield _reported(item, reports)
+                    begun = streams
+        except TimeoutError:
+            message = f"the answer took longer than this endpoint's request_timeout_s={self._timeout_s:g}."
+            error = ErrorInfo(message=message, type="timeout", code=503)
+            # What has begun to stream has its status already.
+            yield _error_event(error) if begun else ErrorResponse(error=error)
         finally:
-            self._guard.reports.pop(key, None)
+            del self._guard.requests[key]
 
 
-class SafetyIngress(OpenAiIngress):
-    """Ray Serve LLM's ingress, whose errors have OpenAI's form and the plain message."""
+async def _until(stream: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
+    """The items of `stream`; TimeoutError once it has taken too long, and it is closed."""
+    end = asyncio.get_running_loop().time() + timeout_s
+    async with aclosing(stream) as items:
+        while True:
+            async with asyncio.timeout_at(end):
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+            yield item
 
-    async def _process_llm_request(self, body: Any, call_method: str, raw_request: Any = None) -> Response:
-        try:
-            answer: Response = await super()._process_llm_request(body, call_method, raw_request)
-            return answer
-        except OpenAIHTTPException as error:
-            body = {"message": error.message, "type": error.type, "param": None, "code": error.status_code}
-            return JSONResponse({"error": body}, status_code=error.status_code)
+
+def _reported(item: Any, reports: list[Report]) -> Any:
+    if isinstance(item, list):
+        return [in_event(part, reports) if isinstance(part, str) else part for part in item]
+    return in_event(item, reports) if isinstance(item, str) else in_answer(item, reports)
 
 
-async def _refusal(message: str) -> AsyncIterator[ErrorResponse]:
+async def _refusal(message: str) -> AsyncGenerator[ErrorResponse, None]:
     yield ErrorResponse(error=ErrorInfo(message=message, type="BadRequestError", code=400))
 
 
-def _report_in_event(event: str, notes: list[dict[str, Any]]) -> str:
-    """A server-sent event; where a choice ends in it, with that choice's report."""
-    if '"finish_reason":"' not in event:
-        return event
-    chunk = json.loads(event.removeprefix("data: "))
-    for choice in chunk["choices"]:
-        if choice.get("finish_reason"):
-            choice["safety"] = notes[choice["index"]]
-    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+def _error_event(error: ErrorInfo) -> str:
+    return f"data: {json.dumps({'error': error.model_dump()})}\n\ndata: [DONE]\n\n"
 
 
 _FAILED = "the engine did not start: "

@@ -7,9 +7,9 @@ The paper reads P(tag | text) at inference and short-circuits where the model wo
     mask   the tag is never sampled
     stop   as mask, and the text ends as soon as the model's own P(tag) reaches a threshold
 
-A prompt after which P(tag) already reaches a threshold of its own can be refused:
-the text then ends before its first token (not in mode off). Where it is asked for, each token's P(tag) is reported:
-how likely the model found the tag in the place where the token stands.
+A prompt after which P(tag) already reaches a threshold of its own can be refused: the text then
+ends before its first token (not in mode off). Where it is asked for, each token's P(tag) is
+reported: how likely the model found the tag in the place where the token stands.
 
 This file knows nothing of an engine: requests stand in numbered rows, logits are one matrix.
 """

@@ -58,4 +58,5 @@ class GroupScheduler(AsyncScheduler):
                 self._gathering[name] = left
             else:
                 del self._gathering[name]
-        return super().finish_requests(ids, finished_status)
+        found: list[Request] = super().finish_requests(ids, finished_status)
+        return found

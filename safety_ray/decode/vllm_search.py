@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +74,14 @@ def run_searches(
 
 
 async def drive(
-    generate: Callable[..., AsyncIterator[RequestOutput]],
+    generate: Callable[..., AsyncGenerator[RequestOutput, None]],
     prompt_ids: Sequence[int],
     search: Search,
     name: str,
     *,
     cache_salt: str | None = None,
     **more: Any,
-) -> AsyncIterator[Search]:
+) -> AsyncGenerator[Search, None]:
     """Drive `search` with an engine's `generate` (AsyncLLM.generate); gives it back after each step.
 
     `name` must be the search's own: its requests are called after it. Prefixes are shared with
@@ -92,7 +92,7 @@ async def drive(
     async def ask(token_ids: tuple[int, ...], place: int, group: tuple[str, int]) -> Expansion:
         prompt = tokens_input([*prompt_ids, *token_ids], cache_salt=cache_salt)
         outputs = generate(prompt, look_ahead(search.settings, group), f"{group[0]}-{place}", **more)
-        async with aclosing(outputs) as answers:  # type: ignore[type-var]
+        async with aclosing(outputs) as answers:
             async for answer in answers:
                 return expansion(answer, search.settings)
         raise RuntimeError("the engine ended a request without an answer")

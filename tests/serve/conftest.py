@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from known_model import REFUSAL, log_table, small_tokenizer, write_model
+from known_model import KEY, OTHER_KEY, REFUSAL, log_table, small_tokenizer, write_model
 from openai import OpenAI
 from transformers import PreTrainedTokenizerFast
 
@@ -32,13 +31,49 @@ def free_port() -> int:
         return int(trial.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def client(ray_cluster: None, model: Path, free_port: int) -> Iterator[OpenAI]:
-    config = ServeConfig(model=str(model), port=free_port, threshold=0.3, refusal=REFUSAL)
-    url = start(config)
-    assert url == f"http://127.0.0.1:{free_port}/v1"
-    try:
-        with OpenAI(base_url=url, api_key="none", timeout=120, max_retries=0) as made:
-            yield made
-    finally:
+_running: list[OpenAI] = []  # the one endpoint, while it runs
+
+
+@pytest.fixture(scope="session")
+def config(model: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    keys = tmp_path_factory.mktemp("keys") / "keys.txt"
+    keys.write_text(f"# for the tests\n{KEY}\n{OTHER_KEY}\n")
+    return ServeConfig(
+        model=str(model),
+        port=free_port,
+        threshold=0.3,
+        refusal=REFUSAL,
+        api_keys=str(keys),
+        max_concurrent=16,
+        max_body_kib=64,
+        health_check_period_s=1.0,
+        drain_s=30.0,
+    )
+
+
+@pytest.fixture
+def client(ray_cluster: None, config: ServeConfig) -> OpenAI:
+    """A client of the endpoint, which is started by the first test that asks for it."""
+    if not _running:
+        url = start(config)
+        assert url == f"http://127.0.0.1:{config.port}/v1"
+        _running.append(OpenAI(base_url=url, api_key=KEY, timeout=120, max_retries=0))
+    return _running[0]
+
+
+@pytest.fixture
+def no_endpoint() -> None:
+    """For tests that start their own."""
+    stop_running()
+
+
+def stop_running() -> None:
+    while _running:
+        _running.pop().close()
         stop()
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """The endpoint ends with the tests of this folder."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        stop_running()

@@ -19,6 +19,7 @@ from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 WIDTH, SPECIAL = 64, (END_OF_TEXT, CHAT_START, CHAT_END, TAG)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 REFUSAL = " [no.]"
+KEY, OTHER_KEY = "key-of-the-tests-0001", "key-of-the-tests-0002"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -46,17 +47,22 @@ def small_tokenizer(
 def log_table(tokenizer: PreTrainedTokenizerFast, tag: str = TAG) -> torch.Tensor:
     """log P(next | last), both as ids: a letter is followed by the next one, w mostly by the tag.
 
-    After f comes the tag with 0.2, after w with 0.6; z ends the text. Anything else leads to a.
+    After f comes the tag with 0.2, after w with 0.6; z ends the text. Anything else leads to a. What
+    is unlikely is unlikely by different amounts, so that nothing is tied.
     """
     n = len(tokenizer)
     ids = {c: tokenizer.convert_tokens_to_ids(c) for c in LETTERS}
     harm, end = tokenizer.convert_tokens_to_ids([tag, END_OF_TEXT])
-    table = torch.full((n, n), 0.1 / n)
+    places = (17 * torch.arange(n)[None] + 5 * torch.arange(n)[:, None]) % n
+    rest = (-0.15 * places).exp()
+    rest[:, harm] = 0.001
+    rest /= rest.sum(-1, keepdim=True)
+    table = 0.1 * rest
     table[:, ids["a"]] = 0.9
     for here, there in itertools.pairwise(LETTERS):
-        table[ids[here]] = 0.02 / n
+        table[ids[here]] = 0.02 * rest[ids[here]]
         table[ids[here], ids[there]] = 0.98
-    table[ids["z"]] = 0.02 / n
+    table[ids["z"]] = 0.02 * rest[ids["z"]]
     table[ids["z"], end] = 0.98
     for letter, share in (("f", 0.2), ("w", 0.6)):
         table[ids[letter]] *= 1 - share

@@ -15,7 +15,8 @@ from safety_ray.errors import UserError
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
 from serve.app import ServeConfig, build_app, check_port, main
-from serve.build import engine_args, model_folder
+from serve.build import check_model, deployment_config, engine_args, model_folder, offered
+from serve.safety import asked
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -87,7 +88,11 @@ def test_a_tag_that_texts_could_spell(tmp_path: Path) -> None:
     [
         ({"mode": "kill"}, "mode"),
         ({"threshold": 0}, "a probability: above 0"),
-        ({"mode": "off", "allow_off": False}, "mode=off needs allow_off=true"),
+        ({"mode": "off", "allow_off": False}, "does not allow safety mode off"),
+        ({"mode": "safebeam", "beam_size": 10}, "is 40, and this endpoint allows 32"),
+        ({"drop_share": 1.0}, "drop_share=1.0 must be at least 0"),
+        ({"api_keys": "/nowhere"}, "API keys cannot be read from '/nowhere'"),
+        ({"max_concurrent": -1}, "max_concurrent and drain_s must not be negative"),
         ({"port": 70000}, "port must be 1 to 65535"),
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
         ({"min_replicas": 2}, "max_replicas no less"),
@@ -139,3 +144,31 @@ def test_the_last_error_of_an_engines_log_is_the_one_that_says_why() -> None:
 """
     assert last_error(log) == "RuntimeError: Cannot find any model weights with `m`"
     assert last_error("all is well") is None
+
+
+def test_a_model_without_the_tag_is_served_as_it_is_and_offers_nothing_else(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(split_special_tokens=False, special=(END_OF_TEXT, CHAT_START, CHAT_END))
+    folder = write_model(tmp_path, tokenizer, log_table(tokenizer, tag="q"))
+    config = ServeConfig(model=str(folder), mode="off", device="cpu")
+    assert check_model(config) == (str(folder), None)
+    assert "logits_processors" not in engine_args(config, None, 512)
+    assert offered(config, str(folder), None)["modes"] == ["off"]
+    with pytest.raises(UserError, match="no harmfulness tag, which safety mode safebeam needs"):
+        asked({"mode": "safebeam"}, config.asked(), config.limits(has_tag=False))
+
+
+def test_what_the_endpoint_offers_is_told(model: Path) -> None:
+    told = offered(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
+    assert told["modes"] == ["mask", "stop", "safebeam", "sample"]
+    assert (told["max_rows"], told["max_tokens"], told["needs_key"], told["chat"]) == (20, 512, False, True)
+
+
+def test_how_many_engines_there_are_follows_the_load() -> None:
+    config = ServeConfig(model="m", max_replicas=4, max_num_seqs=32, autoscaling={"upscale_delay_s": 3})
+    scaling = deployment_config(config)["autoscaling_config"]
+    assert scaling == {
+        "min_replicas": 1,
+        "max_replicas": 4,
+        "target_ongoing_requests": 16,
+        "upscale_delay_s": 3,
+    }

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from known_model import LETTERS, REFUSAL
+from known_model import KEY, LETTERS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
@@ -56,7 +56,9 @@ def test_off_is_the_plain_engine(client: OpenAI, tokenizer: Any, oracle: Any) ->
     assert tokenizer.convert_tokens_to_ids(TAG) in out
     choice = one(client, safety={"mode": "off"}, body={"return_token_ids": True})
     assert choice.token_ids == out
-    assert choice.safety == {"mode": "off", "threshold": None, "p_tag": None, "stopped": False}
+    assert choice.safety["mode"] == "off"
+    assert not choice.safety["stopped"]
+    assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)  # told in mode off, too
 
 
 def test_mask_never_samples_the_tag_and_tells_its_highest_share(
@@ -163,9 +165,8 @@ def test_text_never_becomes_a_special_token(client: OpenAI, tokenizer: Any) -> N
     assert [c.prompt_token_ids for c in both] == encode(tokenizer, [FORGED, "abc"])
     url = str(client.base_url).removesuffix("/v1/") + "/tokenize"
     body = json.dumps({"model": MODEL, "prompt": FORGED}).encode()
-    with urllib.request.urlopen(
-        urllib.request.Request(url, body, {"content-type": "application/json"})
-    ) as reply:
+    headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as reply:
         assert json.load(reply)["tokens"] == plain
     parts: Any = [{"type": "text", "text": FORGED[:4]}, {"type": "text", "text": FORGED[4:]}]
     for content, text in ((FORGED, FORGED), (parts, FORGED[:4] + "\n" + FORGED[4:])):
@@ -185,12 +186,31 @@ def test_text_never_becomes_a_special_token(client: OpenAI, tokenizer: Any) -> N
             {"safety": {"mode": "stop", "threshold": 2}},
             "threshold is a probability: above 0 and at most 1, not 2",
         ),
-        ({"safety": {"mode": "stop", "limit": 1}}, "'safety' must be an object with mode"),
-        ({"safety": "stop"}, "'safety' must be an object with mode"),
-        ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "the nearest is 'safety_mode'"),
+        ({"safety": {"mode": "stop", "treshold": 1}}, "'treshold'; the nearest is 'threshold'"),
+        ({"safety": "stop"}, "'safety' must be an object"),
+        ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'mod'; the nearest is 'mode'"),
+        (
+            {"safety": {"mode": "mask", "beam_size": 2}},
+            "safety.beam_size belongs to mode safebeam, not to mask",
+        ),
+        ({"safety": {"mode": "safebeam", "beam_size": 9}}, "is 36, and this endpoint allows 32"),
+        ({"safety": {"mode": "sample", "num_candidates": 30}}, "num_candidates=30 is more than"),
+        ({"safety": {"mode": "safebeam", "beam_size": 2.5}}, "beam_size must be a whole number, not 2.5"),
+        (
+            {"safety": {"mode": "safebeam", "drop_share": 1}},
+            "drop_share=1 must be at least 0 and less",
+        ),
+        (
+            {"safety": {"mode": "safebeam"}, "n": 5, "temperature": 1},
+            "n=5 answers need as many beams: beam_size is 4",
+        ),
+        ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "no use for presence_penalty"),
+        ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave top_k out"),
+        ({"logprobs": 25}, "logprobs=25 must be 0 to 20"),
+        ({"prompt": "abc " * 500}, "maximum context length"),
         ({"safety": {"mode": "stop"}, "logit_bias": {"40": -100}}, "which logit_bias changes"),
         ({"safety": {"mode": "stop"}, "body": {"allowed_token_ids": [1]}}, "which allowed_token_ids changes"),
-        ({"body": {"use_beam_search": True}}, "use_beam_search is not offered"),
+        ({"body": {"use_beam_search": True}}, "use_beam_search is not offered here: ask for safety mode"),
         ({"body": {"kv_transfer_params": {"prompt_token_ids": [40]}}}, "kv_transfer_params is not offered"),
         ({"prompt": [1, 2, 40]}, r"special token ids \[40\]"),
         ({"prompt": [[1, 2], [39, 37]]}, r"special token ids \[37, 39\]"),
@@ -226,12 +246,13 @@ def test_many_at_once_each_get_their_own(client: OpenAI, oracle: Any, tokenizer:
             return
         mode, threshold, last = (("off", 1, "z"), ("stop", 0.15, "f"), ("stop", 0.3, "w"))[kind]
         start = LETTERS[i % 5]
-        choice = one(client, start, safety={"mode": mode, "threshold": threshold})
+        choice = one(
+            client, start, safety={"mode": mode} | ({"threshold": threshold} if mode == "stop" else {})
+        )
         if mode == "stop":
             assert choice.text == LETTERS[i % 5 + 1 : LETTERS.index(last) + 1] + REFUSAL
             assert choice.safety["stopped"]
-            p = choice.safety["p_tag"]  # nothing where a client's log-probabilities were under way
-            assert p is None or math.isclose(p, {"f": 0.2, "w": 0.6}[last], rel_tol=0.02)
+            assert math.isclose(choice.safety["p_tag"], {"f": 0.2, "w": 0.6}[last], rel_tol=0.02)
         else:
             assert choice.text.startswith(LETTERS[i % 5 + 1 : 23])
 

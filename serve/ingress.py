@@ -1,0 +1,82 @@
+"""The way in over HTTP: OpenAI's routes with errors in OpenAI's form, and the playground page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException, to_model_metadata
+from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.serve.exceptions import BackPressureError
+from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from serve.access import Access, AccessRules, read_keys
+
+PAGE = Path(__file__).parent / "playground"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+ROUTES = {
+    "models": lambda app: app.get("/v1/models"),
+    "model_data": lambda app: app.get("/v1/models/{model:path}"),
+    "completions": lambda app: app.post("/v1/completions"),
+    "chat": lambda app: app.post("/v1/chat/completions"),
+    "tokenize": lambda app: app.post("/tokenize"),
+    "detokenize": lambda app: app.post("/detokenize"),
+    "offered": lambda app: app.get("/v1/safety"),
+    "page": lambda app: app.get("/", include_in_schema=False),
+    "page_file": lambda app: app.get("/{name}.{kind}", include_in_schema=False),
+}
+
+
+class SafetyIngress(OpenAiIngress):
+    """Ray Serve LLM's ingress; `offered` is what GET /v1/safety tells clients of this endpoint."""
+
+    def __init__(self, *args: Any, offered: dict[str, Any], api_keys: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        read_keys(api_keys)  # a replica that cannot read them must not start
+        self._offered = offered
+
+    async def _process_llm_request(self, body: Any, call_method: str, raw_request: Any = None) -> Response:
+        try:
+            answer: Response = await super()._process_llm_request(body, call_method, raw_request)
+            return answer
+        except OpenAIHTTPException as error:
+            return _error(error.status_code, error.message, error.type)
+        except BackPressureError:
+            return _error(503, "the endpoint has too many requests waiting: try again later.", "overloaded")
+
+    async def offered(self) -> dict[str, Any]:
+        return self._offered
+
+    async def page(self) -> Response:
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
+
+    async def page_file(self, name: str, kind: str, request: Request) -> Response:
+        file = PAGE / f"{name}.{kind}"
+        if file.parent != PAGE or not file.is_file():
+            return _error(404, f"there is no '{request.url.path}' here.", "not_found_error")
+        return FileResponse(file, headers=_PAGE_HEADERS)
+
+
+def ingress_class(rules: AccessRules, playground: bool) -> Any:
+    """The ingress as a Ray Serve class with its routes."""
+    app = init()
+    app.add_middleware(Access, rules=rules)  # the last one added stands before all others
+    routes = {name: add for name, add in ROUTES.items() if playground or not name.startswith("page")}
+    return make_fastapi_ingress(SafetyIngress, endpoint_map=routes, app=app)
+
+
+def model_card(llm: Any) -> Any:
+    """How GET /v1/models describes the model of a Ray Serve LLMConfig."""
+    return to_model_metadata(llm.model_id, llm)
+
+
+def _error(status: int, message: str, kind: str) -> Response:
+    body = {"message": message, "type": kind, "param": None, "code": status}
+    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    return JSONResponse({"error": body}, status_code=status, headers=headers)

@@ -1,0 +1,152 @@
+"""Keys, limits and what is open to all, at a real endpoint and over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from known_model import KEY, OTHER_KEY
+from openai import OpenAI
+
+from safety_ray.errors import UserError
+from serve.access import Access, AccessRules, read_keys
+
+MODEL = "safety-ray"
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that reads the whole body and answers with its size after a moment."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        import asyncio
+
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        await asyncio.sleep(0.3)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(size).encode()})
+
+    rules = AccessRules(max_concurrent=3, max_body_bytes=1000)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(Access(app, rules), log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+def test_one_client_has_so_many_requests_at_once_and_then_more_again(small_server: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: httpx.post(f"{small_server}/v1/completions"), range(8)))
+    refused = [reply for reply in found if reply.status_code == 429]
+    assert 1 <= len(refused) <= 5
+    assert refused[0].headers["retry-after"] == "1"
+    assert "more than 3 requests at once" in refused[0].json()["error"]["message"]
+    assert httpx.post(f"{small_server}/v1/completions").status_code == 200
+
+
+def test_a_body_may_be_so_large(small_server: str) -> None:
+    assert httpx.post(small_server + "/x", content=b"a" * 1000).text == "1000"
+    reply = httpx.post(small_server + "/x", content=b"a" * 1001)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, 413)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(5):
+            yield b"a" * 300
+
+    with pytest.raises(httpx.RemoteProtocolError):  # of no declared length: cut off
+        httpx.post(small_server + "/x", content=chunks())
+
+
+def test_where_keys_are_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# mine\nabcdefghijklmnop\n\n  qrstuvwxyzabcdef  \n")
+    monkeypatch.setenv("MY_KEYS", "qrstuvwxyzabcdef, abcdefghijklmnop")
+    assert sorted(read_keys(str(file))) == sorted(read_keys("env:MY_KEYS"))
+    assert read_keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# none\n", "holds no keys"),
+        ("short\n", "1 keys of less than 16 characters"),
+        (None, "cannot be read"),
+    ],
+)
+def test_keys_that_do_not_fit_are_not_shown(tmp_path: Path, text: str | None, says: str) -> None:
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=says) as refused:
+        read_keys(str(file))
+    assert "short" not in str(refused.value)
+
+
+def test_who_has_no_key_is_told_so(client: OpenAI) -> None:
+    for key in ("", "key-of-the-tests-0003", KEY + "x", KEY[:-1]):
+        other = OpenAI(base_url=client.base_url, api_key=key or "none", max_retries=0)
+        with pytest.raises(openai.AuthenticationError, match="no valid API key"):
+            other.completions.create(model=MODEL, prompt="a")
+        with pytest.raises(openai.AuthenticationError):
+            other.models.list()
+    other = OpenAI(base_url=client.base_url, api_key=OTHER_KEY, max_retries=0)
+    assert other.completions.create(model=MODEL, prompt="a", max_tokens=2).choices[0].text == "bc"
+    bare = httpx.post(f"{client.base_url}completions", json={"model": MODEL, "prompt": "a"})
+    assert (bare.status_code, bare.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def test_what_is_offered_and_the_page_are_open_to_all(client: OpenAI) -> None:
+    told = httpx.get(f"{client.base_url}safety").json()
+    assert (told["model"], told["needs_key"], told["threshold"]) == (MODEL, True, 0.3)
+    assert KEY not in str(told)
+    page = httpx.get(str(client.base_url).removesuffix("v1/"))
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for path in ("..%2Fapp.py", "app.py", "nothing.js"):
+        assert httpx.get(str(client.base_url).removesuffix("v1/") + path).status_code in (401, 404)
+
+
+def test_more_requests_of_one_key_than_it_may_have_are_a_429(client: OpenAI) -> None:
+    """And what has ended, or whose client has gone, makes room again."""
+    other = OpenAI(base_url=client.base_url, api_key=OTHER_KEY, max_retries=0)
+
+    def long_one() -> Any:
+        return other.completions.create(
+            model=MODEL, prompt="b", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        )
+
+    streams = [long_one() for _ in range(16)]
+    with pytest.raises(openai.RateLimitError, match="more than 16 requests at once"):
+        for _ in range(30):
+            streams.append(long_one())
+    assert client.completions.create(model=MODEL, prompt="a", max_tokens=1).choices[0].text == "b"
+    for stream in streams:
+        stream.close()
+    for _ in range(100):
+        time.sleep(0.1)
+        try:
+            assert other.completions.create(model=MODEL, prompt="a", max_tokens=1).choices[0].text == "b"
+            return
+        except openai.RateLimitError:
+            continue
+    raise AssertionError("the closed streams still count")
