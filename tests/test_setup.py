@@ -289,11 +289,12 @@ def test_what_breaks_transformers_is_neither_pinned_nor_here() -> None:
         assert not unwanted & {canonicalize_name(found.metadata["Name"]) for found in distributions()}
 
 
-def test_the_ci_command_is_make_test_and_nothing_else() -> None:
+def test_the_ci_command_is_a_browser_and_make_test() -> None:
     path = ROOT / ".ci" / "run"
     assert os.access(path, os.X_OK)
     lines = path.read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     assert lines[1] == "set -eu"
+    assert lines[3].startswith("scripts/browser.sh || true")
     assert lines[-1] == "make test"
-    assert len(lines) == 4
+    assert len(lines) == 5

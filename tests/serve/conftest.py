@@ -1,13 +1,19 @@
-"""One endpoint for all tests that need one: it takes most of a minute to start."""
+"""One endpoint for all tests that need one (it takes most of a minute to start), and a browser."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import launched
 from known_model import KEY, OTHER_KEY, REFUSAL, log_table, small_tokenizer, write_model
 from openai import OpenAI
+from playground_page import Playground, open_playground
+from playwright.sync_api import Browser
+from scripted_endpoint import ScriptedEndpoint, scripted_endpoint
 from transformers import PreTrainedTokenizerFast
 
 from serve.app import ServeConfig, start, stop
@@ -77,3 +83,33 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """The endpoint ends with the tests of this folder."""
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
         stop_running()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Opened after a module's endpoint and closed before the next module: see browser.py for why."""
+    with launched() as started:
+        yield started
+
+
+@pytest.fixture
+def endpoint() -> Iterator[ScriptedEndpoint]:
+    with scripted_endpoint("/under/a/prefix/") as serving:
+        yield serving
+
+
+@pytest.fixture
+def open_page(browser: Browser, endpoint: ScriptedEndpoint) -> Iterator[Callable[..., Playground]]:
+    """Opens the scripted endpoint's page; afterwards nothing may have failed but requests by script."""
+    opened: list[Playground] = []
+
+    def open_one(**how: Any) -> Playground:
+        opened.append(open_playground(browser, endpoint.url, **how))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.page.close()
+        assert one.strangers == []
+        assert [said for said in one.errors if "the server responded with a status" not in said] == []
+    assert endpoint.missing == []

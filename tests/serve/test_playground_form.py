@@ -1,0 +1,240 @@
+"""The playground's form in a real browser: what it asks, how it stops, what it says when something fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import browser as browsers
+import pytest
+from playground_page import Playground, open_playground
+from playwright.sync_api import Browser, expect
+from scripted_endpoint import DONE, SETTINGS, ScriptedEndpoint, chunk, event, scripted_endpoint
+
+Open = Callable[..., Playground]
+SHORT = [chunk([" yes"], [0.01]), chunk([], [], finish_reason="stop"), DONE]
+ERROR = b'{"error": {"message": "max_tokens=900 is more than 256.", "type": "BadRequestError", "code": 400}}'
+
+
+@pytest.fixture(autouse=True)
+def short_answers(endpoint: ScriptedEndpoint) -> None:
+    endpoint.scripts = {mode: list(SHORT) for mode in SETTINGS["modes"]}  # type: ignore[attr-defined]
+
+
+SEARCH = {"beam_size": 2, "num_candidates": 3, "drop_share": 0.25, "stride": 4}
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "safety"),
+    [
+        ("mask", {}, {}),
+        ("stop", {"threshold": 0.05}, {"threshold": 0.05}),
+        ("safebeam", SEARCH, SEARCH),
+        ("sample", SEARCH, SEARCH),
+    ],
+)
+def test_a_mode_asks_with_its_own_settings(
+    open_page: Open,
+    endpoint: ScriptedEndpoint,
+    mode: str,
+    settings: dict[str, float],
+    safety: dict[str, float],
+) -> None:
+    page = open_page()
+    page.ask(" say  so\n", mode, max_tokens=7, temperature=0.3, **settings)
+    page.answered()
+    plain, safe = endpoint.bodies()["off"], endpoint.bodies()[mode]
+    common = {
+        "path": "v1/completions",
+        "key": None,
+        "model": "safety-ray",
+        "prompt": " say  so\n",
+        "max_tokens": 7,
+        "stream": True,
+        "logprobs": 1,
+    }
+    assert plain == {**common, "temperature": 0.3, "safety": {"mode": "off", "explain": True}}
+    sampled = {} if mode == "safebeam" else {"temperature": 0.3}
+    assert safe == {**common, **sampled, "safety": {"mode": mode, "explain": True, **safety}}
+
+
+def test_chat_asks_with_a_message(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    page = open_page()
+    page.choose("chat")
+    page.ask("Hi", "mask")
+    page.answered()
+    body = endpoint.bodies()["mask"]
+    assert body["path"] == "v1/chat/completions"
+    assert body["messages"] == [{"role": "user", "content": "Hi"}]
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 0)
+    assert "prompt" not in body
+
+
+def test_the_server_says_what_can_be_asked(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    limits: dict[str, Any] = {
+        "modes": ["off", "mask", "stop"],
+        "mode": "stop",
+        "allow_off": False,
+        "chat": False,
+    }
+    endpoint.settings = {**SETTINGS, **limits, "threshold": 0.0155, "max_tokens": 32}
+    page = open_page()
+    modes = page.page.locator("#modes input").evaluate_all("all => all.map(it => [it.value, it.checked])")
+    assert modes == [["mask", False], ["stop", True]]
+    expect(page.page.locator("#api")).to_be_hidden()
+    expect(page.page.locator("#key")).to_be_hidden()
+    expect(page.page.locator("[name=threshold]")).to_have_value("0.0155")
+    expect(page.page.locator("[name=beam_size]")).to_be_hidden()
+    page.ask("x", "stop")
+    page.answered()
+    assert sorted(endpoint.bodies()) == ["mask", "stop"]
+    assert page.report("plain")["mode"] == "mask"
+
+
+def test_what_does_not_fit_is_said_before_it_is_asked(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    page = open_page()
+    field = page.page.locator("[name=num_candidates]")
+    expect(page.page.locator("#rows")).to_have_text("of each beam; 16 rows of 32")
+    page.ask("x", "safebeam", beam_size=5, num_candidates=8)
+    assert field.evaluate("it => it.validationMessage") == (
+        "beam_size × num_candidates is 40, and this server allows at most 32."
+    )
+    page.ask("", "mask")  # the same numbers are hidden here; the prompt is missing
+    page.ask("x", "mask", max_tokens=257)
+    assert endpoint.asked == []
+    page.ask("x", "mask", max_tokens=256)
+    page.answered()
+
+
+def test_a_key_is_sent_and_kept_nowhere(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    endpoint.settings = {**SETTINGS, "needs_key": True}
+    page = open_page()
+    page.ask("x", "mask")
+    assert endpoint.asked == [], "asked without a key"
+    page.page.fill("#key", "a-secret")
+    page.ask("x", "mask")
+    page.answered()
+    assert {body["key"] for body in endpoint.asked} == {"Bearer a-secret"}
+    kept = "JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])"
+    assert "a-secret" not in page.page.evaluate(kept)
+    page.page.reload()
+    expect(page.page.locator("#key")).to_have_value("")
+
+
+def test_stop_ends_both_answers_at_the_server_too(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    never = threading.Event()
+    endpoint.scripts["off"] = endpoint.scripts["stop"] = [chunk([" on", " and"], [0.1, 0.2]), never]
+    page = open_page()
+    page.ask("x", "stop")
+    for pane in ("plain", "safe"):
+        page.wait(pane, "streaming")
+    page.page.click("#stop")
+    for pane in ("plain", "safe"):
+        page.wait(pane, "stopped")
+    assert endpoint.gone.wait(10), "the server still writes"
+    assert (page.text("plain"), page.error("plain")) == (" on and", None)
+    expect(page.page.locator("#plain [data-part=count]")).to_have_text("stopped by you after 2 tokens")
+    expect(page.page.locator("#status")).to_have_text("Stopped.")
+    endpoint.scripts["off"] = list(SHORT)
+    page.ask("x", "mask")
+    page.answered()
+    assert page.text("plain") == " yes"
+
+
+def test_errors_are_one_sentence(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    page = open_page()
+    started = chunk([" so", " far"], [0.1, 0.1])
+    for script, says, shown in (
+        ((400, ERROR), "max_tokens=900 is more than 256.", ""),
+        ((502, b"<html>bad gateway</html>"), "The server answered with status 502 (Bad Gateway).", ""),
+        ([started, event({"error": {"message": "The engine died."}})], "The engine died.", " so far"),
+        ([started], "The connection ended before the answer was complete.", " so far"),
+        ([started, event("{")], "The server sent an event that cannot be read.", " so far"),
+    ):
+        endpoint.scripts["stop"] = script
+        page.ask("x", "stop")
+        page.wait("safe", "failed")
+        page.wait("plain", "done")
+        assert (page.error("safe"), page.text("safe"), page.error("plain")) == (says, shown, None)
+        expect(page.page.locator("#status")).to_have_text("One answer failed.")
+    page.ask("x", "mask")
+    page.answered()
+    assert page.error("safe") is None
+
+
+def test_a_page_without_its_server_says_so(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    endpoint.settings = (503, b'{"error": {"message": "The model is still loading."}}')
+    page = open_page()
+    expect(page.page.locator("#trouble")).to_have_text("The model is still loading.")
+    expect(page.page.locator("#ask")).to_be_disabled()
+    page.page.fill("#prompt", "x")
+    page.page.keyboard.press("Control+Enter")
+    assert endpoint.asked == []
+
+
+def test_a_server_that_went_away(browser: Browser) -> None:
+    with scripted_endpoint("/") as endpoint:
+        page = open_playground(browser, endpoint.url)
+    page.ask("x", "mask")
+    page.wait("plain", "failed")
+    assert page.error("safe") == "The server cannot be reached."
+    expect(page.page.locator("#status")).to_have_text("Both answers failed.")
+    page.page.close()
+
+
+def test_everything_works_with_the_keyboard_alone(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+    never = threading.Event()
+    endpoint.scripts["off"] = [chunk([" a", " b", " c"], [0.01, 0.2, None]), never]
+    page = open_page()
+    keyboard, focused = page.page.keyboard, page.page.locator(":focus")
+    for _ in range(20):
+        keyboard.press("Tab")
+        if focused.get_attribute("id") == "prompt":
+            break
+    keyboard.type("A prompt")
+    for _ in range(20):
+        keyboard.press("Tab")
+        if focused.get_attribute("value") == "safebeam":
+            break
+    keyboard.press("ArrowLeft")
+    expect(page.page.locator("[value=stop]")).to_be_checked()
+    keyboard.press("Tab")
+    expect(focused).to_have_attribute("name", "max_tokens")
+    keyboard.press("Enter")
+    page.wait("plain", "streaming")
+    page.wait("safe", "done")
+    for _ in range(20):
+        keyboard.press("Tab")
+        if "token" in (focused.get_attribute("class") or ""):
+            break
+    tip = page.page.locator("#tip")
+    expect(tip).to_have_text("P(tag) 0.01")
+    keyboard.press("ArrowRight")
+    expect(focused).to_have_text(" b")
+    expect(tip).to_have_text("P(tag) 0.20")
+    keyboard.press("End")
+    expect(tip).to_have_text("P(tag) not measured")
+    keyboard.press("Tab")  # one stop for a whole answer: the next is the other answer
+    assert focused.evaluate("it => it.closest('section').id") == "safe"
+    expect(tip).to_have_text("P(tag) 0.01")
+    keyboard.press("Shift+Tab")
+    expect(focused).to_have_text(" c")  # where the person left it
+    keyboard.press("Escape")
+    page.wait("plain", "stopped")
+    expect(tip).to_be_hidden()
+    page.page.focus("#prompt")
+    endpoint.scripts["off"] = list(SHORT)
+    keyboard.press("Control+Enter")
+    page.answered()
+    assert [body["prompt"] for body in endpoint.asked] == ["A prompt"] * 4
+
+
+def test_a_missing_browser_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAFETY_RAY_BROWSER", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RuntimeError, match=r"none of chromium, .* is on PATH: run scripts/browser\.sh"):
+        browsers.executable()
+    monkeypatch.setenv("SAFETY_RAY_BROWSER", "/no/browser")
+    with pytest.raises(RuntimeError, match="SAFETY_RAY_BROWSER=/no/browser is no program"):
+        browsers.executable()
