@@ -17,15 +17,8 @@ from typing import Any
 
 from safety_ray.errors import UserError
 
-OPEN = {
-    "",
-    "/",
-    "/v1/safety",
-    "/playground.css",
-    "/playground.js",
-    "/stream.js",
-    "/-/healthz",
-}  # GET without a key
+PAGE = Path(__file__).parent / "playground"
+OPEN = {"", "/", "/v1/safety", *(f"/{file.name}" for file in PAGE.iterdir())}  # GET without a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +76,16 @@ class Access:
             return
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._rules.max_body_bytes:
-            await _error(send, 413, f"the request's body is larger than {self._rules.max_body_bytes} bytes.")
+            await _error(send, 413, _TOO_LARGE.format(self._rules.max_body_bytes))
             return
         limit = self._rules.max_concurrent
         if limit and self._under_way[client] >= limit:
             await _error(send, 429, f"more than {limit} requests at once; wait until one has ended.")
             return
+        body = _Body(receive, send, self._rules.max_body_bytes)
         self._under_way[client] += 1
         try:
-            await self._app(scope, _limited(receive, self._rules.max_body_bytes), send)
+            await self._app(scope, body.receive, body.send)
         finally:
             self._under_way[client] -= 1
             if not self._under_way[client]:
@@ -108,17 +102,27 @@ class Access:
         return digest.hex() if kind.lower() == "bearer" and any(known) else None
 
 
-def _limited(receive: Any, most: int) -> Any:
-    """`receive`, which ends the request where a body without a declared length grows too large."""
-    read = 0
+class _Body:
+    """The body of one request, of no declared length; where it grows too large the answer is a 413."""
 
-    async def limited() -> Any:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if read > most else message
+    def __init__(self, receive: Any, send: Any, most: int) -> None:
+        self._receive, self._send, self._most = receive, send, most
+        self._read, self._answered = 0, False
 
-    return limited
+    async def receive(self) -> Any:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self._read > self._most else message
+
+    async def send(self, message: Any) -> None:
+        if self._read <= self._most:
+            await self._send(message)
+        elif not self._answered:  # whatever the application makes of a body that was cut off
+            self._answered = True
+            await _error(self._send, 413, _TOO_LARGE.format(self._most))
+
+
+_TOO_LARGE = "the request's body is larger than {} bytes."
 
 
 async def _error(send: Any, status: int, message: str) -> None:

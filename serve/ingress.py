@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -10,11 +9,10 @@ from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPExc
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.exceptions import BackPressureError
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from serve.access import Access, AccessRules, read_keys
+from serve.access import PAGE, Access, AccessRules, read_keys
 
-PAGE = Path(__file__).parent / "playground"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -53,7 +51,9 @@ class SafetyIngress(OpenAiIngress):
     async def offered(self) -> dict[str, Any]:
         return self._offered
 
-    async def page(self) -> Response:
+    async def page(self, request: Request) -> Response:
+        if not request.url.path.endswith("/"):  # the page's own addresses are relative
+            return RedirectResponse(request.url.path + "/")
         return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
     async def page_file(self, name: str, kind: str, request: Request) -> Response:

@@ -5,7 +5,7 @@ import { Dropped } from "./dropped.js";
 import { hideTip } from "./shade.js";
 import { choices, sentence } from "./stream.js";
 
-const SEARCH = ["beam_size", "num_candidates", "drop_share", "stride"];
+const SEARCH = ["num_candidates", "drop_share", "stride"];
 const MODES = {
   off: { settings: ["temperature"] },
   mask: { settings: ["temperature"], says: "The tag itself is never sampled; nothing else changes." },
@@ -14,12 +14,12 @@ const MODES = {
     says: "The text ends where the model expects the tag: as soon as P(tag) reaches the threshold.",
   },
   safebeam: {
-    settings: SEARCH,
+    settings: ["beam_size", ...SEARCH],
     says: "Beam search that looks one token ahead and drops the candidates the tag would most likely follow.",
   },
   sample: {
     settings: ["temperature", ...SEARCH],
-    says: "As safebeam, but the candidates are sampled: answers differ from one time to the next.",
+    says: "Sampling that looks one token ahead: of the likeliest tokens it drops those the tag would most likely follow.",
   },
 };
 
@@ -84,7 +84,8 @@ function adapt() {
   byId("temperature-says").textContent =
     mode === "safebeam" ? "of the plain answer" : "0: always the likeliest";
   safe.part("mode").textContent = running ? safe.part("mode").textContent : mode;
-  const rows = field("beam_size").valueAsNumber * field("num_candidates").valueAsNumber;
+  const beams = mode === "safebeam" ? field("beam_size").valueAsNumber : 1;
+  const rows = beams * field("num_candidates").valueAsNumber;
   const most = server.max_rows ?? Infinity;
   byId("rows").textContent = `of each beam; ${rows || "?"} rows${most < Infinity ? ` of ${most}` : ""}`;
   field("num_candidates").setCustomValidity(

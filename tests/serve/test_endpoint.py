@@ -233,6 +233,9 @@ def test_a_model_that_is_not_served_is_a_404(client: OpenAI) -> None:
         client.completions.create(model="other", prompt="a")
 
 
+_KINDS: Any = [("off", {}, "z"), ("stop", {"threshold": 0.15}, "f"), ("stop", {"threshold": 0.3}, "w")]
+
+
 def test_many_at_once_each_get_their_own(client: OpenAI, oracle: Any, tokenizer: Any) -> None:
     """Modes, thresholds and clients' own log-probabilities, mixed in the engine's batches."""
     table = oracle(torch.tensor([encode(tokenizer, ["a"])[0]])).logits[0, 0].float().log_softmax(-1)
@@ -244,11 +247,9 @@ def test_many_at_once_each_get_their_own(client: OpenAI, oracle: Any, tokenizer:
             assert all(len(step) >= 3 and min(step.values()) > -99 for step in top)
             assert top[0]["b"] == pytest.approx(table.max().item(), abs=0.02)
             return
-        mode, threshold, last = (("off", 1, "z"), ("stop", 0.15, "f"), ("stop", 0.3, "w"))[kind]
+        mode, threshold, last = _KINDS[kind]
         start = LETTERS[i % 5]
-        choice = one(
-            client, start, safety={"mode": mode} | ({"threshold": threshold} if mode == "stop" else {})
-        )
+        choice = one(client, start, safety={"mode": mode} | threshold)
         if mode == "stop":
             assert choice.text == LETTERS[i % 5 + 1 : LETTERS.index(last) + 1] + REFUSAL
             assert choice.safety["stopped"]
