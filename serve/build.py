@@ -51,7 +51,7 @@ def build_app(args: dict[str, Any] | ServeConfig) -> Application:
             deployment_config=deployment_config(config),
             server_cls=SafetyServer,
             log_engine_metrics=False,
-            experimental_configs={"stream_batching_interval_ms": 0},  # each token goes out at once
+            experimental_configs={"stream_batching_interval_ms": 0},  # the server sees to it itself
         )
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
@@ -139,6 +139,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, longest: int) -> dict[s
         "refusal": config.refusal,
         "report": config.report,
         "timeout_s": config.request_timeout_s,
+        "stream_interval_ms": config.stream_interval_ms,
     }
     if tag_id is None:
         guard = {CONFIG_KEY: {"tag_id": None, **guard}}

@@ -73,6 +73,7 @@ class SafetyServer(LLMServer):
         self.engine._oai_serving_tokenization = getattr(self.engine._app_state, "serving_tokenization", None)
         settings = client.vllm_config.additional_config[CONFIG_KEY]
         self._timeout_s: float = settings["timeout_s"]
+        self._interval_s: float = settings["stream_interval_ms"] / 1000
         self._guard = Guard(client, settings, Metrics())
         client.generate = self._guard.generate
         encoder = ChatEncoder(client.renderer.tokenizer, self._guard.tag_id)
@@ -127,7 +128,8 @@ class SafetyServer(LLMServer):
         reports = self._guard.requests[key].reports
         begun = False
         try:
-            async with aclosing(_until(stream, self._timeout_s)) as items:
+            events = _together(stream, self._interval_s) if streams else stream
+            async with aclosing(_until(events, self._timeout_s)) as items:
                 async for item in items:
                     yield _reported(item, reports)
                     begun = streams
@@ -151,6 +153,39 @@ async def _until(stream: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
                 except StopAsyncIteration:
                     return
             yield item
+
+
+async def _together(stream: Any, interval_s: float) -> AsyncGenerator[list[Any], None]:
+    """The events of `stream` in lists: the first at once, then what has come since the last list.
+
+    Each list is a message from replica to ingress to proxy: one per token would cost more than the token.
+    """
+    come: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def read() -> None:
+        async with aclosing(stream) as items:
+            async for item in items:
+                for event in item if isinstance(item, list) else [item]:
+                    come.put_nowait(event)
+
+    reading = asyncio.create_task(read())
+    try:
+        waiting: asyncio.Task[Any] = asyncio.create_task(come.get())
+        await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        first = [waiting.result()] if waiting.done() else []
+        waiting.cancel()
+        while True:
+            events = first + [come.get_nowait() for _ in range(come.qsize())]
+            if events:
+                yield events
+            first = []
+            if reading.done() and come.empty():
+                break
+            await asyncio.wait({reading}, timeout=interval_s)
+        reading.result()  # raises what ended the stream
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def _reported(item: Any, reports: list[Report]) -> Any:

@@ -48,6 +48,9 @@ class ServeConfig:
     max_queued_requests: int = setting("requests that wait for a replica; more are a 503", default=256)
     max_body_kib: int = setting("size of a request's body at most", default=1024)
     request_timeout_s: float = setting("seconds an answer may take; then it is a 503", default=300.0)
+    stream_interval_ms: float = setting(
+        "a stream's tokens after the first go out this often; each message costs CPU time", default=25.0
+    )
     api_keys: str = setting(
         "where the API keys are: a file with one per line, or env:NAME; empty: nobody needs a key", default=""
     )
@@ -98,8 +101,9 @@ class ServeConfig:
         ):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0.")
-        if self.max_concurrent < 0 or self.drain_s < 0:
-            raise UserError("max_concurrent and drain_s must not be negative.")
+        for name in ("max_concurrent", "drain_s", "stream_interval_ms"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative.")
         if not self.api_keys.startswith("env:"):  # the environment is that of the cluster's machines
             read_keys(self.api_keys)
 

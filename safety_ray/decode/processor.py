@@ -33,6 +33,7 @@ REPORT_ARG = "safety_report"
 """Names of a request's extra arguments in the engine (`extra_args`, in OpenAI bodies `vllm_xargs`)."""
 
 _ARGS = (MODE_ARG, THRESHOLD_ARG, PROMPT_ARG, REPORT_ARG)
+_CERTAIN = 1e30
 _DISTORTING = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
 
 
@@ -198,23 +199,25 @@ class TagRows:
         for place, row in [each for each in self._unbegun if each[1].output]:
             self._thresholds[place] = row.log_threshold
             self._unbegun.remove((place, row))
-        hit_S = self._log_p(logits_BV[self._stops]) >= self._thresholds
-        hit_B = torch.zeros(len(logits_BV), dtype=torch.bool, device=logits_BV.device)
-        hit_B[self._stops] = hit_S
+        hit_S = self._log_p(logits_BV, self._stops) >= self._thresholds
         logits_BV[self._masks, self.tag] = -math.inf
-        logits_BV.masked_fill_(hit_B[:, None], -math.inf)
         kept_S = logits_BV[self._stops, self._ends]
-        logits_BV[self._stops, self._ends] = torch.where(hit_S, torch.zeros_like(kept_S), kept_S)
+        # So likely that the rest has probability 0 at any temperature; cheaper than to mask the rest.
+        logits_BV[self._stops, self._ends] = kept_S.masked_fill(hit_S, _CERTAIN)
         return logits_BV
 
     def measure(self, logits_BV: torch.Tensor) -> torch.Tensor | None:
         """log P(tag) of the rows that report it, from logits that nothing has changed; None: no row does."""
-        return self._log_p(logits_BV[self._reported].float()) if len(self._reported) else None
+        return self._log_p(logits_BV, self._reported) if len(self._reported) else None
 
     def report(self, log_p_R: torch.Tensor, token_ids_BC: torch.Tensor, log_probs_BC: torch.Tensor) -> None:
         """Write what `measure` found into the engine's table of tokens and their log-probabilities."""
         token_ids_BC[self._reported, self._columns] = self.tag
         log_probs_BC[self._reported, self._columns] = log_p_R
 
-    def _log_p(self, logits_RV: torch.Tensor) -> torch.Tensor:
-        return logits_RV[:, self.tag] - logits_RV.logsumexp(dim=-1)
+    def _log_p(self, logits_BV: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """log P(tag) of `rows`, float32."""
+        # Most often all rows are meant: then no copy is made of them.
+        total_B = logits_BV.float().logsumexp(dim=-1) if 2 * len(rows) > len(logits_BV) else None
+        total_R = logits_BV[rows].float().logsumexp(dim=-1) if total_B is None else total_B[rows]
+        return logits_BV[rows, self.tag].float() - total_R

@@ -26,6 +26,14 @@ def naive(logits: list[float], mode: str, threshold: float, end: int) -> list[fl
     return [-math.inf if i == TAG else x for i, x in enumerate(logits)]
 
 
+def same(logits: torch.Tensor, expected: list[list[float]]) -> None:
+    """Equal, and equal in what is sampled, be it cold or hot."""
+    for temperature in (0.01, 1.0, 2.0):
+        torch.testing.assert_close(
+            (logits / temperature).softmax(-1), (torch.tensor(expected) / temperature).softmax(-1)
+        )
+
+
 def some_logits(rng: random.Random, rows: int) -> torch.Tensor:
     values = [[rng.gauss(0, 2) for _ in range(VOCAB)] for _ in range(rows)]
     for row in values:
@@ -95,7 +103,7 @@ def test_batch_of_vllm_against_one_request_at_a_time(seed: int) -> None:
             continue
         logits = some_logits(rng, len(wanted))
         expected = [naive(logits[i].tolist(), *wanted[name]) for i, name in enumerate(batch.req_ids)]
-        torch.testing.assert_close(processor.apply(logits.clone()), torch.tensor(expected))
+        same(processor.apply(logits.clone()), expected)
         compared += len(wanted)
     assert compared > 200
 
@@ -141,14 +149,14 @@ def test_bare_updates_of_vllm_against_one_request_at_a_time(seed: int) -> None:
         processor.update_state(None)
         logits = some_logits(rng, 10)
         expected = [naive(row.tolist(), *rows.get(i, ("off", 1.0, EOS))) for i, row in enumerate(logits)]
-        torch.testing.assert_close(processor.apply(logits.clone()), torch.tensor(expected))
+        same(processor.apply(logits.clone()), expected)
 
 
 def test_a_threshold_that_is_met_exactly_stops() -> None:
     batch = TagRows(tag=1)
     batch.add(0, Safety("stop", 0.25), end=0)
     batch.settle()
-    assert batch.apply(torch.zeros(1, 4)).tolist() == [[0.0, -math.inf, -math.inf, -math.inf]]
+    same(batch.apply(torch.zeros(1, 4)), [[0.0, -math.inf, -math.inf, -math.inf]])
 
 
 def test_the_threshold_of_a_prompt_counts_before_the_first_token_alone() -> None:
@@ -158,13 +166,13 @@ def test_the_threshold_of_a_prompt_counts_before_the_first_token_alone() -> None
     batch.add(2, Safety("off", prompt_threshold=0.25), end=0, output=output[2])
     batch.settle()
     no = -math.inf
-    assert batch.apply(torch.zeros(3, 4)).tolist() == [[no, 0, no, no], [0, no, no, no], [0, 0, 0, 0]]
+    same(batch.apply(torch.zeros(3, 4)), [[no, 0, no, no], [0, no, no, no], [0, 0, 0, 0]])
     batch.settle()  # another request came: nothing has been sampled here yet
     output[1].append(2)
-    assert batch.apply(torch.zeros(3, 4)).tolist() == [[no, 0, no, no], [0, no, 0, 0], [0, 0, 0, 0]]
+    same(batch.apply(torch.zeros(3, 4)), [[no, 0, no, no], [0, no, 0, 0], [0, 0, 0, 0]])
     batch.settle()
     output[0].append(2)
-    assert batch.apply(torch.zeros(3, 4)).tolist() == [[0, no, 0, 0], [0, no, 0, 0], [0, 0, 0, 0]]
+    same(batch.apply(torch.zeros(3, 4)), [[0, no, 0, 0], [0, no, 0, 0], [0, 0, 0, 0]])
 
 
 def test_the_sampler_of_vllm_reports_the_share_of_the_tag_before_any_mask() -> None:

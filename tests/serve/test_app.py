@@ -92,7 +92,7 @@ def test_a_tag_that_texts_could_spell(tmp_path: Path) -> None:
         ({"mode": "safebeam", "beam_size": 10}, "is 40, and this endpoint allows 32"),
         ({"drop_share": 1.0}, "drop_share=1.0 must be at least 0"),
         ({"api_keys": "/nowhere"}, "API keys cannot be read from '/nowhere'"),
-        ({"max_concurrent": -1}, "max_concurrent and drain_s must not be negative"),
+        ({"max_concurrent": -1}, "max_concurrent must not be negative"),
         ({"port": 70000}, "port must be 1 to 65535"),
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
         ({"min_replicas": 2}, "max_replicas no less"),
