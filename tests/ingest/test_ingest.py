@@ -103,7 +103,7 @@ def test_a_stage_folder_and_a_glob_are_inputs(tmp_path) -> None:
     ("name", "content", "message"),
     [
         (None, b"", "does not exist"),
-        ("a.txt", b"hello", "neither Parquet nor JSONL"),
+        ("a.txt", b"hello", "has no known ending"),
         ("a.jsonl", b"", "is empty"),
         ("a.parquet", b"PAR? no", "not a readable Parquet file"),
         ("a.jsonl", b'{"id": "1", "body": "x"}\n', "has no field 'text'; it has body, id"),
