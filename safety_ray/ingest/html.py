@@ -6,19 +6,19 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trafilatura import bare_extraction
+import trafilatura
 from trafilatura.metadata import extract_title
 from trafilatura.utils import load_html
 
 from safety_ray.ingest.payload import language
 
-Extraction = Literal["balanced", "precision", "recall", "fast", "fast-recall"]
+Extraction = Literal["fast-recall", "fast", "balanced", "precision", "recall"]
 EXTRACTIONS: dict[str, dict[str, Any]] = {
+    "fast-recall": {"fast": True, "favor_recall": True},
+    "fast": {"fast": True},
     "balanced": {},
     "precision": {"favor_precision": True},
     "recall": {"favor_recall": True},
-    "fast": {"fast": True},
-    "fast-recall": {"fast": True, "favor_recall": True},
 }
 """Options of trafilatura by name; benchmarks/ingest.py compares them on pages with gold text."""
 
@@ -48,9 +48,9 @@ def extract(html: str, extraction: str) -> Page:
         title = extract_title(tree)
         canonical = tree.xpath("string(.//link[@rel='canonical'][1]/@href)").strip()
         declared = tree.get("lang") or tree.get("{http://www.w3.org/XML/1998/namespace}lang")
-        found = bare_extraction(tree, include_comments=False, **EXTRACTIONS[extraction])
+        text = trafilatura.extract(tree, include_comments=False, **EXTRACTIONS[extraction])
     except ValueError:
         raise
     except Exception as error:  # of hundreds of millions of pages some break any parser
         raise ValueError(f"the page cannot be parsed: {type(error).__name__}: {error}") from error
-    return Page(getattr(found, "text", None) or "", title or None, language(declared), canonical or None)
+    return Page(text or "", title or None, language(declared), canonical or None)

@@ -26,6 +26,7 @@ class Source(io.RawIOBase):
         self.path, self._at = path, 0
         self._fs, self._root = filesystem.find(path)
         self._file: Any = None
+        self._file_at = 0
 
     def readable(self) -> bool:
         return True
@@ -40,9 +41,10 @@ class Source(io.RawIOBase):
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence == io.SEEK_END:
-            offset += int(self._fs.size(self._root))
-        if self._file is not None and offset != self._at:
-            self._file.seek(offset)
+            size = self._fs.size(self._root)
+            if size is None:
+                raise OSError("the server does not tell how long the file is")
+            offset += int(size)
         self._at = offset
         return offset
 
@@ -63,6 +65,7 @@ class Source(io.RawIOBase):
                 time.sleep(wait)
         buffer[: len(data)] = data
         self._at += len(data)
+        self._file_at = self._at
         return len(data)
 
     def close(self) -> None:
@@ -71,14 +74,28 @@ class Source(io.RawIOBase):
 
     def _read(self, size: int) -> bytes:
         if self._file is None:
-            self._file = self._fs.open(self._root, "rb")
-            if self._at:
-                self._file.seek(self._at)
+            self._file, self._file_at = self._fs.open(self._root, "rb"), 0
+        if self._file_at != self._at:
+            self._move()
         data: bytes = self._file.read(size)
         whole = getattr(self._file, "size", None)
-        if not data and isinstance(whole, int) and self._at < whole:
+        if size and not data and isinstance(whole, int) and self._at < whole:
             raise EOFError(f"{whole:,} bytes were announced")
         return data
+
+    def _move(self) -> None:
+        """Bring the file to the position, by reading up to it where a server knows no ranges."""
+        try:
+            self._file.seek(self._at)
+        except (ValueError, io.UnsupportedOperation):
+            self._file.close()
+            self._file = self._fs.open(self._root, "rb")
+            left = self._at
+            while left:
+                part = self._file.read(min(left, 1 << 20))
+                if not part:
+                    raise EOFError(f"byte {self._at:,} is beyond the end") from None
+                left -= len(part)
 
     def _drop(self) -> None:
         file, self._file = self._file, None

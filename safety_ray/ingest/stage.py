@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def _tables(file: str, config: IngestConfig, columns: pa.Schema, counts_folder: 
     yield pa.Table.from_pylist(rows, columns)
     if ignored:  # in a file of its own, so that a task that is run again counts nothing twice
         fs, root = filesystem.find(f"{counts_folder}/{stable_hash(file):016x}.json")
-        fs.makedirs(fs._parent(root), exist_ok=True)
+        fs.makedirs(posixpath.dirname(root), exist_ok=True)
         fs.pipe_file(root, json.dumps(ignored).encode())
 
 
