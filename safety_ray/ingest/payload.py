@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import zlib
 from collections.abc import Callable
@@ -103,7 +102,10 @@ def to_text(body: bytes, content_type: str = "") -> str:
             return body.decode("utf-8", "replace")
     if declared is None:
         declared = next(iter(detect_encoding(body)), "cp1252")
-    return to_unicode(body, codecs.lookup(declared).name)
+    try:
+        return to_unicode(body, declared)
+    except (LookupError, ValueError):  # Python has codecs that are no charsets: base64, undefined, ...
+        return body.decode("utf-8", "replace")
 
 
 def language(tag: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from safety_ray.ingest.source import Source
 from safety_ray.ingest.unpack import Unpacked
 
 _BATCH = 512
+_FIRST = 100  # records in which a field of the column map must occur once
 
 
 def read_jsonl(path: str, max_bytes: int) -> Iterator[Raw]:
@@ -55,10 +57,10 @@ def read_parquet(path: str) -> Iterator[Raw]:
 
 
 def first_fields(path: str, parquet: bool) -> set[str]:
-    """Names of the first readable record's fields, nested ones with dots; UserError if it is no Parquet."""
+    """Names of the first records' fields, nested ones with dots; UserError if it is no Parquet."""
     if not parquet:
         values = (raw.value for raw in read_jsonl(path, 1 << 26) if raw.value is not None)
-        return field_names(next(values, {}))
+        return set().union(*map(field_names, islice(values, _FIRST)))
     with Source(path) as source:
         return _arrow_names(_parquet(path, source).schema_arrow)
 

@@ -158,8 +158,9 @@ def _members(
         if magic == _GZIP and packed[0] == 0:  # padding, which gzip allows between members
             at, packed = at + 1, packed[1:]
             continue
-        begin, member, first, problem, held = at, start(), True, "", b""
+        begin, first, problem, held = at, True, "", b""
         try:
+            member = start()  # fails where the dictionary is damaged
             while not member.done and not problem:
                 packed = packed or source.read(_BLOCK) or b""
                 if not packed:
@@ -218,11 +219,15 @@ def _dictionary(source: Source) -> tuple[zstandard.ZstdCompressionDict | None, i
     source.seek(0)
     while _skippable(head := source.read(8) or b""):
         kind, size = struct.unpack("<II", head)
-        content = source.read(size) or b""
-        if kind == _DICTIONARY and dictionary is None:
-            if content.startswith(_ZSTD):
-                content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
-            dictionary = zstandard.ZstdCompressionDict(content)
+        if kind == _DICTIONARY and dictionary is None and size <= _PIECE << 10:
+            content = source.read(size) or b""
+            try:
+                if content.startswith(_ZSTD):
+                    content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+                dictionary = zstandard.ZstdCompressionDict(content)
+            except (zstandard.ZstdError, ValueError):
+                dictionary = None  # the frames that need it will be damaged ones
         at += 8 + size
+        source.seek(at)
     source.seek(at)
     return dictionary, at

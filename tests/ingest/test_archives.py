@@ -13,6 +13,8 @@ import pytest
 import zstandard
 from archive_writer import Archive, gzip_each, page, pages, split
 from fastwarc.warc import ArchiveIterator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
 from safety_ray.ingest.archives import READ, Record, records
@@ -190,6 +192,22 @@ def test_a_record_above_the_limit_is_passed_over_in_little_memory(tmp_path) -> N
         assert urls(found) == [url(0), url(1), url(2)]
         assert [one.problem for one in found] == [None, f"the record is longer than max_bytes={limit}", None]
         assert peak < 6_000_000
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    packing=st.sampled_from(sorted(PACKINGS)),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 400), st.binary(max_size=40)), max_size=4),
+)
+def test_no_damage_raises(tmp_path, packing, edits) -> None:
+    data = PACKINGS[packing]
+    for share, cut, put in edits:
+        at = int(share * len(data))
+        data = data[:at] + put + data[at + cut :]
+    whole, broken = read(tmp_path, data)
+    assert all(0 <= one.offset <= len(data) for one in whole + broken)
+    if data == PACKINGS[packing]:
+        assert (len(whole), len(broken)) == (COUNT, 0)
 
 
 def test_records_that_hold_no_document_are_counted(tmp_path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safety_ray import dataset
+from safety_ray.config import load
 from safety_ray.errors import UserError
 from safety_ray.ingest.columns import field_names, renamed
 from safety_ray.ingest.stage import IngestConfig, run
@@ -53,7 +54,8 @@ def test_a_mapped_input_becomes_documents(tmp_path, ray_cluster, kind) -> None:
     values = [record(i) for i in range(5)]
     if kind == "jsonl":
         lines = [json.dumps(one) for one in [*values, {"doc_id": "none", "metadata": None}]]
-        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        # A field of the map need not be in the first record.
+        (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)))
     else:
         empty = {"doc_id": "none", "content": None, "text": None, "metadata": None}
         pq.write_table(pa.Table.from_pylist([*values, empty]), tmp_path / "a.parquet")
@@ -68,6 +70,16 @@ def test_a_mapped_input_becomes_documents(tmp_path, ray_cluster, kind) -> None:
         assert json.loads(row["extra"]) == {"text_": "not the text", "metadata": {"score": i / 2}}
     (aside,) = pq.read_table(out / "set_aside").to_pylist()
     assert (aside["id"], aside["set_aside"]) == ("none", "no text")
+
+
+def test_the_shipped_map_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
+    path = real_data / "web" / "cc_en_head-0091.jsonl"
+    words = ["configs/ingest/columns.yaml", f"input={path}", f"output={tmp_path / 'out'}"]
+    run(load(IngestConfig, words))
+    values = [json.loads(line) for line in path.read_text().splitlines()]
+    wanted = {one["id"]: (one["metadata"]["url"], one["metadata"]["date_download"], "en") for one in values}
+    rows = dataset.table(str(tmp_path / "out")).to_pylist()
+    assert {row["id"]: (row["url"], row["date"], row["language"]) for row in rows} == wanted
 
 
 @pytest.mark.parametrize(

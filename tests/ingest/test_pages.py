@@ -118,6 +118,8 @@ def test_broken_bytes_cost_characters_and_not_pages() -> None:
     assert to_text("crème".encode()[:3]) == "cr�"
     assert to_text("<meta charset=utf-8> crème ".encode() + b"\xff end").endswith("crème � end")
     assert len(to_text(bytes(range(256)))) > 0
+    for name in ("base64", "rot13", "undefined", "punycode", "zip", "utf-7", "idna"):
+        assert "end" in to_text(b"caf\xe9 end", f"text/html; charset={name}")
 
 
 def test_metadata_of_a_crawled_page(tmp_path) -> None:
