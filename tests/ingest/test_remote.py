@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archive_writer import page, pages
+from archive_writer import Archive, page, pages
 
 from safety_ray import dataset
 from safety_ray.errors import UserError
@@ -128,6 +129,27 @@ def test_a_server_that_stays_away_ends_the_job_and_loses_nothing_in_silence(serv
     server.cuts = {"/a.warc.gz": 10**6}
     with pytest.raises(UserError, match=r"/a.warc.gz' cannot be read beyond byte 0 \("):
         list(read(f"{server.url}/a.warc.gz", LIMIT))
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+def test_a_connection_lost_in_the_middle_is_not_the_end_of_an_archive(tmp_path, monkeypatch, packed) -> None:
+    archive = Archive(packed)
+    for number in range(40):
+        archive.response(f"http://example.com/{number}", random.Random(number).randbytes(6000).hex())
+    (tmp_path / "a.warc").write_bytes(archive.data)
+    whole = source.Source._read
+
+    def lost(self: source.Source, size: int) -> bytes:
+        if self.tell() > 100_000:
+            raise TimeoutError("nobody answers")
+        return whole(self, size)
+
+    monkeypatch.setattr(source, "WAITS", (0.0,))
+    monkeypatch.setattr(source.Source, "_read", lost)
+    found = read(str(tmp_path / "a.warc"), LIMIT)
+    assert next(found).position == 0
+    with pytest.raises(UserError, match=r"cannot be read beyond byte 131,072 \(TimeoutError: nobody answers"):
+        list(found)
 
 
 def test_a_job_reads_a_folder_of_a_server(tmp_path, server, ray_cluster) -> None:
