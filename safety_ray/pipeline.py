@@ -119,7 +119,9 @@ def run(pipeline: PipelineConfig) -> dict[str, Any]:
     """Run all stages; returns and writes the summary: {"stages", "results", "endpoint"}."""
     started = time.time()
     if pipeline.input:
-        list_files(pipeline.input)  # a wrong path fails now, not after the corpus is made
+        list_files(
+            pipeline.input, str(pipeline.ingest.get("format", "auto"))
+        )  # a wrong path fails now, not after the corpus is made
     configs = [stage.config(pipeline) for stage in STAGES]
     records: dict[str, dict[str, Any]] = {}
     for number, (stage, config) in enumerate(zip(STAGES, configs, strict=True), start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -77,6 +78,33 @@ def test_a_broken_write_goes_on_and_repeats_little(tmp_path: Path, ray_cluster: 
     assert sorted(rows.column("id").to_pylist()) == [f"d{i:04}" for i in range(640)]
     again = [i for path in seen.glob("none-*") for i in path.read_text().split("\n")]
     assert len(set(again)) == len(again) < 640  # what the broken run had written is not done again
+
+
+def test_a_write_that_broke_while_folders_got_their_names_doubles_nothing(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    source = documents(tmp_path / "in", 50)
+    out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+    first = dataset.read(source, DOCUMENT)
+    assert dataset.write(first, out, label="one", total=50, resume_by=None).rows_out == 50
+    (tmp_path / "out/set_aside").rmdir()  # data/ has its name, set_aside/ has not
+    counts = dataset.write(dataset.read(source, DOCUMENT), out, label="two", total=50, resume_by=None)
+    assert (counts.rows_out, counts.set_aside) == (50, 0)
+    assert len(pq.read_table(tmp_path / "out/data").column("id").unique()) == 50
+
+
+def test_folders_get_their_names_on_a_filesystem_that_moves_none() -> None:
+    """As object stores do, with keys that end in a slash for folders; twice, as after an interruption."""
+    fs = fsspec.filesystem("memory")
+    for outcome, names in (("data", "ab"), ("set_aside", "c")):
+        for name in names:
+            fs.pipe_file(f"/out/rows/outcome={outcome}/{name}.parquet", name.encode())
+    for _ in range(2):
+        dataset._settle(fs, "/out", "")
+        assert sorted(fs.find("/out")) == [
+            "/out/data/a.parquet", "/out/data/b.parquet", "/out/set_aside/c.parquet",
+        ]  # fmt: skip
+        assert fs.cat_file("/out/data/b.parquet") == b"b"
 
 
 def test_too_many_rows_set_aside_fail_with_the_reason(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.ingest.readers import Raw
+from safety_ray.ingest.columns import ColumnMap, renamed
+from safety_ray.ingest.raw import Raw
 from safety_ray.records import DOCUMENT, FINEWEB, schema, stable_hash
 
 OPTIONAL = pa.schema(
@@ -26,6 +27,8 @@ _ALWAYS = pa.schema(
     ]
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+TARGETS = [*(column.name for column in (*DOCUMENT, *FINEWEB)), *OPTIONAL.names]
+"""The columns that a column map can fill."""
 
 
 def row_schema(optional: list[str]) -> pa.Schema:
@@ -33,13 +36,19 @@ def row_schema(optional: list[str]) -> pa.Schema:
     return pa.schema([*_ALWAYS, *(OPTIONAL.field(name) for name in optional)])
 
 
-def to_row(raw: Raw, columns: pa.Schema, max_bytes: int) -> dict[str, Any]:
-    """The row of one record; `set_aside` holds the reason where it is no document."""
+def to_row(raw: Raw, columns: pa.Schema, max_bytes: int, names: ColumnMap | None = None) -> dict[str, Any]:
+    """The row of one record; `set_aside` holds the reason where it is no document.
+
+    A record without an id gets one of 16 hex digits: the 64-bit BLAKE2b hash of its URL (empty where
+    it has none) and its text, so that it has the same one in every run, file and order. A record that
+    is no document and has no id is called `<file>#<position>`.
+    """
     row: dict[str, Any] = dict.fromkeys(columns.names)
     row |= {"source_file": raw.file, "source_position": raw.position}
-    if raw.value is None:
-        return row | {"id": f"{raw.file}#{raw.position}", "set_aside": raw.problem}
-    problem = _fill(row, dict(raw.value), columns, max_bytes)
+    problem = raw.problem
+    if raw.value is not None:
+        wrong = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes)
+        problem = problem or wrong
     if problem:
         row |= {"id": row["id"] or f"{raw.file}#{raw.position}", "text": None, "set_aside": problem}
     return row
@@ -92,9 +101,7 @@ def mark_duplicates(rows: pa.Table) -> pa.Table:
 
     `rows` must hold every row of the ids in it. Rows that already have a reason keep it.
     """
-    ordered = rows.sort_by(
-        [("id", "ascending"), ("source_file", "ascending"), ("source_position", "ascending")]
-    )
+    ordered = rows.sort_by([(name, "ascending") for name in ("id", "source_file", "source_position")])
     reasons = ordered.column("set_aside").to_pylist()
     ids = ordered.column("id").to_pylist()
     first: str | None = None

@@ -1,143 +1,121 @@
-"""Files to raw records: what stands in a file, and where; nothing is judged here."""
+"""Which files an input names, what their format is, and what stands in them."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, get_args
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-import zstandard
-
+from safety_ray import filesystem
 from safety_ray.errors import UserError
+from safety_ray.ingest.pages import read_archive, read_html
+from safety_ray.ingest.raw import Raw
+from safety_ray.ingest.tables import first_fields, read_jsonl, read_parquet
 
-JSONL = (".jsonl", ".json", ".ndjson")
+Format = Literal["auto", "jsonl", "parquet", "warc", "wet", "html"]
+FORMATS: dict[str, tuple[str, ...]] = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+    "wet": (".wet",),
+    "warc": (".warc",),
+    "html": (".html", ".htm", ".xhtml"),
+}
 PACKED = (".gz", ".zst")
-PARQUET = (".parquet",)
-ENDINGS = (*PARQUET, *JSONL, *(j + p for j in JSONL for p in PACKED))
-_BATCH = 512
+ENDINGS = tuple(
+    end + packed
+    for name, ends in FORMATS.items()
+    for end in ends
+    for packed in (("",) if name == "parquet" else ("", *PACKED))
+)
+_OPEN_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """One record of a file: `value` is what stands there, or `problem` says why it cannot be read."""
-
-    file: str
-    position: int
-    """line number from 1, or row number from 0 in Parquet"""
-    value: dict[str, Any] | None
-    problem: str | None = None
+def format_of(path: str) -> str | None:
+    """The format that a file's name tells, or None: `.warc.wet.gz` is WET, `.warc.wat.gz` none."""
+    name = path.lower()
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return next((kind for kind, ends in FORMATS.items() if name.endswith(ends)), None)
 
 
-def list_files(source: str) -> list[str]:
+def list_files(source: str, format: str = "auto") -> list[str]:
     """The readable files that `source` (file, folder or glob, on any fsspec filesystem) names.
 
-    Raises UserError where it does not exist, is empty, or holds no file of a known kind.
+    With a `format` other than "auto" all files are taken for that. Raises UserError where the
+    source does not exist, is empty, or holds no file of a known kind.
     """
-    fs, root = fsspec.core.url_to_fs(source)
-    if any(c in root for c in "*?["):
-        found = sorted(n for n in fs.glob(root) if fs.isfile(n))
-    elif fs.isdir(root):
-        found = sorted(n for n in fs.find(root) if not _hidden(n[len(root) :]))
-    else:
-        found = [root] if fs.exists(root) else []
+    return list_files_and_others(source, format)[0]
+
+
+def list_files_and_others(source: str, format: str = "auto") -> tuple[list[str], int]:
+    """`list_files`, and how many other files lie there whose names tell no format."""
+    fs, root = filesystem.find(source)
+    try:
+        found, exists = _found(fs, root)
+    except Exception as error:  # each remote filesystem has errors of its own
+        what = f"{type(error).__name__}: {error}".rstrip(". ")
+        raise UserError(f"the input '{source}' cannot be listed ({what}).") from error
     if not found:
-        what = "is an empty folder" if fs.exists(root) else "does not exist"
+        what = "is an empty folder" if exists else "does not exist"
         raise UserError(f"the input '{source}' {what}; give a file, a folder or a glob.")
-    known = [n for n in found if n.endswith(ENDINGS)]
+    known = [n for n in found if format != "auto" or format_of(n)]
     if not known:
-        raise UserError(f"'{found[0]}' is neither Parquet nor JSONL; known endings: {', '.join(ENDINGS)}.")
-    if not any(fs.size(n) for n in known):
+        raise UserError(
+            f"'{found[0]}' has no known ending ({', '.join(ENDINGS)}); "
+            f"if it is one of them, say so: format={'|'.join(get_args(Format)[1:])}."
+        )
+    if not any(fs.size(n) != 0 for n in known):  # some servers do not tell a size
         raise UserError(f"the input '{source}' is empty: {known[0]} has no bytes.")
-    return [fs.unstrip_protocol(n) if "://" in source else n for n in known]
+    return [fs.unstrip_protocol(n) if "://" in source else n for n in known], len(found) - len(known)
 
 
-def read(path: str, max_bytes: int) -> Iterator[Raw]:
-    """Every record of one file, in order; a broken one carries its problem."""
-    return _read_parquet(path) if path.endswith(PARQUET) else _read_jsonl(path, max_bytes)
+def _found(fs: Any, root: str) -> tuple[list[str], bool]:
+    """All files at `root`, and whether there is anything."""
+    if any(c in root for c in "*?["):
+        matches = sorted(n for n in fs.glob(root) if fs.isfile(n))
+        return matches, bool(matches)
+    if root.lower().endswith(ENDINGS) and fs.isfile(root):
+        return [root], True  # a web server does not tell files from folders
+    if fs.isdir(root):
+        return sorted(n for n in fs.find(root) if not _hidden(n[len(root) :])), True
+    return ([root], True) if fs.exists(root) else ([], False)
 
 
-def first_keys(path: str) -> set[str]:
-    """The names of the first readable record's fields."""
-    if path.endswith(PARQUET):
-        return set(_parquet(path).schema_arrow.names)
-    return next((set(raw.value) for raw in _read_jsonl(path, 1 << 26) if raw.value is not None), set())
+def fields(files: list[str], format: str) -> set[str]:
+    """All names of fields in the first records of the JSONL and Parquet files among `files`.
+
+    Raises UserError for a file that is named Parquet and is not.
+    """
+    kinds = {file: kind_of(file, format) for file in files}
+    tables = [file for file, kind in kinds.items() if kind in ("jsonl", "parquet")]
+    with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+        return set().union(*pool.map(lambda file: first_fields(file, kinds[file] == "parquet"), tables))
 
 
-def check_parquet(path: str) -> None:
-    """UserError where `path` is no Parquet file, before any work starts."""
-    if path.endswith(PARQUET):
-        _parquet(path)
+def kind_of(path: str, format: str) -> str:
+    return (format_of(path) or "") if format == "auto" else format
 
 
-def _parquet(path: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(fsspec.open(path).open())
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"'{path}' is not a readable Parquet file: {error}.") from error
+def read(
+    path: str,
+    max_bytes: int,
+    format: str = "auto",
+    extraction: str = "fast-recall",
+    ignored: Counter[str] | None = None,
+) -> Iterator[Raw]:
+    """Every record of one file, in order; a broken one carries its problem.
 
-
-def _read_parquet(path: str) -> Iterator[Raw]:
-    position = 0
-    try:
-        for batch in _parquet(path).iter_batches(_BATCH):
-            for value in batch.to_pylist():
-                yield Raw(path, position, value)
-                position += 1
-    except (pa.ArrowException, OSError) as error:
-        yield Raw(path, position, None, f"the Parquet file cannot be read further: {error}")
-
-
-def _read_jsonl(path: str, max_bytes: int) -> Iterator[Raw]:
-    position = 0
-    with fsspec.open(path, "rb") as file:
-        stream = _unpacked(path, file)
-        while True:
-            position += 1
-            try:
-                line = stream.readline(max_bytes + 1)
-                if len(line) > max_bytes and not line.endswith(b"\n"):
-                    _skip_line(stream)
-                    yield Raw(path, position, None, f"the line is longer than max_bytes={max_bytes}")
-                    continue
-            except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-                yield Raw(path, position, None, f"the archive breaks off: {error}")
-                return
-            if not line:
-                return
-            if line.strip():
-                yield _parse(path, position, line)
-
-
-def _parse(path: str, position: int, line: bytes) -> Raw:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return Raw(path, position, None, f"not UTF-8 at byte {error.start} of the line")
-    except ValueError as error:
-        return Raw(path, position, None, f"not JSON: {error}")
-    if not isinstance(value, dict):
-        return Raw(path, position, None, f"not a JSON object but {type(value).__name__}")
-    return Raw(path, position, value)
-
-
-def _skip_line(stream: io.BufferedReader | BinaryIO) -> None:
-    while (part := stream.readline(1 << 20)) and not part.endswith(b"\n"):
-        pass
-
-
-def _unpacked(path: str, file: Any) -> Any:
-    if path.endswith(".gz"):
-        return gzip.GzipFile(fileobj=file)
-    if path.endswith(".zst"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
-    return file
+    Records of an archive that hold no document by their type are counted in `ignored`.
+    """
+    kind = kind_of(path, format)
+    if kind == "parquet":
+        return read_parquet(path)
+    if kind == "jsonl":
+        return read_jsonl(path, max_bytes)
+    if kind == "html":
+        return read_html(path, max_bytes, extraction)
+    return read_archive(path, max_bytes, extraction, Counter() if ignored is None else ignored)
 
 
 def _hidden(relative: str) -> bool:

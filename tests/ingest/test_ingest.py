@@ -103,7 +103,7 @@ def test_a_stage_folder_and_a_glob_are_inputs(tmp_path) -> None:
     ("name", "content", "message"),
     [
         (None, b"", "does not exist"),
-        ("a.txt", b"hello", "neither Parquet nor JSONL"),
+        ("a.txt", b"hello", "has no known ending"),
         ("a.jsonl", b"", "is empty"),
         ("a.parquet", b"PAR? no", "not a readable Parquet file"),
         ("a.jsonl", b'{"id": "1", "body": "x"}\n', "has no field 'text'; it has body, id"),
@@ -139,6 +139,26 @@ def test_a_ten_megabyte_line_costs_one_record(tmp_path) -> None:
         "1", "the line is longer than max_bytes=4000000", "3",
     ]  # fmt: skip
     assert [raw.position for raw in raws] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_lines_before_a_break_are_kept_and_the_break_is_named(tmp_path, pack) -> None:
+    path = tmp_path / "a.jsonl.packed"
+    members = [pack(b"".join(line(id=f"{m}.{i}", text="x" * i) for i in range(40))) for m in range(3)]
+    path.write_bytes(b"".join(members))
+    whole = list(read(str(path), 10_000, "jsonl"))
+    ids = [f"{m}.{i}" for m in range(3) for i in range(40)]
+    assert [raw.value["id"] for raw in whole if raw.value] == ids
+    assert [raw.position for raw in whole] == list(range(1, 121))
+    path.write_bytes(b"".join(members)[:-20])
+    *kept, last = read(str(path), 10_000, "jsonl")
+    assert [raw.value["id"] for raw in kept if raw.value] == ids[: len(kept)]
+    assert len(kept) >= 80
+    begin = len(members[0] + members[1])
+    assert last.position == len(kept) + 1
+    assert last.problem is not None
+    assert last.problem.startswith("the archive breaks off: the file ends inside the")
+    assert last.problem.endswith(f"begins at byte {begin:,}")
 
 
 def test_the_first_of_equal_ids_stays_whatever_the_order_of_blocks() -> None:

@@ -1,0 +1,196 @@
+"""How well and how fast web pages become text: extraction on pages with gold text, and reading a WARC.
+
+    python -m benchmarks.ingest pages=../shared/data/web/article_extraction
+
+`pages` is a checkout of the article extraction benchmark by Zyte (ground-truth.json, html/*.html.gz).
+Precision, recall and F1 are that benchmark's: means over pages of matching runs of `ngram` words
+(its own are of 4); the F1 of single words stands beside them, and a 95 % interval of the difference
+from the first way, which is the default of the job. Every way gets the same decoded page. Times are CPU
+time of one process, so a figure is that of one core whatever else the machine does. The second
+table reads one WARC, one gzip member a record, made of the same pages `copies` times.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lxml.html
+import trafilatura
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from warcio.archiveiterator import ArchiveIterator as WarcioIterator
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from safety_ray.config import setting
+from safety_ray.errors import UserError
+from safety_ray.ingest.archives import records
+from safety_ray.ingest.html import EXTRACTIONS, extract
+from safety_ray.ingest.payload import to_text
+from safety_ray.ingest.source import Source
+from safety_ray.job import main
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestBenchmark:
+    """Measures text extraction and WARC reading."""
+
+    pages: str = setting("folder with ground-truth.json and html/")
+    ngram: int = setting("words in a row that count as one match", default=4)
+    rounds: int = setting("bootstrap samples of the intervals", default=1000)
+    copies: int = setting("times that the pages stand in the WARC", default=10)
+    seed: int = setting("seed of the bootstrap", default=0)
+
+    def __post_init__(self) -> None:
+        for name in ("ngram", "rounds", "copies"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not Path(self.pages, "ground-truth.json").is_file():
+            raise UserError(f"pages={self.pages} holds no ground-truth.json.")
+
+
+Rates = list[tuple[float | None, float | None]]
+"""Precision and recall of each page; None where nothing was found or nothing was to be found."""
+
+
+def run(config: IngestBenchmark) -> dict[str, Any]:
+    folder = Path(config.pages)
+    gold = {
+        key: one["articleBody"] for key, one in json.loads((folder / "ground-truth.json").read_text()).items()
+    }
+    raw = {key: gzip.decompress((folder / "html" / f"{key}.html.gz").read_bytes()) for key in gold}
+    megabytes = sum(map(len, raw.values())) / 1e6
+    print(f"{len(raw)} pages, {megabytes:.1f} MB of HTML; trafilatura {trafilatura.__version__}\n")
+    print("| extraction | precision | recall | F1 | less the first's | F1, words | pages/s per core | MB/s |")
+    print("|---|---|---|---|---|---|---|---|")
+    first: Rates | None = None
+    for name, way in _ways().items():
+        way(to_text(next(iter(raw.values()))))  # warm up
+        start = time.process_time()
+        found = {key: way(to_text(page)) for key, page in raw.items()}
+        seconds = time.process_time() - start
+        rates = [_match(gold[key], found[key], config.ngram) for key in gold]
+        precision, recall, f1 = _mean(rates)
+        words = _mean([_match(gold[key], found[key], 1) for key in gold])[2]
+        low, high = _interval(rates, first or rates, config)
+        less = f"{f1 - _mean(first)[2]:+.3f} ({low:+.3f} to {high:+.3f})" if first else ""
+        first = first or rates
+        print(
+            f"| {name} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {less} | {words:.3f} "
+            f"| {len(raw) / seconds:.0f} | {megabytes / seconds:.1f} |",
+            flush=True,
+        )
+    _archive(raw, config)
+    return {}
+
+
+def _ways() -> dict[str, Callable[[str], str]]:
+    def ours(name: str) -> Callable[[str], str]:
+        return lambda html: extract(html, name).text
+
+    return {
+        **{f"trafilatura, {name}": ours(name) for name in EXTRACTIONS},
+        "trafilatura, balanced with comments": lambda html: trafilatura.extract(html) or "",
+        "trafilatura, baseline": lambda html: trafilatura.baseline(html)[1],
+        "all text but scripts and styles (lxml)": _all_text,
+    }
+
+
+def _all_text(html: str) -> str:
+    tree = lxml.html.document_fromstring(html.encode(), lxml.html.HTMLParser(encoding="utf-8"))
+    for element in tree.xpath("//script|//style|//noscript|//template"):
+        element.drop_tree()
+    return str(tree.text_content())
+
+
+def _match(gold: str, found: str, n: int) -> tuple[float | None, float | None]:
+    wanted, got = _ngrams(gold, n), _ngrams(found, n)
+    both = (wanted & got).total()
+    return both / got.total() if got else None, both / wanted.total() if wanted else None
+
+
+def _ngrams(text: str, n: int) -> Counter[tuple[str, ...]]:
+    words = re.findall(r"\w+", text)
+    return Counter(tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1)) if words)
+
+
+def _mean(rates: Rates) -> tuple[float, float, float]:
+    precision = statistics.mean(p for p, _ in rates if p is not None)
+    recall = statistics.mean(r for _, r in rates if r is not None)
+    return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def _interval(rates: Rates, other: Rates, config: IngestBenchmark) -> tuple[float, float]:
+    """95 % interval of the difference in F1, pages drawn again in pairs."""
+    chance = random.Random(config.seed)
+    differences = []
+    for _ in range(config.rounds):
+        drawn = [chance.randrange(len(rates)) for _ in rates]
+        differences.append(_mean([rates[i] for i in drawn])[2] - _mean([other[i] for i in drawn])[2])
+    differences.sort()
+    return differences[int(0.025 * config.rounds)], differences[int(0.975 * config.rounds)]
+
+
+def _archive(raw: dict[str, bytes], config: IngestBenchmark) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/pages.warc.gz"
+        with open(path, "wb") as file:
+            writer = WARCWriter(file, gzip=True)
+            for i in range(config.copies):
+                for key, page in raw.items():
+                    head = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+                    url = f"http://example.com/{i}/{key}"
+                    writer.write_record(
+                        writer.create_warc_record(
+                            url, "response", payload=io.BytesIO(page), http_headers=head
+                        )
+                    )
+        packed = Path(path).stat().st_size / 1e6
+        print(f"\nWARC of {len(raw) * config.copies:,} responses, {packed:.0f} MB packed\n")
+        print("| reader | records/s per core | MB/s packed |")
+        print("|---|---|---|")
+        ways: dict[str, Callable[[str], Iterator[int]]] = {
+            "ingest (offsets, breaks, wrong lengths)": _ingest,
+            "FastWARC, bare loop": _fastwarc,
+            "warcio, bare loop": _warcio,
+        }
+        sizes = set()
+        for name, way in ways.items():
+            start = time.process_time()
+            lengths = list(way(path))
+            seconds = time.process_time() - start
+            sizes.add((len(lengths), sum(lengths)))
+            print(f"| {name} | {len(lengths) / seconds:,.0f} | {packed / seconds:.0f} |", flush=True)
+        print(f"\nall read the same: {'yes' if len(sizes) == 1 else 'NO'}")
+
+
+def _ingest(path: str) -> Iterator[int]:
+    with Source(path) as source:
+        yield from (len(record.body) for record in records(source, 1 << 30, Counter()))
+
+
+def _fastwarc(path: str) -> Iterator[int]:
+    with open(path, "rb") as file:
+        for record in ArchiveIterator(file, record_types=WarcRecordType.response):
+            yield len(record.reader.read())
+
+
+def _warcio(path: str) -> Iterator[int]:
+    with open(path, "rb") as file, redirect_stderr(io.StringIO()):
+        yield from (len(record.raw_stream.read()) for record in WarcioIterator(file))
+
+
+if __name__ == "__main__":
+    main(IngestBenchmark, run)

@@ -1,0 +1,111 @@
+"""Other schemas: fields by any name, nested or not, become a document's columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safety_ray import dataset
+from safety_ray.config import load
+from safety_ray.errors import UserError
+from safety_ray.ingest.columns import field_names, renamed
+from safety_ray.ingest.stage import IngestConfig, run
+
+DOLMA = {"text": "content", "id": "doc_id", "url": "metadata.url", "date": "metadata.crawl.date"}
+
+
+def record(number: int) -> dict[str, object]:
+    return {
+        "doc_id": f"d{number}",
+        "content": f"Text {number}.",
+        "text": "not the text",
+        "metadata": {
+            "url": f"http://example.com/{number}",
+            "crawl": {"date": "2024-05-18"},
+            "score": number / 2,
+        },
+    }
+
+
+def test_fields_move_and_what_is_left_stays() -> None:
+    before = record(1)
+    after = renamed(before, DOLMA)
+    assert after == {
+        "text_": "not the text",
+        "metadata": {"score": 0.5},
+        "text": "Text 1.",
+        "id": "d1",
+        "url": "http://example.com/1",
+        "date": "2024-05-18",
+    }
+    assert before == record(1)
+    assert renamed({"a.b": 1, "a": {"b": 2}}, {"text": "a.b"}) == {"a": {"b": 2}, "text": 1}
+    assert renamed({"a": {"b": 2}}, {"text": "a.b"}) == {"text": 2}
+    assert renamed({"a": "no object"}, {"text": "a.b"}) == {"a": "no object", "text": None}
+    assert field_names(before) >= {"metadata", "metadata.url", "metadata.crawl.date", "content"}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_mapped_input_becomes_documents(tmp_path, ray_cluster, kind) -> None:
+    values = [record(i) for i in range(5)]
+    if kind == "jsonl":
+        lines = [json.dumps(one) for one in [*values, {"doc_id": "none", "metadata": None}]]
+        # A field of the map need not be in the first record.
+        (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)))
+    else:
+        empty = {"doc_id": "none", "content": None, "text": None, "metadata": None}
+        pq.write_table(pa.Table.from_pylist([*values, empty]), tmp_path / "a.parquet")
+    out = tmp_path / "out"
+    source = tmp_path / f"a.{kind}"
+    result = run(IngestConfig(input=str(source), output=str(out), columns=DOLMA))
+    assert (result["rows_out"], result["set_aside"]) == (5, 1)
+    rows = dataset.table(str(out)).to_pylist()
+    for i, row in enumerate(rows):
+        wanted = (f"d{i}", f"Text {i}.", f"http://example.com/{i}", "2024-05-18")
+        assert (row["id"], row["text"], row["url"], row["date"]) == wanted
+        assert json.loads(row["extra"]) == {"text_": "not the text", "metadata": {"score": i / 2}}
+    (aside,) = pq.read_table(out / "set_aside").to_pylist()
+    assert (aside["id"], aside["set_aside"]) == ("none", "no text")
+
+
+def test_the_shipped_map_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
+    path = real_data / "web" / "cc_en_head-0091.jsonl"
+    words = ["configs/ingest/columns.yaml", f"input={path}", f"output={tmp_path / 'out'}"]
+    run(load(IngestConfig, words))
+    values = [json.loads(line) for line in path.read_text().splitlines()]
+    wanted = {one["id"]: (one["metadata"]["url"], one["metadata"]["date_download"], "en") for one in values}
+    rows = dataset.table(str(tmp_path / "out")).to_pylist()
+    assert {row["id"]: (row["url"], row["date"], row["language"]) for row in rows} == wanted
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": "contents"}, "no field 'contents', which columns.text names; the nearest is 'content'"),
+        ({"text": "content", "url": "url"}, "columns.url names; the nearest is 'metadata.url'"),
+        ({"text": "content", "url": "metadata.uri"}, "the nearest is 'metadata.url'"),
+        ({"url": "metadata.url"}, "no field 'text'; it has content, doc_id, metadata. Say which"),
+        ({"txt": "content"}, "columns.txt is no column of a document; the nearest is 'text'"),
+        ({"text": ""}, "columns.text='' must be the name of a field"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, columns, message) -> None:
+    value = {key: one for key, one in record(1).items() if key != "text"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(value))
+    with pytest.raises(UserError, match=message):
+        run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out"), columns=columns))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_map_without_tables_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<html><body><p>Text</p></body></html>")
+    with pytest.raises(UserError, match="columns is for JSONL and Parquet"):
+        run(
+            IngestConfig(
+                input=str(tmp_path / "a.html"), output=str(tmp_path / "out"), columns={"text": "content"}
+            )
+        )

@@ -1,0 +1,241 @@
+"""Pages become documents: whatever they are packed in, encoded in and sent as."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import brotli
+import pytest
+import zstandard
+from archive_writer import HTML, Archive, page
+
+from safety_ray.ingest.html import EXTRACTIONS, extract
+from safety_ray.ingest.payload import kind, language, to_text, unwrap
+from safety_ray.ingest.raw import Raw
+from safety_ray.ingest.readers import read
+
+TEXT = page(1)
+
+
+def documents(folder: Path, archive: Archive, name: str = "a.warc.gz", **settings: Any) -> list[Raw]:
+    (folder / name).write_bytes(archive.data)
+    return list(read(str(folder / name), 1_000_000, **settings))
+
+
+def chunked(body: bytes) -> bytes:
+    parts = [body[i : i + 700] for i in range(0, len(body), 700)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
+
+
+CODINGS: dict[str, tuple[str, str, bytes]] = {
+    "none": ("", "", TEXT.encode()),
+    "chunked": ("chunked", "", chunked(TEXT.encode())),
+    "gzip": ("", "gzip", gzip.compress(TEXT.encode())),
+    "x-gzip": ("", "x-gzip", gzip.compress(TEXT.encode())),
+    "deflate": ("", "deflate", zlib.compress(TEXT.encode())),
+    "deflate without a header": ("", "Deflate", raw_deflate(TEXT.encode())),
+    "brotli": ("", "br", brotli.compress(TEXT.encode())),
+    "zstd": ("", "zstd", zstandard.compress(TEXT.encode())),
+    "chunked gzip": ("chunked", "gzip", chunked(gzip.compress(TEXT.encode()))),
+    "twice": ("", "gzip, br", brotli.compress(gzip.compress(TEXT.encode()))),
+    "unpacked under its old headers": ("chunked", "gzip", TEXT.encode()),
+    "brotli that is none": ("", "br", TEXT.encode()),
+    "a charset where a coding belongs": ("", "UTF-8", TEXT.encode()),
+}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_transfer_and_content_encodings_are_undone(tmp_path, coding) -> None:
+    transfer, content, body = CODINGS[coding]
+    http = (*HTML, *((("Transfer-Encoding", transfer),) if transfer else ()))
+    http = (*http, *((("Content-Encoding", content),) if content else ()))
+    (found,) = documents(tmp_path, Archive().response("http://example.com/1", body, http))
+    assert found.problem is None
+    assert found.value is not None
+    assert found.value["text"] == extract(TEXT, "fast-recall").text
+
+
+def test_a_body_that_cannot_be_unpacked_says_so() -> None:
+    with pytest.raises(ValueError, match="not what Content-Encoding 'gzip' says"):
+        unwrap(b"\x1f\x8b\x08\0\0\0" + bytes(range(256)), "", "gzip", 1000)
+    bomb = gzip.compress(bytes(50_000_000))
+    assert len(unwrap(bomb, "", "gzip", 1000)) <= 1001
+    cut = gzip.compress(TEXT.encode())[:-60]
+    assert TEXT.encode().startswith(unwrap(cut, "", "gzip", 100_000)[:500])
+
+
+RUSSIAN = "река хлеб гора школа"
+CHARSETS: dict[str, tuple[str, str, str, str]] = {
+    # the words, how they are encoded, what the header says, what the page says
+    "latin-1 in the header": ("crème brûlée façade", "latin-1", "text/html; charset=ISO-8859-1", ""),
+    "latin-1 in the page": ("crème brûlée façade", "latin-1", "text/html", '<meta charset="iso-8859-1">'),
+    "windows-1252 called latin-1": ("crème €uro “quoted”", "cp1252", "text/html; charset=latin1", ""),
+    "utf-8, undeclared": ("crème 日本 река", "utf-8", "text/html", ""),
+    "utf-8, declared latin-1 by the server": ("crème 日本", "utf-8", "text/html; charset=iso-8859-1", ""),
+    "utf-8 with a byte order mark": ("crème 日本", "utf-8-sig", "text/html; charset=iso-8859-1", ""),
+    "utf-16 with a byte order mark": ("crème 日本", "utf-16", "text/html", ""),
+    "windows-1251 in the page": (
+        RUSSIAN,
+        "cp1251",
+        "text/html",
+        '<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">',
+    ),
+    "windows-1251, undeclared": (RUSSIAN, "cp1251", "text/html", ""),
+    "Shift JIS in the page": ("日本語 漢字", "shift_jis", "text/html", '<meta charset="Shift_JIS">'),
+    "7-bit Japanese": ("日本語 漢字", "iso2022_jp", "text/html", '<meta charset="iso-2022-jp">'),
+    "gb2312 with characters of gbk": ("镕 简体", "gbk", "text/html; charset=gb2312", ""),
+    "an unknown charset": ("crème brûlée", "utf-8", "text/html; charset=nonsense", ""),
+}
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_pages_are_decoded(tmp_path, charset) -> None:
+    words, encoding, content_type, head = CHARSETS[charset]
+    body = page(2, words, head)
+    if charset == "windows-1251, undeclared":  # a guess needs more than a few words
+        text = "На берегу реки стоит старая школа, и дети едят хлеб. " * 9
+        body = f"<html><body><p>{text} {words}</p></body></html>"
+    found = to_text(body.encode(encoding), content_type)
+    assert found == body
+    archive = Archive().response(
+        "http://example.com/2", body.encode(encoding), (("Content-Type", content_type),)
+    )
+    (document,) = documents(tmp_path, archive)
+    assert document.value is not None
+    assert all(word in document.value["text"] for word in words.split())
+
+
+def test_broken_bytes_cost_characters_and_not_pages() -> None:
+    assert to_text("crème".encode()[:3]) == "cr�"
+    assert to_text("<meta charset=utf-8> crème ".encode() + b"\xff end").endswith("crème � end")
+    assert len(to_text(bytes(range(256)))) > 0
+    for name in ("base64", "rot13", "undefined", "punycode", "zip", "utf-7", "idna"):
+        assert "end" in to_text(b"caf\xe9 end", f"text/html; charset={name}")
+
+
+def test_metadata_of_a_crawled_page(tmp_path) -> None:
+    archive = Archive().info(isPartOf="CC-MAIN-2024-22", operator="Somebody")
+    archive.response("<http://example.com/1>", TEXT)
+    archive.add("response", "http://example.com/2", page(2).encode(), HTML, warc={"WARC-Truncated": "length"})
+    archive.add("resource", "file:///page.html", TEXT.encode(), content_type="text/html")
+    ignored: Counter[str] = Counter()
+    first, second, third = documents(tmp_path, archive, ignored=ignored)
+    assert first.value is not None
+    assert first.value["url"] == "http://example.com/1"
+    assert first.value["title"] == "Page 1"
+    assert first.value["language"] == "en"
+    assert first.value["dump"] == "CC-MAIN-2024-22"
+    assert first.value["date"].endswith("Z")
+    assert first.value["id"].startswith("<urn:uuid:")
+    assert "In paragraph 3 of page 1" in first.value["text"]
+    for boilerplate in ("Home", "About us", "All rights reserved"):
+        assert boilerplate not in first.value["text"]
+    assert second.value is not None
+    assert second.value["truncated"] == "length"
+    assert third.value is not None
+    assert third.value["text"] == first.value["text"]
+    assert ignored == {"warcinfo": 1}
+
+
+def test_what_is_no_page_is_set_aside_with_its_reason_url_and_offset(tmp_path) -> None:
+    archive = Archive()
+    archive.response("http://example.com/gone", page(1), status="404 Not Found")
+    archive.response("http://example.com/moved", b"", (("Location", "/"),), status="301 Moved Permanently")
+    archive.response("http://example.com/empty", b"")
+    archive.response("http://example.com/blank", b" \n ")
+    archive.response("http://example.com/i.png", b"\x89PNG", (("Content-Type", "image/png"),))
+    archive.response("http://example.com/what", b"\0\1\2", ())
+    archive.response("http://example.com/form", "<html><body><form><input></form></body></html>")
+    archive.response("http://example.com/long", "<html><body><p>" + "word " * 300_000)
+    found = documents(tmp_path, archive)
+    assert {one.value["url"].rsplit("/")[-1]: one.problem for one in found if one.value} == {
+        "gone": "HTTP status 404",
+        "moved": "HTTP status 301",
+        "empty": "empty body",
+        "blank": "empty body",
+        "i.png": "content type 'image/png' is neither HTML nor plain text",
+        "what": "content type 'unknown' is neither HTML nor plain text",
+        "form": "the page has no main text",
+        "long": "the record is longer than max_bytes=1000000",
+    }
+    assert [one.position for one in found] == archive.offsets
+
+
+def test_plain_text_is_taken_as_it_is(tmp_path) -> None:
+    text = "Line one.\n\n   <b>no markup</b> – line two\n"
+    archive = Archive().response("http://example.com/a.txt", text, (("Content-Type", "text/plain"),))
+    archive.response("http://example.com/b", page(3), ())  # HTML that nobody called so
+    first, second = documents(tmp_path, archive)
+    assert first.value is not None
+    assert first.value["text"] == text
+    assert second.value is not None
+    assert second.value["title"] == "Page 3"
+
+
+def test_wet_records_are_documents(tmp_path) -> None:
+    archive = Archive().info(isPartOf="CC-MAIN-2024-22")
+    for number, spoken in enumerate(("spa", "eng,deu", "cmn", "ast", "")):
+        extra = {"WARC-Identified-Content-Language": spoken} if spoken else {}
+        body = f"Texto número {number}\nsegunda línea".encode()
+        url = f"http://example.com/{number}"
+        archive.add("conversion", url, body, warc=extra, content_type="text/plain")
+    found = documents(tmp_path, archive, "a.warc.wet.gz")
+    values = [one.value for one in found if one.value]
+    assert [one["text"] for one in values] == [f"Texto número {i}\nsegunda línea" for i in range(5)]
+    assert [one.get("language") for one in values] == ["es", "en", "zh", "ast", None]
+    assert {one["dump"] for one in values} == {"CC-MAIN-2024-22"}
+
+
+def test_html_files_plain_and_packed(tmp_path) -> None:
+    head = '<link rel="canonical" href="http://example.com/canonical">'
+    (tmp_path / "a.html").write_text(page(1, head=head))
+    (tmp_path / "b.htm.gz").write_bytes(gzip.compress(page(2).encode()))
+    (tmp_path / "c.html.gz").write_bytes(gzip.compress(page(3).encode())[:200])
+    (first,), (second,), (third,) = (
+        list(read(str(tmp_path / name), 1_000_000)) for name in ("a.html", "b.htm.gz", "c.html.gz")
+    )
+    assert first.value is not None
+    assert first.value["url"] == "http://example.com/canonical"
+    assert first.value["title"] == "Page 1"
+    assert second.value is not None
+    assert "page 2" in second.value["text"]
+    assert third.problem is not None
+    assert third.problem.startswith("the archive breaks off: the file ends inside the gzip member")
+
+
+@pytest.mark.parametrize("extraction", EXTRACTIONS)
+def test_every_extraction_finds_the_article(extraction) -> None:
+    found = extract(TEXT, extraction).text
+    assert all(f"In paragraph {k} of page 1" in found for k in range(6))
+    assert "All rights reserved" not in found
+
+
+def test_pages_that_break_parsers_are_set_aside_or_read() -> None:
+    deep = "<html><body>" + "<div>" * 20_000 + "a text"
+    pages = (TEXT, deep, "<html>", "\0\0\0", "<?xml version='1.0' encoding='latin-1'?><a/>", "<" * 5000, "{}")
+    assert [_outcome(html) for html in pages] == ["text"] + ["none"] * 6
+
+
+def _outcome(html: str) -> str:
+    try:
+        return "text" if extract(html, "fast-recall").text else "none"
+    except ValueError:
+        return "none"
+
+
+def test_languages_and_kinds() -> None:
+    tags = ("en-GB", "de_AT", "spa", "zh-Hant", "eng,fra", "x", "", None, "123", "ast")
+    assert [language(tag) for tag in tags] == ["en", "de", "es", "zh", "en", None, None, None, None, "ast"]
+    assert kind("TEXT/HTML; charset=x", b"") == kind("application/xhtml+xml", b"") == "html"
+    assert kind("", b"  <!DOCTYPE html>") == "html"
+    assert kind("text/plain", b"<html>") == "text"
+    assert kind("application/pdf", b"<html>") is None
