@@ -49,7 +49,7 @@ class ServeConfig:
     max_body_kib: int = setting("size of a request's body at most", default=1024)
     request_timeout_s: float = setting("seconds an answer may take; then it is a 503", default=300.0)
     stream_interval_ms: float = setting(
-        "a stream's tokens after the first go out this often; each message costs CPU time", default=25.0
+        "a stream's tokens after the first go out this often; each message costs CPU time", default=50.0
     )
     api_keys: str = setting(
         "where the API keys are: a file with one per line, or env:NAME; empty: nobody needs a key", default=""

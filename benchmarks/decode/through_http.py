@@ -79,7 +79,8 @@ async def ask(
     """One streamed completion; `leave_after` so many seconds the client goes away (0: never)."""
     body: dict[str, Any] = {
         "model": MODEL, "prompt": PROMPT, "max_tokens": tokens, "temperature": 1.0, "stream": True,
-        "ignore_eos": True, "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True},
+        "ignore_eos": not safety or safety["mode"] != "stop",  # which ends texts by itself
     }  # fmt: skip
     if safety:
         body["safety"] = safety
