@@ -116,9 +116,11 @@ def run(config: PackConfig) -> dict[str, Any]:
     sources = {"web": _select(config.scored, _WEB, SPLIT, selection.select_raw, chosen)}
     totals = {"web": dataset.count(config.scored)}
     if _has_rewritten(config):
-        made = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
-        sources["rewritten"], totals["rewritten"] = made, dataset.count(config.rewritten)
-    words = _tokenizer(config, out, sources["web"].union(*list(sources.values())[1:]), sum(totals.values()))
+        sources["rewritten"] = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
+        totals["rewritten"] = dataset.count(config.rewritten)
+    web, *made = sources.values()
+    # Ray has no union of one.
+    words = _tokenizer(config, out, web.union(*made) if made else web, sum(totals.values()))
     encoded, set_aside = _encode(config, out, sources, words, totals)
     counts = shards.count(encoded)
     rows = _pack(config, out, encoded, words.end_id, counts)

@@ -266,5 +266,5 @@ def test_bands_begin_at_an_audits_threshold(
     assert "thresholds_from" in record["inputs"]
     with pytest.raises(UserError, match=f"threshold {threshold} lies above all of rephrase_scores=.1."):
         run(replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[]))
-    with pytest.raises(UserError, match="is no audit; make one with python -m jobs.audit"):
+    with pytest.raises(UserError, match="is no audit; make one"):
         run(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))
