@@ -29,8 +29,8 @@ A document is unsafe here from label {found["unsafe_from"]}. {verdict(found)}
 {_markdown(*_score_rows(found))}
 
 Ranges are 95 % intervals for the chance of the sample (strata weighted by their documents, Jeffreys
-posterior in each). What is thrown away is counted in all documents. The labels are taken as the truth:
-a judge's own mistakes are in none of these figures.
+posterior in each); they speak of these documents and no others. What is thrown away is counted in all of
+them. The labels are taken as the truth: a judge's own mistakes are in none of these figures.
 
 ![Precision, recall and what is thrown away](audit.png)
 """

@@ -100,7 +100,8 @@ def judgement(reply: str) -> tuple[int, str]:
         raise ValueError(f"the judge's score is no integer from 0 to {SCORES - 1}")
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError("the judge gave no reason")
-    return score, reason.strip()
+    # JSON can spell half a surrogate pair, which no column of strings can hold.
+    return score, reason.strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -138,7 +138,8 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     repeats = _repeats(config, rows)
     shared = ray.put(repeats)  # one copy a node, which all tasks read in place
     texts = rows - repeats.copies
-    counts = _score_texts(config, out, _rows(config, shared, copies=False), texts)
+    ds = _rows(config, shared, copies=False) if repeats.copies else dataset.read(config.documents, DOCUMENT)
+    counts = _score_texts(config, out, ds, texts)
     if repeats.copies:
         known = ray.put(_known(out, repeats, shared))
         copies = _rows(config, shared, copies=True).map_batches(

@@ -151,6 +151,12 @@ def test_a_judgement_may_hold_raw_control_characters_in_its_reason() -> None:
     assert judgement('{"score": 4, "reason": "a\tb"}') == (4, "a\tb")
 
 
+def test_half_a_surrogate_pair_in_a_reason_ends_no_job() -> None:
+    score, reason = judgement(r'{"score": 4, "reason": "a \udce9 b \ud83d\ude42 \ud800"}')
+    assert (score, reason) == (4, "a \ufffd b 🙂 \ufffd")
+    assert pa.array([reason], pa.string())
+
+
 def test_the_schema_and_the_parser_agree() -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for score in range(-1, 8):

@@ -85,7 +85,7 @@ def test_each_text_is_scored_once_across_files_and_a_broken_run(
     once = sorted(set(texts))
     config = ScoreConfig(
         documents=str(tmp_path / "in"), classifier=str(classifier), output=str(tmp_path / "out"),
-        actors=1, batch_rows=8, write_rows=8,
+        batch_rows=8, write_rows=8,
     )  # fmt: skip
     last = table.filter(pa.array([n >= 80 for n in range(120)])).column("text").to_pylist()[-1]
     monkeypatch.setattr(stage, "ScoreBatch", watched(tmp_path / "broken", [last]))
