@@ -26,6 +26,8 @@ class Repeats:
     """(n,) digests of the texts, sorted"""
     owners: npt.NDArray[np.bytes_]
     """(n,) digest of the id of the row that is scored for each text"""
+    by_owner: npt.NDArray[np.int64]
+    """(n,) places in `owners`, in the order of its digests"""
     copies: int
     """rows that take the score of another row"""
 
@@ -33,12 +35,16 @@ class Repeats:
     def of(cls, groups: list[pa.Table]) -> Repeats:
         """From the tables of `repeated`, one of each part of the digests."""
         table = pa.concat_tables([_SCHEMA.empty_table(), *groups]).sort_by(KEY)
-        return cls(_digests(table, KEY), _digests(table, OWNER), pc.sum(table.column(COPIES)).as_py() or 0)
+        owners = _digests(table, OWNER)
+        copies = pc.sum(table.column(COPIES)).as_py() or 0
+        return cls(_digests(table, KEY), owners, np.argsort(owners), copies)
 
     def is_copy(self, batch: pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows of `batch` (id, text) take the score of another row."""
         marks = fingerprints(batch)
         at, repeated = _find(self.keys, _digests(marks, KEY))
+        if not repeated.any():
+            return repeated
         copy: npt.NDArray[np.bool_] = repeated & (self.owners[at] != _digests(marks, OWNER))
         return copy
 
@@ -48,15 +54,15 @@ class Repeats:
 
     def owned(self, batch: pa.Table) -> pa.Table:
         """The rows of `batch` (id) that were scored for copies, with their place among `keys`."""
-        order = np.argsort(self.owners)
         ids = np.array([digest(id) for id in batch.column("id").to_pylist()], "S32")
-        at, found = _find(self.owners[order], ids)
-        return batch.filter(pa.array(found)).append_column("place", pa.array(order[at[found]], pa.int64()))
+        at, found = _find(self.owners, ids, self.by_owner)
+        return batch.filter(pa.array(found)).append_column("place", pa.array(at[found], pa.int64()))
 
     def arrange(self, owned: list[pa.Table], where: str) -> pa.Table:
         """The tables of `owned` in the order of `keys`; RuntimeError where one is missing."""
         table = pa.concat_tables(owned).sort_by("place") if owned else None
-        if table is None or table.column("place").to_pylist() != list(range(len(self.keys))):
+        places = np.arange(len(self.keys))
+        if table is None or not np.array_equal(table.column("place").to_numpy(), places):
             raise RuntimeError(
                 f"{where}: a text that occurs more than once has no score; is every id unique?"
             )
@@ -102,8 +108,16 @@ def _digests(table: pa.Table, name: str) -> npt.NDArray[np.bytes_]:
 
 
 def _find(
-    among: npt.NDArray[np.bytes_], wanted: npt.NDArray[np.bytes_]
+    among: npt.NDArray[np.bytes_],
+    wanted: npt.NDArray[np.bytes_],
+    order: npt.NDArray[np.int64] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """(places, found) of `wanted` in the sorted `among`; a place is only right where found."""
-    at = np.searchsorted(among, wanted).clip(0, max(len(among) - 1, 0))
-    return at, (among[at] == wanted if len(among) else np.zeros(len(wanted), bool))
+    """(places, found) of `wanted` in `among`, which is sorted, or sorted by `order`.
+
+    A place is only right where found.
+    """
+    if not len(among):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    at = np.searchsorted(among, wanted, sorter=order).clip(0, len(among) - 1)
+    at = at if order is None else order[at]
+    return at, among[at] == wanted
