@@ -144,8 +144,8 @@ def write(
     rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
     context = ds.context  # a dataset keeps the settings it was made with; the current ones come too late
     fs, root = fsspec.core.url_to_fs(out.path)
-    inner = f"/{part}" if part else ""
-    if not (fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")):
+    counts = written(out, part)
+    if counts is None:
         if not _can_skip():
             resume_by = None
         if resume_by is None:  # what a broken run left, of a half-settled one too
@@ -169,9 +169,17 @@ def write(
         finally:
             context.checkpoint_config = None
         _settle(fs, root, part)
-    counts = Counts(_count_in(fs, f"{root}/data{inner}"), _count_in(fs, f"{root}/set_aside{inner}"))
+        counts = _counts(fs, root, part)
     check_share(out.path, counts, max_set_aside)
     return counts
+
+
+def written(out: Artifact, part: str = "") -> Counts | None:
+    """What a `write` that ended has left in `part` of `out`; None where none has ended."""
+    fs, root = fsspec.core.url_to_fs(out.path)
+    inner = f"/{part}" if part else ""
+    whole = fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")
+    return _counts(fs, root, part) if whole else None
 
 
 def _can_skip() -> bool:
@@ -243,6 +251,11 @@ def _settle(fs: Any, root: str, part: str) -> None:
     for leftover in (f"rows{part}", f"{_CHECKPOINT}{part}"):
         if fs.exists(f"{root}/{leftover}"):
             fs.rm(f"{root}/{leftover}", recursive=True)
+
+
+def _counts(fs: Any, root: str, part: str) -> Counts:
+    inner = f"/{part}" if part else ""
+    return Counts(_count_in(fs, f"{root}/data{inner}"), _count_in(fs, f"{root}/set_aside{inner}"))
 
 
 def _count_in(fs: Any, folder: str) -> int:

@@ -43,10 +43,18 @@ LABELLED = (
 )
 SCORED = (
     *DOCUMENT,
-    Column("score", pa.int8(), "predicted harm 0-5, the highest of its chunks"),
-    Column("probs", _PROBS, "probability of each score, of the chunk that decided"),
-    Column("chunk_scores", pa.list_(pa.int8()), "score of each chunk in order"),
+    Column("score", pa.int8(), "predicted harm 0-5: the classifier's, the judge's, or the higher one"),
+    Column("probs", _PROBS, "the classifier's probability of each score, of the chunk that decided"),
+    Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk in order"),
 )
+ENSEMBLE = (
+    Column("classifier_score", pa.int8(), "the classifier's score 0-5, where a judge scored as well"),
+    Column("judge_score", pa.int8(), "the judge's score 0-5"),
+    Column("judge_reason", pa.string(), "the judge's reason for it"),
+    Column("judged_by", pa.string(), "engine and model of the judge"),
+    Column("judge_reply", pa.string(), "what the judge wrote"),
+)
+"""Columns beside those of SCORED that a row has where a judge took part."""
 REWRITTEN = (
     *DOCUMENT,
     Column("source_id", pa.string(), "id of the row it was made from"),

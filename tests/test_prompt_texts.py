@@ -108,7 +108,7 @@ def test_every_style_fills_its_prompt(recipe: str) -> None:
 def test_every_shipped_prompt_file_is_used() -> None:
     files = {f.name for f in resources.files("safety_ray.prompts").iterdir() if f.name.endswith(".txt")}
     styles = {f"style_{s}.txt" for s in STYLES["rephrase"]} | {f"page_{s}.txt" for s in STYLES["moralize"]}
-    assert files == styles | {"rephrase.txt", "refuse.txt", "moralize.txt", "judge.txt"}
+    assert files == styles | {"rephrase.txt", "refuse.txt", "moralize.txt", "judge.txt", "judge_again.txt"}
     assert len(STYLES["rephrase"]) == 12  # the paper's number of styles
 
 

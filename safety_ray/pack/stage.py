@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray import artifact, dataset, progress, tag
+from safety_ray import artifact, dataset, progress, tag, threshold
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
@@ -56,6 +56,9 @@ class PackConfig:
     tag: str = setting("the harmfulness tag", default=tag.TAG)
     tag_rate: float = setting("probability of a tag before a word of unsafe text", default=0.05)
     tag_from: int = setting("raw documents with this score or a higher one are unsafe; 6: none", default=3)
+    thresholds_from: str = setting(
+        "a finished audit, whose threshold takes the place of tag_from", default=""
+    )
     raw_scores: list[int] = setting(
         "scores of the raw documents to train on", factory=lambda: list(range(SCORES))
     )
@@ -96,7 +99,8 @@ class PackConfig:
 
 def run(config: PackConfig) -> dict[str, Any]:
     """Write the token rows of `config` and return the record; a finished folder is skipped."""
-    out = artifact.begin(config.output, config, _inputs(config))
+    given, config = config, _with_threshold(config)
+    out = artifact.begin(config.output, given, _inputs(config))
     if out.record is not None:
         return out.record
     dataset.start()
@@ -112,9 +116,11 @@ def run(config: PackConfig) -> dict[str, Any]:
     sources = {"web": _select(config.scored, _WEB, SPLIT, selection.select_raw, chosen)}
     totals = {"web": dataset.count(config.scored)}
     if _has_rewritten(config):
-        made = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
-        sources["rewritten"], totals["rewritten"] = made, dataset.count(config.rewritten)
-    words = _tokenizer(config, out, sources["web"].union(*list(sources.values())[1:]), sum(totals.values()))
+        sources["rewritten"] = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
+        totals["rewritten"] = dataset.count(config.rewritten)
+    web, *made = sources.values()
+    # Ray has no union of one.
+    words = _tokenizer(config, out, web.union(*made) if made else web, sum(totals.values()))
     encoded, set_aside = _encode(config, out, sources, words, totals)
     counts = shards.count(encoded)
     rows = _pack(config, out, encoded, words.end_id, counts)
@@ -127,6 +133,7 @@ def run(config: PackConfig) -> dict[str, Any]:
         row_length=config.row_length,
         vocab_size=words.size,
         tag=config.tag,
+        tag_from=config.tag_from,
         tag_id=words.tag_id,
         end_of_text_id=words.end_id,
         tokens=counts.tokens.total(),
@@ -139,6 +146,11 @@ def run(config: PackConfig) -> dict[str, Any]:
     )
 
 
+def _with_threshold(config: PackConfig) -> PackConfig:
+    found = config.thresholds_from
+    return replace(config, tag_from=threshold.audited(found)) if found else config
+
+
 def _inputs(config: PackConfig) -> dict[str, str]:
     """What is read; UserErrors about it come here, before an output folder is made."""
     inputs = {"scored": config.scored}
@@ -147,6 +159,8 @@ def _inputs(config: PackConfig) -> dict[str, str]:
         inputs["rewritten"] = config.rewritten
         if _has_rewritten(config):
             require(_MADE, dataset.columns(config.rewritten), f"'{config.rewritten}'")
+    if config.thresholds_from:
+        inputs["thresholds_from"] = config.thresholds_from
     if config.tokenizer:
         if Path(config.tokenizer).is_dir():
             inputs["tokenizer"] = config.tokenizer

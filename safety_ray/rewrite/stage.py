@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import ray.data
 
-from safety_ray import artifact, dataset, engine
+from safety_ray import artifact, dataset, engine, threshold
 from safety_ray.config import setting
 from safety_ray.engine import EngineConfig
 from safety_ray.errors import UserError
@@ -42,6 +42,9 @@ class RewriteConfig:
     recipes: list[str] = setting("which of the recipes to run", factory=lambda: list(RECIPES))
     rephrase_scores: list[int] = setting("scores that are rephrased", factory=lambda: [1, 2, 3])
     refuse_scores: list[int] = setting("scores that are refused, then moralized", factory=lambda: [4, 5])
+    thresholds_from: str = setting(
+        "a finished audit: documents with scores below its threshold are left as they are", default=""
+    )
     actors: int = setting("classifier actors; 0: one per GPU, or one per CPU where there is none", default=0)
     gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
     batch_rows: int = setting("texts handed to a classifier actor at a time", default=128)
@@ -71,23 +74,33 @@ class RewriteConfig:
         if not 0 < self.gpus_per_actor <= 1 or not 0 <= self.max_set_aside <= 1:
             raise UserError("gpus_per_actor lies in (0, 1] and max_set_aside in [0, 1].")
 
-    def recipe_of(self) -> dict[int, str]:
-        """The recipe of each score that has one."""
+    def recipe_of(self, threshold: int = 1) -> dict[int, str]:
+        """The recipe of each score that has one; scores below `threshold` have none."""
         bands = {"rephrase": self.rephrase_scores, "refuse": self.refuse_scores}
-        return {s: name for name, scores in bands.items() if name in self.recipes for s in scores}
+        found = {s: name for name, scores in bands.items() if name in self.recipes for s in scores}
+        return {score: name for score, name in found.items() if score >= threshold}
 
 
 def run(config: RewriteConfig) -> dict[str, Any]:
     if not artifact.is_finished(config.output):
         Classifier.load(config.classifier, "cpu")  # what is missing fails here, not in an actor
         engine.check(config.engine)
-    out = artifact.begin(
-        config.output, config, inputs={"scored": config.scored, "classifier": config.classifier}
-    )
+    inputs = {"scored": config.scored, "classifier": config.classifier}
+    recipe_of = config.recipe_of()
+    audit: dict[str, Any] = {}
+    if config.thresholds_from:
+        inputs["thresholds_from"] = config.thresholds_from
+        audit["threshold"] = threshold.audited(config.thresholds_from)
+        recipe_of = config.recipe_of(audit["threshold"])
+    if audit and not recipe_of:
+        raise UserError(
+            f"thresholds_from: the audit's threshold {audit['threshold']} lies above all of "
+            f"rephrase_scores={config.rephrase_scores} and refuse_scores={config.refuse_scores}."
+        )
+    out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
     dataset.start()
-    recipe_of = config.recipe_of()
     chosen: dict[str, Any] = {"seed": config.seed, "engine": config.engine.label}
     direct = dataset.read(config.scored, SCORED).map_batches(
         partial(tasks.from_documents, recipe_of=recipe_of, **chosen), batch_format="pyarrow"
@@ -108,8 +121,9 @@ def run(config: RewriteConfig) -> dict[str, Any]:
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
     _remove(out.sub("drafts"))
     return out.commit(
-        rows_in=rows_in, rows_out=done.rows_out, set_aside=done.set_aside, engine=config.engine.label
-    )
+        rows_in=rows_in, rows_out=done.rows_out, set_aside=done.set_aside, engine=config.engine.label,
+        **audit,
+    )  # fmt: skip
 
 
 _EMPTY = schema(

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from safety_ray import prompts
 from safety_ray.engine import ERROR, REPLY
-from safety_ray.records import REWRITTEN
+from safety_ray.records import ENSEMBLE, REWRITTEN
 from safety_ray.rewrite.harm import harm_name, harm_of
 from safety_ray.rewrite.recipes import RECIPES, verdict
 from safety_ray.rewrite.styles import describe, draw
@@ -26,7 +26,10 @@ _ADDED = {
     "engine": pa.string(),
     "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
 }
-_OF_THE_SOURCE = ("text", "score", "probs", "chunk_scores", "label", "token_count")
+_OF_THE_SOURCE = (
+    *("text", "score", "probs", "chunk_scores", "label", "token_count"),
+    *(column.name for column in ENSEMBLE),
+)
 """Columns that describe the source's text and would be untrue beside the new one."""
 
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from safety_ray import artifact, dataset, engine
 from safety_ray.config import setting
-from safety_ray.engine import EngineConfig
 from safety_ray.errors import UserError
 from safety_ray.records import DOCUMENT
-from safety_ray.score import label
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judge(EngineConfig):
-    """The engine that judges: its likeliest reply, and a short one."""
-
-    max_tokens: int = setting("tokens in a reply at most; a reply cut there is an error", default=256)
-    temperature: float = setting("0 takes the most likely token", default=0.0)
+from safety_ray.score.judge import Judge, check_is_model, judge_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +24,7 @@ class LabelConfig:
     seed: int = setting("seed of the document markers", default=0)
 
     def __post_init__(self) -> None:
-        if self.engine.kind == "template":
-            raise UserError("a judge needs a language model: set engine.kind to vllm or openai.")
+        check_is_model(self.engine, "engine")
         if self.write_rows < 1 or not 0 <= self.max_set_aside <= 1:
             raise UserError("write_rows must be positive, and max_set_aside lies in [0, 1].")
 
@@ -48,24 +37,11 @@ def run(config: LabelConfig) -> dict[str, Any]:
         return out.record
     dataset.start()
     rows = dataset.count(config.documents)
-    start = config.engine.kind == "vllm" and not config.engine.structured
-    # Strict blocks of a write task's size: what a failure repeats at most.
-    ds = dataset.read(config.documents, DOCUMENT).repartition(
-        target_num_rows_per_block=config.write_rows, strict=True
-    )
-    ds = ds.map_batches(partial(label.ask, seed=config.seed, start=start), batch_format="pyarrow")
-    ds = engine.processor(config.engine, schema=label.SCHEMA)(ds).map_batches(
-        partial(
-            label.read,
-            started=start,
-            engine=config.engine.label,
-            reason_column=dataset.REASON,
-        ),
-        batch_format="pyarrow",
-    )
-    counts = dataset.write(
-        ds, out, label="label", total=rows, write_rows=config.write_rows, max_set_aside=config.max_set_aside
-    )
+    counts = judge_rows(
+        dataset.read(config.documents, DOCUMENT), out, config.engine,
+        seed=config.seed, total=rows, write_rows=config.write_rows,
+    )  # fmt: skip
+    dataset.check_share(out.path, counts, config.max_set_aside)
     return out.commit(
         rows_in=rows, rows_out=counts.rows_out, set_aside=counts.set_aside, engine=config.engine.label
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from safety_ray import dataset
 from safety_ray.errors import UserError
 from safety_ray.pack.stage import PackConfig, run
 from safety_ray.records import TOKEN_ROW, schema, stable_hash
+from safety_ray.score.audit_stage import AuditConfig
+from safety_ray.score.audit_stage import run as audit_scores
 from safety_ray.tag import TAG
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -260,3 +263,23 @@ def test_settings_that_do_not_fit(more: dict[str, Any], message: str) -> None:
 def test_the_demo_config_parses() -> None:
     path = Path(__file__).parents[2] / "configs" / "pack" / "demo.yaml"
     assert settings.load(PackConfig, [str(path)]).tag == TAG
+
+
+def test_tags_begin_at_an_audits_threshold(tmp_path: Path) -> None:
+    write_scored(tmp_path / "scored", 60, split=False)
+    audit = AuditConfig(
+        scored=str(tmp_path / "scored"), output=str(tmp_path / "audit"), labels="score", unsafe_from=4,
+        wanted={"precision": 1.0},
+    )  # fmt: skip
+    assert audit_scores(audit)["threshold"] == 4
+    record = run(make(tmp_path, thresholds_from=audit.output))
+    by_hand = make(tmp_path, output=str(tmp_path / "by_hand"), tag_from=4)
+    assert record["tag_from"] == 4
+    assert record["tags"] == run(by_hand)["tags"] > 0
+    assert token_rows(str(tmp_path / "out")) == token_rows(by_hand.output)
+    without = replace(audit, output=str(tmp_path / "without"), wanted={})
+    audit_scores(without)
+    with pytest.raises(UserError, match="chose no threshold, for it was made without `wanted`"):
+        run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=without.output))
+    with pytest.raises(UserError, match="is no audit; make one"):
+        run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored")))

@@ -20,6 +20,8 @@ from safety_ray.engine import EngineConfig
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN, SCORED, schema
 from safety_ray.rewrite.stage import RewriteConfig, run
+from safety_ray.score.audit_stage import AuditConfig
+from safety_ray.score.audit_stage import run as audit_scores
 from safety_ray.score.classifier import Classifier
 
 
@@ -242,3 +244,27 @@ def test_settings_that_do_not_fit_are_named(change: dict[str, Any], says: str) -
     paths = {"scored": "a", "classifier": "b", "output": "c"}
     with pytest.raises(UserError, match=says):
         from_dict(RewriteConfig, {**paths, **change})
+
+
+def test_bands_begin_at_an_audits_threshold(
+    config: RewriteConfig, scored: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    audit = AuditConfig(
+        scored=str(scored), output=str(tmp_path / "audit"), labels="label", unsafe_from=4,
+        wanted={"precision": 0.6},
+    )  # fmt: skip
+    threshold = audit_scores(audit)["threshold"]
+    assert 1 < threshold < 5, "a threshold that says nothing tests nothing"
+    audited = replace(
+        config, output=str(tmp_path / "out"), thresholds_from=audit.output, recipes=["rephrase", "refuse"]
+    )
+    record = run(audited)
+    rows = rows_of(audited.output, "data") + rows_of(audited.output, "set_aside")
+    expected = {r["id"] for r in rows_of(str(scored), "") if r["score"] >= threshold}
+    assert {r["source_id"] for r in rows} == expected
+    assert record["threshold"] == threshold
+    assert "thresholds_from" in record["inputs"]
+    with pytest.raises(UserError, match=f"threshold {threshold} lies above all of rephrase_scores=.1."):
+        run(replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[]))
+    with pytest.raises(UserError, match="is no audit; make one"):
+        run(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))
