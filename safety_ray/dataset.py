@@ -149,6 +149,7 @@ def write(
         if not _can_skip():
             resume_by = None
         if resume_by is None:  # what a broken run left, of a half-settled one too
+            inner = f"/{part}" if part else ""
             for leftover in (f"rows{part}", f"data{inner}", f"set_aside{inner}"):
                 if fs.exists(f"{root}/{leftover}"):
                     fs.rm(f"{root}/{leftover}", recursive=True)
