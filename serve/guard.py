@@ -82,10 +82,11 @@ class Guard:
             raise UserError("logprob_token_ids is not offered here: ask for logprobs.")
         if params.logprobs is not None and not 0 <= params.logprobs <= self._max_logprobs:
             raise UserError(f"logprobs={params.logprobs} must be 0 to {self._max_logprobs}.")
-        if params.n > self.limits.max_rows or params.n * wanted.rows > self.limits.max_rows * (
-            1 if wanted.mode == "sample" else params.n
-        ):
-            raise UserError(f"n={params.n} is more than the {self.limits.max_rows} rows allowed here.")
+        rows = wanted.rows * (params.n if wanted.mode == "sample" else 1)
+        if max(rows, params.n) > self.limits.max_rows:
+            raise UserError(
+                f"n={params.n} answers take more than the {self.limits.max_rows} rows allowed here."
+            )
         if wanted.searches:
             wanted.check_sampling(params)
         elif self.tag_id is not None:

@@ -12,6 +12,7 @@ sample    sampling with a look-ahead, top-k = `num_candidates` (safety_ray/decod
 from __future__ import annotations
 
 import difflib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -107,7 +108,7 @@ class Asked:
         if self.mode == "safebeam":
             return Search(SearchSettings(**common))
         common |= {"beam_size": 1, "length_penalty": 0.0}
-        seed = (params.seed or 0) + index
+        seed = secrets.randbits(31) if params.seed is None else params.seed + index
         return SampleSearch(
             SampleSettings(**common, temperature=params.temperature, top_p=params.top_p, seed=seed)
         )

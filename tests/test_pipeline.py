@@ -44,7 +44,8 @@ def test_every_stage_ran_and_no_row_was_lost(output: Path) -> None:
     assert 0 <= summary["results"]["p_tag_auroc"] <= 1
     assert summary["results"]["perplexity_safe"] < 1024  # better than guessing among the vocabulary
     assert summary["endpoint"]["plain"]["text"]
-    assert summary["endpoint"]["avoid"]["safety"]["mode"] == "stop"
+    for mode in ("stop", "safebeam"):
+        assert summary["endpoint"][mode]["safety"]["mode"] == mode
     for stage in STAGES:
         record = json.loads((output / stage.name / "record.json").read_text())
         assert record["config"]["output"].endswith(stage.name)

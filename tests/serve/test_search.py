@@ -111,6 +111,10 @@ def test_sampling_draws_what_transformers_draws(
         expected = searched(oracle, tokenizer, SampleSearch(settings)).hypotheses()[0]
         assert choice.token_ids == list(expected.token_ids)
     assert len({choice.text for choice in choices}) > 1
+    free = [
+        ask(client, {"mode": "sample", "num_candidates": 6}, temperature=2.0).choices[0].text for _ in "123"
+    ]
+    assert len(set(free)) > 1, "without a seed every answer is another one"
 
 
 def test_what_was_dropped_is_told_on_demand(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:

@@ -43,11 +43,11 @@ def eventually(holds: Callable[[], bool], seconds: float = 40.0) -> None:
 
 
 def settled() -> dict[str, float]:
-    """The metrics once nothing of what came before is still on its way (Ray sends them every 10 s)."""
+    """The metrics once nothing of what came before is still on its way."""
     before: dict[str, float] = {}
     while before != (now := metrics()):
         before = now
-        time.sleep(11)
+        time.sleep(3)  # Ray sends them every second here: see tests/conftest.py
     return now
 
 

@@ -1,0 +1,82 @@
+"""More load than an endpoint has room for: another engine, and until it is there a 503."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from known_model import KEY
+from openai import OpenAI
+from ray import serve
+
+from serve.app import APP, ServeConfig, start, stop
+
+TIMEOUT_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def small(ray_cluster: None, config: ServeConfig) -> Iterator[OpenAI]:
+    """Two rows at once, two requests that wait, and a second engine under load."""
+    settings = dataclasses.replace(
+        config,
+        max_num_seqs=2,
+        max_queued_requests=2,
+        max_replicas=2,
+        request_timeout_s=TIMEOUT_S,
+        autoscaling={"upscale_delay_s": 1, "downscale_delay_s": 2, "look_back_period_s": 2},
+    )
+    try:
+        with OpenAI(base_url=start(settings), api_key=KEY, timeout=120, max_retries=0) as client:
+            yield client
+    finally:
+        stop()
+
+
+def engines() -> int:
+    deployments = serve.status().applications[APP].deployments
+    [server] = [found for name, found in deployments.items() if "LLMServer" in name or "SafetyServer" in name]
+    return int(server.replica_states.get("RUNNING", 0))
+
+
+def eventually(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds:g} s"
+        time.sleep(0.5)
+
+
+def ask(client: OpenAI) -> str:
+    """An answer that takes longer than the endpoint allows."""
+    try:
+        client.completions.create(
+            model="safety-ray",
+            prompt="ab",
+            max_tokens=400,
+            extra_body={"ignore_eos": True, "safety": {"mode": "safebeam"}},
+        )
+    except openai.InternalServerError as error:
+        return f"{error.status_code}: {error}"
+    return "answered"
+
+
+def test_load_brings_an_engine_and_more_than_that_a_503(no_endpoint: None, small: OpenAI) -> None:
+    assert engines() == 1
+    begun = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda _: ask(small), range(8)))
+    assert sum("too many requests waiting" in each for each in said) >= 2
+    assert sum(f"request_timeout_s={TIMEOUT_S:g}" in each for each in said) >= 2
+    assert all(each.startswith("503: ") for each in said)
+    assert time.monotonic() - begun < 6 * TIMEOUT_S
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(lambda: [ask(small) for _ in range(12)]) for _ in range(3)]
+        eventually(lambda: engines() == 2, 120)
+        for each in asking:
+            each.cancel()
+    eventually(lambda: engines() == 1, 60)
+    assert small.completions.create(model="safety-ray", prompt="a", max_tokens=3).choices[0].text == "bcd"
