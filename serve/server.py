@@ -142,16 +142,21 @@ class SafetyServer(LLMServer):
             del self._guard.requests[key]
 
 
+_END = object()
+
+
 async def _until(stream: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
     """The items of `stream`; TimeoutError once it has taken too long, and it is closed."""
     end = asyncio.get_running_loop().time() + timeout_s
     async with aclosing(stream) as items:
         while True:
-            async with asyncio.timeout_at(end):
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
+            item = _END
+            async with asyncio.timeout_at(end) as limit:
+                item = await anext(items, _END)
+            if limit.expired():  # vLLM's frontend makes an answer even of being cancelled
+                raise TimeoutError
+            if item is _END:
+                return
             yield item
 
 

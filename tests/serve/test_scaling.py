@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,10 +74,18 @@ def test_load_brings_an_engine_and_more_than_that_a_503(no_endpoint: None, small
     assert all(each.startswith("503: ") for each in said)
     assert time.monotonic() - begun < 6 * TIMEOUT_S
 
+    enough = threading.Event()
+
+    def keep_asking() -> None:
+        while not enough.is_set():
+            ask(small)
+
     with ThreadPoolExecutor(3) as pool:
-        asking = [pool.submit(lambda: [ask(small) for _ in range(12)]) for _ in range(3)]
-        eventually(lambda: engines() == 2, 120)
-        for each in asking:
-            each.cancel()
+        for _ in range(3):
+            pool.submit(keep_asking)
+        try:
+            eventually(lambda: engines() == 2, 120)
+        finally:
+            enough.set()
     eventually(lambda: engines() == 1, 60)
     assert small.completions.create(model="safety-ray", prompt="a", max_tokens=3).choices[0].text == "bcd"
