@@ -59,9 +59,9 @@ def search_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], 
         llm.beam_search([TokensPrompt(prompt_token_ids=prompt) for prompt in some], beams)
 
     ways: list[tuple[str, int, Callable[[], None]]] = [
-        ("vLLM's own beam search", len(prompts), lambda: [theirs([p]) for p in prompts]),
+        ("its own beam search", len(prompts), lambda: [theirs([p]) for p in prompts]),
         ("Safe Beam Search", len(prompts), lambda: [ours([p]) for p in prompts]),
-        (f"vLLM's own beam search, {len(many)} prompts at once", 1, lambda: theirs(many)),
+        (f"its own beam search, {len(many)} prompts at once", 1, lambda: theirs(many)),
         (f"Safe Beam Search, {len(many)} prompts at once", 1, lambda: ours(many)),
     ]
     found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
@@ -81,7 +81,7 @@ def search_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], 
     for name, beside in ((names[0], names[0]), (alone, names[0]), (names[2], names[2]), (together, names[2])):
         against = "" if name == beside else f"{speed[name] / speed[beside]:.2f} x its own"
         note = f"{speed[together] / speed[alone]:.1f} x one at a time" if name == together else ""
-        yield Row(f"vLLM: {name.removeprefix('vLLM')}", speed[name], against, f"{counts[name]:.2f}", note)
+        yield Row(f"vLLM: {name}", speed[name], against, f"{counts[name]:.2f}", note)
 
 
 def processor_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], tag: int) -> Iterator[Row]:
