@@ -15,7 +15,6 @@ A config class is declared beside the function it configures:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
@@ -26,7 +25,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from safety_ray.errors import UserError
+from safety_ray.errors import UserError, nearest
 
 T = TypeVar("T")
 _REQUIRED: Any = dataclasses.MISSING
@@ -146,9 +145,8 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
             if key in groups and isinstance(node._get_node(name), DictConfig):
                 walk(typing.cast(DictConfig, node._get_node(name)), f"{key}.")
             elif key not in known and key not in groups:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
                 raise UserError(
-                    f"{where}: unknown setting '{key}'; the nearest is '{near[0]}' "
+                    f"{where}: unknown setting '{key}'; the nearest is '{nearest(key, known)}' "
                     f"({cls.__name__}; --help lists all)."
                 )
 

@@ -89,11 +89,8 @@ def files(path: str) -> list[str]:
 
 def count(path: str) -> int:
     """Rows in a dataset, from the Parquet footers."""
-    total = 0
-    for name in files(path):
-        with fsspec.open(name) as file:
-            total += pq.read_metadata(file).num_rows
-    return total
+    fs, _ = fsspec.core.url_to_fs(path)
+    return _rows_in(fs, files(path))
 
 
 def columns(path: str) -> list[str]:
@@ -149,10 +146,9 @@ def write(
         if not _can_skip():
             resume_by = None
         if resume_by is None:  # what a broken run left, of a half-settled one too
-            inner = f"/{part}" if part else ""
-            for leftover in (f"rows{part}", f"data{inner}", f"set_aside{inner}"):
-                if fs.exists(f"{root}/{leftover}"):
-                    fs.rm(f"{root}/{leftover}", recursive=True)
+            for leftover in (f"{root}/rows{part}", *_folders(root, part)):
+                if fs.exists(leftover):
+                    fs.rm(leftover, recursive=True)
         context.checkpoint_config = (
             CheckpointConfig(
                 resume_by,
@@ -178,9 +174,7 @@ def write(
 def written(out: Artifact, part: str = "") -> Counts | None:
     """What a `write` that ended has left in `part` of `out`; None where none has ended."""
     fs, root = fsspec.core.url_to_fs(out.path)
-    inner = f"/{part}" if part else ""
-    whole = fs.exists(f"{root}/data{inner}") and fs.exists(f"{root}/set_aside{inner}")
-    return _counts(fs, root, part) if whole else None
+    return _counts(fs, root, part) if all(map(fs.exists, _folders(root, part))) else None
 
 
 def _can_skip() -> bool:
@@ -238,8 +232,8 @@ def _filter_on(column: str) -> Any:
 
 def _settle(fs: Any, root: str, part: str) -> None:
     """Give the two outcomes their folders' names; safe to repeat after an interruption."""
-    for name in ("data", "set_aside"):
-        written, settled = f"{root}/rows{part}/{_OUTCOME}={name}", f"{root}/{name}/{part}".rstrip("/")
+    for name, settled in zip(("data", "set_aside"), _folders(root, part), strict=True):
+        written = f"{root}/rows{part}/{_OUTCOME}={name}"
         if fs.exists(written):
             fs.makedirs(f"{root}/{name}" if part else root, exist_ok=True)
             if isinstance(fs, LocalFileSystem):
@@ -255,13 +249,19 @@ def _settle(fs: Any, root: str, part: str) -> None:
 
 
 def _counts(fs: Any, root: str, part: str) -> Counts:
-    inner = f"/{part}" if part else ""
-    return Counts(_count_in(fs, f"{root}/data{inner}"), _count_in(fs, f"{root}/set_aside{inner}"))
+    kept, aside = (_rows_in(fs, fs.find(folder)) for folder in _folders(root, part))
+    return Counts(kept, aside)
 
 
-def _count_in(fs: Any, folder: str) -> int:
+def _folders(root: str, part: str) -> list[str]:
+    """Where the two outcomes of a part lie: kept, set aside."""
+    return [f"{root}/{name}/{part}".rstrip("/") for name in ("data", "set_aside")]
+
+
+def _rows_in(fs: Any, names: list[str]) -> int:
+    """Rows of the Parquet files among `names`, from their footers."""
     total = 0
-    for name in fs.find(folder):
+    for name in names:
         if name.endswith(".parquet"):
             with fs.open(name) as file:
                 total += pq.read_metadata(file).num_rows

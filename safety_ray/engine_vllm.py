@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.engine import EngineConfig, Processor, cut, row_seed, with_replies
-from safety_ray.errors import UserError
+from safety_ray.errors import UserError, nearest
 
 _CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
 
@@ -34,7 +33,7 @@ def check(config: EngineConfig) -> None:
     known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     for name in config.engine_args:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            near = nearest(name, known)
             raise UserError(f"vLLM has no engine argument '{name}'; the nearest is '{near}'.")
 
 

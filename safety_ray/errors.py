@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 
 class UserError(Exception):
     """A mistake in input, settings or surroundings that its reader can mend.
@@ -9,6 +12,11 @@ class UserError(Exception):
     The message is one sentence that names the file, row or key and says what would fit.
     A job prints it without a traceback and ends with exit code 2.
     """
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Which of `known`, at least one, a misspelt `name` was most likely meant to be."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def user_error_in(error: BaseException) -> UserError | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -73,9 +73,8 @@ class Guard:
         reports = [Report(wanted, request.per_token) for _ in range(params.n)]
         request.reports += reports
         params.extra_args = values
-        if wanted.searches:
-            return self._search(prompt, params, request_id, wanted, reports, more)
-        return self._plain(prompt, params, request_id, wanted, reports, more)
+        decode = self._search if wanted.searches else self._plain
+        return self._counted(decode(prompt, params, request_id, wanted, reports, more), wanted, reports)
 
     def _check(self, wanted: Asked, params: Any) -> None:
         if params.logprob_token_ids is not None:
@@ -96,7 +95,7 @@ class Guard:
         self, prompt: Any, params: Any, request_id: str, wanted: Asked, reports: list[Report], more: Any
     ) -> AsyncGenerator[Any, None]:
         """The engine's own decoding, masked or stopped."""
-        asked_for = params.logprobs
+        asked_for, ends = params.logprobs, wanted.engine().ends_texts
         if self._can_measure:
             params.logprobs = (asked_for or 0) + 1
         if self.tag_id is not None:
@@ -107,18 +106,16 @@ class Guard:
                 PROMPT_ARG: wanted.prompt_threshold,
                 REPORT_ARG: self._can_measure,
             }
-            if wanted.engine().ends_texts:  # the processor forces the tag, and the engine stops at it
+            if ends:  # the processor forces the tag, and the engine stops at it
                 params.stop_token_ids = sorted({*(params.stop_token_ids or ()), self.tag_id})
-        with self._counted(wanted, reports) as outcomes:
-            async with aclosing(self._generate(prompt, params, request_id, **more)) as outputs:
-                async for output in outputs:
-                    for choice in output.outputs:
-                        if self._can_measure:
-                            self._measure(choice, reports[choice.index], asked_for)
-                        self._settle(choice, reports[choice.index], wanted)
-                        if choice.finish_reason:
-                            outcomes[choice.index] = choice.finish_reason
-                    yield output
+        async with aclosing(self._generate(prompt, params, request_id, **more)) as outputs:
+            async for output in outputs:
+                for choice in output.outputs:
+                    if self._can_measure:
+                        self._measure(choice, reports[choice.index], asked_for)
+                    if ends and choice.finish_reason == "stop" and choice.stop_reason == self.tag_id:
+                        self._stopped(choice, reports[choice.index])
+                yield output
 
     def _measure(self, choice: Any, report: Report, asked_for: int | None) -> None:
         """Note the tag's log-probability of each token, and take out what the client did not ask for."""
@@ -139,14 +136,11 @@ class Guard:
         entry = step.get(self.tag_id)
         return None if entry is None else min(math.exp(entry.logprob), 1.0)
 
-    def _settle(self, choice: Any, report: Report, wanted: Asked) -> None:
-        if not wanted.engine().ends_texts or choice.finish_reason != "stop":
-            return
-        if choice.stop_reason == self.tag_id:
-            choice.finish_reason, choice.stop_reason = "content_filter", None
-            # A client may have asked for special tokens and stops in the text.
-            choice.text = choice.text.removesuffix(self._settings["tag"]) + self._settings["refusal"]
-            report.stopped = True
+    def _stopped(self, choice: Any, report: Report) -> None:
+        choice.finish_reason, choice.stop_reason = "content_filter", None
+        # A client may have asked for special tokens and stops in the text.
+        choice.text = choice.text.removesuffix(self._settings["tag"]) + self._settings["refusal"]
+        report.stopped = True
 
     async def _search(
         self, prompt: Any, params: Any, request_id: str, wanted: Asked, reports: list[Report], more: Any
@@ -173,21 +167,24 @@ class Guard:
             refusal=self._settings["refusal"],
             on_step=self._metrics.step,
         )
-        with self._counted(wanted, reports) as outcomes, self._metrics.searching(number):
+        with self._metrics.searching(number):
             async with aclosing(run.outputs(searches, reports, request_id, **more)) as outputs:
+                async for output in outputs:
+                    yield output
+
+    async def _counted(
+        self, stream: AsyncGenerator[Any, None], wanted: Asked, reports: list[Report]
+    ) -> AsyncGenerator[Any, None]:
+        """`stream`, each of whose answers is counted once, however the request ends."""
+        outcomes: dict[int, str] = {}
+        ended = "cancelled"
+        try:
+            async with aclosing(stream) as outputs:
                 async for output in outputs:
                     for choice in output.outputs:
                         if choice.finish_reason:
                             outcomes[choice.index] = choice.finish_reason
                     yield output
-
-    @contextmanager
-    def _counted(self, wanted: Asked, reports: list[Report]) -> Any:
-        """Counts each answer once, however the request ends."""
-        outcomes: dict[int, str] = {}
-        ended = "cancelled"
-        try:
-            yield outcomes
             ended = "error"
         except Exception:
             ended = "error"

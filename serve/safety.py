@@ -11,7 +11,6 @@ sample    sampling with a look-ahead, top-k = `num_candidates` (safety_ray/decod
 
 from __future__ import annotations
 
-import difflib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,7 @@ from safety_ray.decode.processor import MODES as ENGINE_MODES
 from safety_ray.decode.processor import Safety, check_share
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.errors import UserError
+from safety_ray.errors import UserError, nearest
 
 Mode = Literal["off", "mask", "stop", "safebeam", "sample"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -87,8 +86,9 @@ class Asked:
     @property
     def rows(self) -> int:
         """Rows of the engine's batch that an answer takes at most."""
-        beams = {"safebeam": self.beam_size, "sample": 1}.get(self.mode, 1)
-        return beams * self.num_candidates if self.searches else 1
+        if not self.searches:
+            return 1
+        return self.num_candidates * (self.beam_size if self.mode == "safebeam" else 1)
 
     def engine(self) -> Safety:
         """What the engine's processor is told."""
@@ -147,8 +147,7 @@ def asked(values: Mapping[str, Any] | None, default: Asked, limits: Limits) -> A
     names = [field.name for field in fields(Asked)]
     for key in own:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
-            raise UserError(f"unknown safety setting '{key}'; the nearest is '{near}'.")
+            raise UserError(f"unknown safety setting '{key}'; the nearest is '{nearest(str(key), names)}'.")
     found = replace(default, **own)
     for key in own:
         if key != "mode" and key not in _OF_MODE[found.mode]:

@@ -168,26 +168,29 @@ async def _together(stream: Any, interval_s: float) -> AsyncGenerator[list[Any],
     come: asyncio.Queue[Any] = asyncio.Queue()
 
     async def read() -> None:
-        async with aclosing(stream) as items:
-            async for item in items:
-                for event in item if isinstance(item, list) else [item]:
-                    come.put_nowait(event)
+        try:
+            async with aclosing(stream) as items:
+                async for item in items:
+                    for event in item if isinstance(item, list) else [item]:
+                        come.put_nowait(event)
+        finally:
+            come.put_nowait(_END)
 
     reading = asyncio.create_task(read())
     try:
-        waiting: asyncio.Task[Any] = asyncio.create_task(come.get())
-        await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        first = [waiting.result()] if waiting.done() else []
-        waiting.cancel()
+        events = [await come.get()]
         while True:
-            events = first + [come.get_nowait() for _ in range(come.qsize())]
+            events += [come.get_nowait() for _ in range(come.qsize())]
+            ended = events[-1] is _END
+            if ended:
+                events.pop()
             if events:
                 yield events
-            first = []
-            if reading.done() and come.empty():
+            if ended:
                 break
             await asyncio.wait({reading}, timeout=interval_s)
-        reading.result()  # raises what ended the stream
+            events = [] if come.qsize() else [await come.get()]
+        await reading  # raises what ended the stream
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -38,17 +38,18 @@ def safe_beam_search(
     that ends a text, several of them, or None. The hypotheses hold new tokens only. Raises
     UserError for an argument that does not fit.
     """
-    settings = SearchSettings(
+    return safe_beam_search_batch(
+        model,
+        [prompt_ids],
         tag_id=tag_id,
-        eos_ids=_eos_ids(eos_id),
+        eos_id=eos_id,
         beam_size=beam_size,
         num_candidates=num_candidates,
         max_new_tokens=max_new_tokens,
         drop_share=drop_share,
         length_penalty=length_penalty,
         stride=stride,
-    )
-    return run_searches(model, [prompt_ids], [Search(settings)])[0]
+    )[0]
 
 
 def safe_beam_search_batch(

@@ -16,7 +16,6 @@ This file knows nothing of an engine: requests stand in numbered rows, logits ar
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from safety_ray.errors import UserError
+from safety_ray.errors import UserError, nearest
 
 Mode = Literal["off", "mask", "stop"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -72,8 +71,7 @@ def requested(values: Mapping[str, Any] | None, default: Safety) -> Safety:
     own = {key: value for key, value in (values or {}).items() if str(key).startswith("safety_")}
     for key in own:
         if key not in _ARGS:
-            near = difflib.get_close_matches(key, _ARGS, n=1, cutoff=0.0)[0]
-            raise UserError(f"unknown safety setting '{key}'; the nearest is '{near}'.")
+            raise UserError(f"unknown safety setting '{key}'; the nearest is '{nearest(key, _ARGS)}'.")
     return Safety(
         own.get(MODE_ARG, default.mode),
         own.get(THRESHOLD_ARG, default.threshold),

@@ -63,7 +63,7 @@ def run_searches(
         answers = iter(
             llm.generate(
                 [TokensPrompt(prompt_token_ids=[*prompt, *beam.token_ids]) for prompt, _, beam in asked],
-                [look_ahead(search.settings, group) for _, search, _ in asked],
+                [params for _, search in active for params in _same(search, group)],
                 use_tqdm=False,
             )
         )
@@ -71,6 +71,11 @@ def run_searches(
             search.advance([expansion(next(answers), search.settings) for _ in search.pending])
         step += 1
     return [search.hypotheses() for search in searches]
+
+
+def _same(search: Search, group: tuple[str, int]) -> list[SamplingParams]:
+    """One object for all candidates of a search: the engine makes its own copies."""
+    return [look_ahead(search.settings, group)] * len(search.pending)
 
 
 async def drive(
@@ -89,9 +94,9 @@ async def drive(
     ends the step's requests.
     """
 
-    async def ask(token_ids: tuple[int, ...], place: int, group: tuple[str, int]) -> Expansion:
+    async def ask(token_ids: tuple[int, ...], params: SamplingParams, request_id: str) -> Expansion:
         prompt = tokens_input([*prompt_ids, *token_ids], cache_salt=cache_salt)
-        outputs = generate(prompt, look_ahead(search.settings, group), f"{group[0]}-{place}", **more)
+        outputs = generate(prompt, params, request_id, **more)
         async with aclosing(outputs) as answers:
             async for answer in answers:
                 return expansion(answer, search.settings)
@@ -99,11 +104,12 @@ async def drive(
 
     step = 0
     while search.pending:
-        group = (f"{name}-{step}", len(search.pending))
+        group = f"{name}-{step}"
+        params = look_ahead(search.settings, (group, len(search.pending)))
         try:
             async with asyncio.TaskGroup() as tasks:
                 asked = [
-                    tasks.create_task(ask(beam.token_ids, place, group))
+                    tasks.create_task(ask(beam.token_ids, params, f"{group}-{place}"))
                     for place, beam in enumerate(search.pending)
                 ]
         except BaseExceptionGroup as failed:  # of one step; the first says why
