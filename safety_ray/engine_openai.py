@@ -64,7 +64,12 @@ class _Endpoint:
             self.format = {"response_format": {"type": "json_schema", "json_schema": named}}
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        outcomes = await asyncio.gather(*(self.ask(row) for row in batch.to_pylist()))
+        try:
+            async with asyncio.TaskGroup() as group:  # one that can never succeed cancels the others
+                asked = [group.create_task(self.ask(row)) for row in batch.to_pylist()]
+        except* UserError as errors:
+            raise errors.exceptions[0] from None
+        outcomes = [task.result() for task in asked]
         return with_replies(batch, [o[0] for o in outcomes], [o[1] for o in outcomes])
 
     async def ask(self, row: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -117,8 +117,9 @@ def test_a_judge_that_failed_is_asked_again_where_a_broken_run_stopped(
         broken[0] = False
         record = run(config)
     assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (20, 20, 0)
-    # What the first pass had is not asked about again.
-    assert [reminded for _, reminded in answered] == [False] * 20 + [True] * 5
+    # What the first pass had is not asked about again. (Of the second pass a dying actor of the
+    # broken run may still ask for a row while the endpoint already answers again.)
+    assert sum(not reminded for _, reminded in answered) == 20
     assert len(set(answered)) == 25
     assert dataset.table(str(tmp_path / "out")).num_rows == 20
 

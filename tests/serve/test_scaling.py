@@ -19,8 +19,8 @@ from serve.app import APP, ServeConfig, start, stop
 TIMEOUT_S = 5.0
 
 
-@pytest.fixture(scope="module")
-def small(ray_cluster: None, config: ServeConfig) -> Iterator[OpenAI]:
+@pytest.fixture
+def small(ray_cluster: None, no_endpoint: None, config: ServeConfig) -> Iterator[OpenAI]:
     """Two rows at once, two requests that wait, and a second engine under load."""
     settings = dataclasses.replace(
         config,
@@ -64,7 +64,7 @@ def ask(client: OpenAI) -> str:
     return "answered"
 
 
-def test_load_brings_an_engine_and_more_than_that_a_503(no_endpoint: None, small: OpenAI) -> None:
+def test_load_brings_an_engine_and_more_than_that_a_503(small: OpenAI) -> None:
     assert engines() == 1
     begun = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
