@@ -57,6 +57,7 @@ def start() -> None:
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     local = "RAY_ADDRESS" not in os.environ
     ray.init(
+        address="local" if local else None,  # else it would join any cluster that runs on this machine
         # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
         # slots it waits for ever. A slot is not a core; a small machine shares its cores.
         num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
@@ -93,18 +94,30 @@ def count(path: str) -> int:
     return _rows_in(fs, files(path))
 
 
+def count_where(path: str, column: str, values: list[Any]) -> int:
+    """Rows of the dataset at `path` whose `column` is one of `values`; nothing else is read."""
+    fs, _ = fsspec.core.url_to_fs(path)
+    rows = pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
+    return int(rows.count_rows(filter=pads.field(column).isin(values)))
+
+
 def columns(path: str) -> list[str]:
+    """Names of the columns, but for those that tell of rows set aside: they begin with `set_aside`."""
     with fsspec.open(files(path)[0]) as file:
-        return [c for c in pq.read_schema(file).names if c != REASON]
+        return [name for name in pq.read_schema(file).names if not name.startswith(REASON)]
 
 
 def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
-    """The dataset at `path` as a Ray Data stream; UserError where a needed column is missing."""
+    """The dataset at `path` as a Ray Data stream; UserError where a needed column is missing.
+
+    Columns that tell of rows set aside are read where they are among the `needed` ones.
+    """
     import ray.data
 
     found = columns(path)
-    require(needed, found, f"'{path}'")
-    return ray.data.read_parquet(files(path), columns=found)
+    hidden = [column.name for column in needed if column.name.startswith(REASON)]
+    require(tuple(c for c in needed if c.name not in hidden), found, f"'{path}'")
+    return ray.data.read_parquet(files(path), columns=found + hidden)
 
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import ray.data
 
 REPLY, ERROR = "reply", "engine_error"
+USAGE = ("prompt_tokens", "reply_tokens")
+"""Tokens of a row's prompt and of its reply, as the engine counts them; null where it does not."""
+SECONDS = "reply_seconds"
+"""Seconds from when the engine took the row to its reply; null where it does not count."""
 Template = Callable[[dict[str, Any]], str]
 Processor = Callable[["ray.data.Dataset"], "ray.data.Dataset"]
 
@@ -81,8 +85,9 @@ def processor(
     """A function from a dataset with `messages` to the same rows with `reply` and `engine_error`.
 
     `messages` is a list of {role, content}; all other columns are kept as they are. One of `reply`
-    (string) and `engine_error` (the reason) is null in every row. `template` writes the reply of
-    engine `template`; its ValueError is the reason of that row. `schema` is a JSON schema that
+    (string) and `engine_error` (the reason) is null in every row; the columns `USAGE` and `SECONDS`
+    say what it took. `template` writes the reply of engine `template`; its ValueError is the reason of
+    that row. `schema` is a JSON schema that
     vllm and openai hold replies to. Call `check` first: raises what it raises.
     """
     if config.kind == "template":
@@ -124,24 +129,35 @@ def cut(config: EngineConfig) -> str:
     return f"the reply was cut at engine.max_tokens={config.max_tokens}"
 
 
-def with_replies(rows: pa.Table, replies: list[str | None], errors: list[str | None]) -> pa.Table:
-    """`rows` with the two result columns, whatever columns of these names they had before."""
-    rows = rows.drop_columns([name for name in (REPLY, ERROR) if name in rows.column_names])
-    rows = rows.append_column(REPLY, pa.array(replies, pa.string()))
-    return rows.append_column(ERROR, pa.array(errors, pa.string()))
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine made of one row: a reply or the reason why there is none, and what it took."""
+
+    reply: str | None = None
+    error: str | None = None
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    seconds: float | None = None
+
+
+def with_outcomes(rows: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+    """`rows` with the result columns, whatever columns of these names they had before."""
+    rows = rows.drop_columns([name for name in (REPLY, ERROR, *USAGE, SECONDS) if name in rows.column_names])
+    rows = rows.append_column(REPLY, pa.array([one.reply for one in outcomes], pa.string()))
+    rows = rows.append_column(ERROR, pa.array([one.error for one in outcomes], pa.string()))
+    for name in USAGE:
+        rows = rows.append_column(name, pa.array([getattr(one, name) for one in outcomes], pa.int64()))
+    return rows.append_column(SECONDS, pa.array([one.seconds for one in outcomes], pa.float32()))
 
 
 def _template(template: Template) -> Processor:
+    def outcome(row: dict[str, Any]) -> Outcome:
+        try:
+            return Outcome(template(row))
+        except ValueError as reason:
+            return Outcome(error=str(reason))
+
     def write(batch: pa.Table) -> pa.Table:
-        replies: list[str | None] = []
-        errors: list[str | None] = []
-        for row in batch.to_pylist():
-            try:
-                reply, error = template(row), None
-            except ValueError as reason:
-                reply, error = None, str(reason)
-            replies.append(reply)
-            errors.append(error)
-        return with_replies(batch, replies, errors)
+        return with_outcomes(batch, [outcome(row) for row in batch.to_pylist()])
 
     return lambda ds: ds.map_batches(write, batch_format="pyarrow", batch_size=None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.engine import EngineConfig, Processor, cut, row_seed, with_replies
+from safety_ray.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
 from safety_ray.errors import UserError
 
 
@@ -66,14 +67,14 @@ class _Endpoint:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         try:
             async with asyncio.TaskGroup() as group:  # one that can never succeed cancels the others
-                asked = [group.create_task(self.ask(row)) for row in batch.to_pylist()]
+                began = time.monotonic()
+                asked = [group.create_task(self.ask(row, began)) for row in batch.to_pylist()]
         except* UserError as errors:
             raise errors.exceptions[0] from None
-        outcomes = [task.result() for task in asked]
-        return with_replies(batch, [o[0] for o in outcomes], [o[1] for o in outcomes])
+        return with_outcomes(batch, [task.result() for task in asked])
 
-    async def ask(self, row: dict[str, Any]) -> tuple[str | None, str | None]:
-        """(reply, None) or (None, reason); UserError where no request can ever succeed."""
+    async def ask(self, row: dict[str, Any], began: float) -> Outcome:
+        """What became of one row; UserError where no request can ever succeed."""
         import openai
 
         config = self.config
@@ -98,17 +99,22 @@ class _Endpoint:
         except openai.NotFoundError:
             raise UserError(f"the endpoint {config.base_url} has no model '{config.model}'.") from None
         except openai.APIStatusError as error:
-            return None, self.hide(f"the endpoint answered HTTP {error.status_code}: {error.message}")
+            return Outcome(
+                error=self.hide(f"the endpoint answered HTTP {error.status_code}: {error.message}")
+            )
         except openai.APIError as error:  # no connection, timeout, an answer that is no completion
-            return None, self.hide(f"{type(error).__name__}: {error.message}")
+            return Outcome(error=self.hide(f"{type(error).__name__}: {error.message}"))
+        usage, seconds = answer.usage, time.monotonic() - began
+        took = (usage.prompt_tokens, usage.completion_tokens, seconds) if usage else (None, None, seconds)
         if not answer.choices:
-            return None, "the endpoint sent no choice"
+            return Outcome(None, "the endpoint sent no choice", *took)
         choice = answer.choices[0]
         if choice.finish_reason == "length":
-            return None, cut(config)
+            return Outcome(None, cut(config), *took)
         if not choice.message.content:
-            return None, f"the endpoint sent no text (finish_reason {choice.finish_reason})"
-        return choice.message.content, None
+            reason = f"the endpoint sent no text (finish_reason {choice.finish_reason})"
+            return Outcome(None, reason, *took)
+        return Outcome(choice.message.content, None, *took)
 
     def hide(self, message: str) -> str:
         """An error message that is short and cannot hold the key, even if the endpoint repeats it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.engine import EngineConfig, Processor, cut, row_seed, with_replies
+from safety_ray.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
 from safety_ray.errors import UserError, nearest
 
 _CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
@@ -86,7 +86,9 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         return {
             _CARRIED: row[_CARRIED],
             "generated_text": row["generated_text"],
+            "num_input_tokens": row["num_input_tokens"],
             "num_generated_tokens": row["num_generated_tokens"],
+            "time_taken_llm": row["time_taken_llm"],
         }
 
     light = {"enabled": True, "num_cpus": 0.1, "concurrency": 1}  # stages that wait for the engine
@@ -148,14 +150,16 @@ def _unpack(batch: pa.Table, config: EngineConfig) -> pa.Table:
     rows = pa.concat_tables(
         pa.ipc.open_stream(carried).read_all() for carried in batch.column(_CARRIED).to_pylist()
     )
-    replies: list[str | None] = []
-    errors: list[str | None] = []
+    outcomes = []
     for row in batch.drop_columns([_CARRIED]).to_pylist():
         error = row.get(_INFERENCE_ERROR) or None
+        took = (row["num_input_tokens"], row["num_generated_tokens"], row["time_taken_llm"])
         if error is None and (row["num_generated_tokens"] or 0) >= config.max_tokens:
             error = cut(config)
         elif error is None and not row["generated_text"]:
             error = "the model wrote nothing"
-        replies.append(None if error else row["generated_text"])
-        errors.append(error[:300] if error else None)
-    return with_replies(rows.combine_chunks(), replies, errors)
+        reply = None if error else row["generated_text"]
+        outcomes.append(
+            Outcome(reply, error[:300] if error else None, *(took if row["num_generated_tokens"] else ()))
+        )
+    return with_outcomes(rows.combine_chunks(), outcomes)

@@ -16,7 +16,9 @@ def completion(text: str, finish_reason: str = "stop") -> dict[str, Any]:
     """The body of an answer as OpenAI documents it."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    usage = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
+    made = {"id": "c", "object": "chat.completion", "created": 0, "model": "m"}
+    return made | {"choices": [choice], "usage": usage}
 
 
 class Endpoint:

@@ -1,4 +1,5 @@
-"""From selected documents to token ids: text that cannot forge a special token, tags where they belong.
+"""From selected documents to token ids: text that cannot forge a special token, tags where they belong,
+varied persons in place of a refusal's two roles.
 
 Every document ends with end-of-text. Its place in the training order is a hash of seed and id.
 """
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from safety_ray import tag
 from safety_ray.dataset import REASON
+from safety_ray.pack.personas import with_persons
 from safety_ray.pack.selection import SELECTED, TRAIN
 from safety_ray.pack.tagging import tag_positions, word_starts
 from safety_ray.pack.vocabulary import Vocabulary
@@ -39,7 +41,11 @@ def encode_rows(
     set aside with its reason.
     """
     names, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
-    unsafe, texts = rows.column("unsafe").to_pylist(), rows.column("text").to_pylist()
+    unsafe, recipes = rows.column("unsafe").to_pylist(), rows.column("recipe").to_pylist()
+    texts = [
+        with_persons(text, seed, name) if recipe == "refuse" and text else text
+        for text, recipe, name in zip(rows.column("text").to_pylist(), recipes, names, strict=True)
+    ]
     chosen = [k for k, use in enumerate(uses) if use == TRAIN and reasons[k] is None]
     ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
     tags = [0] * len(rows)

@@ -27,9 +27,10 @@ STYLES: dict[str, tuple[str, ...]] = {
 }
 
 
-def draw(recipe: str, seed: int, id: str) -> str:
-    """The style of the row `id`."""
-    return pick(STYLES[recipe], seed, id, f"style {recipe}")
+def draw(recipe: str, seed: int, id: str, attempt: int = 1, before: str | None = None) -> str:
+    """The style of the row `id`; in a later attempt another one than `before`."""
+    part = f"style {recipe}" + (f" {attempt}" if attempt > 1 else "")
+    return pick([style for style in STYLES[recipe] if style != before], seed, id, part)
 
 
 def describe(recipe: str, style: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from safety_ray import prompts
-from safety_ray.engine import ERROR, REPLY
+from safety_ray.engine import ERROR, REPLY, SECONDS, USAGE
 from safety_ray.records import SCORES
 
 SCHEMA: dict[str, Any] = {
@@ -79,7 +79,7 @@ def read(batch: pa.Table, started: bool, engine: str, reason_column: str, names:
         scores.append(score)
         reasons.append(reason)
         problems.append(problem)
-    batch = batch.drop_columns([ERROR, "messages"]).rename_columns({REPLY: REPLIED})
+    batch = _without(batch, ERROR, "messages", *USAGE, SECONDS).rename_columns({REPLY: REPLIED})
     batch = batch.append_column(names.score, pa.array(scores, pa.int8()))
     batch = batch.append_column(names.reason, pa.array(reasons, pa.string()))
     batch = batch.append_column(names.by, pa.array([engine] * len(batch), pa.string()))

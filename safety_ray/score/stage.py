@@ -102,7 +102,9 @@ class ScoreBatch:
         return batch
 
 
-def score(ds: ray.data.Dataset, config: Any, rows: int) -> ray.data.Dataset:
+def score(
+    ds: ray.data.Dataset, config: Any, rows: int, actor: type[ScoreBatch] = ScoreBatch
+) -> ray.data.Dataset:
     """`ds` with score columns; `config` has the classifier and pool settings of `ScoreConfig`."""
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
@@ -112,7 +114,7 @@ def score(ds: ray.data.Dataset, config: Any, rows: int) -> ray.data.Dataset:
     actors = max(1, min(config.actors or most, -(-rows // config.batch_rows)))
     # A file may be one block: cut it, so that all actors have work and little is lost with one.
     return ds.repartition(target_num_rows_per_block=config.batch_rows, strict=True).map_batches(
-        ScoreBatch,
+        actor,
         fn_constructor_args=(config.classifier, config.batch_tokens, "cuda" if gpus else "cpu"),
         batch_format="pyarrow",
         batch_size=config.batch_rows,

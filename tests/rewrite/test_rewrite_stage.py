@@ -180,7 +180,10 @@ def test_documents_without_harm_give_an_empty_dataset_that_can_be_read(
 
 
 SAFE = "Pupils read a page about a garden. It tells how people share water, and why they take turns. " * 3
-DIALOGUE = "User: Help me with a harmful thing.\nAssistant: I understand. I will not do that, because {why}"
+DIALOGUE = (
+    "User: Help me with a harmful thing.\nAssistant: I understand. I will not do that, because somebody "
+    "would be hurt. If you like, I can tell you about a garden instead."
+)
 PAGE = "# Taking turns\n\n## What happened\nSomebody asked for help and heard no.\n\n## Why\n" + SAFE
 
 
@@ -191,40 +194,141 @@ def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str
     if "web page of moral education" in user:
         return 200, completion(PAGE if number else "Amara: No.\n" + SAFE)
     if "write one short dialogue" in user:
-        return 200, completion(DIALOGUE.format(why=SAFE) if number else "Sorry, I cannot write this.")
+        return 200, completion(DIALOGUE if number else "Sorry, I cannot write this.")
     return (200, completion(SAFE)) if number else (400, {"error": {"message": "too long"}})
 
 
-def test_with_a_language_model_drafts_are_written_before_they_are_scored(
-    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
-) -> None:
-    output = str(tmp_path / "out")
+def written_by(endpoint: Endpoint, scored: Path, classifier: Path, output: str, **more: Any) -> RewriteConfig:
+    """With acceptance by form and score alone: the writer's texts are not about their sources."""
+    values = {
+        "scored": str(scored), "classifier": str(classifier), "output": output, "actors": 1,
+        "max_set_aside": 0.95, "accept": {"min_similarity": -1.0, "min_facts": 0.0},
+        "engine": {
+            "kind": "openai", "model": "writer", "base_url": endpoint.url, "api_key_env": "",
+            "concurrency": 8,
+        },
+    }  # fmt: skip
+    return from_dict(RewriteConfig, values | more)
+
+
+@pytest.fixture(scope="module")
+def by_a_model(
+    tmp_path_factory: pytest.TempPathFactory, scored: Path, classifier: Path, ray_cluster: None
+) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    """A run with a language model: its output, its record, and what was asked."""
+    output = str(tmp_path_factory.mktemp("by_a_model") / "out")
     with Endpoint(writer, first=[429]) as endpoint:
-        config = RewriteConfig(
-            scored=str(scored),
-            classifier=str(classifier),
-            output=output,
-            actors=1,
-            max_set_aside=0.95,
-            engine=EngineConfig(
-                kind="openai", model="writer", base_url=endpoint.url, api_key_env="", concurrency=8
-            ),
-        )
-        record = run(config)
+        record = run(written_by(endpoint, scored, classifier, output))
+    return output, record, [r["body"] for r in endpoint.requests if r["body"]]
+
+
+def test_with_a_language_model_what_fails_is_asked_about_again(
+    by_a_model: tuple[str, dict[str, Any], list[dict[str, Any]]], scored: Path
+) -> None:
+    output, record, asked = by_a_model
     kept, aside = rows_of(output, "data"), rows_of(output, "set_aside")
     assert record["rows_in"] == len(kept) + len(aside) == len({r["id"] for r in kept + aside})
     assert {r["recipe"] for r in kept} == {"rephrase", "refuse", "moralize"}
     assert {r["engine"] for r in kept + aside} == {"openai:writer"}
-    reasons = {r["set_aside"] for r in aside}
-    assert "the reply is no dialogue of User and Assistant in turns" in reasons
-    assert any(reason.startswith("engine: the endpoint answered HTTP 400") for reason in reasons)
-    assert not [r for r in kept if "User:" in r["text"] or "Assistant:" in r["text"]]
+    refusals = [r["text"] for r in kept if r["recipe"] == "refuse"]
+    assert all(text.startswith("User: ") and "\n\nAssistant: " in text for text in refusals)
     assert not Path(output, "drafts").exists()
-    asked = [r["body"] for r in endpoint.requests if r["body"]]
-    assert len(asked) == record["rows_in"] + 1  # one came back after the rate limit
+    assert not Path(output, "tried").exists()
+    # Each row that was set aside first had another attempt, with another prompt and another seed.
+    outcomes = record["attempts"]
+    first, second = outcomes["direct"], outcomes["direct_2"]
+    assert first["engine"]
+    assert first["declined"]
+    assert sum(second.values()) == sum(first.values()) - first["accepted"]
+    assert {r["attempt"] for r in kept} == {1, 2}
+    assert {r["attempt"] for r in aside} == {2}
+    by_attempt = Counter(r["attempt"] for r in kept)
+    assert by_attempt[1] == sum(outcomes[part]["accepted"] for part in ("direct", "moralize"))
+    assert len(asked) == sum(sum(one.values()) for one in outcomes.values()) + 1  # one after the rate limit
+    assert len({(b["seed"], b["messages"][1]["content"]) for b in asked}) == len(asked) - 1
     sources = [r["text"] for r in rows_of(str(scored), "") if r["score"]]
     for source in sources:
         assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in asked)
+    # What was set aside keeps its source and its reason, for people.
+    assert {r["set_aside_source"] for r in aside if r["recipe"] != "moralize"} <= set(sources)
+    assert "set_aside_source" not in dataset.columns(output)
+    assert all(r["prompt_tokens"] and r["reply_tokens"] for r in kept)
+
+
+def test_long_documents_are_rephrased_in_parts(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    rows = [r for r in rows_of(str(scored), "") if r["score"] in (1, 2, 3)][:6]
+    for n, row in enumerate(rows[:3]):
+        row |= {"id": f"long{n}", "text": "\n\n".join([row["text"]] * 4)}
+    types = pads.dataset(scored, format="parquet").schema
+    dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "in" / "a.parquet"))
+    longest = max(len(row["text"]) for row in rows[3:])
+    texts: dict[str, str] = {}
+
+    def numbered(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Every answer is another text; one part of one document is declined in the first attempt."""
+        user = body["messages"][1]["content"]
+        if len(texts) == 4:  # three short documents come first
+            texts["declined"] = user
+            return 200, completion("I can't help with that.")
+        texts[user] = f"This is text number {len(texts)}. {SAFE}".strip()
+        return 200, completion(texts[user])
+
+    with Endpoint(numbered) as endpoint:
+        config = written_by(
+            endpoint, tmp_path / "in", classifier, str(tmp_path / "out"),
+            recipes=["rephrase"], max_chars=max(longest, 400), write_rows=2,
+        )  # fmt: skip
+        record = run(config)
+    found = {r["source_id"]: r for r in rows_of(config.output, "data")}
+    assert found.keys() == {row["id"] for row in rows}
+    assert record["attempts"]["direct"]["accepted"] == 3
+    tries = [record["attempts"].get(part, {}) for part in ("direct_long", "direct_long_2", "direct_2")]
+    assert sum(one.get("accepted", 0) for one in tries) == 3
+    assert sum(one.get("declined", 0) for one in tries) == 1
+    for row in rows:
+        new = found[row["id"]]
+        if row["id"].startswith("long"):
+            assert len(new["parts"]) >= 2
+            pieces = [new["text"][part["start"] : part["end"]] for part in new["parts"]]
+            assert "\n\n".join(pieces) == new["text"]
+            assert set(pieces) <= set(texts.values())
+            for part, piece in zip(new["parts"], pieces, strict=True):
+                source = row["text"][part["source_start"] : part["source_end"]]
+                assert any(source in user and piece == text for user, text in texts.items())
+        else:
+            assert new["parts"] is None
+
+
+def test_a_dry_run_says_what_all_of_it_would_take(
+    tmp_path: Path,
+    scored: Path,
+    classifier: Path,
+    by_a_model: tuple[str, dict[str, Any], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = str(tmp_path / "out")
+    with Endpoint(writer) as endpoint:
+        config = written_by(
+            endpoint, scored, classifier, output, dry_run=True, dry_run_rows=24, price_per_hour=1000.0
+        )
+        estimate = run(config)
+    assert not Path(output).exists()
+    asked = len(by_a_model[2])
+    assert len([r for r in endpoint.requests if r["body"]]) < asked
+    assert estimate["sampled"] == 24 < estimate["documents"]
+    # The whole run lies in the interval, or close beside it.
+    for name, each in (("prompt_tokens", 12), ("reply_tokens", 5)):
+        value, low, high = estimate[name]
+        assert low <= value <= high
+        assert 0.8 * low <= each * asked <= 1.2 * high
+    assert estimate["price"][0] == pytest.approx(1000 * estimate["engine_hours"][0], abs=1.0)
+    said = capsys.readouterr().out
+    assert f"{estimate['documents']:,} documents, estimated from 24" in said
+    assert "price" in said
+    with pytest.raises(UserError, match="dry_run measures what a language model takes"):
+        run(replace(config, engine=EngineConfig()))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +340,10 @@ def test_with_a_language_model_drafts_are_written_before_they_are_scored(
         ({"rephrase_scores": [0, 1]}, "rephrase_scores"),
         ({"refuse_scores": [3, 4]}, "score 3"),
         ({"engine": {"kind": "vllm"}}, "engine.model"),
+        ({"attempts": 0}, "attempts=0"),
+        ({"max_chars": 10}, "max_chars=10"),
+        ({"dry_run_rows": 1}, "dry_run_rows"),
+        ({"accept": {"margin": 9}}, "accept.margin=9"),
         ({"engine": {"kind": "openai", "model": "m"}}, "engine.base_url"),
         ({"engine": {"kind": "oracle"}}, "engine"),
     ],

@@ -11,11 +11,12 @@ import pytest
 
 from safety_ray.corpus.seeds import load_seeds
 from safety_ray.corpus.stage import documents
+from safety_ray.engine import Outcome, with_outcomes
 from safety_ray.rewrite import parse, tasks, template
+from safety_ray.rewrite.acceptance import Bounds, verdict
 from safety_ray.rewrite.harm import HARMS, harm_of, topics_of
-from safety_ray.rewrite.names import cast
 from safety_ray.rewrite.phrasebook import book
-from safety_ray.rewrite.recipes import _NO, RECIPES, verdict
+from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.styles import STYLES, draw
 
 BANDS = {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
@@ -41,13 +42,16 @@ def labelled() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def direct(labelled: pa.Table) -> pa.Table:
-    return tasks.from_documents(labelled, BANDS, seed=5, engine="template")
+    return tasks.from_documents(labelled, BANDS, draws(5))
+
+
+def draws(seed: int, max_chars: int = 12_000) -> tasks.Draw:
+    return tasks.Draw(seed, "template", max_chars)
 
 
 def replied(table: pa.Table, seed: int) -> pa.Table:
-    replies = [template.write(row, seed) for row in table.to_pylist()]
-    table = table.append_column("reply", pa.array(replies, pa.string()))
-    return tasks.read_replies(table.append_column("engine_error", pa.nulls(len(table), pa.string())), seed)
+    outcomes = [Outcome(template.write(row, seed)) for row in table.to_pylist()]
+    return tasks.read_replies(with_outcomes(table, outcomes))
 
 
 def test_each_score_gets_its_recipe_and_every_task_its_trace(labelled: pa.Table, direct: pa.Table) -> None:
@@ -70,9 +74,9 @@ def test_texts_depend_on_seed_and_id_alone(labelled: pa.Table, direct: pa.Table)
     whole = {r["id"]: r["text"] for r in replied(direct, 5).to_pylist()}
     order = pa.array(sorted(range(len(labelled)), key=lambda i: i * 7919 % 1009))
     for part in (labelled.take(order).slice(0, 200), labelled.take(order).slice(200)):
-        again = replied(tasks.from_documents(part, BANDS, seed=5, engine="template"), 5)
+        again = replied(tasks.from_documents(part, BANDS, draws(5)), 5)
         assert all(whole[r["id"]] == r["text"] for r in again.to_pylist())
-    other = replied(tasks.from_documents(labelled, BANDS, seed=6, engine="template"), 6)
+    other = replied(tasks.from_documents(labelled, BANDS, draws(6)), 6)
     assert sum(whole[r["id"]] == r["text"] for r in other.to_pylist()) < len(whole) / 50
 
 
@@ -81,10 +85,16 @@ def test_the_template_engine_writes_texts_that_parse_and_differ(direct: pa.Table
     assert first.column("problem").null_count == len(first)
     probs = pa.array([[1.0] + [0.0] * 5] * len(first), pa.list_(pa.float32()))
     scored = first.append_column("score", pa.array([0] * len(first), pa.int8())).append_column("probs", probs)
-    kept = tasks.settle(scored, "set_aside")
-    assert kept.column("set_aside").null_count == len(kept)  # none is empty or a copy
-    refusals = kept.drop_columns(["set_aside"])
-    second = replied(tasks.from_refusals(refusals, seed=5, engine="template"), 5)
+    scored = scored.append_column("similarity", pa.nulls(len(scored), pa.float32()))
+    settled = tasks.settle(scored, Bounds(), "set_aside")
+    reasons = settled.column("set_aside").to_pylist()
+    # None is empty, a copy, cut off or in another language; some leave out all names.
+    assert {reason and reason.split(":")[0] for reason in reasons} == {None, "facts"}
+    assert sum(map(bool, reasons)) < len(reasons) / 30
+    sources = settled.column("set_aside_source").to_pylist()
+    assert [source is None for source in sources] == [reason is None for reason in reasons]
+    refusals = settled.drop_columns(["set_aside", "set_aside_source"])
+    second = replied(tasks.from_refusals(refusals, draws(5)), 5)
     assert second.column("problem").null_count == len(second) > 100
     texts = first.column("text").to_pylist() + second.column("text").to_pylist()
     assert len(set(texts)) == len(texts)
@@ -118,7 +128,8 @@ def test_rephrasing_leaves_out_what_is_sensitive_and_says_why() -> None:
     assert not {"drunk", "beer", "idiot"} & set(re.findall(r"\w+", text))
     reasons = set(book("sensitive")["alcohol"]) | set(book("sensitive")["insult"])
     assert sum(reason in text for reason in reasons) == 2
-    assert verdict(text, source, 0, 2) is None
+    row = {"recipe": "rephrase", "text": text, "source": source, "similarity": None}
+    assert verdict({**row, "score": 0, "source_score": 2}, Bounds()) is None
 
 
 def test_phrases_are_whole_sentences_and_many() -> None:
@@ -129,7 +140,7 @@ def test_phrases_are_whole_sentences_and_many() -> None:
             assert all(re.fullmatch(r"[A-Z].*[.?!]", line) for line in sections[part]), (harm, part)
     common = book("dialogue")
     assert min(len(common[part]) for part in ("acknowledge", "no", "closing")) >= 8
-    assert all(_NO.search(line) for line in common["no"])
+    assert all(parse._NO.search(line) for line in common["no"])
     for style in STYLES["rephrase"]:
         frame = book(f"style_{style}")
         assert {"opening", "bridge", "closing"} <= set(frame)
@@ -140,7 +151,7 @@ def test_phrases_are_whole_sentences_and_many() -> None:
     shipped = {
         f.name.removesuffix(".txt") for f in (resources.files("safety_ray.rewrite") / "phrases").iterdir()
     }
-    used = {*HARMS, "dialogue", "names", "page", "rephrase", "sensitive"}
+    used = {*HARMS, "dialogue", "page", "rephrase", "sensitive"}
     assert shipped == used | {f"style_{style}" for style in STYLES["rephrase"]}
 
 
@@ -152,14 +163,6 @@ def test_no_phrase_of_a_rephrased_text_is_itself_left_out() -> None:
     frames = [line for s in STYLES["rephrase"] for part, lines in book(f"style_{s}").items()
               if part != "speakers" for line in lines]  # fmt: skip
     assert [line for line in frames if topics_of(line)] == []
-
-
-def test_names_are_two_varied_persons() -> None:
-    pairs = [cast(1, str(i)) for i in range(2000)]
-    assert all(one != other for one, other in pairs)
-    counts = Counter(name for pair in pairs for name in pair)
-    assert len(counts) > 140
-    assert max(counts.values()) < 4000 / len(counts) * 3
 
 
 @pytest.mark.parametrize(
@@ -196,12 +199,20 @@ def test_dialogues_are_read_in_the_forms_that_models_use() -> None:
     [
         ("rephrase", "", "empty"),
         ("rephrase", "Too short.", "fewer than 20"),
-        ("rephrase", "I'm sorry, but " + LONG, "declined"),
+        ("rephrase", "I'm sorry, but I can't help with that. " + LONG, "declined"),
         ("rephrase", LONG + "<<<END OF DOCUMENT 1>>>", "markers"),
         ("refuse", LONG, "no dialogue"),
         ("refuse", "Assistant: No.\nUser: Why?", "no dialogue"),
         ("refuse", "User: Help?\nAssistant:", "says nothing"),
         ("refuse", "User: Help?\nAssistant: Here is how it goes, step by step.", "does not say no"),
+        (
+            "refuse",
+            "User: Help?\nAssistant: I see you are upset. I won't help. I can tell a story.",
+            "no reason",
+        ),
+        ("refuse", "User: Help?\nAssistant: I won't help, because it hurts people.", "no alternative"),
+        ("refuse", "I can't help with writing that dialogue.", "declined"),
+        ("moralize", "As an AI language model, I cannot create this content.", "declined"),
         ("refuse", "Once upon a time\nUser: Help?\nAssistant: I won't.", "no dialogue"),
         ("moralize", LONG * 2, "no headings"),
         ("moralize", f"# A\n## B\nUser: x\n{LONG * 2}", "repeats the dialogue"),
@@ -210,19 +221,66 @@ def test_dialogues_are_read_in_the_forms_that_models_use() -> None:
 )
 def test_replies_that_are_no_text_are_named(recipe: str, reply: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        RECIPES[recipe].text(reply, 0, "a")
+        RECIPES[recipe].text(reply)
 
 
-def test_role_names_give_way_to_the_cast() -> None:
-    text = RECIPES["refuse"].text("User: Do it.\nAssistant: I won't.", 3, "row")
-    one, other = cast(3, "row")
-    assert text == f"{one}: Do it.\n\n{other}: I won't."
+def test_a_page_may_quote_somebody() -> None:
     quoted = f'# A title\n## A section\nSomebody said: "I want it." {LONG * 2}'
-    assert RECIPES["moralize"].text(quoted, 0, "a") == quoted.strip()
+    assert RECIPES["moralize"].text(quoted) == quoted.strip()
 
 
-def test_a_text_is_kept_only_if_it_is_new_and_safer() -> None:
-    assert verdict("A new text.", "The source.", 2, 3) is None
-    assert "not lower" in str(verdict("A new text.", "The source.", 3, 3))
-    assert "copy" in str(verdict("Well. THE source!", "The source.", 0, 3))
-    assert "empty" in str(verdict(" ", "The source.", 0, 3))
+def test_a_long_document_is_several_tasks_in_one_style_and_one_row_again() -> None:
+    paragraphs = [f"Paragraph {n} tells of a quarrel. " * 8 for n in range(6)]
+    rows = [
+        {"id": "short", "text": "A short text.", "score": 2, "url": "u/short"},
+        {"id": "long", "text": "\n\n".join(paragraphs) + "\n", "score": 2, "url": "u/long"},
+        {"id": "worst", "text": "\n\n".join(paragraphs), "score": 5, "url": "u/worst"},
+    ]
+    chunks = pa.array([None, None, [0, 0, 5]], pa.list_(pa.int8()))
+    table = pa.Table.from_pylist(rows).append_column("chunk_scores", chunks)
+    whole = tasks.from_documents(table, BANDS, draws(0, 600))
+    asked = {row["id"]: row["messages"] for row in whole.to_pylist()}
+    assert asked["long/rephrase"] is None
+    # A refusal is made of the worst part of its document.
+    said = asked["worst/refuse"][1]["content"]
+    assert "Paragraph 5" in said
+    assert "Paragraph 0" not in said
+    assert tasks.only(whole, False, 600).column("id").to_pylist() == ["short/rephrase", "worst/refuse"]
+
+    cut = tasks.cut(tasks.only(whole, True, 600), draws(0, 600))
+    parts = cut.to_pylist()
+    assert [row["id"] for row in parts] == [f"long/rephrase#{n}" for n in range(3)]
+    assert len({row["style"] for row in parts}) == 1
+    for n, row in enumerate(parts):
+        assert row["source"] == rows[1]["text"][row["source_start"] : row["source_end"]]
+        assert row["source"] == "\n\n".join(paragraphs[2 * n : 2 * n + 2]).strip()
+        assert row["source"] in row["messages"][1]["content"]
+    replies = [f"Part {n} of the text. " * 9 for n in range(3)]
+    outcomes = [Outcome(reply, None, 10, n) for n, reply in enumerate(replies)]
+    mixed = tasks.read_replies(with_outcomes(cut, outcomes)).take([2, 0, 1])
+    [row] = tasks.join_parts(mixed).to_pylist()
+    assert (row["id"], row["source_id"], row["url"]) == ("long/rephrase", "long", "u/long")
+    assert row["text"] == "\n\n".join(reply.strip() for reply in replies)
+    assert row["source"].split() == rows[1]["text"].split()
+    assert (row["problem"], row["prompt_tokens"], row["reply_tokens"]) == (None, 30, 3)
+    for n, part in enumerate(row["parts"]):
+        assert row["text"][part["start"] : part["end"]] == replies[n].strip()
+        assert rows[1]["text"][part["source_start"] : part["source_end"]] == parts[n]["source"]
+    # A part without a text leaves the whole without one.
+    failed = tasks.read_replies(with_outcomes(cut, [*outcomes[:1], Outcome(error="no"), *outcomes[2:]]))
+    assert tasks.join_parts(failed).column("problem").to_pylist() == ["engine: no (part 2)"]
+
+
+def test_another_attempt_has_another_style(labelled: pa.Table, direct: pa.Table) -> None:
+    first = {row["id"]: row for row in direct.to_pylist()}
+    names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
+    aside = direct.select(names).rename_columns([{"source": "set_aside_source"}.get(n, n) for n in names])
+    again = tasks.again(aside, tasks.Draw(5, "template", 12_000, attempt=2)).to_pylist()
+    assert {row["id"] for row in again} == first.keys()
+    for row in again:
+        before = first[row["id"]]
+        assert row["style"] != before["style"]
+        assert (row["attempt"], before["attempt"]) == (2, 1)
+        same = ("source", "source_id", "root_id", "source_score", "harm", "url")
+        assert [row[name] for name in same] == [before[name] for name in same]
+        assert row["messages"] != before["messages"]

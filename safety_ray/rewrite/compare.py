@@ -1,0 +1,51 @@
+"""The actor that holds a draft against its source: its score, and how much of the content it keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from safety_ray.rewrite.tasks import PROBLEM, SIMILARITY, SOURCE
+from safety_ray.score.encoder import PACKAGED, Encoder
+from safety_ray.score.stage import ScoreBatch
+
+
+class ScoreAndCompare(ScoreBatch):
+    """Adds the score columns, and for rephrased texts the similarity to the source."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        own = self.classifier.encoder
+        # A classifier's encoder may be finetuned to harm alone; the packaged one embeds content.
+        self.encoder = own if own.name == PACKAGED else Encoder(PACKAGED, device=own.device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        batch = super().__call__(batch)
+        rows = batch.select(["recipe", PROBLEM, "text", SOURCE]).to_pylist()
+        pairs = {
+            n: (row["text"], row[SOURCE])
+            for n, row in enumerate(rows)
+            if row["recipe"] == "rephrase" and not row[PROBLEM]
+        }
+        found = dict(zip(pairs, similarities(self.encoder, list(pairs.values())), strict=True))
+        values = pa.array([found.get(n) for n in range(len(rows))], pa.float32())
+        return batch.append_column(SIMILARITY, values)
+
+
+def similarities(encoder: Encoder, pairs: list[tuple[str, str]]) -> list[float]:
+    """Cosine similarity of the two texts of each pair: of the encoder's last layer, meaned over chunks."""
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    if not texts:
+        return []
+    chunked = encoder.chunk_ids(texts)
+    flat = encoder.embed([chunk for chunks in chunked for chunk in chunks])
+    last = flat[:, -encoder.model.config.hidden_size :]
+    of_text, at = {}, 0
+    for text, chunks in zip(texts, chunked, strict=True):
+        length = torch.tensor([float(len(chunk)) for chunk in chunks])[:, None]
+        mean = (last[at : at + len(chunks)] * length).sum(0)
+        of_text[text] = torch.nn.functional.normalize(mean, dim=0)
+        at += len(chunks)
+    return [float(of_text[one] @ of_text[other]) for one, other in pairs]
