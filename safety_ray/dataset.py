@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,18 @@ def count_where(path: str, column: str, values: list[Any]) -> int:
     fs, _ = fsspec.core.url_to_fs(path)
     rows = pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
     return int(rows.count_rows(filter=pads.field(column).isin(values)))
+
+
+def groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
+    """How many rows of the dataset at `path` have each combination of values in the columns `names`."""
+    fs, _ = fsspec.core.url_to_fs(path)
+    rows = pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
+    found: Counter[tuple[Any, ...]] = Counter()
+    for batch in rows.to_batches(columns=names):
+        counted = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
+        for row in counted.to_pylist():
+            found[tuple(row[name] for name in names)] += row["count_all"]
+    return found
 
 
 def columns(path: str) -> list[str]:

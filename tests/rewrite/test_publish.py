@@ -1,0 +1,105 @@
+"""Rewritten rows in the published form, loaded by the datasets library, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+import yaml
+
+from safety_ray import dataset
+from safety_ray.errors import UserError
+from safety_ray.rewrite.publish_stage import PublishConfig, run
+
+ROWS = [
+    {"root_id": f"w{n}", "recipe": recipe, "source_score": score}
+    for n, (recipe, score) in enumerate([("rephrase", 1), ("rephrase", 3), ("rephrase", 3), ("refuse", 4)])
+] + [{"root_id": "w3", "recipe": "moralize", "source_score": 4}]
+
+
+@pytest.fixture(scope="module")
+def rewritten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {
+            "id": f"{r['root_id']}/{r['recipe']}", "text": f"Text {n}.", "source_id": r["root_id"],
+            "style": "a", "score": 0, "probs": [1.0, 0.0], "url": f"https://example.org/{n}", **r,
+        }
+        for n, r in enumerate(ROWS)
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("rewritten")
+    table = pa.Table.from_pylist(rows)
+    for name in ("source_score", "score"):
+        table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.int8()))
+    dataset.write_table(table, str(folder / "a.parquet"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, rewritten: Path, ray_cluster: None) -> Path:
+    out = tmp_path_factory.mktemp("published") / "out"
+    record = run(PublishConfig(input=str(rewritten), output=str(out)))
+    assert record["sets"] == {
+        "safeweb/score_1_rephrased": 1, "safeweb/score_3_rephrased": 2,
+        "refuseweb/score_4_refusal": 1, "moral_education/score_4_morals": 1,
+    }  # fmt: skip
+    return out
+
+
+def test_the_datasets_library_loads_each_config(sets: Path, tmp_path: Path) -> None:
+    def load(name: str, config: str) -> list[dict[str, Any]]:
+        loaded = datasets.load_dataset(str(sets / name), config, split="train", cache_dir=str(tmp_path))
+        assert loaded.column_names == ["id", "text", "metadata"]
+        return loaded.to_list()
+
+    assert datasets.get_dataset_config_names(str(sets / "safeweb")) == [
+        "score_1_rephrased", "score_3_rephrased",
+    ]  # fmt: skip
+    found = load("safeweb", "score_3_rephrased")
+    assert {row["id"] for row in found} == {"w1", "w2"}
+    [row] = load("refuseweb", "score_4_refusal")
+    assert (row["id"], row["text"]) == ("w3", "Text 3.")
+    inner = row["metadata"]
+    assert (inner["source_score"], inner["safety_score"], inner["style"]) == (4, 0, "a")
+    assert inner["url"] == "https://example.org/3"
+    assert load("moral_education", "score_4_morals")[0]["metadata"]["recipe"] == "moralize"
+    front = (sets / "safeweb" / "README.md").read_text().split("---")[1]
+    assert [one["config_name"] for one in yaml.safe_load(front)["configs"]] == [
+        "score_1_rephrased", "score_3_rephrased",
+    ]  # fmt: skip
+
+
+def test_published_sets_are_rewritten_rows_again(
+    sets: Path, rewritten: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    out = str(tmp_path / "back")
+    record = run(PublishConfig(input=str(sets), output=out, direction="from"))
+    assert record["rows_out"] == len(ROWS)
+    names = ["id", "text", "recipe", "style", "source_score", "root_id"]
+    before, after = (dataset.table(path, names).to_pylist() for path in (str(rewritten), out))
+    assert after == before
+
+
+def test_files_as_the_paper_published_them_are_read(tmp_path: Path, ray_cluster: None) -> None:
+    """`metadata` is what the web document had; there is no column of this project."""
+    table = pa.table(
+        {"id": ["<urn:1>"], "text": ["User: A?\nAssistant: No."], "metadata": [{"int_score": 3}]}
+    )
+    dataset.write_table(table, str(tmp_path / "refuseweb" / "score_5_refusal" / "train-0.parquet"))
+    out = str(tmp_path / "out")
+    run(PublishConfig(input=str(tmp_path / "refuseweb"), output=out, direction="from"))
+    [row] = dataset.table(out).to_pylist()
+    assert (row["id"], row["source_id"], row["recipe"]) == ("<urn:1>/refuse", "<urn:1>", "refuse")
+    assert (row["source_score"], row["metadata"]) == (5, {"int_score": 3})
+
+
+def test_what_is_no_published_set_is_named(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
+    with pytest.raises(UserError, match="lies in no folder of a published config"):
+        run(PublishConfig(input=str(rewritten), output=str(tmp_path / "a"), direction="from"))
+    with pytest.raises(UserError, match="holds no Parquet files"):
+        run(PublishConfig(input=str(tmp_path), output=str(tmp_path / "b"), direction="from"))
+    dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "raw" / "a.parquet"))
+    with pytest.raises(UserError, match="has no column 'source_id'"):
+        run(PublishConfig(input=str(tmp_path / "raw"), output=str(tmp_path / "c")))
