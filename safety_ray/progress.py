@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import fsspec
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _BAR = 24
+_TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # an engine's: see safety_ray/engine.py
 
 
 class Line:
@@ -70,11 +72,17 @@ def watch(
 
 
 class RowCounter:
-    """Counts the rows in the Parquet files of a folder, reading each file's footer once."""
+    """Counts the rows in the Parquet files of a folder, reading each file once.
+
+    Its note says what share was set aside (files below `outcome=set_aside`), and where rows come
+    from an engine, how many tokens it has written a second since the counter was made.
+    """
 
     def __init__(self, folder: str) -> None:
         self.fs, self.root = fsspec.core.url_to_fs(folder)
         self.rows: dict[str, int] = {}
+        self.tokens = 0
+        self.start = time.monotonic()
 
     def __call__(self) -> tuple[int, str]:
         if self.fs.exists(self.root):
@@ -82,5 +90,19 @@ class RowCounter:
             for name in self.fs.find(self.root):
                 if name.endswith(".parquet") and name not in self.rows:
                     with self.fs.open(name) as file:
-                        self.rows[name] = pq.read_metadata(file).num_rows
-        return sum(self.rows.values()), ""
+                        self._add(name, pq.ParquetFile(file))
+        return sum(self.rows.values()), self._note()
+
+    def _add(self, name: str, file: pq.ParquetFile) -> None:
+        if {_TOKENS, _SECONDS} <= set(file.schema_arrow.names):
+            self.tokens += pc.sum(file.read([_TOKENS]).column(0)).as_py() or 0
+        self.rows[name] = file.metadata.num_rows
+
+    def _note(self) -> str:
+        aside = sum(rows for name, rows in self.rows.items() if "outcome=set_aside/" in name)
+        notes = []
+        if aside:
+            notes.append(f"{aside / sum(self.rows.values()):.0%} set aside")
+        if self.tokens:
+            notes.append(f"{self.tokens / (time.monotonic() - self.start):,.0f} tokens/s")
+        return ", ".join(notes)
