@@ -81,6 +81,11 @@ TOKEN_ROW = (
 )
 
 
+LEARN = "learn"
+"""Optional column of token rows, list<bool> as long as input_ids: which tokens are targets. Without it: all
+that a span covers."""
+
+
 def schema(columns: tuple[Column, ...]) -> pa.Schema:
     return pa.schema([(column.name, column.type) for column in columns])
 

@@ -13,16 +13,15 @@ import pyarrow as pa
 from safety_ray import tag
 from safety_ray.dataset import REASON
 from safety_ray.pack.personas import with_persons
-from safety_ray.pack.selection import SELECTED, TRAIN
-from safety_ray.pack.tagging import tag_positions, word_starts
+from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
+from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary
 from safety_ray.records import stable_hash
 
 ENCODED = pa.schema(
     [
         *SELECTED,  # text stays only in rows that are set aside
-        ("shard", pa.int32()),
-        ("order", pa.uint64()),  # place in the training order of its shard
+        ("order", pa.uint64()),  # the document's hash, of which its place in the training is made
         ("input_ids", pa.list_(pa.int32())),  # tags and end-of-text included
         ("tokens", pa.int64()),
         ("tags", pa.int64()),
@@ -33,14 +32,17 @@ _FORGED = "the tokenizer makes a special token of its text"
 
 
 def encode_rows(
-    rows: pa.Table, vocabulary: Vocabulary, *, seed: int, tag_rate: float, shards: int
+    rows: pa.Table, vocabulary: Vocabulary, *, seed: int, tag_rate: float, tag_from: int = 0
 ) -> pa.Table:
     """Rows of SELECTED as rows of ENCODED; only those to train on get ids.
+
+    Where a row has `chunk_scores`, tags stand in chunks of score `tag_from` and above alone.
 
     A document in whose ids a special token appears, or, if unsafe, whose words cannot be found, is
     set aside with its reason.
     """
     names, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
+    chunks = rows.column(CHUNKS).to_pylist()
     unsafe, recipes = rows.column("unsafe").to_pylist(), rows.column("recipe").to_pylist()
     texts = [
         with_persons(text, seed, name) if recipe == "refuse" and text else text
@@ -61,15 +63,15 @@ def encode_rows(
             if (ends[-1] if len(ends) else 0) != len(text.encode()):
                 reasons[k] = _TAGS_NEED_BYTES
                 continue
-            places = tag_positions(word_starts(text, ends), tag_rate, seed, names[k])
+            allowed = words_in_chunks(text, chunks[k], tag_from) if chunks[k] else None
+            places = tag_positions(word_starts(text, ends), tag_rate, seed, names[k], allowed)
             tokens, tags[k] = np.insert(tokens, places, vocabulary.tag_id), len(places)
         ids[k] = np.append(tokens, vocabulary.end_id)
-    order = [stable_hash(seed, "order", name) for name in names]
     encoded = {name: rows.column(name) for name in SELECTED.names} | {
         "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
         REASON: reasons,
-        "shard": [place % shards for place in order],
-        "order": order,
+        CHUNKS: pa.nulls(len(rows), pa.list_(pa.int8())),
+        "order": [stable_hash(seed, "order", name) for name in names],
         "input_ids": [None if tokens is None else tokens.astype(np.int32) for tokens in ids],
         "tokens": [0 if tokens is None else len(tokens) for tokens in ids],
         "tags": tags,

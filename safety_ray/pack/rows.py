@@ -8,11 +8,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from safety_ray.records import SPAN, TOKEN_ROW, schema
+from safety_ray.records import LEARN, SPAN, TOKEN_ROW, schema
 
 
-def pack_rows(documents: pa.Table, row_length: int, end_id: int, first_row: int) -> pa.Table:
+def pack_rows(
+    documents: pa.Table, row_length: int, end_id: int, first_row: int, not_learned: int | None = None
+) -> pa.Table:
     """Encoded documents of one shard, in any order, as rows of TOKEN_ROW.
+
+    Where `not_learned` is a token, the rows have a column `learn` that is false at each of its places.
 
     They are taken by their hash `order`, so the result does not depend on how they came.
     `first_row` is the position of the first row in the training order of all shards.
@@ -37,7 +41,7 @@ def pack_rows(documents: pa.Table, row_length: int, end_id: int, first_row: int)
     }
     offsets = np.searchsorted(starts, np.append(row_starts, len(tokens)))
     span_array = pa.StructArray.from_arrays([spans[field.name] for field in SPAN], fields=list(SPAN))
-    return pa.table(
+    rows = pa.table(
         {
             "row": pa.array(np.arange(first_row, first_row + count), pa.int64()),
             "input_ids": pa.ListArray.from_arrays(
@@ -47,6 +51,12 @@ def pack_rows(documents: pa.Table, row_length: int, end_id: int, first_row: int)
         },
         schema=schema(TOKEN_ROW),
     )
+    if not_learned is None:
+        return rows
+    learn = pa.ListArray.from_arrays(
+        rows.column("input_ids").chunk(0).offsets, pa.array(filled != not_learned)
+    )
+    return rows.append_column(LEARN, learn)
 
 
 _NAMED = ("id", "source_id", "recipe", "unsafe")

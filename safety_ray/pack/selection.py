@@ -17,7 +17,7 @@ from safety_ray.records import SCORES, stable_hash
 
 RAW, RECIPES = "raw", ("rephrase", "refuse", "moralize")
 TRAIN, HELDOUT, UNSELECTED = "train", "heldout", "unselected"
-SPLIT, ROOT = "split", "root_id"
+SPLIT, ROOT, ROOT_SCORE, CHUNKS = "split", "root_id", "source_score", "chunk_scores"
 _DEEPEST = 8
 _NO_TEXT = "it has no text"
 
@@ -27,7 +27,9 @@ SELECTED = pa.schema(
         ("text", pa.string()),
         ("source_id", pa.string()),  # the web document at the root
         ("recipe", pa.string()),  # raw, rephrase, refuse or moralize
+        ("score", pa.int8()),  # of the web document at the root; null where it is not known
         ("unsafe", pa.bool_()),  # raw text whose score calls for harmfulness tags
+        ("chunk_scores", pa.list_(pa.int8())),  # of the parts of an unsafe text, where tags go by part
         ("use", pa.string()),  # train, heldout or unselected
         (REASON, pa.string()),
     ]
@@ -43,6 +45,8 @@ class Selection:
     recipes: frozenset[str]
     tag_from: int
     heldout_share: float
+    by_chunk: bool = False
+    """tags go into the parts of a text that are unsafe themselves"""
     heldout_ids: frozenset[str] | None = None
     """Web documents that `split` holds out; None: the hash decides."""
     roots: dict[str, str] | None = None
@@ -107,12 +111,14 @@ def trace_roots(ids: pa.ChunkedArray, sources: pa.ChunkedArray, where: str) -> d
 def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
     """Scored web documents as rows of SELECTED; rows that are not trained on keep no text."""
     away = held_out(batch, selection.seed, selection.heldout_share).to_pylist()
+    chunks = batch.column(CHUNKS).to_pylist() if selection.by_chunk else [None] * len(batch)
     rows = []
-    for name, text, score, out in zip(
+    for name, text, score, out, parts in zip(
         batch.column("id").to_pylist(),
         batch.column("text").to_pylist(),
         batch.column("score").to_pylist(),
         away,
+        chunks,
         strict=True,
     ):
         known = score in range(SCORES)
@@ -123,7 +129,8 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
             reason = f"its score is {score}, not 0-{SCORES - 1}"
         use = HELDOUT if out else TRAIN if score in selection.raw_scores else UNSELECTED
         unsafe = known and score >= selection.tag_from
-        rows.append(_row(name, text, name, RAW, unsafe, use, reason))
+        row = _row(name, text, name, RAW, score if known else None, unsafe, use, reason)
+        rows.append(row | {CHUNKS: parts if unsafe and use == TRAIN else None})
     return pa.Table.from_pylist(rows, schema=SELECTED)
 
 
@@ -134,12 +141,14 @@ def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
     else:
         above, sources = selection.roots or {}, batch.column("source_id").to_pylist()
         roots = [above.get(i, s) for i, s in zip(batch.column("id").to_pylist(), sources, strict=True)]
+    scores = batch.column(ROOT_SCORE).to_pylist() if ROOT_SCORE in batch.column_names else [None] * len(batch)
     rows = []
-    for name, text, recipe, root in zip(
+    for name, text, recipe, root, score in zip(
         batch.column("id").to_pylist(),
         batch.column("text").to_pylist(),
         batch.column("recipe").to_pylist(),
         roots,
+        scores,
         strict=True,
     ):
         out = root is not None and selection.holds_out(root)
@@ -151,7 +160,7 @@ def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
         elif recipe not in RECIPES and not out:
             reason = f"its recipe is {recipe!r}, not one of {', '.join(RECIPES)}"
         use = HELDOUT if out else TRAIN if recipe in selection.recipes else UNSELECTED
-        rows.append(_row(name, text, root, recipe, False, use, reason))
+        rows.append(_row(name, text, root, recipe, score, False, use, reason))
     return pa.Table.from_pylist(rows, schema=SELECTED)
 
 
@@ -160,6 +169,7 @@ def _row(
     text: str | None,
     root: str | None,
     recipe: str | None,
+    score: int | None,
     unsafe: bool,
     use: str,
     reason: str | None,
@@ -169,7 +179,9 @@ def _row(
         "text": text if use == TRAIN or reason else None,
         "source_id": root,
         "recipe": recipe,
+        "score": score,
         "unsafe": unsafe,
+        CHUNKS: None,
         "use": use,
         REASON: reason,
     }

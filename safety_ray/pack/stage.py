@@ -10,10 +10,9 @@ tokenizer; token ids of every document, in `encoded/` until the end; rows, shard
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,76 +24,32 @@ import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray import artifact, dataset, progress, tag, threshold
+from safety_ray import artifact, dataset, progress, threshold
 from safety_ray.artifact import Artifact
-from safety_ray.config import setting
 from safety_ray.errors import UserError
-from safety_ray.pack import selection, shards, vocabulary
+from safety_ray.pack import mixture, selection, shards, vocabulary
 from safety_ray.pack.encode import encode_rows
-from safety_ray.pack.selection import HELDOUT, RECIPES, ROOT, SPLIT, TRAIN, UNSELECTED, Selection
-from safety_ray.pack.shards import Counts
-from safety_ray.pack.vocabulary import SMALLEST, Vocabulary
-from safety_ray.records import REWRITTEN, SCORED, SCORES, Column, require
+from safety_ray.pack.selection import (
+    CHUNKS,
+    HELDOUT,
+    ROOT,
+    ROOT_SCORE,
+    SPLIT,
+    TRAIN,
+    UNSELECTED,
+    Selection,
+)
+from safety_ray.pack.settings import PackConfig
+from safety_ray.pack.shards import Counts, Schedule
+from safety_ray.pack.vocabulary import Vocabulary
+from safety_ray.records import REWRITTEN, SCORED, Column, require
+
+__all__ = ["PackConfig", "run"]
 
 _BATCH = 256
 _ENCODED = "encoded"
 _WEB = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
 _MADE = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackConfig:
-    """Turn scored and rewritten documents into token rows for pretraining."""
-
-    scored: str = setting("scored web documents")
-    rewritten: str = setting("what was made of them; empty: nothing", default="")
-    output: str = setting("folder for token rows, tokenizer and held-out documents")
-    seed: int = setting("seed of tags, order and held-out documents", default=0)
-    row_length: int = setting("tokens in a row", default=256)
-    tokenizer: str = setting("folder or hub id of a tokenizer; empty: train one on the rows", default="")
-    vocab_size: int = setting("entries of a trained tokenizer at most, special tokens included", default=8192)
-    tag: str = setting("the harmfulness tag", default=tag.TAG)
-    tag_rate: float = setting("probability of a tag before a word of unsafe text", default=0.05)
-    tag_from: int = setting("raw documents with this score or a higher one are unsafe; 6: none", default=3)
-    thresholds_from: str = setting(
-        "a finished audit, whose threshold takes the place of tag_from", default=""
-    )
-    raw_scores: list[int] = setting(
-        "scores of the raw documents to train on", factory=lambda: list(range(SCORES))
-    )
-    recipes: list[str] = setting("kinds of rewritten documents to train on", factory=lambda: list(RECIPES))
-    heldout_share: float = setting("share held out where no column `split` says which", default=0.05)
-    shards: int = setting("files of rows; one is put together in memory", default=4)
-    max_set_aside: float = setting("share of documents that may fail", default=0.01)
-
-    def __post_init__(self) -> None:
-        for name in ("tag_rate", "heldout_share", "max_set_aside"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} does not fit: it must be from 0 to 1.")
-        for name, least in (("row_length", 16), ("shards", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} is too small: it must be at least {least}.")
-        if not self.tokenizer and self.vocab_size < SMALLEST:
-            raise UserError(
-                f"vocab_size={self.vocab_size} is too small: 256 bytes and {SMALLEST - 256} special tokens "
-                f"need {SMALLEST}."
-            )
-        if not 0 <= self.tag_from <= SCORES:
-            raise UserError(f"tag_from={self.tag_from} does not fit: it must be from 0 to {SCORES}.")
-        if not self.tag or re.search(r"\s", self.tag):
-            raise UserError(f"tag={self.tag!r} does not fit: it must be one word, such as {tag.TAG}.")
-        if self.tag in (tag.END_OF_TEXT, tag.CHAT_START, tag.CHAT_END):
-            raise UserError(f"tag={self.tag} has another meaning already; choose one such as {tag.TAG}.")
-        for score in self.raw_scores:
-            if score not in range(SCORES):
-                raise UserError(f"raw_scores has {score}: scores go from 0 to {SCORES - 1}.")
-        for recipe in self.recipes:
-            if recipe not in RECIPES:
-                raise UserError(f"recipes has '{recipe}': known are {', '.join(RECIPES)}.")
-        if not self.raw_scores and not (self.recipes and self.rewritten):
-            raise UserError(
-                "nothing to train on: raw_scores is empty, and no recipe of a rewritten dataset is chosen."
-            )
 
 
 def run(config: PackConfig) -> dict[str, Any]:
@@ -110,20 +65,25 @@ def run(config: PackConfig) -> dict[str, Any]:
         frozenset(config.recipes),
         config.tag_from,
         config.heldout_share,
-        _hold_out(config, out),
-        _roots(config),
+        by_chunk=config.tag_scope == "chunk",
+        heldout_ids=_hold_out(config, out),
+        roots=_roots(config),
     )
-    sources = {"web": _select(config.scored, _WEB, SPLIT, selection.select_raw, chosen)}
+    sources = {"web": _select(config.scored, _WEB, (SPLIT, CHUNKS), selection.select_raw, chosen)}
     totals = {"web": dataset.count(config.scored)}
     if _has_rewritten(config):
-        sources["rewritten"] = _select(config.rewritten, _MADE, ROOT, selection.select_rewritten, chosen)
+        sources["rewritten"] = _select(
+            config.rewritten, _MADE, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
+        )
         totals["rewritten"] = dataset.count(config.rewritten)
     web, *made = sources.values()
     # Ray has no union of one.
     words = _tokenizer(config, out, web.union(*made) if made else web, sum(totals.values()))
     encoded, set_aside = _encode(config, out, sources, words, totals)
-    counts = shards.count(encoded)
-    rows = _pack(config, out, encoded, words.end_id, counts)
+    order = mixture.Order(mixture.sources(config.mixture), shards.tokens_of(encoded))
+    schedule = Schedule(order, config.shards, words.tag_id, config.tags_start, config.tags_until)
+    counts = shards.count(encoded, schedule)
+    rows = _pack(config, out, encoded, words, counts, schedule)
     _settle(out)
     return out.commit(
         rows_in=sum(totals.values()),
@@ -154,7 +114,8 @@ def _with_threshold(config: PackConfig) -> PackConfig:
 def _inputs(config: PackConfig) -> dict[str, str]:
     """What is read; UserErrors about it come here, before an output folder is made."""
     inputs = {"scored": config.scored}
-    require(_WEB, dataset.columns(config.scored), f"'{config.scored}'")
+    chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
+    require(_WEB + chunks, dataset.columns(config.scored), f"'{config.scored}'")
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         if _has_rewritten(config):
@@ -204,8 +165,10 @@ def _roots(config: PackConfig) -> dict[str, str] | None:
     return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
 
 
-def _select(path: str, needed: tuple[Column, ...], extra: str, function: Any, chosen: Selection) -> Dataset:
-    names = [c.name for c in needed] + [n for n in dataset.columns(path) if n == extra]
+def _select(
+    path: str, needed: tuple[Column, ...], extra: tuple[str, ...], function: Any, chosen: Selection
+) -> Dataset:
+    names = [c.name for c in needed] + [n for n in dataset.columns(path) if n in extra]
     found = ray.data.read_parquet(dataset.files(path), columns=names)
     return found.map_batches(
         function, fn_kwargs={"selection": chosen}, batch_format="pyarrow", batch_size=_BATCH
@@ -249,7 +212,7 @@ def _encode(
     a pass that goes on over two of them would find none left on two cores.
     """
     part, set_aside = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
-    settings = {"seed": config.seed, "tag_rate": config.tag_rate, "shards": config.shards}
+    settings = {"seed": config.seed, "tag_rate": config.tag_rate, "tag_from": config.tag_from}
     for name, documents in sources.items():
         counts = dataset.write(
             documents.map_batches(
@@ -273,7 +236,14 @@ def _encode(
     return dataset.files(part.sub("data")), set_aside
 
 
-def _pack(config: PackConfig, out: Artifact, encoded: list[str], end_id: int, counts: Counts) -> int:
+def _pack(
+    config: PackConfig,
+    out: Artifact,
+    encoded: list[str],
+    words: Vocabulary,
+    counts: Counts,
+    schedule: Schedule,
+) -> int:
     """Write the shards that are not there yet; returns the number of token rows in all shards."""
     if not counts.tokens:
         raise UserError(
@@ -287,13 +257,17 @@ def _pack(config: PackConfig, out: Artifact, encoded: list[str], end_id: int, co
             shards.write_shard,
             path=out.path,
             row_length=config.row_length,
-            end_id=end_id,
+            end_id=words.end_id,
             first_rows=first_rows,
+            not_learned=None if config.learn_tags else words.tag_id,
         )
         counter = progress.RowCounter(out.sub("data"))
         with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
             wanted = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
-                shards.only_shards, fn_kwargs={"shards": missing}, batch_format="pyarrow", batch_size=None
+                shards.only_shards,
+                fn_kwargs={"shards": missing, "schedule": schedule},
+                batch_format="pyarrow",
+                batch_size=None,
             )
             grouped = wanted.groupby("shard", num_partitions=len(missing))
             grouped.map_groups(write, batch_format="pyarrow").materialize()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from safety_ray.records import stable_hash
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _SPACES = np.array([chr(c).isspace() for c in range(0x3002)])  # no whitespace above U+3000
 _SPACES[-1] = False  # stands for every character above
@@ -24,24 +25,44 @@ def word_starts(text: str, token_ends: Ints) -> Ints:
     `token_ends` is how many bytes of the UTF-8 text have been spelled after each token, shape
     (tokens,). Returns shape (words,), ascending; two words in one token give its position twice.
     """
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    space = _SPACES[np.minimum(codes, len(_SPACES) - 1)]
-    first = ~space
-    first[1:] &= space[:-1]
+    codes, first = _characters(text)
     width = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
     starts = (np.cumsum(width) - width)[first]
     found: Ints = np.searchsorted(token_ends, starts, side="right")
     return found
 
 
-def tag_positions(starts: Ints, rate: float, seed: int, document: str) -> Ints:
+def words_in_chunks(text: str, scores: list[int], tag_from: int) -> Bools:
+    """Which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
+
+    `scores` are those of the text's chunks in order. They were cut at equal numbers of the encoder's
+    tokens; here they are equal shares of the characters, which is off by a few words at an edge.
+    """
+    _, first = _characters(text)
+    chunk = np.flatnonzero(first) * len(scores) // max(len(text), 1)
+    found: Bools = (np.array(scores) >= tag_from)[chunk]
+    return found
+
+
+def _characters(text: str) -> tuple[npt.NDArray[np.uint32], Bools]:
+    """The characters of `text` and which of them begin a word."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    space = _SPACES[np.minimum(codes, len(_SPACES) - 1)]
+    first: Bools = ~space
+    first[1:] &= space[:-1]
+    return codes, first
+
+
+def tag_positions(starts: Ints, rate: float, seed: int, document: str, allowed: Bools | None = None) -> Ints:
     """Token positions to put a tag before: each word but the first, with probability `rate`.
 
-    Random by `seed` and the document's id alone. No position comes twice, and none lies at or
+    `allowed` [words] are the words that may have one; None: all. Random by `seed` and the document's id
+    alone. No position comes twice, and none lies at or
     before the first word's token, which matters only where one token holds several words.
     """
     if len(starts) < 2 or rate <= 0:
         return np.empty(0, np.int64)
     chance = np.random.default_rng(stable_hash(seed, "tag", document))
-    drawn = starts[1:][chance.random(len(starts) - 1) < rate]
+    hit = chance.random(len(starts) - 1) < rate
+    drawn = starts[1:][hit if allowed is None else hit & allowed[1:]]
     return np.unique(drawn[drawn > starts[0]])

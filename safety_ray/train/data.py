@@ -21,13 +21,10 @@ import pyarrow.parquet as pq
 from safety_ray import dataset
 from safety_ray.artifact import read_record
 from safety_ray.errors import UserError
-from safety_ray.records import TOKEN_ROW, require, stable_hash
+from safety_ray.records import LEARN, TOKEN_ROW, require, stable_hash
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-LEARN = "learn"
-"""Optional column, list<bool> as long as input_ids: which tokens are learned. Without it: all in a span."""
 
 _NEEDED = ("row_length", "vocab_size", "tag", "tag_id")
 _CACHED_BYTES = 1 << 30

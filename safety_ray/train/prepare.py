@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from safety_ray import artifact, dataset, records, tag
 from safety_ray.errors import UserError
+from safety_ray.records import LEARN
 from safety_ray.train.chats import Chat, ChatEncoder, Unusable, make_chatty
-from safety_ray.train.data import LEARN
 from safety_ray.train.settings import FinetuneConfig
 
 _WRITE = 1024  # rows written at a time

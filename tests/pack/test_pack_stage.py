@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoTokenizer
 
 from safety_ray import config as settings
 from safety_ray import dataset
+from safety_ray.dataset import write_table
 from safety_ray.errors import UserError
 from safety_ray.pack.stage import PackConfig, run
 from safety_ray.records import TOKEN_ROW, schema, stable_hash
@@ -117,7 +120,7 @@ def test_documents_lie_in_hash_order(packed: dict[str, Any]) -> None:
         ids = list(documents_of(pq.read_table(name).to_pylist()))
         order = [stable_hash(7, "order", i) for i in ids]
         assert order == sorted(order)
-        assert {h % 3 for h in order} == {number}
+        assert {h * 3 >> 64 for h in order} == {number}
         places += ids
     assert len(places) == packed["record"]["documents"]
 
@@ -283,3 +286,59 @@ def test_tags_begin_at_an_audits_threshold(tmp_path: Path) -> None:
         run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=without.output))
     with pytest.raises(UserError, match="is no audit; make one"):
         run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored")))
+
+
+def test_a_mixture_and_a_stretch_of_tags(tmp_path: Path, ray_cluster: None) -> None:
+    scored = write_scored(tmp_path / "scored", 400, split=False)
+    made = write_rewritten(tmp_path / "rewritten", scored)
+    config = PackConfig(
+        scored=str(tmp_path / "scored"), rewritten=str(tmp_path / "rewritten"), output=str(tmp_path / "out"),
+        vocab_size=500, row_length=LENGTH, tag_rate=0.5, shards=4, seed=3, heldout_share=0.0,
+        mixture={
+            "refusals": {"recipe": "refuse", "start": 0.6}, "lessons": {"recipe": "moralize", "weight": 2.0},
+        },
+        tags_start=0.25, learn_tags=False,
+    )  # fmt: skip
+    record = run(config)
+    rows = dataset.table(config.output).sort_by("row").to_pylist()
+    total = len(rows) * LENGTH
+    tag, seen, tokens = record["tag_id"], Counter(), Counter()  # type: ignore[var-annotated]
+    for row in rows:
+        for span in row["spans"]:
+            at = (row["row"] * LENGTH + span["start"]) / total
+            ids = row["input_ids"][span["start"] : span["start"] + span["length"]]
+            if ids[-1] == record["end_of_text_id"]:
+                seen[span["id"]] += 1
+            tokens[span["recipe"]] += len(ids)
+            if span["recipe"] == "refuse":
+                assert at > 0.59
+            if tag in ids:
+                assert span["unsafe"]
+                assert at > 0.23
+        learned = np.array(row["learn"])
+        assert (learned == (np.array(row["input_ids"]) != tag)).all()
+    late = [s for r in rows if r["row"] > 0.4 * len(rows) for s in r["spans"] if s["unsafe"]]
+    assert len(late) > 50
+    assert record["tags"] == sum(row["input_ids"].count(tag) for row in rows) > 500
+    assert {seen[r["id"]] for r in made if r["recipe"] == "moralize"} == {2}
+    assert {seen[r["id"]] for r in made if r["recipe"] == "refuse"} == {1}
+    assert {seen[r["id"]] for r in scored} == {1}
+    assert dict(tokens) == record["tokens_by_recipe"]
+
+
+def test_tags_go_by_chunk_where_they_are_told_to(tmp_path: Path, ray_cluster: None) -> None:
+    rows = [
+        {"id": f"w{n}", "text": "calm " * 40 + "hate " * 40, "score": 5, "chunk_scores": [0, 5]}
+        for n in range(30)
+    ]  # fmt: skip
+    write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "a.parquet"))
+    config = PackConfig(
+        scored=str(tmp_path / "scored"), output=str(tmp_path / "out"), vocab_size=300, row_length=LENGTH,
+        tag_rate=1.0, tag_scope="chunk", heldout_share=0.0,
+    )  # fmt: skip
+    record = run(config)
+    assert record["tags"] == 30 * 40
+    bare = pa.Table.from_pylist(rows).drop_columns(["chunk_scores"])
+    write_table(bare, str(tmp_path / "none" / "a.parquet"))
+    with pytest.raises(UserError, match="has no column 'chunk_scores'"):
+        run(replace(config, scored=str(tmp_path / "none"), output=str(tmp_path / "other")))

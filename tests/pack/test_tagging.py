@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray import tag
-from safety_ray.pack.tagging import tag_positions, word_starts
+from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary, tables
 
 SPACES = " \t\n\r\x0b\x0c\x1c\x85\u00a0\u2003\u2028\u202f\u3000"
@@ -110,3 +110,16 @@ def test_rate_is_met_and_documents_differ() -> None:
     assert all(845 < len(places) < 1155 for places in (one, two))
     assert one.tolist() != two.tolist()
     assert one.tolist() != tag_positions(starts, 0.05, 1, "a").tolist()
+
+
+def test_tags_by_chunk_stand_in_unsafe_chunks_alone() -> None:
+    text = "calm calm calm hate hate hate calm calm calm"  # nine words, three chunks of fifteen characters
+    allowed = words_in_chunks(text, [0, 5, 1], 3)
+    assert allowed.tolist() == [word == "hate" for word in text.split()]
+    places = tag_positions(np.arange(9), 1.0, 0, "d", allowed)
+    assert places.tolist() == [3, 4, 5]
+    # Whether a word is drawn does not depend on which words may be.
+    wide = tag_positions(np.arange(9), 0.5, 0, "d")
+    assert tag_positions(np.arange(9), 0.5, 0, "d", allowed).tolist() == [n for n in wide if 3 <= n <= 5]
+    assert words_in_chunks("", [5], 3).tolist() == []
+    assert words_in_chunks("one", [0, 0, 0, 5], 3).tolist() == [False]

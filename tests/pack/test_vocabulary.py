@@ -61,7 +61,7 @@ def selected(text: str, recipe: str, unsafe: bool) -> pa.Table:
 @example(text=TAG, recipe="refuse")
 def test_no_text_makes_a_special_token(tokenizer: Any, text: str, recipe: str) -> None:
     tables = vocabulary.tables(tokenizer, TAG, "it")
-    [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0, shards=3).to_pylist()
+    [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0).to_pylist()
     ids = row["input_ids"]
     assert row["set_aside"] is None
     assert row["tags"] == 0
@@ -73,7 +73,7 @@ def test_no_text_makes_a_special_token(tokenizer: Any, text: str, recipe: str) -
 @given(text=ADVERSARIAL, rate=st.sampled_from([0.05, 0.5, 1.0]))
 def test_a_tagged_text_without_its_tags_is_the_text(tokenizer: Any, text: str, rate: float) -> None:
     tables = vocabulary.tables(tokenizer, TAG, "it")
-    [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate, shards=3).to_pylist()
+    [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate).to_pylist()
     ids = row["input_ids"]
     assert row["tags"] == ids.count(tables.tag_id)
     if rate == 1.0:
@@ -159,7 +159,7 @@ def test_truncation_and_normal_forms_of_an_existing_tokenizer(saved: str) -> Non
     made.backend_tokenizer.enable_padding(length=9)
     tables = vocabulary.tables(made, TAG, "it")
     text = "cafe\u0301 the river " * 9
-    [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0, shards=1).to_pylist()
+    [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert row["tags"] == len(text.split()) - 1
     plain = [i for i in row["input_ids"][:-1] if i != tables.tag_id]
     assert made.decode(plain) == text.replace("e\u0301", "é")
@@ -169,9 +169,7 @@ def test_a_document_that_a_tokenizer_respells_is_set_aside(saved: str) -> None:
     made = vocabulary.load(saved)
     made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tables = vocabulary.tables(made, TAG, "it")
-    [row] = encode_rows(
-        selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0, shards=1
-    ).to_pylist()
+    [row] = encode_rows(selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert "byte by byte" in row["set_aside"]
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
 
@@ -187,5 +185,5 @@ def test_a_document_that_becomes_a_special_token_is_set_aside(tokenizer: Any) ->
         np.array(the),
         tables.byte_lengths,
     )
-    [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0, shards=1).to_pylist()
+    [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0).to_pylist()
     assert "special token" in row["set_aside"]

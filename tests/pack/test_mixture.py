@@ -1,0 +1,117 @@
+"""What is read when: sources keep their weights and stretches, and every moment is full."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from safety_ray.errors import UserError
+from safety_ray.pack.mixture import Order, sources
+from safety_ray.records import stable_hash
+
+TOKENS = {("raw", 0): 500, ("raw", 5): 200, ("refuse", 4): 100, ("moralize", 4): 200}
+
+
+def documents(tokens: dict[Any, int], each: int = 40) -> pa.Table:
+    """`each` documents for each token that there is, so that numbers of documents stand for tokens."""
+    keys = [key for key, count in tokens.items() for _ in range(count * each)]
+    ids = [f"{recipe}-{score}-{n}" for n, (recipe, score) in enumerate(keys)]
+    return pa.table(
+        {
+            "id": ids,
+            "recipe": [recipe for recipe, _ in keys],
+            "score": pa.array([score for _, score in keys], pa.int8()),
+            "order": pa.array([stable_hash(0, "order", name) for name in ids], pa.uint64()),
+        }
+    )
+
+
+def placed(mixture: dict[str, Any], tokens: dict[Any, int] = TOKENS) -> tuple[pa.Table, Any]:
+    found = Order(sources(mixture), tokens).place(documents(tokens))
+    return found, found.column("order").to_numpy() / 2.0**64
+
+
+def test_without_a_mixture_the_hash_is_the_place() -> None:
+    given = documents(TOKENS, 1)
+    assert Order({}, TOKENS).place(given).equals(given)
+
+
+def test_sources_come_in_their_stretch_and_every_moment_is_full() -> None:
+    mixture = {
+        "refusals": {"recipe": "refuse", "start": 0.6},
+        "lessons": {"recipe": "moralize", "start": 0.2, "until": 0.9},
+        "worst": {"scores": [4, 5], "until": 0.5},
+    }
+    rows, at = placed(mixture)
+    keys = np.array([f"{r['recipe']}{r['score']}" for r in rows.to_pylist()])
+    assert Counter(keys.tolist()) == Counter({f"{a}{b}": 40 * n for (a, b), n in TOKENS.items()})
+    assert at[keys == "refuse4"].min() >= 0.6
+    assert (at[keys == "refuse4"].max() > 0.98, at[keys == "refuse4"].min() < 0.62) == (True, True)
+    assert 0.2 <= at[keys == "moralize4"].min() < at[keys == "moralize4"].max() < 0.9
+    assert at[keys == "raw5"].max() < 0.5
+    # Tokens are even over the training, within what random hashes give.
+    filled, _ = np.histogram(at, bins=20, range=(0, 1))
+    assert np.abs(filled / filled.mean() - 1).max() < 0.12
+    # A source is even within a stretch in which no other begins or ends.
+    refusals, _ = np.histogram(at[keys == "refuse4"], bins=3, range=(0.6, 0.9))
+    assert np.abs(refusals / refusals.mean() - 1).max() < 0.15
+
+
+def test_a_weight_says_how_often_a_document_is_read() -> None:
+    mixture = {"twice": {"recipe": "refuse", "weight": 2.0}, "half": {"scores": [5], "weight": 0.5},
+               "more": {"recipe": "moralize", "weight": 1.25}}  # fmt: skip
+    rows, at = placed(mixture)
+    times = Counter(rows.column("id").to_pylist())
+    by = Counter(row["recipe"] + str(row["score"]) for row in rows.to_pylist())
+    assert {times[i] for i in times if i.startswith("refuse")} == {2}
+    assert {times[i] for i in times if i.startswith("moralize")} == {1, 2}
+    assert by["raw0"] == 40 * 500
+    assert by["raw5"] == pytest.approx(0.5 * 40 * 200, rel=0.05)
+    assert by["moralize4"] == pytest.approx(1.25 * 40 * 200, rel=0.05)
+    assert len(np.unique(at)) == len(at)
+    # The two places of a document have nothing to do with each other.
+    pairs: dict[str, list[float]] = {}
+    for row, place in zip(rows.column("id").to_pylist(), at, strict=True):
+        if row.startswith("refuse"):
+            pairs.setdefault(row, []).append(place)
+    first, second = np.array(sorted(pairs.values())).T
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    again, _ = placed(mixture)
+    assert again.equals(rows)
+
+
+def test_documents_of_unknown_score_belong_to_no_source() -> None:
+    tokens = {("raw", 0): 10, ("refuse", None): 10}
+    rows, at = placed({"late": {"recipe": "refuse", "start": 0.9, "weight": 0.1}}, tokens)
+    assert len(rows) == 40 * 20
+    assert at.min() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("mixture", "says"),
+    [
+        ({"a": {"recipe": "haiku"}}, "mixture.a.recipe=haiku is none of raw, rephrase"),
+        ({"a": {"start": 0.5, "until": 0.5}}, "mixture.a: start=0.5"),
+        ({"a": {"weight": 0}}, "mixture.a: weight=0"),
+        ({"a": {"scores": [6]}}, r"mixture.a: scores=\[6\]"),
+        ({"a": {"wait": 1}}, "wait"),
+        ({"a": 3}, "must be a group of settings"),
+        ({"a": {"scores": [1, 2]}, "b": {"scores": [2]}}, "both name raw documents of score 2"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_named(mixture: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        sources(mixture)
+
+
+def test_a_mixture_that_leaves_a_moment_empty_is_named() -> None:
+    late = {"all": {"start": 0.5}}
+    with pytest.raises(UserError, match=r"from 0 to 0\.5 of it there is too little to read"):
+        Order(sources(late), {("raw", 0): 10})
+    much = {"early": {"scores": [5], "until": 0.1}}
+    with pytest.raises(UserError, match=r"from 0 to 0\.1 of it there is too much to read"):
+        Order(sources(much), {("raw", 0): 10, ("raw", 5): 90})
