@@ -162,7 +162,8 @@ class Order:
         below = np.searchsorted(ends, even, side="right") - 1
         width = self.edges[below + 1] - self.edges[below]
         at = self.edges[below] + (even - ends[below]) / (ends[below + 1] - ends[below]) * width
-        return np.minimum(at * 2.0**64, 2.0**64 - 2.0**11).astype(np.uint64)
+        found: Hashes = np.minimum(at * 2.0**64, 2.0**64 - 2.0**11).astype(np.uint64)
+        return found
 
 
 def _mixed(hashes: Hashes, number: int) -> Hashes:
