@@ -38,9 +38,12 @@ class Encoder(Transformer):
         *,
         pooling: str = "mean",
         trust_remote_code: bool = False,
+        exact: bool = False,
     ) -> None:
         folder = str(packaged_folder()) if name == PACKAGED else name
-        super().__init__(AutoModel, folder, max_tokens, device, trust_remote_code=trust_remote_code)
+        super().__init__(
+            AutoModel, folder, max_tokens, device, trust_remote_code=trust_remote_code, exact=exact
+        )
         self.name, self.pooling = name, pooling
         layers: int = self.model.config.num_hidden_layers + 1
         self.width: int = self.model.config.hidden_size * layers * len(pooling.split("+"))

@@ -148,9 +148,11 @@ class Fitting:
             return SequenceClassifier(config.classifier, config.max_tokens, trust_remote_code=trust)
         return self._encoder()
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self, exact: bool = False) -> Encoder:
         config, trust = self.config, self.config.trust_remote_code
-        return Encoder(config.encoder, config.max_tokens, pooling=config.pooling, trust_remote_code=trust)
+        return Encoder(
+            config.encoder, config.max_tokens, pooling=config.pooling, trust_remote_code=trust, exact=exact
+        )
 
     def fit(self, without: str = "") -> tuple[Classifier, list[float]]:
         """A classifier fitted on all texts but those of the source `without`, and each epoch's loss."""
@@ -166,7 +168,7 @@ class Fitting:
         )  # fmt: skip
         if not config.parameters.epochs:
             return Classifier(table.model, head), []
-        encoder = self._encoder()  # one of its own: the table's stays as it was
+        encoder = self._encoder(exact=True)  # one of its own: the table's stays as it was
         places = chosen.nonzero().flatten().tolist()
         head, losses = fit_parameters.train(
             encoder, head, [table.chunks[i] for i in places], table.low[chosen], table.high[chosen],

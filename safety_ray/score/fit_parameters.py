@@ -46,10 +46,10 @@ def train(
 ) -> tuple[Head, list[float]]:  # fmt: skip
     """Train `encoder` in place; returns the new head and the mean loss of each epoch.
 
-    `texts` are chunks of ids, `low` and `high` (texts,) the range of each text's score. Weights are kept
-    in fp32 and left in the encoder's own precision.
+    `texts` are chunks of ids, `low` and `high` (texts,) the range of each text's score. `encoder` must
+    be an exact one: steps of 1e-6 are lost in bfloat16.
     """
-    device, network = encoder.device, encoder.model.float()
+    device, network = encoder.device, encoder.model
     weight = torch.nn.Parameter(head.weight.to(device))
     bias = torch.nn.Parameter(head.bias.to(device))
     parameters = [weight, bias, *network.parameters()]
@@ -74,7 +74,7 @@ def train(
             line.show(epoch * len(texts) + at + len(batch), f"loss {total / (at + len(batch)):.4f}")
         means.append(round(total / len(texts), 4))
     line.show(config.epochs * len(texts), f"loss {means[-1]:.4f}", final=True)
-    encoder.model = network.to(encoder.dtype).eval()
+    network.eval()
     return Head(weight.detach().cpu(), bias.detach().cpu()), means
 
 

@@ -17,7 +17,8 @@ class Transformer:
     """A model and its tokenizer on a device, from a folder or a hub id.
 
     `kind` is the transformers class that loads it; `max_tokens` the length of a chunk, specials
-    included. Raises UserError where `name` cannot be loaded, needs code of its own that
+    included; `exact` keeps fp32 where bfloat16 is faster. Raises UserError where `name` cannot be
+    loaded, needs code of its own that
     `trust_remote_code` does not allow, or holds fewer tokens.
     """
 
@@ -29,6 +30,7 @@ class Transformer:
         device: str | None = None,
         *,
         trust_remote_code: bool = False,
+        exact: bool = False,
     ) -> None:
         disable_progress_bar()  # a bar for a model that loads in a tenth of a second
         settings = load_config(name, trust_remote_code)
@@ -46,7 +48,7 @@ class Transformer:
             raise UserError(f"'{name}' has no fast tokenizer (tokenizer.json), which cutting texts needs.")
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
+        self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
         self.model: Any = model.to(self.device, self.dtype).eval()
         self.backend = self.tokenizer.backend_tokenizer
         self.backend.no_truncation()

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from safety_ray.score.calibration import range_loss
