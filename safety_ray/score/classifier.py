@@ -85,7 +85,7 @@ class Classifier:
             "temperature": self.temperature,
         }
         if isinstance(self.model, Encoder) and self.head is not None:
-            settings["pooling"] = self.model.pooling
+            settings |= {"pooling": self.model.pooling, "layers": self.model.layers}
             tensors = {"weight": self.head.weight.contiguous(), "bias": self.head.bias.contiguous()}
             save_file(tensors, folder / _HEAD)
         if own_encoder:
@@ -113,7 +113,12 @@ class Classifier:
             sequence = SequenceClassifier(name, settings["max_tokens"], device, trust_remote_code=trust)
             return cls(sequence, None, settings["temperature"])
         encoder = Encoder(
-            name, settings["max_tokens"], device, pooling=settings["pooling"], trust_remote_code=trust
+            name,
+            settings["max_tokens"],
+            device,
+            pooling=settings["pooling"],
+            layers=settings["layers"],
+            trust_remote_code=trust,
         )
         head = load_file(folder / _HEAD)
         if head["weight"].shape != (SCORES, encoder.width):

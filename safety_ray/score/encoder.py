@@ -27,7 +27,8 @@ class Encoder(Transformer):
     A text's vector is each layer's pooled states as a unit vector, side by side: the last layer alone
     knows what a text is about, the lower ones also how it speaks, and harm is both. On held-out families
     of the shipped corpus all layers give a macro F1 of 0.71 where the last one gives 0.56. `pooling` is
-    mean, max or first (the state of the first token), or several joined by +, as mean+max.
+    mean, max or first (the state of the first token), or several joined by +, as mean+max; `layers` takes
+    the last so many, 0 all of them.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Encoder(Transformer):
         device: str | None = None,
         *,
         pooling: str = "mean",
+        layers: int = 0,
         trust_remote_code: bool = False,
         exact: bool = False,
     ) -> None:
@@ -44,9 +46,11 @@ class Encoder(Transformer):
         super().__init__(
             AutoModel, folder, max_tokens, device, trust_remote_code=trust_remote_code, exact=exact
         )
-        self.name, self.pooling = name, pooling
-        layers: int = self.model.config.num_hidden_layers + 1
-        self.width: int = self.model.config.hidden_size * layers * len(pooling.split("+"))
+        self.name, self.pooling, self.layers = name, pooling, layers
+        there: int = self.model.config.num_hidden_layers + 1
+        self.width: int = (
+            self.model.config.hidden_size * min(layers or there, there) * len(pooling.split("+"))
+        )
 
     @torch.no_grad()
     def embed(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
@@ -59,6 +63,7 @@ class Encoder(Transformer):
     def pooled(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """(B, width) fp32 of one batch, with gradients where they are on."""
         states = self.model(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True).hidden_states
+        states = states[-self.layers :]  # 0: all
         weight_B1T = (mask_BT / mask_BT.sum(1, keepdim=True)).to(states[0].dtype)[:, None]
         vectors = []
         for pooling in self.pooling.split("+"):

@@ -50,6 +50,7 @@ class FitConfig:
         "length of a chunk; 0 with `classifier`: what it takes, 2048 at most", default=256
     )
     pooling: str = setting(f"a chunk's vector in every layer: {', '.join(POOLINGS)}", default="mean")
+    layers: int = setting("the encoder's last so many layers; 0: all of them", default=0)
     per_family: int = setting("documents of one family (a seed's variants) to fit on; 0: all", default=2)
     windows: int = setting(
         "pieces of one to three sentences cut from each text, so that short texts are scored well too",
@@ -73,8 +74,9 @@ class FitConfig:
             raise UserError(f"heldout_share={self.heldout_share} must lie between 0 and 1.")
         if self.unsafe_weight <= 0 or self.l2 < 0:
             raise UserError("unsafe_weight must be positive, l2 not negative.")
-        if min(self.windows, self.per_family, self.per_source, self.buried, self.max_tokens) < 0:
-            raise UserError("windows, per_family, per_source, buried and max_tokens must not be negative.")
+        counts = ("windows", "per_family", "per_source", "buried", "max_tokens", "layers")
+        if min(getattr(self, name) for name in counts) < 0:
+            raise UserError(f"{', '.join(counts)} must not be negative.")
         if not set(self.pooling.split("+")) <= set(POOLINGS):
             raise UserError(f"pooling={self.pooling} must be of {', '.join(POOLINGS)}, joined by +.")
         if self.classifier and (self.parameters.epochs or self.leave_one_out):
@@ -151,7 +153,12 @@ class Fitting:
     def _encoder(self, exact: bool = False) -> Encoder:
         config, trust = self.config, self.config.trust_remote_code
         return Encoder(
-            config.encoder, config.max_tokens, pooling=config.pooling, trust_remote_code=trust, exact=exact
+            config.encoder,
+            config.max_tokens,
+            pooling=config.pooling,
+            layers=config.layers,
+            trust_remote_code=trust,
+            exact=exact,
         )
 
     def fit(self, without: str = "") -> tuple[Classifier, list[float]]:

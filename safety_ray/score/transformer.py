@@ -18,8 +18,8 @@ class Transformer:
 
     `kind` is the transformers class that loads it; `max_tokens` the length of a chunk, specials
     included; `exact` keeps fp32 where bfloat16 is faster. Raises UserError where `name` cannot be
-    loaded, needs code of its own that
-    `trust_remote_code` does not allow, or holds fewer tokens.
+    loaded, lacks weights, needs code of its own that `trust_remote_code` does not allow, or holds fewer
+    tokens.
     """
 
     def __init__(
@@ -41,9 +41,15 @@ class Transformer:
             )
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-            model = kind.from_pretrained(name, trust_remote_code=trust_remote_code)
+            model, found = kind.from_pretrained(
+                name, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
+        # transformers makes up what a checkpoint lacks; a pooler's output is not used.
+        missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
+        if missing:
+            raise UserError(f"'{name}' lacks {len(missing)} of the model's weights, {missing[0]} among them.")
         if not self.tokenizer.is_fast:
             raise UserError(f"'{name}' has no fast tokenizer (tokenizer.json), which cutting texts needs.")
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code

@@ -14,9 +14,7 @@ from typing import Any
 
 HARMFUL = "refusal_sft/bianchi_safety_only_2483.json"
 HARMLESS = "over_refusal/alpaca_harmless_val.json"
-_YOUNG = re.compile(
-    r"\b(child|children|kids?|minors?|teen\w*|under-?age\w*|girls?|boys?|pedo\w*|young)\b", re.I
-)
+_YOUNG = re.compile(r"\b(child\w*|kids?|minors?|teen\w*|under-?age\w*|girls?|boys?|pedo\w*|young)\b", re.I)
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
