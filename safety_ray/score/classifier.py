@@ -106,6 +106,8 @@ class Classifier:
                 raise UserError(f"'{path}' holds no classifier; make one with python -m jobs.fit.")
             return cls(SequenceClassifier(str(path), device=device))
         settings = json.loads((folder / _SETTINGS).read_text())
+        if "kind" not in settings:
+            raise UserError(f"'{path}' was written by an earlier version; run its fit again.")
         own = settings["encoder"] == _ENCODER
         name = str(folder / _ENCODER) if own else settings["encoder"]
         trust = settings["trust_remote_code"]

@@ -18,7 +18,7 @@ from safety_ray.records import LABELLED, require
 from safety_ray.score import fit_figure, fit_page, fit_parameters, sources
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.encoder import PACKAGED, POOLINGS, Encoder
-from safety_ray.score.fit_head import fit_head
+from safety_ray.score.fit_head import fit_chunks
 from safety_ray.score.fit_measure import calibrate, measure_buried, measure_rows, measure_sources
 from safety_ray.score.fit_parameters import Parameters
 from safety_ray.score.fit_rows import Row, bury, complete, split, windows
@@ -169,8 +169,8 @@ class Fitting:
         names = [{row["source"], *row.get("around", [])} for row in self.rows]
         chosen = torch.tensor([without not in some for some in names]) & ~self.heldout
         chunks, owner = table.of(chosen)
-        head = fit_head(
-            table.embedded[chunks], table.low[owner], table.high[owner],
+        head = fit_chunks(
+            table.embedded[chunks], owner, table.low, table.high,
             unsafe_weight=config.unsafe_weight, l2=config.l2,
         )  # fmt: skip
         if not config.parameters.epochs:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from safety_ray.progress import Line
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.encoder import Encoder
+from safety_ray.score.fit_head import worst_chunks
 from safety_ray.score.fit_rows import Row
 from safety_ray.score.sequence import SequenceClassifier
 
@@ -52,8 +52,5 @@ class Table:
 
 def deciding_chunks(logits: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
     """`classifier.deciding` for many texts: for each value of `owner`, in order, the chunk that decides."""
-    probs = logits.softmax(-1)
-    surest, score = (column.numpy() for column in probs.max(-1))
-    order = np.lexsort((surest, score, owner.numpy()))
-    last = np.append(np.diff(owner.numpy()[order]) != 0, True)
-    return torch.from_numpy(order[last])
+    surest, score = logits.softmax(-1).max(-1)
+    return worst_chunks(score + surest, owner)  # a probability never reaches the next score
