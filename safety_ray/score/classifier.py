@@ -46,17 +46,17 @@ class Classifier:
     """Scores texts 0-5. A long text is split in chunks, and its score is the highest of theirs."""
 
     def __init__(
-        self, model: Encoder | SequenceClassifier, head: Head | None = None, temperature: float = 1.0
+        self, encoder: Encoder | SequenceClassifier, head: Head | None = None, temperature: float = 1.0
     ) -> None:
         """An `Encoder` needs a `head`; a `SequenceClassifier` has one. `temperature` divides logits."""
-        self.model, self.head, self.temperature = model, head, temperature
+        self.encoder, self.head, self.temperature = encoder, head, temperature
 
     def predict(self, texts: list[str], batch_tokens: int = 4096) -> list[Prediction]:
         """One prediction per text; equal texts are classified once."""
         unique = list(dict.fromkeys(texts))
         if not unique:
             return []
-        chunked = self.model.chunk_ids(unique)
+        chunked = self.encoder.chunk_ids(unique)
         flat = [chunk for chunks in chunked for chunk in chunks]
         probs = (self.logits(flat, batch_tokens) / self.temperature).softmax(-1)
         found: dict[str, Prediction] = {}
@@ -68,10 +68,10 @@ class Classifier:
 
     def logits(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
         """(chunks, 6) fp32, before the temperature."""
-        if isinstance(self.model, SequenceClassifier):
-            return self.model.logits(chunks, batch_tokens)
+        if isinstance(self.encoder, SequenceClassifier):
+            return self.encoder.logits(chunks, batch_tokens)
         assert self.head is not None
-        return self.head(self.model.embed(chunks, batch_tokens))
+        return self.head(self.encoder.embed(chunks, batch_tokens))
 
     def save(self, folder: str | Path, own_encoder: bool = False) -> None:
         """Write what `load` needs; `own_encoder` keeps the encoder's weights, else its name is enough."""
@@ -79,18 +79,18 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {
             "kind": "sequence" if self.head is None else "head",
-            "encoder": _ENCODER if own_encoder else self.model.name,
-            "max_tokens": self.model.max_tokens,
-            "trust_remote_code": self.model.trust_remote_code,
+            "encoder": _ENCODER if own_encoder else self.encoder.name,
+            "max_tokens": self.encoder.max_tokens,
+            "trust_remote_code": self.encoder.trust_remote_code,
             "temperature": self.temperature,
         }
-        if isinstance(self.model, Encoder) and self.head is not None:
-            settings |= {"pooling": self.model.pooling, "layers": self.model.layers}
+        if isinstance(self.encoder, Encoder) and self.head is not None:
+            settings |= {"pooling": self.encoder.pooling, "layers": self.encoder.layers}
             tensors = {"weight": self.head.weight.contiguous(), "bias": self.head.bias.contiguous()}
             save_file(tensors, folder / _HEAD)
         if own_encoder:
-            self.model.model.save_pretrained(folder / _ENCODER)
-            self.model.tokenizer.save_pretrained(folder / _ENCODER)
+            self.encoder.model.save_pretrained(folder / _ENCODER)
+            self.encoder.tokenizer.save_pretrained(folder / _ENCODER)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1))
 
     @classmethod
@@ -129,11 +129,6 @@ class Classifier:
                 f"'{encoder.name}' needs ({SCORES}, {encoder.width})."
             )
         return cls(encoder, Head(head["weight"].float(), head["bias"].float()), settings["temperature"])
-
-
-def as_input(path: str) -> dict[str, str]:
-    """The classifier `path` as an input with a fingerprint; none for a hub id, which names itself."""
-    return {"classifier": path} if Path(path).exists() else {}
 
 
 def combine(probs: torch.Tensor) -> Prediction:

@@ -164,8 +164,8 @@ class Fitting:
     def fit(self, without: str = "") -> tuple[Classifier, list[float]]:
         """A classifier fitted on all texts but those of the source `without`, and each epoch's loss."""
         config, table = self.config, self.table
-        if isinstance(table.model, SequenceClassifier):
-            return Classifier(table.model), []
+        if isinstance(table.encoder, SequenceClassifier):
+            return Classifier(table.encoder), []
         names = [{row["source"], *row.get("around", [])} for row in self.rows]
         chosen = torch.tensor([without not in some for some in names]) & ~self.heldout
         chunks, owner = table.of(chosen)
@@ -174,7 +174,7 @@ class Fitting:
             unsafe_weight=config.unsafe_weight, l2=config.l2,
         )  # fmt: skip
         if not config.parameters.epochs:
-            return Classifier(table.model, head), []
+            return Classifier(table.encoder, head), []
         encoder = self._encoder(exact=True)  # one of its own: the table's stays as it was
         places = chosen.nonzero().flatten().tolist()
         head, losses = fit_parameters.train(

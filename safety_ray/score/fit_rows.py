@@ -13,8 +13,8 @@ Row = dict[str, Any]
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 UNNAMED = "labelled"
 """the source of rows that name none"""
-CALM = 1
-"""texts of at most this level are what harm is buried in"""
+CALM = 2
+"""safe texts that are surely no worse are what harm is buried in"""
 HARM = 3
 """texts from this level on are what is buried"""
 BURIED_CHARACTERS = 400
@@ -92,7 +92,9 @@ def bury(rows: list[Row], most: int, seed: int) -> list[tuple[Row, Row]]:
     A mixture is as harmful as what lies in it, and carries its label and source; `around` names the
     sources of the calm. Empty where `rows` have no short harmful or no calm texts.
     """
-    calm = [row for row in rows if row["label_max"] <= max(CALM, 2) and row["label"] == 0]
+    loud = {row["source"] for row in rows if row["label"] > 0}
+    safe = [row for row in rows if row["label"] == 0 and row["label_max"] <= CALM]
+    calm = [row for row in safe if row["source"] not in loud] or safe  # best a source that is calm throughout
     harm = [row for row in rows if row["label"] >= HARM and len(row["text"]) <= BURIED_CHARACTERS]
     harm.sort(key=lambda row: stable_hash(seed, "bury", row["id"]))
     pairs = []
@@ -116,7 +118,7 @@ def bury(rows: list[Row], most: int, seed: int) -> list[tuple[Row, Row]]:
             "around": sorted(around),
             "text": "\n".join([*before, *after]),
             "label": 0,
-            "label_max": 2,
+            "label_max": CALM,
         }
         pairs.append((made, alone))
     return pairs

@@ -16,15 +16,15 @@ _AT_ONCE = 256
 
 
 class Table:
-    """Rows with their chunks, and each chunk's embedding where `model` is an `Encoder`."""
+    """Rows with their chunks, and each chunk's embedding where `encoder` is an `Encoder`."""
 
-    def __init__(self, model: Encoder | SequenceClassifier, rows: list[Row]) -> None:
-        self.model, self.rows = model, rows
+    def __init__(self, encoder: Encoder | SequenceClassifier, rows: list[Row]) -> None:
+        self.encoder, self.rows = encoder, rows
         self.low = torch.tensor([row["label"] for row in rows])
         self.high = torch.tensor([row["label_max"] for row in rows])
-        self.chunks = model.chunk_ids([row["text"] for row in rows])
+        self.chunks = encoder.chunk_ids([row["text"] for row in rows])
         self.owner = torch.tensor([i for i, chunks in enumerate(self.chunks) for _ in chunks])
-        self.embedded = self._embed(model) if isinstance(model, Encoder) else torch.empty(0)
+        self.embedded = self._embed(encoder) if isinstance(encoder, Encoder) else torch.empty(0)
 
     def _embed(self, encoder: Encoder) -> torch.Tensor:
         line, parts = Line("embed", len(self.rows), "texts"), []
@@ -42,7 +42,7 @@ class Table:
     def logits(self, classifier: Classifier, rows: torch.Tensor) -> torch.Tensor:
         """(rows, 6) logits of the chunk that decides each row's score, before the temperature."""
         chosen, owner = self.of(rows)
-        if classifier.model is self.model and classifier.head is not None:
+        if classifier.encoder is self.encoder and classifier.head is not None:
             logits = classifier.head(self.embedded[chosen])
         else:
             places = rows.nonzero().flatten().tolist()

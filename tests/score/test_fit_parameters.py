@@ -106,7 +106,7 @@ def test_a_trained_encoder_is_kept_in_the_classifiers_folder(tiny: Path, tmp_pat
     moved = tmp_path / "moved"
     (tmp_path / "out").rename(moved)
     found = Classifier.load(moved, "cpu")
-    base, own = Encoder(str(tiny), 16, "cpu").model, found.model.model
+    base, own = Encoder(str(tiny), 16, "cpu").model, found.encoder.model
     difference = base.embeddings.word_embeddings.weight - own.embeddings.word_embeddings.weight
     assert difference.abs().max() > 1e-4
     saved = {row["id"]: row for row in dataset.table(str(moved)).to_pylist()}

@@ -22,7 +22,7 @@ from transformers import (
 from safety_ray import dataset
 from safety_ray.errors import UserError
 from safety_ray.score import transformer
-from safety_ray.score.classifier import Classifier, as_input
+from safety_ray.score.classifier import Classifier
 from safety_ray.score.encoder import Encoder, packaged_folder
 from safety_ray.score.fit import FitConfig, run
 
@@ -116,7 +116,7 @@ def test_code_of_its_own_runs_only_if_trusted(tmp_path: Path) -> None:
         )
     )
     trusted = Classifier.load(tmp_path / "out", "cpu")  # the folder remembers it
-    assert type(trusted.model.model).__name__ == "OwnForSequenceClassification"
+    assert type(trusted.encoder.model).__name__ == "OwnForSequenceClassification"
     [found], [same] = trusted.predict([TEXTS[0]]), Classifier.load(plain, "cpu").predict([TEXTS[0]])
     assert found.score == same.score
 
@@ -136,9 +136,7 @@ def test_what_is_no_harm_classifier_is_refused_in_a_sentence(tmp_path: Path) -> 
         Classifier.load("nowhere/at-all", "cpu")
     with pytest.raises(UserError, match=r"max_tokens=512 does not fit .*, which takes 8 to 64 tokens"):
         Encoder(str(tmp_path / "bare"), 512, "cpu")
-    assert as_input("nowhere/at-all") == {}
-    assert as_input(str(tmp_path)) == {"classifier": str(tmp_path)}
 
 
 def test_a_long_model_is_cut_at_the_papers_length(tmp_path: Path) -> None:
-    assert Classifier.load(checkpoint(tmp_path / "long", limit=8192), "cpu").model.max_tokens == 2048
+    assert Classifier.load(checkpoint(tmp_path / "long", limit=8192), "cpu").encoder.max_tokens == 2048
