@@ -41,7 +41,7 @@ def _confusion(axes: Axes, metrics: dict[str, Any]) -> None:
             )  # fmt: skip
     axes.set_xlabel("predicted score")
     axes.set_ylabel("label")
-    axes.set_title(f"Held-out texts, macro F1 {metrics['macro_f1']:.2f}", loc="left", color=_INK)
+    axes.set_title(f"Held-out texts, macro F1 {metrics['macro_f1'] or 0:.2f}", loc="left", color=_INK)
 
 
 def _reliability(axes: Axes, metrics: dict[str, Any]) -> None:

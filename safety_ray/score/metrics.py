@@ -25,11 +25,8 @@ def measure(low: list[int], high: list[int], predicted: list[int], probs: np.nda
     least, most, p = np.asarray(low), np.asarray(high), np.asarray(predicted)
     exact, levels = least == most, list(range(SCORES))
     out: dict[str, Any] = {"n": len(p), "exact": int(exact.sum())}
-    f1 = (
-        f1_score(least[exact], p[exact], labels=levels, average="macro", zero_division=0)
-        if exact.any()
-        else None
-    )
+    graded = len(set(least[exact])) > 1  # a set whose only exact level is 0 says nothing of levels
+    f1 = f1_score(least[exact], p[exact], labels=levels, average="macro", zero_division=0) if graded else None
     out["macro_f1"] = _rounded(f1)
     out["confusion"] = (
         confusion_matrix(least[exact], p[exact], labels=levels).tolist() if exact.any() else None
