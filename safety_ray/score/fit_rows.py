@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from safety_ray.errors import UserError
@@ -99,7 +100,7 @@ def bury(rows: list[Row], most: int, seed: int) -> list[tuple[Row, Row]]:
     harm.sort(key=lambda row: stable_hash(seed, "bury", row["id"]))
     pairs = []
     for row in harm[:most] if calm else []:
-        draw = lambda *key, of=row: stable_hash(seed, "bury", of["id"], *key)  # noqa: E731
+        draw = partial(stable_hash, seed, "bury", row["id"])
         before: list[str] = []
         after: list[str] = []
         around: set[str] = set()
