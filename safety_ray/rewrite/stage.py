@@ -14,7 +14,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.dataset as pads
 import ray.data
 
 from safety_ray import artifact, dataset, engine, threshold
@@ -25,14 +24,15 @@ from safety_ray.records import REWRITTEN, SCORED, SCORES, Column, schema
 from safety_ray.rewrite import tasks, template
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.score.classifier import Classifier
-from safety_ray.score.stage import score
+from safety_ray.score.pool import Pool
+from safety_ray.score.stage_pool import score
 
 DIRECT, MORALIZE = "direct", "moralize"
 _REFUSAL = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RewriteConfig:
+class RewriteConfig(Pool):
     """Rewrites scored documents: mild ones are rephrased, harmful ones refused and moralized."""
 
     scored: str = setting("dataset with id, text and score")
@@ -45,15 +45,11 @@ class RewriteConfig:
     thresholds_from: str = setting(
         "a finished audit: documents with scores below its threshold are left as they are", default=""
     )
-    actors: int = setting("classifier actors; 0: one per GPU, or one per CPU where there is none", default=0)
-    gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
-    batch_rows: int = setting("texts handed to a classifier actor at a time", default=128)
-    batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)
-    write_rows: int = setting("rows in a write task: what a failure repeats at most", default=256)
     max_set_aside: float = setting("share of tasks set aside above which the job fails", default=0.5)
     seed: int = setting("seed of styles, names and phrases", default=0)
 
     def __post_init__(self) -> None:
+        Pool.__post_init__(self)
         for name in self.recipes:
             if name not in RECIPES:
                 raise UserError(f"recipes: '{name}' is none of {', '.join(RECIPES)}.")
@@ -69,10 +65,8 @@ class RewriteConfig:
         both = sorted(set(self.rephrase_scores) & set(self.refuse_scores))
         if both:
             raise UserError(f"score {both[0]} stands in rephrase_scores and in refuse_scores; choose one.")
-        if min(self.batch_rows, self.batch_tokens, self.write_rows) < 1 or self.actors < 0:
-            raise UserError("batch_rows, batch_tokens and write_rows must be positive, actors not negative.")
-        if not 0 < self.gpus_per_actor <= 1 or not 0 <= self.max_set_aside <= 1:
-            raise UserError("gpus_per_actor lies in (0, 1] and max_set_aside in [0, 1].")
+        if not 0 <= self.max_set_aside <= 1:
+            raise UserError("max_set_aside lies in [0, 1].")
 
     def recipe_of(self, threshold: int = 1) -> dict[int, str]:
         """The recipe of each score that has one; scores below `threshold` have none."""
@@ -105,14 +99,14 @@ def run(config: RewriteConfig) -> dict[str, Any]:
     direct = dataset.read(config.scored, SCORED).map_batches(
         partial(tasks.from_documents, recipe_of=recipe_of, **chosen), batch_format="pyarrow"
     )
-    rows_in = count_where(config.scored, "score", list(recipe_of))
+    rows_in = dataset.count_where(config.scored, "score", list(recipe_of))
     done = one_pass(DIRECT, direct, rows_in, config, out)
     if "moralize" in config.recipes and done.rows_out:
         refusals = out.sub("data", DIRECT)
         moral = dataset.read(refusals, _REFUSAL).map_batches(
             partial(tasks.from_refusals, **chosen), batch_format="pyarrow"
         )
-        more = count_where(refusals, "recipe", ["refuse"])
+        more = dataset.count_where(refusals, "recipe", ["refuse"])
         second = one_pass(MORALIZE, moral, more, config, out)
         rows_in += more
         done = dataset.Counts(done.rows_out + second.rows_out, done.set_aside + second.set_aside)
@@ -151,21 +145,13 @@ def one_pass(
         )  # fmt: skip
         drafts = dataset.read(folder.sub("data"), ())
         resume_by = "id"
-    judged = score(drafts, config, total).map_batches(
+    judged = score(drafts, config, config.classifier, total).map_batches(
         partial(tasks.settle, reason_column=dataset.REASON), batch_format="pyarrow"
     )
     return dataset.write(
         judged, out, label=name, total=total, write_rows=config.write_rows,
         max_set_aside=1.0, resume_by=resume_by, read_as=read_as, part=name,
     )  # fmt: skip
-
-
-def count_where(path: str, column: str, values: list[Any]) -> int:
-    """Rows of the dataset at `path` whose `column` is one of `values`."""
-    fs, _ = fsspec.core.url_to_fs(path)
-    names = [name.split("://", 1)[-1] for name in dataset.files(path)]
-    rows = pads.dataset(names, filesystem=fs, format="parquet")
-    return int(rows.count_rows(filter=pads.field(column).isin(values)))
 
 
 def _remove(path: str) -> None:
