@@ -112,13 +112,9 @@ def drawn(config: CascadeConfig) -> pa.Table:
     for batch in rows.to_batches(columns=["id", "text", config.source]):
         chances = [_chance(config.seed, "sample", id) for id in batch.column("id").to_pylist()]
         kept.append(batch.filter(pa.array([chance < share for chance in chances])))
-    table = (
-        pa.Table.from_batches(kept, schema=rows.schema).select(["id", "text", config.source])
-        if kept
-        else None
-    )
-    if table is None or not len(table):
+    if not sum(map(len, kept)):
         raise UserError(f"'{config.documents}' holds no documents.")
+    table = pa.Table.from_batches(kept)
     table = table.rename_columns(["id", "text", "source"])
     return table.set_column(2, "source", table.column("source").cast(pa.string())).sort_by("id")
 
