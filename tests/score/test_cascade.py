@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, fitted: Path, corpus: Path, 
         run(ScoreConfig(**paths, classifier=str(other), cascade=str(fitted)))
     with pytest.raises(UserError, match="has no column 'site'"):
         cascade_fit.run(CascadeConfig(**paths, classifier=str(classifier), source="site"))
+    values = {**paths, "output": str(tmp_path / "b"), "source": "family", "heldout": ["nowhere"]}
+    nowhere = CascadeConfig(**values, classifier=str(classifier))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no document has family 'nowhere'"):
-        other = str(tmp_path / "b")
-        values = {**paths, "output": other, "source": "family", "heldout": ["nowhere"]}
-        cascade_fit.run(CascadeConfig(**values, classifier=str(classifier)))  # type: ignore[arg-type]
+        cascade_fit.run(nowhere)
     with pytest.raises(UserError, match="all 2 pieces of the texts to fit on the score 0"):
         FirstLook.fit([SAFE, HARSH], [0, 0], **LEARNT)  # type: ignore[arg-type]
