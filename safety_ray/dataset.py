@@ -57,6 +57,7 @@ def start() -> None:
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     local = "RAY_ADDRESS" not in os.environ
     ray.init(
+        address="local" if local else None,  # or a cluster that someone started here lately is joined
         # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
         # slots it waits for ever. A slot is not a core; a small machine shares its cores.
         num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,

@@ -77,6 +77,7 @@ def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
         cost = Cost()
         with all_processes(cost):
             ray.init(
+                address="local",
                 num_cpus=max(dataset.SLOTS, os.cpu_count() or 1), include_dashboard=False,
                 object_store_memory=config.store_mb << 20, log_to_driver=False, logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},

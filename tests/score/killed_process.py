@@ -49,8 +49,11 @@ def _prediction(text: str) -> Prediction:
 def main(folder: Path, classifier: str, nodes: int) -> None:
     quiet()
     if nodes > 1:
+        import ray._private.utils
         from ray.cluster_utils import Cluster
 
+        # It would note its address where every other Ray on this machine looks for a cluster to join.
+        ray._private.utils.write_ray_address = lambda *address: None
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
         os.environ["RAY_ADDRESS"] = cluster.address
         dataset.start()  # before there is a second node, or the driver may join that one and die with it
