@@ -87,7 +87,7 @@ def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
             record = run(
                 ScoreConfig(
                     documents=f"{scratch}/in", output=f"{scratch}/out", classifier=config.classifier,
-                    batch_rows=64, write_rows=64,
+                    batch_rows=512, write_rows=512,
                 )
             )  # fmt: skip
             store = ray._private.internal_api.memory_summary(stats_only=True)
