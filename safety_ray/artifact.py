@@ -31,6 +31,7 @@ PACKAGES = (
 # goes on with fewer.
 _IGNORED = (
     *("output", "workers", "cpus_per_worker", "device", "autoscale", "max_failures"),
+    *("actors", "min_actors", "gpus_per_actor"),
     *("checkpoint_every", "keep", "log_every"),
 )
 

@@ -9,7 +9,7 @@ import torch
 
 from safety_ray.rewrite.tasks import PROBLEM, SIMILARITY, SOURCE
 from safety_ray.score.encoder import PACKAGED, Encoder
-from safety_ray.score.stage import ScoreBatch
+from safety_ray.score.stage_pool import ScoreBatch
 
 
 class ScoreAndCompare(ScoreBatch):

@@ -23,7 +23,7 @@ from safety_ray.rewrite.compare import ScoreAndCompare
 from safety_ray.rewrite.settings import RewriteConfig
 from safety_ray.score import ensemble
 from safety_ray.score.judge import judge_rows
-from safety_ray.score.stage import score
+from safety_ray.score.stage_pool import score
 
 if TYPE_CHECKING:
     import ray.data
@@ -94,7 +94,7 @@ class Rewriter:
                 tasks.join_parts, batch_format="pyarrow", batch_size=None
             )
             read_as = tasks.WHOLE
-        scored = score(drafts, config, total, ScoreAndCompare)
+        scored = score(drafts, config, config.classifier, total, actor=ScoreAndCompare)
         if config.judge.kind != "template":
             scored = scored.map_batches(ensemble.keep_classifiers, batch_format="pyarrow")
             written = self._interim(scored, "scored", part, resume_by, read_as, total)

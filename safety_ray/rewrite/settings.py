@@ -12,10 +12,11 @@ from safety_ray.rewrite.acceptance import Bounds
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.tasks import Draw
 from safety_ray.score.judge import Judge
+from safety_ray.score.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RewriteConfig:
+class RewriteConfig(Pool):
     """Rewrites scored documents: mild ones are rephrased, harmful ones refused and moralized."""
 
     scored: str = setting("dataset with id, text and score")
@@ -39,11 +40,6 @@ class RewriteConfig:
         "a language model that scores the texts as well; the higher score counts; template: none",
         factory=Judge,
     )
-    actors: int = setting("classifier actors; 0: one per GPU, or one per CPU where there is none", default=0)
-    gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
-    batch_rows: int = setting("texts handed to a classifier actor at a time", default=128)
-    batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)
-    write_rows: int = setting("rows in a write task: what a failure repeats at most", default=256)
     max_set_aside: float = setting("share of tasks set aside above which the job fails", default=0.5)
     seed: int = setting("seed of styles and phrases", default=0)
     dry_run: bool = setting("rewrite a sample only, and say what all of it would take", default=False)
@@ -54,6 +50,7 @@ class RewriteConfig:
     )
 
     def __post_init__(self) -> None:
+        Pool.__post_init__(self)
         for name in self.recipes:
             if name not in RECIPES:
                 raise UserError(f"recipes: '{name}' is none of {', '.join(RECIPES)}.")
@@ -69,10 +66,8 @@ class RewriteConfig:
         both = sorted(set(self.rephrase_scores) & set(self.refuse_scores))
         if both:
             raise UserError(f"score {both[0]} stands in rephrase_scores and in refuse_scores; choose one.")
-        if min(self.batch_rows, self.batch_tokens, self.write_rows) < 1 or self.actors < 0:
-            raise UserError("batch_rows, batch_tokens and write_rows must be positive, actors not negative.")
-        if not 0 < self.gpus_per_actor <= 1 or not 0 <= self.max_set_aside <= 1:
-            raise UserError("gpus_per_actor lies in (0, 1] and max_set_aside in [0, 1].")
+        if not 0 <= self.max_set_aside <= 1:
+            raise UserError(f"max_set_aside={self.max_set_aside} must lie in [0, 1].")
         if not 1 <= self.attempts <= 5:
             raise UserError(f"attempts={self.attempts} must be an integer from 1 to 5.")
         if self.max_chars < 200:

@@ -1,5 +1,6 @@
 """documents → scored: a pool of classifiers, a language model as judge, or both over the stream.
 
+With a `cascade`, a first look settles the plainly safe texts before the classifier's encoder reads them.
 A text that occurs more than once is scored once. `data/texts` (with a judge `data/first` and
 `data/again`) holds the rows that were scored, `data/copies` those that took the score of another.
 """
@@ -14,17 +15,19 @@ import fsspec
 import pyarrow as pa
 import ray
 import ray.data
-import torch
 
 from safety_ray import artifact, dataset, engine
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
-from safety_ray.records import DOCUMENT, SCORED
+from safety_ray.records import DOCUMENT, SCORED, SETTLED_BY
 from safety_ray.score import ensemble
+from safety_ray.score.cascade import BY, FirstLook
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.judge import AGAIN, FIRST, Judge, check_is_model, judge_rows
+from safety_ray.score.pool import Pool
 from safety_ray.score.repeats import KEY, Repeats, fingerprints, repeated
+from safety_ray.score.stage_pool import Tally, score
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
 _DIGESTS = 1_000_000
@@ -32,28 +35,27 @@ _DIGESTS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreConfig:
+class ScoreConfig(Pool):
     """Scores documents 0-5 for harm with a fitted classifier, a language model as judge, or both."""
 
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write")
     scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
     classifier: str = setting("folder of a finished fit", default="")
+    cascade: str = setting(
+        "folder of a finished cascade: its first look settles the plainly safe texts; empty: none", default=""
+    )
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
         "the score of a row that both scored: the higher one, or that of one of them", default="max"
     )
-    actors: int = setting(
-        "classifier actors; 0: one per GPU, or one per CPU but two where there is none", default=0
-    )
-    gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
-    batch_rows: int = setting("documents handed to an actor at a time", default=128)
-    batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)
-    write_rows: int = setting("rows in a write task: what a failure repeats at most", default=256)
     max_set_aside: float = setting("share of rows set aside above which the job fails", default=0.05)
     seed: int = setting("seed of the document markers that the judge sees", default=0)
 
     def __post_init__(self) -> None:
+        Pool.__post_init__(self)
+        if self.cascade and not self.classifies:
+            raise UserError("cascade saves the classifier work, and scorers=judge has none; leave it out.")
         if self.classifies and not self.classifier:
             raise UserError(f"scorers={self.scorers} needs classifier: the folder of a finished fit.")
         if self.judges:
@@ -64,10 +66,6 @@ class ScoreConfig:
             )
         if self.ensemble != "max" and self.scorers != "both":
             raise UserError(f"ensemble={self.ensemble} chooses between two scores, so it needs scorers=both.")
-        if min(self.batch_rows, self.batch_tokens, self.write_rows) < 1 or self.actors < 0:
-            raise UserError("batch_rows, batch_tokens and write_rows must be positive, actors not negative.")
-        if not 0 < self.gpus_per_actor <= 1:
-            raise UserError(f"gpus_per_actor={self.gpus_per_actor} must lie above 0 and be at most 1.")
 
     @property
     def classifies(self) -> bool:
@@ -78,60 +76,19 @@ class ScoreConfig:
         return self.scorers != "classifier"
 
 
-class ScoreBatch:
-    """One actor of the pool: holds the classifier, adds score columns to batches."""
-
-    def __init__(self, classifier: str, batch_tokens: int, device: str) -> None:
-        torch.set_num_threads(1 if device == "cpu" else 4)
-        self.classifier = Classifier.load(classifier, device)
-        self.batch_tokens = batch_tokens
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        predictions = self.classifier.predict(batch.column("text").to_pylist(), self.batch_tokens)
-        added = {
-            "score": [p.score for p in predictions],
-            "probs": [p.probs for p in predictions],
-            "chunk_scores": [p.chunk_scores for p in predictions],
-        }
-        for column in SCORED:
-            if column.name in added:
-                if column.name in batch.column_names:
-                    batch = batch.drop_columns([column.name])
-                values = pa.array(added[column.name], column.type)
-                batch = batch.append_column(column.name, values)
-        return batch
-
-
-def score(
-    ds: ray.data.Dataset, config: Any, rows: int, actor: type[ScoreBatch] = ScoreBatch
-) -> ray.data.Dataset:
-    """`ds` with score columns; `config` has the classifier and pool settings of `ScoreConfig`."""
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0.0)
-    # Two slots stay free for reading and writing, or the stream never moves.
-    most = int(gpus / config.gpus_per_actor) if gpus else int(resources.get("CPU", 1)) - 2
-    # An actor takes seconds to load its model: no more of them than there are batches.
-    actors = max(1, min(config.actors or most, -(-rows // config.batch_rows)))
-    # A file may be one block: cut it, so that all actors have work and little is lost with one.
-    return ds.repartition(target_num_rows_per_block=config.batch_rows, strict=True).map_batches(
-        actor,
-        fn_constructor_args=(config.classifier, config.batch_tokens, "cuda" if gpus else "cpu"),
-        batch_format="pyarrow",
-        batch_size=config.batch_rows,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        **({"num_gpus": config.gpus_per_actor} if gpus else {"num_cpus": 1}),
-    )
-
-
 def run(config: ScoreConfig) -> dict[str, Any]:
     if not artifact.is_finished(config.output):
         if config.classifies:
             Classifier.load(config.classifier, "cpu")  # a missing one fails here, not in an actor
+        if config.cascade:
+            _check_cascade(config)
         if config.judges:
             engine.check(config.judge)
     inputs = {"documents": config.documents}
     if config.classifies:
         inputs["classifier"] = config.classifier
+    if config.cascade:
+        inputs["cascade"] = config.cascade
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
@@ -141,7 +98,8 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     shared = ray.put(repeats)  # one copy a node, which all tasks read in place
     texts = rows - repeats.copies
     ds = _rows(config, shared, copies=False) if repeats.copies else dataset.read(config.documents, DOCUMENT)
-    counts = _score_texts(config, out, ds, texts)
+    tally = Tally.near() if config.classifies else None
+    counts = _score_texts(config, out, ds, texts, tally)
     if repeats.copies:
         known = ray.put(_known(out, repeats, shared))
         copies = _rows(config, shared, copies=True).map_batches(
@@ -154,6 +112,10 @@ def run(config: ScoreConfig) -> dict[str, Any]:
         counts = dataset.Counts(counts.rows_out + more.rows_out, counts.set_aside + more.set_aside)
     dataset.check_share(out.path, counts, config.max_set_aside)
     by: dict[str, Any] = {"judge": config.judge.label} if config.judges else {}
+    if tally is not None:
+        by["tokens"] = tally.record()
+        data = out.sub("data")
+        by["settled"] = {n: dataset.count_where(data, SETTLED_BY, [n]) if counts.rows_out else 0 for n in BY}
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, set_aside=counts.set_aside,
         scored_texts=texts, copies=repeats.copies, **by,
@@ -162,6 +124,17 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if fs.exists(root):
         fs.rm(root, recursive=True)
     return record
+
+
+def _check_cascade(config: ScoreConfig) -> None:
+    """UserError where the cascade is missing, or learnt from another classifier."""
+    FirstLook.load(config.cascade)
+    record = artifact.read_record(config.cascade)
+    if record is None or record["inputs"].get("classifier") != artifact.input_fingerprint(config.classifier):
+        raise UserError(
+            f"the cascade '{config.cascade}' was not fitted to the classifier '{config.classifier}'; "
+            "run python -m jobs.cascade with that one."
+        )
 
 
 def _repeats(config: ScoreConfig, rows: int) -> Repeats:
@@ -197,10 +170,12 @@ def _owned(batch: pa.Table, repeats: Any) -> pa.Table:
     return found.owned(batch)
 
 
-def _score_texts(config: ScoreConfig, out: Artifact, ds: ray.data.Dataset, texts: int) -> dataset.Counts:
+def _score_texts(
+    config: ScoreConfig, out: Artifact, ds: ray.data.Dataset, texts: int, tally: Tally | None
+) -> dataset.Counts:
     """Write `ds` with scores. The model of a judge never needs room beside the classifier."""
     if config.classifies:
-        ds = score(ds, config, texts)
+        ds = score(ds, config, config.classifier, texts, cascade=config.cascade, tally=tally)
         settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}
         if not config.judges:
             return dataset.write(ds, out, **settings, max_set_aside=1.0, part=_TEXTS)

@@ -14,10 +14,11 @@ from endpoint import Endpoint, completion
 
 from safety_ray import dataset
 from safety_ray.config import from_dict
-from safety_ray.score import stage
+from safety_ray.score import stage_pool
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.repeats import Repeats, fingerprints, repeated
-from safety_ray.score.stage import ScoreBatch, ScoreConfig, run
+from safety_ray.score.stage import ScoreConfig, run
+from safety_ray.score.stage_pool import ScoreBatch
 
 
 def rows(number: int, distinct: int, seed: int) -> pa.Table:
@@ -88,10 +89,10 @@ def test_each_text_is_scored_once_across_files_and_a_broken_run(
         batch_rows=8, write_rows=8,
     )  # fmt: skip
     last = table.filter(pa.array([n >= 80 for n in range(120)])).column("text").to_pylist()[-1]
-    monkeypatch.setattr(stage, "ScoreBatch", watched(tmp_path / "broken", [last]))
+    monkeypatch.setattr(stage_pool, "ScoreBatch", watched(tmp_path / "broken", [last]))
     with pytest.raises(Exception, match="the machine is gone"):
         run(config)
-    monkeypatch.setattr(stage, "ScoreBatch", watched(tmp_path / "seen", []))
+    monkeypatch.setattr(stage_pool, "ScoreBatch", watched(tmp_path / "seen", []))
     record = run(config)
     assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (120, 120, 0)
     assert (record["scored_texts"], record["copies"]) == (len(once), 120 - len(once))

@@ -1,0 +1,74 @@
+"""A scoring job in a process of its own, to be killed: `python killed_process.py FOLDER CLASSIFIER NODES`.
+
+Its scorer is slow and notes the id of each row that it is done with in FOLDER/seen/<pid>. With two NODES
+the cluster has a second one, whose raylet's process id is written into FOLDER/raylet. FOLDER/done says
+that the job returned: the exit code does not, for Ray's test cluster ends with 1 once a node was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from safety_ray import dataset
+from safety_ray.job import quiet
+from safety_ray.score import ensemble, stage_pool
+from safety_ray.score.classifier import Prediction
+from safety_ray.score.stage import ScoreConfig, run
+
+BATCH = 8
+SECONDS = 0.25
+"""Longer than a batch takes to be written, as with a real encoder."""
+
+
+def scorer(folder: Path) -> type:
+    class Noting(stage_pool.ScoreBatch):
+        def __init__(self, *settings: Any) -> None:
+            (folder / "seen").mkdir(exist_ok=True)
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            time.sleep(SECONDS)
+            found = ensemble.classify(batch, lambda texts: [_prediction(text) for text in texts])
+            with (folder / "seen" / str(os.getpid())).open("a") as file:
+                file.write("".join(f"{id}\n" for id in batch.column("id").to_pylist()))
+            return found
+
+    return Noting
+
+
+def _prediction(text: str) -> Prediction:
+    score = len(text) % 6
+    return Prediction(score, [1.0 if n == score else 0.0 for n in range(6)], [score])
+
+
+def main(folder: Path, classifier: str, nodes: int) -> None:
+    quiet()
+    if nodes > 1:
+        import ray._private.utils
+        from ray.cluster_utils import Cluster
+
+        # It would note its address where every other Ray on this machine looks for a cluster to join.
+        ray._private.utils.write_ray_address = lambda *address: None
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+        os.environ["RAY_ADDRESS"] = cluster.address
+        dataset.start()  # before there is a second node, or the driver may join that one and die with it
+        second = cluster.add_node(num_cpus=3)
+        cluster.wait_for_nodes()
+        (folder / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
+    stage_pool.ScoreBatch = scorer(folder)  # type: ignore[misc]
+    run(
+        ScoreConfig(
+            documents=str(folder / "in"), output=str(folder / "out"), classifier=classifier,
+            actors=2 * nodes, batch_rows=BATCH, write_rows=BATCH,
+        )
+    )  # fmt: skip
+    (folder / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
