@@ -111,7 +111,7 @@ def score(
     *,
     cascade: str = "",
     tally: Any = None,
-    actor: type[ScoreBatch] = ScoreBatch,
+    actor: type[ScoreBatch] | None = None,
 ) -> ray.data.Dataset:
     """`ds` with the score columns that `classifier` gives, by a pool of actors; `actor` may add others."""
     resources = ray.cluster_resources()
@@ -126,7 +126,7 @@ def score(
         )
         cascade = ""
     return ds.map_batches(
-        actor,
+        actor or ScoreBatch,
         fn_constructor_args=(
             classifier, config.batch_tokens, "cuda" if on_gpus else "cpu", cascade, tally
         ),
