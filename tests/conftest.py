@@ -13,6 +13,14 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # tests read them; Ray's default is 10 s
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (`pytest -n 2 --dist loadgroup`) a file stays whole, and so do the tests of the endpoint."""
+    for item in items:
+        folder = Path(__file__).parent / "serve"
+        group = folder if folder in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real Ray on this machine, started once."""
