@@ -111,6 +111,13 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
     return Artifact(path, values, marks)
 
 
+def local_input(name: str, path: str) -> dict[str, str]:
+    """The input `path` under `name`; nothing for the id of a model hub, which the settings hold already."""
+    fs, root = filesystem.find(path)
+    hub_id = "://" not in path and path.count("/") == 1 and not path.startswith((".", "/"))
+    return {} if hub_id and not fs.exists(root) else {name: path}
+
+
 def is_finished(path: str) -> bool:
     """Whether `path` is a whole folder: what a stage looks up before checks that take time."""
     fs, root = filesystem.find(path)

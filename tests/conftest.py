@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # tests read th
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (`pytest -n 2 --dist loadgroup`) a file stays whole, and so do the tests of the endpoint."""
+    """With `pytest -n 2 --dist loadgroup` a file stays whole, and so do all tests of the endpoint."""
     for item in items:
         folder = Path(__file__).parent / "serve"
         group = folder if folder in item.path.parents else item.path

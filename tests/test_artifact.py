@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from safety_ray.artifact import Artifact, begin, input_fingerprint, read_record
+from safety_ray.artifact import Artifact, begin, input_fingerprint, local_input, read_record
 from safety_ray.config import dump, setting
 from safety_ray.errors import UserError
 
@@ -291,3 +291,14 @@ def test_any_filesystem_will_do() -> None:
         assert not [name for name in fs.ls("/bucket/out", detail=False) if name.endswith(".part")]
     finally:
         fs.rm("/bucket", recursive=True)
+
+
+def test_a_hub_id_is_no_input_and_a_missing_folder_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert local_input("classifier", "someone/classifier") == {}
+    for path in ("runs/demo/fit", "./fit", "/a/fit", "fit", "memory://fit/a"):
+        assert local_input("classifier", path) == {"classifier": path}
+    Path("someone/classifier").mkdir(parents=True)
+    assert local_input("classifier", "someone/classifier") == {"classifier": "someone/classifier"}

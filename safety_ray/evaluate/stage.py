@@ -110,7 +110,7 @@ class Worker:
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
     sources = {f"documents.{n}": path for n, path in enumerate(config.documents)}
-    inputs = {"model": config.model, "classifier": config.classifier, **sources}
+    inputs = {"model": config.model, **sources} | artifact.local_input("classifier", config.classifier)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record

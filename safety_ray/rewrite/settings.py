@@ -20,7 +20,9 @@ class RewriteConfig(Pool):
     """Rewrites scored documents: mild ones are rephrased, harmful ones refused and moralized."""
 
     scored: str = setting("dataset with id, text and score")
-    classifier: str = setting("folder of a finished fit; every rewritten text is scored with it")
+    classifier: str = setting(
+        "folder of a finished fit, or hub id of a published classifier: it scores every rewritten text"
+    )
     output: str = setting("folder to write")
     engine: EngineConfig = setting("what writes the texts", factory=EngineConfig)
     recipes: list[str] = setting("which of the recipes to run", factory=lambda: list(RECIPES))

@@ -35,7 +35,7 @@ def run(config: RewriteConfig) -> dict[str, Any]:
         engine.check(config.engine)
         if config.judge.kind != "template":
             engine.check(config.judge)
-    inputs = {"scored": config.scored, "classifier": config.classifier}
+    inputs = {"scored": config.scored, **artifact.local_input("classifier", config.classifier)}
     recipe_of = config.recipe_of()
     audit: dict[str, Any] = {}
     if config.thresholds_from:

@@ -60,7 +60,7 @@ class CascadeConfig:
 
 
 def run(config: CascadeConfig) -> dict[str, Any]:
-    inputs = {"documents": config.documents, "classifier": config.classifier}
+    inputs = {"documents": config.documents, **artifact.local_input("classifier", config.classifier)}
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record

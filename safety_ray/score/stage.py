@@ -41,7 +41,7 @@ class ScoreConfig(Pool):
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write")
     scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
-    classifier: str = setting("folder of a finished fit", default="")
+    classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
     cascade: str = setting(
         "folder of a finished cascade: its first look settles the plainly safe texts; empty: none", default=""
     )
@@ -86,7 +86,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
             engine.check(config.judge)
     inputs = {"documents": config.documents}
     if config.classifies:
-        inputs["classifier"] = config.classifier
+        inputs |= artifact.local_input("classifier", config.classifier)
     if config.cascade:
         inputs["cascade"] = config.cascade
     out = artifact.begin(config.output, config, inputs=inputs)
@@ -130,7 +130,10 @@ def _check_cascade(config: ScoreConfig) -> None:
     """UserError where the cascade is missing, or learnt from another classifier."""
     FirstLook.load(config.cascade)
     record = artifact.read_record(config.cascade)
-    if record is None or record["inputs"].get("classifier") != artifact.input_fingerprint(config.classifier):
+    local = artifact.local_input("classifier", config.classifier).get("classifier")
+    mark = artifact.input_fingerprint(local) if local else None
+    named = record is not None and (local or record["config"]["classifier"] == config.classifier)
+    if record is None or not named or record["inputs"].get("classifier") != mark:
         raise UserError(
             f"the cascade '{config.cascade}' was not fitted to the classifier '{config.classifier}'; "
             "run python -m jobs.cascade with that one."
