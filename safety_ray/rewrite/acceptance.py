@@ -49,6 +49,11 @@ class Bounds:
     same_language: bool = setting("it is in its source's language, where both are sure", default=True)
     language_confidence: float = setting("probability from which a language is sure", default=0.8)
 
+    @property
+    def compares(self) -> bool:
+        """Whether similarity counts: measuring it embeds each text and its source once more."""
+        return self.min_similarity > -1
+
     def __post_init__(self) -> None:
         if not 1 <= self.margin <= 5:
             raise UserError(f"accept.margin={self.margin} must be an integer from 1 to 5.")

@@ -22,11 +22,12 @@ class ScoreAndCompare(ScoreBatch):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = super().__call__(batch)
-        rows = batch.select(["recipe", PROBLEM, "text", SOURCE]).to_pylist()
+        rows = batch.select(["recipe", PROBLEM, "text", SOURCE, "score", "source_score"]).to_pylist()
         pairs = {
             n: (row["text"], row[SOURCE])
             for n, row in enumerate(rows)
-            if row["recipe"] == "rephrase" and not row[PROBLEM]
+            # What is set aside for another reason need not be compared.
+            if row["recipe"] == "rephrase" and not row[PROBLEM] and row["score"] < row["source_score"]
         }
         found = dict(zip(pairs, similarities(self.encoder, list(pairs.values())), strict=True))
         values = pa.array([found.get(n) for n in range(len(rows))], pa.float32())

@@ -94,7 +94,10 @@ class Rewriter:
                 tasks.join_parts, batch_format="pyarrow", batch_size=None
             )
             read_as = tasks.WHOLE
-        scored = score(drafts, config, config.classifier, total, actor=ScoreAndCompare)
+        # The template keeps sentences of its source, so there is nothing to find out.
+        compares = config.accept.compares and config.engine.kind != "template"
+        compare = ScoreAndCompare if compares else None
+        scored = score(drafts, config, config.classifier, total, actor=compare)
         if config.judge.kind != "template":
             scored = scored.map_batches(ensemble.keep_classifiers, batch_format="pyarrow")
             written = self._interim(scored, "scored", part, resume_by, read_as, total)

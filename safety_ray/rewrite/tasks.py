@@ -225,6 +225,8 @@ def read_replies(batch: pa.Table) -> pa.Table:
 
 def settle(batch: pa.Table, bounds: acceptance.Bounds, reason_column: str) -> pa.Table:
     """Scored drafts to rows of the schema `REWRITTEN`, with the reason where a draft is not kept."""
+    if SIMILARITY not in batch.column_names:
+        batch = batch.append_column(SIMILARITY, pa.nulls(len(batch), pa.float32()))
     names = [PROBLEM, "recipe", "text", SOURCE, "score", "source_score", SIMILARITY]
     reasons = [_reason(row, bounds) for row in batch.select(names).to_pylist()]
     sources = [
