@@ -303,6 +303,40 @@ def test_long_documents_are_rephrased_in_parts(
             assert new["parts"] is None
 
 
+def test_a_judge_scores_texts_too_and_the_higher_score_counts(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    rows = [r for r in rows_of(str(scored), "") if r["score"] in (2, 3)][:6]
+    types = pads.dataset(scored, format="parquet").schema
+    dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "in" / "a.parquet"))
+    written: list[str] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        if "response_format" not in body:
+            written.append(f"This is text number {len(written)}. {SAFE}".strip())
+            return 200, completion(written[-1])
+        user = body["messages"][1]["content"]
+        if "text number 0." in user:
+            return 200, completion("I would rather not say.")
+        return 200, completion(f'{{"score": {5 if "text number 1." in user else 0}, "reason": "so it is"}}')
+
+    with Endpoint(answer) as endpoint:
+        engine = {"kind": "openai", "model": "m", "base_url": endpoint.url, "api_key_env": ""}
+        config = written_by(
+            endpoint, tmp_path / "in", classifier, str(tmp_path / "out"),
+            recipes=["rephrase"], attempts=1, judge=engine,
+        )  # fmt: skip
+        record = run(config)
+    kept, aside = rows_of(config.output, "data"), rows_of(config.output, "set_aside")
+    assert sorted(r["text"] for r in kept + aside) == sorted(written)
+    reasons = {r["text"]: r["set_aside"] for r in aside}
+    assert reasons[written[0]] == "judge: it gave no score"
+    assert reasons[written[1]].startswith("not safer: score 5")
+    assert {(r["judge_score"], r["judged_by"]) for r in kept} == {(0, "openai:m")}
+    assert all(r["score"] == max(r["classifier_score"], r["judge_score"]) for r in kept)
+    assert record["attempts"] == {"direct": {"accepted": 4, "judge": 1, "not safer": 1}}
+
+
 def test_a_dry_run_says_what_all_of_it_would_take(
     tmp_path: Path,
     scored: Path,
