@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from safety_ray import progress
+from safety_ray import filesystem, progress
 from safety_ray.artifact import Artifact, read_record
 from safety_ray.errors import UserError
 from safety_ray.records import Column, require
@@ -78,7 +78,7 @@ def start() -> None:
 
 def files(path: str) -> list[str]:
     """The Parquet files of a finished stage's folder, of any folder, or the one file `path`."""
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     if read_record(path) is not None:
         root = f"{root}/data"
     if not fs.exists(root):
@@ -91,27 +91,28 @@ def files(path: str) -> list[str]:
 
 def count(path: str) -> int:
     """Rows in a dataset, from the Parquet footers."""
-    fs, _ = fsspec.core.url_to_fs(path)
+    fs, _ = filesystem.find(path)
     return _rows_in(fs, files(path))
 
 
 def count_where(path: str, column: str, values: list[Any]) -> int:
     """Rows of the dataset at `path` whose `column` is one of `values`; nothing else is read."""
-    fs, _ = fsspec.core.url_to_fs(path)
-    rows = pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
-    return int(rows.count_rows(filter=pads.field(column).isin(values)))
+    return int(_rows_of(path).count_rows(filter=pads.field(column).isin(values)))
 
 
 def groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
     """How many rows of the dataset at `path` have each combination of values in the columns `names`."""
-    fs, _ = fsspec.core.url_to_fs(path)
-    rows = pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
     found: Counter[tuple[Any, ...]] = Counter()
-    for batch in rows.to_batches(columns=names):
+    for batch in _rows_of(path).to_batches(columns=names):
         counted = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
         for row in counted.to_pylist():
             found[tuple(row[name] for name in names)] += row["count_all"]
     return found
+
+
+def _rows_of(path: str) -> pads.Dataset:
+    fs, _ = filesystem.find(path)
+    return pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
 
 
 def columns(path: str) -> list[str]:
@@ -135,10 +136,7 @@ def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
     """The whole dataset in memory, sorted by id: for small ones, and for tests."""
-    fs, _ = fsspec.core.url_to_fs(path)
-    rows = pads.dataset(
-        [n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet"
-    ).to_table(columns=names or columns(path))
+    rows = _rows_of(path).to_table(columns=names or columns(path))
     return rows.sort_by("id") if "id" in rows.column_names else rows
 
 
@@ -166,7 +164,7 @@ def write(
 
     rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
     context = ds.context  # a dataset keeps the settings it was made with; the current ones come too late
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     counts = written(out, part)
     if counts is None:
         if not _can_skip():
@@ -199,7 +197,7 @@ def write(
 
 def written(out: Artifact, part: str = "") -> Counts | None:
     """What a `write` that ended has left in `part` of `out`; None where none has ended."""
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     return _counts(fs, root, part) if all(map(fs.exists, _folders(root, part))) else None
 
 
@@ -225,7 +223,7 @@ def check_share(path: str, counts: Counts, most: float) -> None:
 
 def write_table(rows: pa.Table, path: str) -> None:
     """Write one small table as a Parquet file, making its folder."""
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     fs.makedirs(posixpath.dirname(root), exist_ok=True)
     with fs.open(root, "wb") as file:
         pq.write_table(rows, file)
@@ -295,7 +293,7 @@ def _rows_in(fs: Any, names: list[str]) -> int:
 
 
 def _common_reason(path: str) -> str:
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     counts: dict[str, int] = {}
     for name in fs.find(f"{root}/set_aside"):
         with fs.open(name) as file:

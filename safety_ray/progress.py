@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import fsspec
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from safety_ray import filesystem
 
 _BAR = 24
 _TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # an engine's: see safety_ray/engine.py
@@ -79,7 +80,7 @@ class RowCounter:
     """
 
     def __init__(self, folder: str) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(folder)
+        self.fs, self.root = filesystem.find(folder)
         self.rows: dict[str, int] = {}
         self.tokens = 0
         self.start = time.monotonic()

@@ -6,12 +6,11 @@ import heapq
 import re
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from safety_ray import dataset
+from safety_ray import dataset, filesystem
 from safety_ray.errors import UserError
 from safety_ray.records import DOCUMENT, require, stable_hash
 
@@ -85,7 +84,7 @@ def prompts(documents: list[Document], *, words: int, most: int) -> list[Prompt]
 
 
 def _open(path: str) -> pads.Dataset:
-    fs, _ = fsspec.core.url_to_fs(path)
+    fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in dataset.files(path)]
     return pads.dataset(names, filesystem=fs, format="parquet")
 

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import ray
 from ray.util import ActorPool
 
-from safety_ray import artifact, dataset, tag
+from safety_ray import artifact, dataset, filesystem, tag
 from safety_ray.config import setting
 from safety_ray.decode.safebeam import SearchSettings
 from safety_ray.errors import UserError
@@ -157,7 +156,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         },
     }
     dataset.write_table(pa.Table.from_pylist(rows), out.sub("data", "continuations.parquet"))
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     fs.pipe_file(f"{root}/metrics.json", json.dumps(figures, indent=1).encode())
     record = out.commit(rows_in=len(prompts), rows_out=len(rows), results=figures)
     if fs.exists(f"{root}/parts"):
@@ -169,7 +168,7 @@ def _work(
     config: EvaluateConfig, described: model.Description, tasks: list[Task], out: artifact.Artifact
 ) -> dict[str, list[dict[str, Any]]]:
     """Each task's rows by its name. A finished one is kept in parts/, and a broken run goes on from there."""
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     fs.makedirs(f"{root}/parts", exist_ok=True)
     done: dict[str, list[dict[str, Any]]] = {
         task.name: json.loads(fs.cat_file(f"{root}/parts/{task.name}"))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray import dataset
+from safety_ray import dataset, filesystem
 from safety_ray.errors import UserError
 from safety_ray.pack.mixture import Order
 from safety_ray.pack.rows import pack_rows
@@ -150,10 +150,10 @@ def path_of(output: str, shard: int) -> str:
 def write_whole(rows: pa.Table, path: str) -> None:
     """Write beside, then rename, so that a file that is there is a whole one."""
     dataset.write_table(rows, f"{path}.part")
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     fs.mv(f"{root}.part", root)
 
 
 def exists(path: str) -> bool:
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     return bool(fs.exists(root))

@@ -24,7 +24,7 @@ import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray import artifact, dataset, progress, threshold
+from safety_ray import artifact, dataset, filesystem, progress, threshold
 from safety_ray.artifact import Artifact
 from safety_ray.errors import UserError
 from safety_ray.pack import mixture, selection, shards, vocabulary
@@ -295,7 +295,7 @@ def _shuffle_by_tasks() -> Iterator[None]:
 
 def _settle(out: Artifact) -> None:
     """Keep what was set aside, remove the ids by document."""
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     if fs.exists(f"{root}/set_aside"):
         fs.rm(f"{root}/set_aside", recursive=True)
     fs.mv(f"{root}/{_ENCODED}/set_aside", f"{root}/set_aside", recursive=True)

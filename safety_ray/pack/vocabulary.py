@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from safety_ray import filesystem
 from safety_ray.errors import UserError
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
 
@@ -100,7 +100,7 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
     """Write the tokenizer's files into `folder`, which is whole or absent, on any filesystem."""
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = filesystem.find(folder)
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         if fs.exists(f"{root}.part"):
@@ -116,7 +116,7 @@ def load(folder: str) -> PreTrainedTokenizerFast:
     """What `save` wrote, loaded as any user would load it."""
     from transformers import AutoTokenizer
 
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = filesystem.find(folder)
     with tempfile.TemporaryDirectory() as local:
         for name in fs.find(root):
             target = Path(local, name[len(root) :].lstrip("/"))

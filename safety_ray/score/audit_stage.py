@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
-from safety_ray import artifact, dataset, engine
+from safety_ray import artifact, dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
@@ -94,7 +93,7 @@ def run(config: AuditConfig) -> dict[str, Any]:
     strata = audit.Strata(totals["documents"], audit_sample.confusion(labelled, config.labels or "label"))
     strata.check()
     found = _figures(config, strata, totals)
-    fs, root = fsspec.core.url_to_fs(out.path)
+    fs, root = filesystem.find(out.path)
     fs.pipe_file(f"{root}/audit.json", json.dumps(found, indent=1).encode())
     fs.pipe_file(f"{root}/audit.png", audit_page.draw(found))
     fs.pipe_file(f"{root}/README.md", audit_page.write(found).encode())

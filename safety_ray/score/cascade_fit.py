@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from scipy.stats import binomtest
 
-from safety_ray import artifact, dataset
+from safety_ray import artifact, dataset, filesystem
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.records import DOCUMENT, SCORES, Column, require, stable_hash
@@ -104,7 +104,7 @@ def drawn(config: CascadeConfig) -> pa.Table:
     """id, text and source of about `sample` documents, chosen by seed and id; the rest is only read past."""
     needed = (*DOCUMENT, Column(config.source, pa.string(), "where each text is from"))
     require(needed, dataset.columns(config.documents), f"'{config.documents}'")
-    fs, _ = fsspec.core.url_to_fs(config.documents)
+    fs, _ = filesystem.find(config.documents)
     names = [name.split("://", 1)[-1] for name in dataset.files(config.documents)]
     rows = pads.dataset(names, filesystem=fs, format="parquet")
     share = config.sample / max(1, rows.count_rows())

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import fsspec
 import pyarrow as pa
 
-from safety_ray import dataset, engine
+from safety_ray import dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.engine import EngineConfig
@@ -64,7 +63,7 @@ def judge_rows(
         other = replace(judge, seed=judge.seed + 1)
         _one_pass(failed, out, other, seed, counts.set_aside, write_rows, names, finish, again=True)
         # The second pass has these rows now. The folder stays: it says that the first one is whole.
-        fs, root = fsspec.core.url_to_fs(out.sub("set_aside", FIRST))
+        fs, root = filesystem.find(out.sub("set_aside", FIRST))
         for name in fs.find(root):
             fs.rm(name)
     second = dataset.written(out, AGAIN) or dataset.Counts(0, 0)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import fsspec
 import pyarrow as pa
 import ray
 import ray.data
 
-from safety_ray import artifact, dataset, engine
+from safety_ray import artifact, dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
@@ -120,7 +119,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
         rows_in=rows, rows_out=counts.rows_out, set_aside=counts.set_aside,
         scored_texts=texts, copies=repeats.copies, **by,
     )  # fmt: skip
-    fs, root = fsspec.core.url_to_fs(out.sub(_CLASSIFIED))
+    fs, root = filesystem.find(out.sub(_CLASSIFIED))
     if fs.exists(root):
         fs.rm(root, recursive=True)
     return record
