@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -13,6 +13,7 @@ import pytest
 from known_model import KEY
 from openai import OpenAI
 from ray import serve
+from waiting import eventually
 
 from serve.app import APP, ServeConfig, start, stop
 
@@ -41,13 +42,6 @@ def engines() -> int:
     deployments = serve.status().applications[APP].deployments
     [server] = [found for name, found in deployments.items() if "LLMServer" in name or "SafetyServer" in name]
     return int(server.replica_states.get("RUNNING", 0))
-
-
-def eventually(holds: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds:g} s"
-        time.sleep(0.5)
 
 
 def ask(client: OpenAI) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ import ray
 from conftest import stop_running
 from known_model import KEY
 from openai import OpenAI
+from waiting import eventually
 
 MODEL = "safety-ray"
 LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
@@ -33,13 +33,6 @@ def metrics() -> dict[str, float]:
             key = " ".join([name, *(tags[k] for k in ("mode", "outcome", "le") if tags.get(k))])
             found[key] = found.get(key, 0.0) + float(value)
     return found
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {metrics()}"
-        time.sleep(0.5)
 
 
 def settled() -> dict[str, float]:
@@ -62,10 +55,12 @@ def test_metrics_count_answers_steps_and_what_the_model_expected(client: OpenAI)
     def grown(name: str) -> float:
         return metrics().get(name, 0.0) - before.get(name, 0.0)
 
-    eventually(lambda: grown("requests_total stop content_filter") == 1)
-    eventually(lambda: grown("requests_total safebeam length") == 3)
+    eventually(lambda: grown("requests_total stop content_filter") == 1, told=metrics)
+    eventually(lambda: grown("requests_total safebeam length") == 3, told=metrics)
     eventually(lambda: grown("search_steps_total") == 18)  # five tokens each, and the prompt
-    eventually(lambda: grown("p_tag_bucket stop 0.5") == 0 and grown("p_tag_bucket stop +Inf") == 1)
+    eventually(
+        lambda: grown("p_tag_bucket stop 0.5") == 0 and grown("p_tag_bucket stop +Inf") == 1, told=metrics
+    )
     assert grown("p_tag_bucket safebeam 0.01") == 3
 
 
@@ -74,7 +69,7 @@ def test_a_search_whose_client_has_gone_ends(client: OpenAI) -> None:
     streams = [client.completions.create(**LONG, stream=True, extra_body=BODY) for _ in range(3)]
     for stream in streams:
         next(iter(stream))
-    eventually(lambda: metrics().get("searches_in_flight") == 3)
+    eventually(lambda: metrics().get("searches_in_flight") == 3, told=metrics)
     for stream in streams:
         stream.close()
     with_timeout = client.with_options(timeout=1.0)
@@ -83,8 +78,8 @@ def test_a_search_whose_client_has_gone_ends(client: OpenAI) -> None:
         raise AssertionError("the answer came sooner than this test can see")
     except openai.APITimeoutError:
         pass
-    eventually(lambda: metrics().get("searches_in_flight") == 0)
-    eventually(lambda: metrics()["requests_total safebeam cancelled"] == before + 4)
+    eventually(lambda: metrics().get("searches_in_flight") == 0, told=metrics)
+    eventually(lambda: metrics()["requests_total safebeam cancelled"] == before + 4, told=metrics)
 
 
 def test_an_engine_that_dies_is_started_again(client: OpenAI) -> None:
@@ -106,7 +101,7 @@ def test_an_engine_that_dies_is_started_again(client: OpenAI) -> None:
             return False
 
     time.sleep(2)
-    eventually(answers, 240)
+    eventually(answers, 240, told=metrics)
 
 
 def test_an_end_waits_for_the_answers_under_way(client: OpenAI) -> None:
