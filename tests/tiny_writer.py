@@ -14,6 +14,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 Chat = tuple[list[dict[str, str]], str]
+_RATE = 3e-3
 ENDLESS = "…"
 """At the end of a reply: it goes on like this and has no end."""
 
@@ -55,20 +56,22 @@ def model(vocabulary: Any, **shape: int) -> Any:
     )  # fmt: skip
 
 
-def train(folder: Path, chats: list[Chat], steps: int = 160) -> float:
+def train(folder: Path, chats: list[Chat], steps: int = 220) -> float:
     """Write into `folder` a model that answers `chats`; returns the last loss per token."""
     import torch
 
-    vocabulary = tokenizer([message["content"] for chat, _ in chats for message in chat] + [r for _, r in chats])
+    vocabulary = tokenizer(
+        [message["content"] for chat, _ in chats for message in chat] + [r for _, r in chats]
+    )
     learner = model(vocabulary)
     rows = [_ids(vocabulary, *chat) for chat in chats]
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     chance = torch.Generator().manual_seed(0)
     for step in range(steps):
         chosen = [rows[i] for i in torch.randperm(len(rows), generator=chance)[:8]]
-        # The end of a prompt, where the document stands, is enough to learn from at first.
-        room = 80 if step < 0.9 * steps else 4096
+        # The end of a prompt, where the document stands, is mostly enough to learn from.
+        room = 4096 if step % 6 == 0 or step > 0.93 * steps else 80
         cut = [(prompt[-room:], reply) for prompt, reply in chosen]
         width = max(len(prompt) + len(reply) for prompt, reply in cut)
         ids = torch.full((len(cut), width), vocabulary.pad_token_id)
