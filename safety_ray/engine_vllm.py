@@ -112,10 +112,15 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         preprocess=before,
         postprocess=after,
     )
+    # A copy: to set a field of the stage would work out its resources anew, and lose the placement.
     stage = build.get_stage_by_name("vLLMEngineStage")
-    stage.fn = watched(stage.fn, config.timeout_s)
-    # Without a bound a row that ends every engine would keep the job going for ever.
-    stage.map_batches_kwargs = {**stage.map_batches_kwargs, "max_restarts": config.restarts}
+    build.stages["vLLMEngineStage"] = stage.model_copy(
+        update={
+            "fn": watched(stage.fn, config.timeout_s),
+            # Without a bound a row that ends every engine would keep the job going for ever.
+            "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
+        }
+    )
 
     def pack(batch: pa.Table) -> pa.Table:
         return _pack(batch, config)
