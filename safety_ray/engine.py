@@ -49,15 +49,29 @@ class EngineConfig:
     top_p: float = setting("nucleus of the sampler", default=0.95)
     seed: int = setting("seed of the sampler", default=0)
     concurrency: int = setting("vllm: engine replicas; openai: requests at once", default=1)
+    max_concurrency: int = setting(
+        "vllm: replicas at most; those above `concurrency` come as rows pile up; 0: no more", default=0
+    )
+    requests_per_minute: float = setting("openai: requests sent at most, tries included; 0: any", default=0.0)
     batch_size: int = setting("rows handed to an engine at a time", default=64)
-    timeout_s: float = setting("openai: seconds for one request", default=120.0)
+    timeout_s: float = setting(
+        "openai: seconds for one request; vllm: seconds without a token from an engine that has rows to "
+        "answer: it is then ended and begun anew",
+        default=300.0,
+    )
     retries: int = setting("openai: tries after a failed one, with growing pauses", default=5)
+    restarts: int = setting("vllm: times that a dead or hung replica is begun anew", default=20)
     structured: bool = setting(
         "hold replies to a JSON schema where a job has one; off for endpoints that cannot", default=True
     )
     engine_args: dict[str, Any] = setting(
         "vllm: any engine argument, e.g. {max_model_len: 4096, tensor_parallel_size: 2}; "
         "openai: further fields of the request",
+        factory=dict,
+    )
+    placement_group: dict[str, Any] = setting(
+        "vllm: where a replica's workers go, e.g. {bundle_per_worker: {GPU: 1, CPU: 4}, strategy: SPREAD}; "
+        "{}: a GPU each, packed",
         factory=dict,
     )
 
@@ -68,8 +82,18 @@ class EngineConfig:
             raise UserError("engine.kind=openai needs engine.base_url.")
         if self.concurrency < 1 or self.batch_size < 1 or self.max_tokens < 1:
             raise UserError("engine.concurrency, batch_size and max_tokens must be at least 1.")
-        if self.retries < 0 or self.timeout_s <= 0:
-            raise UserError("engine.retries must not be negative and engine.timeout_s must be positive.")
+        if min(self.retries, self.restarts, self.requests_per_minute) < 0 or self.timeout_s <= 0:
+            raise UserError(
+                "engine.retries, restarts and requests_per_minute must not be negative, "
+                "and engine.timeout_s must be positive."
+            )
+        if self.max_concurrency and self.max_concurrency < self.concurrency:
+            raise UserError(
+                f"engine.max_concurrency={self.max_concurrency} must be 0 or at least "
+                f"engine.concurrency={self.concurrency}."
+            )
+        if self.kind != "vllm" and (self.max_concurrency or self.placement_group):
+            raise UserError("engine.max_concurrency and engine.placement_group are for engine.kind=vllm.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("engine.temperature must not be negative, and engine.top_p lies in (0, 1].")
 

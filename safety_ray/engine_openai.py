@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,19 @@ def check(config: EngineConfig) -> None:
         raise UserError(f"the endpoint {config.base_url} refuses {where} (HTTP {response.status_code}).")
 
 
+def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
+    """What every request waits for, a repeated one too: evenly spaced, so that no minute holds more."""
+    from aiolimiter import AsyncLimiter
+
+    spaced = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
+
+    async def wait(request: Any) -> None:
+        if spaced:
+            await spaced.acquire()
+
+    return wait
+
+
 class _Endpoint:
     """An actor that holds many requests to one endpoint open at once."""
 
@@ -57,6 +71,9 @@ class _Endpoint:
             base_url=config.base_url,
             timeout=config.timeout_s,
             max_retries=config.retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                event_hooks={"request": [_limit(config.requests_per_minute)]}
+            ),
         )
         self.room = asyncio.Semaphore(config.concurrency)
         self.format: dict[str, Any] = {}

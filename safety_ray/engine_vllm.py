@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+from safety_ray.engine_watch import watched
 from safety_ray.errors import UserError, nearest
 
 _CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
@@ -70,6 +72,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
             "enable_chunked_prefill": False,
         }
         engine_args = {**defaults, **engine_args}
+    placement = config.placement_group or ({"bundle_per_worker": {"CPU": 1}} if on_cpu else {})
     sampling: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
@@ -96,18 +99,27 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         vLLMEngineProcessorConfig(
             model_source=config.model,
             engine_kwargs=engine_args,
-            concurrency=config.concurrency,
+            concurrency=(config.concurrency, config.max_concurrency or config.concurrency),
             batch_size=config.batch_size,
             should_continue_on_error=True,
             chat_template_stage=light,
             tokenize_stage=False,  # the engine does both itself, with no actor more
             detokenize_stage=False,
             log_engine_metrics=False,
-            placement_group_config={"bundle_per_worker": {"CPU": 1}} if on_cpu else None,
-            runtime_env={"env_vars": _engine_environment(on_cpu)},
+            placement_group_config=placement or None,
+            runtime_env={"env_vars": _engine_environment(on_cpu, config.timeout_s)},
         ),
         preprocess=before,
         postprocess=after,
+    )
+    # A copy: to set a field of the stage would work out its resources anew, and lose the placement.
+    stage = build.get_stage_by_name("vLLMEngineStage")
+    build.stages["vLLMEngineStage"] = stage.model_copy(
+        update={
+            "fn": watched(stage.fn, config.timeout_s),
+            # Without a bound a row that ends every engine would keep the job going for ever.
+            "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
+        }
     )
 
     def pack(batch: pa.Table) -> pa.Table:
@@ -121,9 +133,11 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     )
 
 
-def _engine_environment(on_cpu: bool) -> dict[str, str]:
+def _engine_environment(on_cpu: bool, timeout_s: float) -> dict[str, str]:
     kept = ("HF_HUB_OFFLINE", "HF_HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL")
     values = {name: os.environ[name] for name in kept if name in os.environ}
+    # vLLM's own limit for a step of its workers would end a slow engine sooner.
+    values["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = str(math.ceil(timeout_s))
     return ({"VLLM_CPU_KVCACHE_SPACE": "1"} if on_cpu else {}) | values
 
 

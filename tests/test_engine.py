@@ -130,6 +130,34 @@ def test_retries_end_and_the_row_says_so() -> None:
     assert "HTTP 500" in rows[0]["engine_error"]
 
 
+def test_no_more_requests_than_the_limit_are_sent_tries_included() -> None:
+    rows = pa.concat_tables([ROWS.select(["id", "messages"])] * 2)
+    sent: list[float] = []
+
+    def timed(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        sent.append(time.monotonic())
+        return (500, {"error": {"message": "later"}}) if len(sent) == 1 else echo(body, headers)
+
+    with Endpoint(timed) as endpoint:
+        found = ask(openai_config(endpoint.url, concurrency=6, requests_per_minute=300), rows=rows)
+    assert all(row["reply"] for row in found)
+    assert len(sent) == 7
+    assert sent[-1] - sent[0] > 0.7 * 6 * 60 / 300, "the first may have been noted late"
+
+
+def test_a_hung_endpoint_times_out() -> None:
+    def hung(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        if body["messages"][-1]["content"] == "two":
+            time.sleep(1.5)
+        return echo(body, headers)
+
+    with Endpoint(hung) as endpoint:
+        rows = ask(openai_config(endpoint.url, timeout_s=0.3, retries=1, concurrency=3))
+    assert [row["reply"] for row in rows] == ["ONE", None, "THREE"]
+    assert "APITimeoutError" in rows[1]["engine_error"]
+    assert len(endpoint.requests) == 4
+
+
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "refuses the key"), (403, "refuses"), (404, "no model 'm'")]
 )
@@ -178,6 +206,10 @@ def test_a_model_that_is_not_there_is_named_before(tmp_path: Path, monkeypatch: 
         ({"batch_size": 0}, "at least 1"),
         ({"temperature": -1.0}, "temperature"),
         ({"retries": -1}, "retries"),
+        ({"requests_per_minute": -1.0}, "requests_per_minute"),
+        ({"kind": "vllm", "model": "m", "concurrency": 3, "max_concurrency": 2}, "max_concurrency=2"),
+        ({"max_concurrency": 2}, "for engine.kind=vllm"),
+        ({"placement_group": {"bundles": [{"GPU": 1}]}}, "for engine.kind=vllm"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(values: dict[str, Any], says: str) -> None:

@@ -9,6 +9,7 @@ import jsonschema
 import pyarrow as pa
 import pytest
 import ray.data
+import tiny_writer
 
 from safety_ray import engine
 from safety_ray.engine import EngineConfig
@@ -25,42 +26,21 @@ SCHEMA = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 0.2M random parameters with a byte tokenizer and a chat template."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from safety_ray.prompts import text
 
     folder = tmp_path_factory.mktemp("model")
-    bytes_ = Tokenizer(models.BPE())
-    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=512,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bytes_.train_from_iterator([text("judge"), text("refuse")], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bytes_, eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=TEMPLATE
-    )
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder)
+    vocabulary = tiny_writer.tokenizer([text("judge"), text("refuse")], words=512)
+    vocabulary.save_pretrained(folder)
+    tiny_writer.model(vocabulary, hidden_size=64, num_attention_heads=2, num_key_value_heads=2).to(
+        torch.bfloat16
+    ).save_pretrained(folder)
     return folder
 
 

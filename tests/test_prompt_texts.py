@@ -51,8 +51,8 @@ def test_nothing_in_a_document_closes_or_opens_its_markers(document: str) -> Non
     user = prompts.messages("judge", document, seed=7, id="doc/1")[1]["content"]
     assert len(re.findall(r"<<<", user)) == 2
     assert len(re.findall(r">>>", user)) == 2
-    assert user.count(KEY) == 2
-    assert user.lower().count(KEY) == 2
+    assert user.lower().count(KEY) == user.count(KEY) == 3
+    assert user.index(KEY) < user.index("<<<DOCUMENT"), "the key is named before the document"
     assert user.endswith(f"\n<<<END OF DOCUMENT {KEY}>>>")
     before, _, after = user.partition(f"<<<DOCUMENT {KEY}>>>\n")
     assert after, "the document begins after its marker"
@@ -91,6 +91,18 @@ def test_the_delimiter_depends_on_seed_and_id() -> None:
     assert len(keys) == 9
     assert all(re.fullmatch(r"[0-9a-f]{16}", key) for key in keys)
     assert prompts.document_key(1, "a") == prompts.document_key(1, "a")
+
+
+@pytest.mark.parametrize("recipe", [*STYLES, "judge"])
+def test_prompts_differ_only_after_the_text_that_they_share(recipe: str) -> None:
+    """An engine keeps what it computed for a prompt's beginning, as far as the next one begins alike."""
+    fields = {} if recipe == "judge" else {"style": "a letter", "harm": "fraud"}
+    one, other = (
+        "".join(m["content"] for m in prompts.messages(recipe, f"{id}.", seed=0, id=id, **fields))
+        for id in ("a", "b")
+    )
+    shared = one[: next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)]
+    assert shared.endswith("The key of the marker lines is ")
 
 
 @pytest.mark.parametrize("recipe", STYLES)

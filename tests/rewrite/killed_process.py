@@ -1,0 +1,60 @@
+"""A rewriting job in a process of its own, to be killed.
+
+`python killed_process.py FOLDER CLASSIFIER URL NODES`: the engine `openai` asks the endpoint at URL, which
+the test holds. With two NODES the cluster has a second one, where the engine's actor is; its raylet's process
+id is written into FOLDER/raylet. FOLDER/done says that the job returned.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from safety_ray import dataset
+from safety_ray.config import from_dict
+from safety_ray.job import quiet
+from safety_ray.rewrite.stage import RewriteConfig, run
+
+BATCH = 8
+
+
+def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
+    quiet()
+    if nodes > 1:
+        import ray._private.utils
+        import ray.data
+        from ray.cluster_utils import Cluster
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # It would note its address where every other Ray on this machine looks for a cluster to join.
+        ray._private.utils.write_ray_address = lambda *address: None
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+        os.environ["RAY_ADDRESS"] = cluster.address
+        dataset.start()  # before there is a second node, or the driver may join that one and die with it
+        second = cluster.add_node(num_cpus=6)
+        cluster.wait_for_nodes()
+        # All work goes where it will be lost.
+        ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
+            second.node_id, soft=True
+        )
+        (folder / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
+    run(
+        from_dict(
+            RewriteConfig,
+            {
+                "scored": str(folder / "in"), "classifier": classifier, "output": str(folder / "out"),
+                "recipes": ["rephrase"], "attempts": 1, "actors": 1, "write_rows": BATCH,
+                "accept": {"min_similarity": -1.0, "min_facts": 0.0, "margin": 1}, "max_set_aside": 1.0,
+                "engine": {
+                    "kind": "openai", "model": "writer", "base_url": url, "api_key_env": "",
+                    "concurrency": BATCH, "batch_size": BATCH,
+                },
+            },
+        )
+    )  # fmt: skip
+    (folder / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -1,0 +1,163 @@
+"""Rewriting with a real engine: a small model that gives good replies and each kind of bad one, and dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+from tiny_writer import ENDLESS, train
+
+from safety_ray import dataset
+from safety_ray.config import from_dict
+from safety_ray.records import SCORED, schema
+from safety_ray.rewrite import acceptance, tasks
+from safety_ray.rewrite.compare import sentence_encoder, similarities
+from safety_ray.rewrite.stage import RewriteConfig, run
+from safety_ray.score.classifier import Classifier
+
+pytest.importorskip("vllm")
+LABELLED = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
+PLAIN = "A dull note about {} things that were said in the town of Ulm."
+FURTHER = {
+    "declined": ("declined", "I'm sorry, but I can't help with that."),
+    "endless": ("engine", "and so it goes on" + ", and on" * 40 + ENDLESS),
+    "empty": ("engine", ""),
+    "short": ("form", "Too short."),
+}
+"""Replies of kinds that the labelled sample has not: their kind and what is said."""
+MAX_TOKENS, TIMEOUT_S = 160, 20.0
+
+
+def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
+    """Scored documents, and for the id of each the kind that a person gave the reply ("" is a good one) and
+    the reply: of the labelled sample two good texts of a recipe and one of each kind of bad one."""
+    seen: Counter[tuple[str, str]] = Counter()
+    rows, replies = [], {}
+    for n, one in enumerate(LABELLED):
+        sort = (one["recipe"], one["why"])
+        seen[sort] += 1
+        if one["recipe"] != "moralize" and seen[sort] <= (1 if one["why"] else 2):
+            score = one["source_score"] if one["recipe"] == "rephrase" else 4
+            rows.append({"id": f"d{n}", "text": one["source"], "score": score})
+            replies[f"d{n}"] = (one["why"], one["text"])
+    for name, kind_and_reply in FURTHER.items():
+        rows.append({"id": name, "text": PLAIN.format(name), "score": 3})
+        replies[name] = kind_and_reply
+    for row in rows:
+        row |= {"probs": [float(n == row["score"]) for n in range(6)], "chunk_scores": [row["score"]]}
+    return rows, replies
+
+
+def test_each_kind_of_reply_is_told_and_an_engine_that_dies_or_hangs_is_begun_anew(
+    tmp_path: Path, classifier: Path, ray_cluster: None
+) -> None:
+    rows, replies = documents()
+    dataset.write_table(pa.Table.from_pylist(rows, schema(SCORED)), str(tmp_path / "in" / "a.parquet"))
+    config = from_dict(
+        RewriteConfig,
+        {
+            "scored": str(tmp_path / "in"), "classifier": str(classifier), "output": str(tmp_path / "out"),
+            "recipes": ["rephrase", "refuse"], "attempts": 1, "actors": 1, "write_rows": 2,
+            "max_set_aside": 1.0,
+            "engine": {
+                "kind": "vllm", "model": str(tmp_path / "model"), "max_tokens": MAX_TOKENS,
+                "temperature": 0.0,
+                "batch_size": 2, "timeout_s": TIMEOUT_S,
+                "engine_args": {"max_model_len": 1024, "max_num_seqs": 1, "dtype": "float32"},
+            },
+        },
+    )  # fmt: skip
+    asked = tasks.from_documents(dataset.table(config.scored), config.recipe_of(), config.draws()).to_pylist()
+    loss = train(tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in asked])
+    assert loss < 0.05, "the model has learned its replies"
+    trouble = Trouble(Path(config.output))
+    record = run(config)
+    trouble.join()
+    assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
+    assert trouble.seconds_hung < TIMEOUT_S + 10
+    found = {row["source_id"]: row for name in ("data", "set_aside") for row in read(config.output, name)}
+    assert found.keys() == replies.keys()
+    for row in asked:
+        kind, reply = replies[row["source_id"]]
+        if kind not in ("engine", "form"):
+            assert found[row["source_id"]]["text"].split() == reply.split()
+    assert record["attempts"] == {"direct": expected(asked, replies, classifier)}
+    assert record["attempts"]["direct"]["accepted"] >= 2
+
+
+class Trouble(threading.Thread):
+    """Kills the first engine process when it has written rows, and stops the second one when that has."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(daemon=True)
+        self.output, self.engines = output, set[int]()
+        self.failed: BaseException | None = None
+        self.seconds_hung = 0.0
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.wait_for_rows()
+            self.engine().kill()
+            self.wait_for_rows()
+            hung = self.engine()
+            hung.suspend()
+            began = time.monotonic()
+            hung.wait(timeout=3 * TIMEOUT_S)
+            self.seconds_hung = time.monotonic() - began
+            self.wait_for_rows()
+            self.engine()
+        except BaseException as error:
+            self.failed = error
+
+    def engine(self) -> psutil.Process:
+        """The one that works now."""
+        (found,) = (
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "EngineCore" in child.name() + " ".join(child.cmdline()) and child.pid not in self.engines
+        )
+        self.engines.add(found.pid)
+        return found
+
+    def wait_for_rows(self) -> None:
+        """Until more of them are on disk than are there now."""
+        before = self.files()
+        while self.files() <= before:
+            time.sleep(0.02)
+
+    def files(self) -> int:
+        return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
+
+
+def expected(
+    asked: list[dict[str, Any]], replies: dict[str, tuple[str, str]], classifier: Path
+) -> dict[str, int]:
+    """The kinds as the plain functions tell them of the replies that were taught."""
+    texts = [replies[row["source_id"]][1] for row in asked]
+    scores = [found.score for found in Classifier.load(classifier, "cpu").predict(texts)]
+    alike = similarities(
+        sentence_encoder(), [(text or "-", row["source"]) for text, row in zip(texts, asked, strict=True)]
+    )
+    kinds: Counter[str] = Counter()
+    for row, text, score, similarity in zip(asked, texts, scores, alike, strict=True):
+        why = replies[row["source_id"]][0]
+        if why not in ("engine", "declined", "form"):
+            draft = {**row, "text": text, "score": score, "similarity": similarity}
+            said = acceptance.verdict(draft, acceptance.Bounds())
+            assert said or not why, f"{row['source_id']}: a person called it {why}"
+            why = acceptance.kind(said) if said else "accepted"
+        kinds[why] += 1
+    return dict(kinds)
+
+
+def read(output: str, name: str) -> list[dict[str, Any]]:
+    return pads.dataset(f"{output}/{name}", format="parquet").to_table().to_pylist()
