@@ -48,7 +48,7 @@ def test_a_model_answers_in_the_schema_and_a_failed_row_has_its_reason(
     model: Path, ray_cluster: None
 ) -> None:
     config = EngineConfig(
-        kind="vllm", model=str(model), max_tokens=60, temperature=1.0, batch_size=8,
+        kind="vllm", model=str(model), max_tokens=120, temperature=1.0, batch_size=8,
         engine_args={"max_model_len": 2048, "max_num_seqs": 8},
     )  # fmt: skip
     with pytest.raises(UserError, match=r"'max_modellen'; the nearest is 'max_model_len'"):
