@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ class Progress:
     step: int = 0  # optimiser steps done
     tokens: int = 0  # tokens learned from
     seconds: float = 0.0  # spent in steps
+    recent: list[float] = field(default_factory=list)  # the last losses of steps that were taken
+    skipped: int = 0  # steps not taken, because their loss or gradient was bad
+    bad_in_a_row: int = 0  # of these, the last ones
 
 
 def save(
@@ -31,7 +35,7 @@ def save(
 ) -> None:
     """Write the checkpoint of `progress.step`; all workers call it. The `keep` newest ones stay."""
     weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "progress": asdict(progress)}
+    state = {"model": weights, "optimizer": moments, "progress": json.dumps(asdict(progress))}
     state_dict_saver.save(state, checkpoint_id=Path(folder) / f"step-{progress.step:08}")
     if dist.get_rank() == 0:
         for old in _whole(folder)[:-keep]:
@@ -47,10 +51,10 @@ def load(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Pro
     if found[0] is None:
         return Progress()
     weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": weights, "optimizer": moments, "progress": asdict(Progress())}
+    state: dict[str, Any] = {"model": weights, "optimizer": moments, "progress": ""}
     state_dict_loader.load(state, checkpoint_id=found[0])
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
-    return Progress(**state["progress"])
+    return Progress(**json.loads(state["progress"]))
 
 
 def _whole(folder: str) -> list[Path]:

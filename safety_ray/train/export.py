@@ -71,7 +71,8 @@ tags: [safety-pretraining]
 
 {result["parameters"]:,} parameters, {"continued from `" + init + "`" if init else "from new weights"}.
 Trained for {result["steps"]:,} steps on {result["tokens"]:,} tokens, out of {rows["rows_out"]:,} rows
-of {rows["row_length"]} tokens; loss at the end {result["final_loss"]:.3f}.
+of {rows["row_length"]} tokens;
+loss at the end {result["final_loss"]}, {result["skipped"]} steps left out.
 
 {about_tag}
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from safety_ray import tag
 from safety_ray.errors import UserError
-from safety_ray.train.loss import IGNORED, summed_cross_entropy
+from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
 
 _SHORT = 512  # tokens up to which a CPU is faster with plain products than with sdpa's bf16 kernel
@@ -31,19 +31,25 @@ class LanguageModel(nn.Module):
     def blocks(self) -> list[nn.Module]:
         return list(self.network.base_model.layers)
 
+    def flops_per_token(self, context: int) -> float:
+        """FLOPs, forward and backward, that a token of a row of `context` tokens is worth.
+
+        6 for each parameter that multiplies it (4 where it is not trained) and 12 · layers · width ·
+        context for attention, counted whole though half of it is masked: PaLM's convention.
+        """
+        settings = self.network.config
+        weights = sum(p.numel() * (6 if p.requires_grad else 4) for p in self.network.parameters())
+        table = self.network.get_input_embeddings().weight
+        if table is not self.network.get_output_embeddings().weight:
+            weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is no product
+        return float(weights + 12 * settings.num_hidden_layers * settings.hidden_size * context)
+
     def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T]."""
         hidden_BTD = self.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
         total, losses_N = summed_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
         return total, losses_N.view_as(targets_BT)
-
-
-def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:
-    """Targets: at each position the token after it, IGNORED where that one is not to be learned."""
-    targets_BT = torch.full_like(ids_BT, IGNORED)
-    targets_BT[:, :-1] = ids_BT[:, 1:].masked_fill(~learn_BT[:, 1:], IGNORED)
-    return targets_BT
 
 
 def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> LanguageModel:

@@ -10,6 +10,18 @@ from safety_ray import tag
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+_COUNTS = (
+    "batch_rows",
+    "workers",
+    "cpus_per_worker",
+    "checkpoint_every",
+    "keep",
+    "log_every",
+    "max_bad_steps",
+)
+_NOT_NEGATIVE = ("max_steps", "micro_batch_rows", "grad_clip", "weight_decay", "max_failures", "peak_tflops")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -69,20 +81,40 @@ class TrainingConfig:
     )
     autoscale: bool = setting("the cluster grows: wait for workers that do not fit yet", default=False)
     max_failures: int = setting("times that a lost worker is replaced", default=2)
+    on_bad_step: Literal["stop", "skip"] = setting(
+        "where the loss or a gradient is no number, or the loss leaps: end the run, or leave the step out",
+        default="stop",
+    )
+    spike: float = setting(
+        "a loss so many times the median of the last 64 is a leap; 0: no loss is", default=0.0
+    )
+    max_bad_steps: int = setting("steps left out in a row that end the run", default=10)
     checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100)
     keep: int = setting("checkpoints that stay", default=2)
     log_every: int = setting("steps from line to line of metrics.jsonl", default=10)
+    peak_tflops: float = setting(
+        "what a worker's device can do, to show the share in use (MFU); 0: what is known of the GPU",
+        default=0.0,
+    )
+    loggers: list[str] = setting(
+        "where the figures go beside metrics.jsonl: tensorboard, wandb, mlflow", factory=list
+    )
 
     def __post_init__(self) -> None:
-        for key in ("batch_rows", "workers", "cpus_per_worker", "checkpoint_every", "keep", "log_every"):
+        for key in _COUNTS:
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: must be at least 1.")
-        for key in ("max_steps", "micro_batch_rows", "grad_clip", "weight_decay", "max_failures"):
+        for key in _NOT_NEGATIVE:
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)}: must not be below 0.")
         for key in ("lr", "epochs"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise UserError(f"{key}={getattr(self, key)}: must be above 0.")
+        if self.spike and not self.spike > 1:
+            raise UserError(f"spike={self.spike}: must be above 1, times the usual loss, or 0.")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise UserError(f"loggers: '{name}' is none; {', '.join(LOGGERS)} are.")
         if "://" in self.output:
             raise UserError(
                 f"output='{self.output}': workers write checkpoints together, so give a folder of a file "

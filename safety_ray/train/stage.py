@@ -19,8 +19,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray import artifact, dataset, progress
 from safety_ray.errors import UserError
+from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
-from safety_ray.train.loop import Diverged, train
+from safety_ray.train.guard import Diverged
+from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import check_continues, folder, load_tokenizer
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
@@ -44,6 +46,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """The output folder; only once it is sure that the workers fit, as settings cannot change later."""
     if artifact.read_record(config.output) is None:
+        loggers.check(config.loggers)
         dataset.start()
         _check_workers_fit(config)
     return artifact.begin(config.output, config, inputs)

@@ -1,0 +1,80 @@
+"""The batches of a worker: tensors on its device, each read while the one before is trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from safety_ray.train.data import SOURCES, TokenRows
+from safety_ray.train.loss import IGNORED
+from safety_ray.train.settings import TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A worker's rows of a step, each tensor [B, T]."""
+
+    ids: Tensor
+    targets: Tensor  # the next token, or IGNORED
+    sources: Tensor  # of the targets: index in SOURCES
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """The batch in parts of `rows` rows."""
+        for at in range(0, len(self.ids), rows):
+            part = slice(at, at + rows)
+            yield Batch(self.ids[part], self.targets[part], self.sources[part])
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            *(tensor.to(device, non_blocking=True) for tensor in (self.ids, self.targets, self.sources))
+        )
+
+
+class Batches:
+    """Iterates over (step, batch) of this worker; `waited` is the time in seconds nothing was ready."""
+
+    def __init__(
+        self, data: TokenRows, config: TrainingConfig, first: int, steps: int, device: torch.device
+    ) -> None:
+        self.data, self.config, self.device = data, config, device
+        self.first, self.steps = first, steps
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._read, self.first) if self.first < self.steps else None
+            for step in range(self.first, self.steps):
+                assert ahead is not None
+                begun = time.monotonic()
+                batch = ahead.result()
+                self.waited += time.monotonic() - begun
+                if step + 1 < self.steps:
+                    ahead = pool.submit(self._read, step + 1)
+                yield step, batch.to(self.device)
+
+    def _read(self, step: int) -> Batch:
+        rank, world = dist.get_rank(), dist.get_world_size()
+        rows = self.data.batch(step, self.config.batch_rows, seed=self.config.seed, rank=rank, world=world)
+        ids, learn, _, sources = map(torch.from_numpy, rows)
+        # Padding at the end of all rows costs time only. Steps of 32 spare torch.compile new shapes.
+        used = max(int(learn.any(dim=0).nonzero().max()) + 1 if learn.any() else 1, 2)
+        width = min(-(-used // 32) * 32, self.data.length)
+        ids, learn, sources = ids[:, :width], learn[:, :width], sources[:, :width]
+        return Batch(ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1))
+
+
+def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:
+    """Targets: at each position the token after it, IGNORED where that one is not to be learned."""
+    return _shifted(ids_BT.masked_fill(~learn_BT, IGNORED), IGNORED)
+
+
+def _shifted(values_BT: Tensor, last: int) -> Tensor:
+    shifted_BT = torch.full_like(values_BT, last)
+    shifted_BT[:, :-1] = values_BT[:, 1:]
+    return shifted_BT
