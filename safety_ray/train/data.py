@@ -96,9 +96,8 @@ class TokenRows:
         )
         for i, number in enumerate(numbers):
             g = bisect.bisect_right(self._firsts, int(number)) - 1
-            into: npt.NDArray[Any]
-            for into, group in zip(rows, self._group(g), strict=True):
-                into[i] = group[int(number) - self._firsts[g]]
+            values = [group[int(number) - self._firsts[g]] for group in self._group(g)]
+            rows.ids[i], rows.learn[i], rows.document[i], rows.source[i] = values
         return rows
 
     def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:

@@ -9,6 +9,7 @@ with the settings of the pretrain job:
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,8 +21,9 @@ import torch.distributed as dist
 
 from safety_ray import artifact, job
 from safety_ray.config import dump
-from safety_ray.train import checkpoint, loggers
+from safety_ray.train import loggers
 from safety_ray.train.batches import Batches
+from safety_ray.train.checkpoint import Checkpoints
 from safety_ray.train.data import TokenRows
 from safety_ray.train.export import card, export
 from safety_ray.train.guard import Guard
@@ -29,7 +31,7 @@ from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
-from safety_ray.train.parallel import shard
+from safety_ray.train.parallel import recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.step import backward, update
 
@@ -43,12 +45,14 @@ def train(
     *,
     device: torch.device,
     report: Report | None = None,
+    going: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train on the token rows `rows` to the end, and export the model to `<output>/model`.
 
     Every process of the default group calls it. It goes on from the newest whole checkpoint in
     `<output>/checkpoints`; the batch is a function of seed and step, so the losses are those of a
     run that never stopped. `report` gets each line of `<output>/metrics.jsonl` in every process.
+    Where `going` says in some process that its machine will go soon, all write a checkpoint after that step.
     Returns steps, skipped, tokens, tokens_per_second, final_loss and parameters. Raises Diverged
     where a bad step is not to be left out.
     """
@@ -61,25 +65,31 @@ def train(
         sum(p.numel() for p in model.parameters()),
         model.flops_per_token(data.length),
     )
+    if config.activation_checkpointing:
+        recompute(model.blocks)
     if config.compile:
         for block in model.blocks:
             block.compile()
-    shard(model, model.blocks, device=device.type, precision=config.precision)
+    shard(model, model.blocks, device=device.type, precision=config.precision, within=config.shard_within)
     optimizer = adamw(model, config)
-    done = checkpoint.load(f"{config.output}/checkpoints", model, optimizer)
+    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep)
+    done = checkpoints.load(model, optimizer)
     guard = Guard(config, done, steps)
-    batches = Batches(data, config, done.step, steps, device)
+    batches = Batches(data, config, done.step, steps, device, by_document=model_config.document_mask)
     peak = (config.peak_tflops or peak_of(device, config.precision)) * 1e12 * dist.get_world_size()
     meter = Meter(done, steps, flops_per_token=flops_per_token, peak=peak, device=device)
     metrics = Metrics(config.output)
     if rank == 0:
         metrics.forget_after(done.step)
     names = config.loggers if rank == 0 else []
-    with closing(loggers.Loggers(names, config.output, done.step, dump(config))) as others:
-        begun, saving = time.monotonic() - done.seconds, 0.0
+    with (
+        closing(loggers.Loggers(names, config.output, done.step, dump(config))) as others,
+        closing(checkpoints),
+    ):
+        begun = time.monotonic() - done.seconds
         for step, batch in batches:
             rate = learning_rate(step, steps, config)
-            seen = backward(model, batch, tag_id, config)
+            seen = backward(model, batch, tag_id, config, interrupted=going())
             bad = guard.judge(seen, rate)
             if bad:
                 optimizer.zero_grad()
@@ -88,22 +98,38 @@ def train(
                 done.tokens += seen.tokens
             done.step, done.seconds = step + 1, time.monotonic() - begun
             if done.step % config.log_every == 0 or done.step == steps or bad:
-                line = meter.line(done, seen, rate, waits=(batches.waited, saving), bad=bad)
+                line = meter.line(done, seen, rate, waits=(batches.waited, checkpoints.waited), bad=bad)
                 if rank == 0:
                     metrics.append(line)
                     others.log(line)
                 if report:
                     report(line)
-            if done.step % config.checkpoint_every == 0 or done.step == steps:
-                before = time.monotonic()
-                checkpoint.save(f"{config.output}/checkpoints", done, model, optimizer, config.keep)
-                saving += time.monotonic() - before
+            if done.step % config.checkpoint_every == 0 or done.step == steps or seen.interrupted:
+                checkpoints.save(done, model, optimizer)
+            if seen.interrupted:
+                checkpoints.wait()  # whole before the machine goes; then on, for as long as it stays
 
     dist.barrier()  # the last line of the metrics is there for every process
     result = {**metrics.summary(), "parameters": parameters}
     text = card(settings=dump(config), rows=data.record, result=result)
     export(model, tokenizer, f"{config.output}/model", precision=config.precision, card=text)
     return result
+
+
+class _Notice:
+    """SIGTERM, which comes before a machine goes: a step ends and its checkpoint is written, then exit."""
+
+    def __init__(self) -> None:
+        self.taken = self.told = False
+
+    def take(self, *_: Any) -> None:
+        self.taken = True
+
+    def __call__(self) -> bool:
+        if self.told:  # the checkpoint of the step before is whole
+            raise SystemExit(128 + signal.SIGTERM)
+        self.told = self.taken
+        return self.told
 
 
 def run(config: PretrainConfig) -> dict[str, Any]:
@@ -124,7 +150,11 @@ def run(config: PretrainConfig) -> dict[str, Any]:
         out: artifact.Artifact = begun[0]
         if out.record is not None:
             return out.record
-        result = train(replace(config, output=out.path), config.model, config.rows, device=device)
+        notice = _Notice()
+        signal.signal(signal.SIGTERM, notice.take)
+        result = train(
+            replace(config, output=out.path), config.model, config.rows, device=device, going=notice
+        )
         if dist.get_rank() != 0:
             return {}
         return out.commit(balanced=False, rows_in=len(TokenRows(config.rows)), rows_out=1, **result)

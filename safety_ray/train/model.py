@@ -28,8 +28,9 @@ class LanguageModel(nn.Module):
         self.network = network
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        return list(self.network.base_model.layers)
+    def blocks(self) -> nn.ModuleList:
+        found: nn.ModuleList = self.network.base_model.layers
+        return found
 
     def flops_per_token(self, context: int) -> float:
         """FLOPs, forward and backward, that a token of a row of `context` tokens is worth.
@@ -44,9 +45,14 @@ class LanguageModel(nn.Module):
             weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is no product
         return float(weights + 12 * settings.num_hidden_layers * settings.hidden_size * context)
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T]."""
-        hidden_BTD = self.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T].
+
+        Where the positions of a row begin again, transformers lets no token attend to those before.
+        """
+        hidden_BTD = self.network.base_model(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
         total, losses_N = summed_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
         return total, losses_N.view_as(targets_BT)

@@ -39,6 +39,10 @@ class ModelConfig:
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs, where it is faster",
         default="auto",
     )
+    document_mask: bool = setting(
+        "no attention from one document of a row to another, and positions that begin again with each",
+        default=False,
+    )
 
     def __post_init__(self) -> None:
         if min(self.hidden_size, self.layers, self.heads, self.kv_heads, self.intermediate_size) < 1:
@@ -74,7 +78,16 @@ class TrainingConfig:
         default="bf16",
     )
     compile: bool = setting("torch.compile each block: costs a minute, pays in long runs", default=False)
+    activation_checkpointing: bool = setting(
+        "compute each block again in the backward pass: less memory, a third more work", default=False
+    )
+    shard_within: Literal["all", "node"] = setting(
+        "share the model out over all workers, or a whole copy over those of each node", default="all"
+    )
     workers: int = setting("Ray Train workers", default=2)
+    min_workers: int = setting(
+        "go on with as few as these while nodes are missing, and grow again; 0: always `workers`", default=0
+    )
     cpus_per_worker: int = setting("CPUs, and threads, of a worker", default=1)
     device: Literal["auto", "cpu", "gpu"] = setting(
         "auto: GPUs where the cluster has one for each worker", default="auto"
@@ -91,6 +104,9 @@ class TrainingConfig:
     max_bad_steps: int = setting("steps left out in a row that end the run", default=10)
     checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100)
     keep: int = setting("checkpoints that stay", default=2)
+    checkpoints: str = setting(
+        "folder or URL (s3://, gs://) for them; empty: <output>/checkpoints", default=""
+    )
     log_every: int = setting("steps from line to line of metrics.jsonl", default=10)
     peak_tflops: float = setting(
         "what a worker's device can do, to show the share in use (MFU); 0: what is known of the GPU",
@@ -131,7 +147,14 @@ class TrainingConfig:
             raise UserError(
                 f"workers={self.workers} is more than batch_rows={self.batch_rows}: each worker needs a row."
             )
-        self.rows_per_worker(self.workers)
+        if not 0 <= self.min_workers <= self.workers:
+            raise UserError(f"min_workers={self.min_workers}: must be 0 to workers={self.workers}.")
+        for workers in range(self.min_workers or self.workers, self.workers + 1):
+            self.rows_per_worker(workers)
+
+    def checkpoint_folder(self) -> str:
+        """Where the checkpoints lie."""
+        return self.checkpoints or f"{self.output}/checkpoints"
 
     def rows_per_worker(self, workers: int) -> int:
         """Rows of a step that one of `workers` takes; UserError where they cannot be shared out."""

@@ -36,7 +36,7 @@ def backward(
     tokens = flags[0].clamp(min=1)
     sums = torch.zeros(3 + 2 * parts, dtype=torch.float64, device=device)  # loss, at tags, tags, by source
     for part in batch.split(config.micro_batch_rows or len(batch.ids)):
-        total, losses = model(part.ids, part.targets)
+        total, losses = model(part.ids, part.targets, part.positions)
         (total / tokens).backward()
         tags, learned = part.targets == tag_id, part.targets != IGNORED
         sums[0] += total.detach()

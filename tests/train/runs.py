@@ -38,7 +38,7 @@ def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
     return [(line["step"], line["loss"], line["tag_loss"]) for line in Metrics(str(output)).lines()]
 
 
-def start(config: PretrainConfig, world: int = 1) -> list[subprocess.Popen[bytes]]:
+def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[subprocess.Popen[bytes]]:
     """The loop in processes of its own, as torchrun starts them."""
     words = [f"{key}={value}" for key, value in dump(config).items() if key not in ("model", "loggers")]
     words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
@@ -46,7 +46,12 @@ def start(config: PretrainConfig, world: int = 1) -> list[subprocess.Popen[bytes
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "safety_ray.train.loop", *words]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    place = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(per_node or world),
+    }
     return [
         subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
         for n in range(world)
