@@ -22,11 +22,13 @@ import torch.distributed as dist
 from safety_ray import artifact, job
 from safety_ray.config import dump
 from safety_ray.train import loggers
+from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
 from safety_ray.train.checkpoint import Checkpoints
 from safety_ray.train.data import TokenRows
 from safety_ray.train.export import card, export
 from safety_ray.train.guard import Guard
+from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import build, load_tokenizer
@@ -61,10 +63,8 @@ def train(
     tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
     torch.manual_seed(config.seed)
     model = build(model_config, tokenizer, context=data.length, device=device.type)
-    parameters, flops_per_token = (
-        sum(p.numel() for p in model.parameters()),
-        model.flops_per_token(data.length),
-    )
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not is_adapter(name))
+    flops_per_token = model.flops_per_token(data.length)
     if config.activation_checkpointing:
         recompute(model.blocks)
     if config.compile:
@@ -111,7 +111,8 @@ def train(
 
     dist.barrier()  # the last line of the metrics is there for every process
     result = {**metrics.summary(), "parameters": parameters}
-    text = card(settings=dump(config), rows=data.record, result=result)
+    origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
+    text = card(settings=dump(config), rows=data.record, result=result, lineage=origin)
     export(model, tokenizer, f"{config.output}/model", precision=config.precision, card=text)
     return result
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from safety_ray import tag
 from safety_ray.errors import UserError
+from safety_ray.train.adapters import adapt
 from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
 
@@ -68,7 +69,9 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     if attention == "auto":
         attention = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
     if config.init:
-        network = _load(config.init, tokenizer, context, attention)
+        network, added = _load(config.init, tokenizer, context, attention)
+        if config.lora_rank:
+            adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
     else:
         network = _new(config, len(tokenizer), context, attention)
     if not hasattr(network.base_model, "layers"):
@@ -145,7 +148,7 @@ def _new(config: ModelConfig, vocabulary: int, context: int, attention: str) -> 
     )
 
 
-def _load(path: str, tokenizer: Any, context: int, attention: str) -> Any:
+def _load(path: str, tokenizer: Any, context: int, attention: str) -> tuple[Any, list[int]]:
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
@@ -154,7 +157,7 @@ def _load(path: str, tokenizer: Any, context: int, attention: str) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: '{path}' is no model that transformers can load: {error}.") from error
     grow_embeddings(network, added, len(tokenizer))
-    return network
+    return network, added
 
 
 def added_ids(old: Any, new: Any, where: str) -> list[int]:

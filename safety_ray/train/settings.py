@@ -39,6 +39,8 @@ class ModelConfig:
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs, where it is faster",
         default="auto",
     )
+    lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
+    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
     document_mask: bool = setting(
         "no attention from one document of a row to another, and positions that begin again with each",
         default=False,
@@ -51,6 +53,11 @@ class ModelConfig:
             raise UserError(
                 f"model.heads={self.heads} does not divide model.hidden_size={self.hidden_size} into "
                 "heads of an even width."
+            )
+        if self.lora_rank < 0 or (self.lora_rank and not self.init):
+            raise UserError(
+                f"model.lora_rank={self.lora_rank}: must not be below 0, and above 0 only with model.init: "
+                "adapters learn beside weights that know something."
             )
         if self.heads % self.kv_heads:
             raise UserError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}.")
@@ -197,7 +204,9 @@ class FinetuneConfig(TrainingConfig):
     """Teach a model to chat: model + chats -> <output>/model."""
 
     model: str = setting("folder of a pretraining, of a model, or a hub id")
-    chats: str = setting("JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?}")
+    chats: str = setting(
+        "JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?} or {question, answer}"
+    )
     max_length: int = setting("tokens of a chat at most; 0: what the model can take", default=0)
     tag: str = setting("the harmfulness tag in the model's tokenizer", default=tag.TAG)
     add_tag: bool = setting("give a model that was trained without the tag one now", default=False)
@@ -209,11 +218,14 @@ class FinetuneConfig(TrainingConfig):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )
+    lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
+    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         for key in ("tagged_share", "tag_rate", "max_set_aside"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"{key}={getattr(self, key)}: must be in [0, 1].")
-        if self.max_length < 0:
-            raise UserError(f"max_length={self.max_length}: must not be below 0.")
+        for key in ("max_length", "lora_rank"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: must not be below 0.")
