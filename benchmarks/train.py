@@ -24,11 +24,12 @@ from transformers import PreTrainedTokenizerFast
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.job import main
-from safety_ray.train.loop import train_step
-from safety_ray.train.model import build, next_tokens
+from safety_ray.train.batches import Batch, document_positions, next_tokens
+from safety_ray.train.model import build
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig
+from safety_ray.train.step import backward, update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,11 +98,13 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, place: str) -> None:
     ids = torch.randint(
         config.vocab_size, (config.batch_rows // case.workers, config.row_length), generator=generator
     )
-    targets = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+    targets, none = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool)), torch.zeros_like(ids)
+    batch = Batch(ids, targets, none, document_positions(none))
     times: list[tuple[float, float]] = []
     for _ in range(config.steps):
         clock, cpu = time.perf_counter(), time.process_time()
-        train_step(model, optimizer, ids, targets, 1e-3, -1, training)
+        backward(model, batch, -1, training)
+        update(optimizer, 1e-3)
         times.append((time.perf_counter() - clock, time.process_time() - cpu))
     fastest = torch.tensor([min(column) for column in zip(*times[1:], strict=True)])
     dist.all_reduce(fastest, dist.ReduceOp.MAX)  # the slowest worker's

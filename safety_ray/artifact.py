@@ -32,7 +32,8 @@ PACKAGES = (
 _IGNORED = (
     *("output", "workers", "cpus_per_worker", "device", "autoscale", "max_failures"),
     *("actors", "min_actors", "gpus_per_actor"),
-    *("checkpoint_every", "keep", "log_every"),
+    *("checkpoint_every", "keep", "log_every", "peak_tflops", "loggers"),
+    *("min_workers", "activation_checkpointing", "shard_within"),
 )
 
 

@@ -51,10 +51,12 @@ def encode_rows(
     chosen = [k for k, use in enumerate(uses) if use == TRAIN and reasons[k] is None]
     ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
     tags = [0] * len(rows)
+    special = np.zeros(max(vocabulary.size, *vocabulary.special_ids) + 2, np.bool_)  # the last: ids above
+    special[vocabulary.special_ids] = True
     batch = [_normal(vocabulary, texts[k]) if unsafe[k] else texts[k] for k in chosen]
     for k, text, plain in zip(chosen, batch, tag.encode(vocabulary, batch), strict=True):
         tokens = np.array(plain, np.int64)
-        if np.isin(tokens, vocabulary.special_ids).any():
+        if special.take(tokens, mode="clip").any():
             reasons[k] = _FORGED
             continue
         if unsafe[k] and tag_rate > 0:

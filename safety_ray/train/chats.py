@@ -76,8 +76,9 @@ class ChatEncoder:
         self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def encode(self, name: str, row: dict[str, Any]) -> Chat:
-        """The chat of `row`, {messages: [{role, content}], unsafe?}; `name` is what chance depends on.
+        """The chat of `row`, {messages: [{role, content}], unsafe?} or {question, answer}.
 
+        `name` is what chance depends on.
         Raises Unusable for a row without messages, of another form, or with nothing to learn.
         """
         messages = checked(row)
@@ -146,6 +147,11 @@ class ChatEncoder:
 def checked(row: dict[str, Any]) -> list[dict[str, str]]:
     """The messages of a row; Unusable, with the reason, where they have another form."""
     messages = row.get("messages")
+    if messages is None and {"question", "answer"} <= row.keys():  # as GSM8K has them
+        messages = [
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"]},
+        ]
     if not isinstance(messages, list) or not messages:
         raise Unusable("no messages")
     for n, message in enumerate(messages):

@@ -1,20 +1,29 @@
 """Checkpoints of a training: sharded, whole or absent, loadable by any number of workers.
 
-<output>/checkpoints/step-00000200/   torch.distributed.checkpoint; `.metadata` is written last
+<folder>/step-00000200/   torch.distributed.checkpoint; `.metadata` is written last
+
+They are written beside training, from a copy in memory, one at a time. The folder may lie on any
+filesystem that fsspec reaches.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import json
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_loader as loader
+from torch.distributed.checkpoint import state_dict_saver as saver
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from safety_ray import filesystem
 
 
 @dataclass(slots=True)
@@ -24,35 +33,68 @@ class Progress:
     step: int = 0  # optimiser steps done
     tokens: int = 0  # tokens learned from
     seconds: float = 0.0  # spent in steps
+    recent: list[float] = field(default_factory=list)  # the last losses of steps that were taken
+    skipped: int = 0  # steps not taken, because their loss or gradient was bad
+    bad_in_a_row: int = 0  # of these, the last ones
 
 
-def save(
-    folder: str, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
-) -> None:
-    """Write the checkpoint of `progress.step`; all workers call it. The `keep` newest ones stay."""
-    weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "progress": asdict(progress)}
-    state_dict_saver.save(state, checkpoint_id=Path(folder) / f"step-{progress.step:08}")
-    if dist.get_rank() == 0:
-        for old in _whole(folder)[:-keep]:
-            shutil.rmtree(old)
+class Checkpoints:
+    """The checkpoints in `folder`, of which the `keep` newest stay. All workers call each method.
 
+    `waited` is the time in seconds that training stood still for them.
+    """
 
-def load(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put the newest whole checkpoint into `model` and `optimizer`; all workers call it."""
-    found: list[Any] = [None]
-    if dist.get_rank() == 0:
-        found = [str(path) for path in _whole(folder)[-1:]] or [None]
-    dist.broadcast_object_list(found)  # one worker looks: a shared file system may show others less
-    if found[0] is None:
-        return Progress()
-    weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": weights, "optimizer": moments, "progress": asdict(Progress())}
-    state_dict_loader.load(state, checkpoint_id=found[0])
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
-    return Progress(**state["progress"])
+    def __init__(self, folder: str, keep: int) -> None:
+        self.folder, self.keep = folder.rstrip("/"), keep
+        self.waited = 0.0
+        self.remote = "://" in folder
+        self._writing: Any = None
+        # Its own group: a write asks the other workers while their training does, too.
+        self._group = dist.new_group(backend="gloo")
 
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Put the newest whole checkpoint into `model` and `optimizer`."""
+        found: list[Any] = [None]
+        if dist.get_rank() == 0:
+            found = self._whole()[-1:] or [None]
+        dist.broadcast_object_list(found)  # one worker looks: a shared file system may show others less
+        if found[0] is None:
+            return Progress()
+        weights, moments = get_state_dict(model, optimizer)
+        state: dict[str, Any] = {"model": weights, "optimizer": moments, "progress": ""}
+        path = f"{self.folder}/{found[0]}"
+        loader.load(state, storage_reader=FsspecReader(path) if self.remote else FileSystemReader(path))
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
+        return Progress(**json.loads(state["progress"]))
 
-def _whole(folder: str) -> list[Path]:
-    """The finished checkpoints, oldest first."""
-    return sorted(path.parent for path in Path(folder).glob("step-*/.metadata"))
+    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Begin to write the checkpoint of `progress.step`, once the one before is whole."""
+        self.wait()
+        begun = time.monotonic()
+        weights, moments = get_state_dict(model, optimizer)
+        state = {"model": weights, "optimizer": moments, "progress": json.dumps(asdict(progress))}
+        path = f"{self.folder}/step-{progress.step:08}"
+        writer = FsspecWriter(path) if self.remote else FileSystemWriter(path)
+        self._writing = saver.async_save(state, storage_writer=writer, process_group=self._group)
+        self.waited += time.monotonic() - begun
+
+    def wait(self) -> None:
+        """Return when no checkpoint is being written; raises what went wrong with the last one."""
+        begun = time.monotonic()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            assert isinstance(writing, Future)
+            writing.result()
+            if dist.get_rank() == 0:
+                fs, root = filesystem.find(self.folder)
+                for old in self._whole()[: -self.keep]:
+                    fs.rm(f"{root}/{old}", recursive=True)
+        self.waited += time.monotonic() - begun
+
+    close = wait
+
+    def _whole(self) -> list[str]:
+        """Names of the finished checkpoints, oldest first."""
+        fs, root = filesystem.find(self.folder)
+        fs.invalidate_cache()
+        return sorted(path.rsplit("/", 2)[-2] for path in fs.glob(f"{root}/step-*/.metadata"))

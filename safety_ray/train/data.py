@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -26,9 +26,22 @@ from safety_ray.records import LEARN, TOKEN_ROW, require, stable_hash
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+SOURCES = ("raw", "unsafe", "rephrase", "refuse", "moralize", "chat", "other")
+"""Kinds of text whose losses are told apart: a span's recipe, but raw text to be tagged is `unsafe`."""
+
+
 _NEEDED = ("row_length", "vocab_size", "tag", "tag_id")
 _CACHED_BYTES = 1 << 30
 _BLOCK = 1024  # rows shuffled among themselves from the second epoch on: near rows share a row group
+
+
+class Rows(NamedTuple):
+    """Rows of tokens, each array [rows, row length]."""
+
+    ids: Ints
+    learn: Bools  # which are to be learned
+    document: npt.NDArray[np.int16]  # number of the span in its row; -1 outside of all
+    source: npt.NDArray[np.int8]  # index in SOURCES
 
 
 class TokenRows:
@@ -67,31 +80,33 @@ class TokenRows:
             raise UserError(f"'{path}' holds {expected} rows, numbered up to {follows - 1}; pack them again.")
         self._groups, self._rows = groups, expected
         self._firsts = [first for first, *_ in groups]
-        self._cache: OrderedDict[int, tuple[npt.NDArray[np.int32], Bools]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[npt.NDArray[Any], ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._rows
 
-    def read(self, numbers: Ints) -> tuple[Ints, Bools]:
-        """Token ids [n, row length] of the rows `numbers`, and which of them are to be learned."""
-        ids = np.empty((len(numbers), self.length), np.int64)
-        learn = np.empty((len(numbers), self.length), np.bool_)
+    def read(self, numbers: Ints) -> Rows:
+        """The rows `numbers`, in that order."""
+        shape = (len(numbers), self.length)
+        rows = Rows(
+            np.empty(shape, np.int64),
+            np.empty(shape, np.bool_),
+            np.empty(shape, np.int16),
+            np.empty(shape, np.int8),
+        )
         for i, number in enumerate(numbers):
             g = bisect.bisect_right(self._firsts, int(number)) - 1
-            group_ids, group_learn = self._group(g)
-            at = int(number) - self._firsts[g]
-            ids[i], learn[i] = group_ids[at], group_learn[at]
-        return ids, learn
+            values = [group[int(number) - self._firsts[g]] for group in self._group(g)]
+            rows.ids[i], rows.learn[i], rows.document[i], rows.source[i] = values
+        return rows
 
-    def batch(
-        self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1
-    ) -> tuple[Ints, Bools]:
-        """The rows of `step` that worker `rank` of `world` takes, as `read` gives them."""
+    def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:
+        """The rows of `step` that worker `rank` of `world` takes."""
         share = batch_rows // world
         first = step * batch_rows + rank * share
         return self.read(rows_at(np.arange(first, first + share), len(self), seed))
 
-    def _group(self, g: int) -> tuple[npt.NDArray[np.int32], Bools]:
+    def _group(self, g: int) -> tuple[npt.NDArray[Any], ...]:
         if g in self._cache:
             self._cache.move_to_end(g)
             return self._cache[g]
@@ -103,14 +118,15 @@ class TokenRows:
         ids = _matrix(table, "input_ids", self.length, name).astype(np.int32)
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocabulary):
             raise UserError(f"'{name}' holds token ids outside the vocabulary of {self.vocabulary} tokens.")
-        learn = _in_spans(table, self.length)
+        document, source = _spans(table, self.length)
+        learn = document >= 0
         if LEARN in names:
             learn &= _matrix(table, LEARN, self.length, name).astype(np.bool_)
-        self._cache[g] = ids, learn
-        held = sum(a.nbytes + b.nbytes for a, b in self._cache.values())
+        self._cache[g] = ids, learn, document, source
+        held = sum(array.nbytes for arrays in self._cache.values() for array in arrays)
         while len(self._cache) > 1 and held > _CACHED_BYTES:
             held -= sum(array.nbytes for array in self._cache.popitem(last=False)[1])
-        return ids, learn
+        return self._cache[g]
 
 
 def rows_at(positions: Ints, rows: int, seed: int) -> Ints:
@@ -162,15 +178,19 @@ def _matrix(table: pa.Table, name: str, length: int, file: str) -> npt.NDArray[A
     return values.reshape(len(table), length)
 
 
-def _in_spans(table: pa.Table, length: int) -> Bools:
-    """[rows, length]: which tokens a span covers; the others are padding."""
+def _spans(table: pa.Table, length: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int8]]:
+    """[rows, length] each: the number of the span that covers a token, -1 for padding, and its source."""
     spans = table.column("spans").combine_chunks()
     row = pc.list_parent_indices(spans).to_numpy()
     flat = spans.flatten()
-    start = flat.field("start").to_numpy().astype(np.int64)
-    end = start + flat.field("length").to_numpy()
-    edges = np.zeros((len(table), length + 1), np.int32)
-    np.add.at(edges, (row, start), 1)
-    np.add.at(edges, (row, end), -1)
-    inside: Bools = edges.cumsum(axis=1)[:, :length] > 0
-    return inside
+    start, size = (flat.field(name).to_numpy().astype(np.int64) for name in ("start", "length"))
+    firsts = np.searchsorted(row, np.arange(len(table)))  # the first span of each row
+    kinds = pc.if_else(flat.field("unsafe"), "unsafe", flat.field("recipe"))
+    kinds = pc.fill_null(pc.index_in(kinds, pa.array(SOURCES)), len(SOURCES) - 1).to_numpy()
+    within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    places = np.repeat(row, size), np.repeat(start, size) + within
+    document = np.full((len(table), length), -1, np.int16)
+    source = np.full((len(table), length), len(SOURCES) - 1, np.int8)
+    document[places] = np.repeat(np.arange(len(row)) - firsts[row], size)
+    source[places] = np.repeat(kinds, size)
+    return document, source

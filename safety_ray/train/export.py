@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import AutoModelForCausalLM
 
 from safety_ray import tag
+from safety_ray.train.adapters import merged
 from safety_ray.train.model import LanguageModel
 
 _PREFIX = "network."
@@ -30,7 +31,8 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, c
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_rank() == 0:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        weights = {name.removeprefix(_PREFIX): value.to(dtype) for name, value in weights.items()}
+        weights = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
+        weights = {name: value.to(dtype) for name, value in merged(weights, model.network).items()}
         part = Path(f"{path}.part")
         shutil.rmtree(part, ignore_errors=True)
         with torch.device("meta"):  # a copy without weights: the trained one stays as it is
@@ -46,13 +48,15 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, c
     dist.barrier()
 
 
-def card(*, settings: dict[str, Any], rows: dict[str, Any], result: dict[str, Any]) -> str:
+def card(
+    *, settings: dict[str, Any], rows: dict[str, Any], result: dict[str, Any], lineage: list[str]
+) -> str:
     """The model card: what it was trained on, how, and what its tag means.
 
-    `rows` is the record of the token rows: its config and inputs lead back to the documents.
-    `result` has parameters, steps, tokens and final_loss.
+    `rows` is the record of the token rows, `lineage` what leads from them back to the documents.
+    `result` has parameters, steps, skipped, tokens and final_loss.
     """
-    lineage = {key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")}
+    settled = {key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")}
     model = settings["model"]
     about_tag = (
         f"`{rows['tag']}` (token {rows['tag_id']}) is the harmfulness tag of Safety Pretraining "
@@ -62,6 +66,7 @@ def card(*, settings: dict[str, Any], rows: dict[str, Any], result: dict[str, An
         else "It has no harmfulness tag."
     )
     init = model if isinstance(model, str) else model["init"]
+    newline = "\n"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -71,7 +76,8 @@ tags: [safety-pretraining]
 
 {result["parameters"]:,} parameters, {"continued from `" + init + "`" if init else "from new weights"}.
 Trained for {result["steps"]:,} steps on {result["tokens"]:,} tokens, out of {rows["rows_out"]:,} rows
-of {rows["row_length"]} tokens; loss at the end {result["final_loss"]:.3f}.
+of {rows["row_length"]} tokens;
+loss at the end {result["final_loss"]}, {result["skipped"]} steps left out.
 
 {about_tag}
 
@@ -81,9 +87,11 @@ of {rows["row_length"]} tokens; loss at the end {result["final_loss"]:.3f}.
 ```
 
 ## Data
+{newline.join(lineage)}
+
 The record of the token rows, with its settings and its inputs' fingerprints:
 ```json
-{json.dumps(lineage, indent=1, ensure_ascii=False)}
+{json.dumps(settled, indent=1, ensure_ascii=False)}
 ```
 """
 

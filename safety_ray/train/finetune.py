@@ -25,7 +25,12 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     chats = artifact.begin(out.sub("rows"), config, inputs)
     tokenizer = load_tokenizer(folder(config.model), "model")
     record = chats.record or prepare(config, tokenizer, chats, longest)
-    model = ModelConfig(init=config.model, attention=config.attention)
+    model = ModelConfig(
+        init=config.model,
+        attention=config.attention,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+    )
     result = fit(replace(config, output=out.path), model, TokenRows(chats.path))
     counts = {key: record[key] for key in ("rows_in", "set_aside", "tagged", "cut")}
     return out.commit(balanced=False, rows_out=1, **counts, **result)

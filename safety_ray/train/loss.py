@@ -27,6 +27,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk = max(_LOGITS.get(hidden_ND.device.type, 1 << 24) // len(weight_VD), 1)
         losses_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND)
+        learn_head = ctx.needs_input_grad[1]  # frozen where adapters alone are trained
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # a sum over chunks: too fine for bf16
         for at in range(0, len(targets_N), chunk):
             part = slice(at, at + chunk)
@@ -38,7 +39,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope_CV.scatter_add_(1, column_C1, slope_CV.new_full((1, 1), -1.0).expand_as(column_C1))
             slope_CV = slope_CV.mul_(kept_C1).to(hidden_ND.dtype)
             grad_ND[part] = slope_CV @ weight_VD
-            grad_VD += slope_CV.T @ hidden_CD
+            if learn_head:
+                grad_VD += slope_CV.T @ hidden_CD
         ctx.save_for_backward(grad_ND, grad_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N

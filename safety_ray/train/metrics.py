@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+_TAIL = 1 << 14  # bytes that hold the last line
+
 
 class Metrics:
     """The file `<output>/metrics.jsonl`."""
@@ -16,10 +18,7 @@ class Metrics:
 
     def lines(self) -> list[dict[str, Any]]:
         """All whole lines; one that is being written, or was when a run was killed, is left out."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return self._lines(0)
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
@@ -34,21 +33,49 @@ class Metrics:
             os.replace(part, self.path)
 
     def progress(self) -> tuple[int, str]:
-        """Steps done, and loss and speed in words."""
-        lines = self.lines()
-        if not lines:
-            return 0, ""
-        last = lines[-1]
-        return last["step"], f"· loss {last['loss']:.3f}, {last['tokens_per_second']:,} tokens/s"
+        """Steps done, and loss, speed, use of the device, memory, waiting and skipped steps in words."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        lines = self._lines(max(size - _TAIL, 0))
+        return (lines[-1]["step"], f"· {words(lines[-1])}") if lines else (0, "")
 
     def summary(self) -> dict[str, Any]:
-        """steps, tokens, tokens_per_second of the whole run, and the mean loss of its last tenth."""
+        """steps, tokens, skipped, tokens_per_second of the whole run, mean loss of its last tenth."""
         lines = self.lines()
         last = lines[-1]
-        late = [line["loss"] for line in lines if line["step"] > 0.9 * last["step"]]
+        late = [
+            line["loss"] for line in lines if line["step"] > 0.9 * last["step"] and "left_out" not in line
+        ]
         return {
             "steps": last["step"],
+            "skipped": last["skipped"],
             "tokens": last["tokens"],
             "tokens_per_second": round(last["tokens"] / last["seconds"]),
-            "final_loss": round(sum(late) / len(late), 4),
+            "final_loss": round(sum(late) / len(late), 4) if late else None,
         }
+
+    def _lines(self, first: int) -> list[dict[str, Any]]:
+        """The whole lines from byte `first` on; what stands before the first newline there is none."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(first)
+            text = file.read()
+        text = text[text.find(b"\n") + 1 if first else 0 : text.rfind(b"\n") + 1]
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def words(line: dict[str, Any]) -> str:
+    """A line of metrics.jsonl for a reader."""
+    parts = ["loss –" if line["loss"] is None else f"loss {line['loss']:.3f}"]
+    if line["tag_loss"] is not None:
+        parts.append(f"tag {line['tag_loss']:.2f}")
+    parts.append(f"{line['tokens_per_second']:,} tokens/s")
+    if "mfu" in line:
+        parts.append(f"{line['mfu']:.0%} MFU")
+    parts.append(f"{line['memory_gib']:.1f} GiB")
+    for key, name in (("data_wait", "data"), ("checkpoint_wait", "checkpoints")):
+        if line[key] >= 0.02:
+            parts.append(f"{line[key]:.0%} waiting for {name}")
+    if line["skipped"]:
+        parts.append(f"{line['skipped']} steps left out")
+    return ", ".join(parts)

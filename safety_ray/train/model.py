@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from safety_ray import tag
 from safety_ray.errors import UserError
-from safety_ray.train.loss import IGNORED, summed_cross_entropy
+from safety_ray.train.adapters import adapt
+from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
 
 _SHORT = 512  # tokens up to which a CPU is faster with plain products than with sdpa's bf16 kernel
@@ -28,22 +29,34 @@ class LanguageModel(nn.Module):
         self.network = network
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        return list(self.network.base_model.layers)
+    def blocks(self) -> nn.ModuleList:
+        found: nn.ModuleList = self.network.base_model.layers
+        return found
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T]."""
-        hidden_BTD = self.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    def flops_per_token(self, context: int) -> float:
+        """FLOPs, forward and backward, that a token of a row of `context` tokens is worth.
+
+        6 for each parameter that multiplies it (4 where it is not trained) and 12 · layers · width ·
+        context for attention, counted whole though half of it is masked: PaLM's convention.
+        """
+        settings = self.network.config
+        weights = sum(p.numel() * (6 if p.requires_grad else 4) for p in self.network.parameters())
+        table = self.network.get_input_embeddings().weight
+        if table is not self.network.get_output_embeddings().weight:
+            weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is no product
+        return float(weights + 12 * settings.num_hidden_layers * settings.hidden_size * context)
+
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T].
+
+        Where the positions of a row begin again, transformers lets no token attend to those before.
+        """
+        hidden_BTD = self.network.base_model(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
         total, losses_N = summed_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
         return total, losses_N.view_as(targets_BT)
-
-
-def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:
-    """Targets: at each position the token after it, IGNORED where that one is not to be learned."""
-    targets_BT = torch.full_like(ids_BT, IGNORED)
-    targets_BT[:, :-1] = ids_BT[:, 1:].masked_fill(~learn_BT[:, 1:], IGNORED)
-    return targets_BT
 
 
 def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> LanguageModel:
@@ -56,7 +69,9 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     if attention == "auto":
         attention = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
     if config.init:
-        network = _load(config.init, tokenizer, context, attention)
+        network, added = _load(config.init, tokenizer, context, attention)
+        if config.lora_rank:
+            adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
     else:
         network = _new(config, len(tokenizer), context, attention)
     if not hasattr(network.base_model, "layers"):
@@ -133,7 +148,7 @@ def _new(config: ModelConfig, vocabulary: int, context: int, attention: str) -> 
     )
 
 
-def _load(path: str, tokenizer: Any, context: int, attention: str) -> Any:
+def _load(path: str, tokenizer: Any, context: int, attention: str) -> tuple[Any, list[int]]:
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
@@ -142,7 +157,7 @@ def _load(path: str, tokenizer: Any, context: int, attention: str) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: '{path}' is no model that transformers can load: {error}.") from error
     grow_embeddings(network, added, len(tokenizer))
-    return network
+    return network, added
 
 
 def added_ids(old: Any, new: Any, where: str) -> list[int]:

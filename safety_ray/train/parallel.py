@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from safety_ray.errors import UserError
 
 _SMALL = 1 << 30  # parameters whose whole copy a worker can keep from forward to backward, in bytes
 
 
-def shard(model: nn.Module, blocks: list[nn.Module], *, device: str, precision: str) -> None:
+def recompute(blocks: nn.ModuleList) -> None:
+    """Keep of each block its input alone, and compute the rest again in the backward pass: in place.
+
+    A third more work for memory that no longer grows with what is inside a block.
+    """
+    for n, block in enumerate(blocks):
+        blocks[n] = checkpoint_wrapper(block)
+
+
+def shard(
+    model: nn.Module, blocks: nn.ModuleList, *, device: str, precision: str, within: str = "all"
+) -> None:
     """Shard `blocks` and what is left of `model`, in place, over all processes of the default group.
 
-    Gradients are summed over the workers, not averaged: the loss is already divided by the tokens
-    of the global batch, so that its gradient does not depend on how many workers there are.
+    `within` "node": each node holds the whole model, shared out over its workers, and only gradients
+    cross between nodes (HSDP). Gradients are summed over the workers, not averaged: the loss is
+    already divided by the tokens of the global batch, so that its gradient does not depend on how
+    many workers there are.
     """
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    mesh = _mesh(device, within)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
@@ -28,3 +46,18 @@ def shard(model: nn.Module, blocks: list[nn.Module], *, device: str, precision: 
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def _mesh(device: str, within: str) -> DeviceMesh:
+    world = dist.get_world_size()
+    if within == "all":
+        return init_device_mesh(device, (world,))
+    sizes: list[int] = [0] * world
+    dist.all_gather_object(sizes, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    if len(set(sizes)) != 1:
+        raise UserError(
+            f"shard_within=node: the nodes have {min(sizes)} to {max(sizes)} workers; it needs the same "
+            "number on each, or shard_within=all."
+        )
+    shape = (world // sizes[0], sizes[0])
+    return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))

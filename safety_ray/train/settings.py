@@ -10,6 +10,18 @@ from safety_ray import tag
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+_COUNTS = (
+    "batch_rows",
+    "workers",
+    "cpus_per_worker",
+    "checkpoint_every",
+    "keep",
+    "log_every",
+    "max_bad_steps",
+)
+_NOT_NEGATIVE = ("max_steps", "micro_batch_rows", "grad_clip", "weight_decay", "max_failures", "peak_tflops")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -27,6 +39,12 @@ class ModelConfig:
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs, where it is faster",
         default="auto",
     )
+    lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
+    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
+    document_mask: bool = setting(
+        "no attention from one document of a row to another, and positions that begin again with each",
+        default=False,
+    )
 
     def __post_init__(self) -> None:
         if min(self.hidden_size, self.layers, self.heads, self.kv_heads, self.intermediate_size) < 1:
@@ -35,6 +53,11 @@ class ModelConfig:
             raise UserError(
                 f"model.heads={self.heads} does not divide model.hidden_size={self.hidden_size} into "
                 "heads of an even width."
+            )
+        if self.lora_rank < 0 or (self.lora_rank and not self.init):
+            raise UserError(
+                f"model.lora_rank={self.lora_rank}: must not be below 0, and above 0 only with model.init: "
+                "adapters learn beside weights that know something."
             )
         if self.heads % self.kv_heads:
             raise UserError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}.")
@@ -62,27 +85,59 @@ class TrainingConfig:
         default="bf16",
     )
     compile: bool = setting("torch.compile each block: costs a minute, pays in long runs", default=False)
+    activation_checkpointing: bool = setting(
+        "compute each block again in the backward pass: less memory, a third more work", default=False
+    )
+    shard_within: Literal["all", "node"] = setting(
+        "share the model out over all workers, or a whole copy over those of each node", default="all"
+    )
     workers: int = setting("Ray Train workers", default=2)
+    min_workers: int = setting(
+        "go on with as few as these while nodes are missing, and grow again; 0: always `workers`", default=0
+    )
     cpus_per_worker: int = setting("CPUs, and threads, of a worker", default=1)
     device: Literal["auto", "cpu", "gpu"] = setting(
         "auto: GPUs where the cluster has one for each worker", default="auto"
     )
     autoscale: bool = setting("the cluster grows: wait for workers that do not fit yet", default=False)
     max_failures: int = setting("times that a lost worker is replaced", default=2)
+    on_bad_step: Literal["stop", "skip"] = setting(
+        "where the loss or a gradient is no number, or the loss leaps: end the run, or leave the step out",
+        default="stop",
+    )
+    spike: float = setting(
+        "a loss so many times the median of the last 64 is a leap; 0: no loss is", default=0.0
+    )
+    max_bad_steps: int = setting("steps left out in a row that end the run", default=10)
     checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100)
     keep: int = setting("checkpoints that stay", default=2)
+    checkpoints: str = setting(
+        "folder or URL (s3://, gs://) for them; empty: <output>/checkpoints", default=""
+    )
     log_every: int = setting("steps from line to line of metrics.jsonl", default=10)
+    peak_tflops: float = setting(
+        "what a worker's device can do, to show the share in use (MFU); 0: what is known of the GPU",
+        default=0.0,
+    )
+    loggers: list[str] = setting(
+        "where the figures go beside metrics.jsonl: tensorboard, wandb, mlflow", factory=list
+    )
 
     def __post_init__(self) -> None:
-        for key in ("batch_rows", "workers", "cpus_per_worker", "checkpoint_every", "keep", "log_every"):
+        for key in _COUNTS:
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: must be at least 1.")
-        for key in ("max_steps", "micro_batch_rows", "grad_clip", "weight_decay", "max_failures"):
+        for key in _NOT_NEGATIVE:
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)}: must not be below 0.")
         for key in ("lr", "epochs"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise UserError(f"{key}={getattr(self, key)}: must be above 0.")
+        if self.spike and not self.spike > 1:
+            raise UserError(f"spike={self.spike}: must be above 1, times the usual loss, or 0.")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise UserError(f"loggers: '{name}' is none; {', '.join(LOGGERS)} are.")
         if "://" in self.output:
             raise UserError(
                 f"output='{self.output}': workers write checkpoints together, so give a folder of a file "
@@ -99,7 +154,14 @@ class TrainingConfig:
             raise UserError(
                 f"workers={self.workers} is more than batch_rows={self.batch_rows}: each worker needs a row."
             )
-        self.rows_per_worker(self.workers)
+        if not 0 <= self.min_workers <= self.workers:
+            raise UserError(f"min_workers={self.min_workers}: must be 0 to workers={self.workers}.")
+        for workers in range(self.min_workers or self.workers, self.workers + 1):
+            self.rows_per_worker(workers)
+
+    def checkpoint_folder(self) -> str:
+        """Where the checkpoints lie."""
+        return self.checkpoints or f"{self.output}/checkpoints"
 
     def rows_per_worker(self, workers: int) -> int:
         """Rows of a step that one of `workers` takes; UserError where they cannot be shared out."""
@@ -142,7 +204,9 @@ class FinetuneConfig(TrainingConfig):
     """Teach a model to chat: model + chats -> <output>/model."""
 
     model: str = setting("folder of a pretraining, of a model, or a hub id")
-    chats: str = setting("JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?}")
+    chats: str = setting(
+        "JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?} or {question, answer}"
+    )
     max_length: int = setting("tokens of a chat at most; 0: what the model can take", default=0)
     tag: str = setting("the harmfulness tag in the model's tokenizer", default=tag.TAG)
     add_tag: bool = setting("give a model that was trained without the tag one now", default=False)
@@ -154,11 +218,14 @@ class FinetuneConfig(TrainingConfig):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )
+    lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
+    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         for key in ("tagged_share", "tag_rate", "max_set_aside"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"{key}={getattr(self, key)}: must be in [0, 1].")
-        if self.max_length < 0:
-            raise UserError(f"max_length={self.max_length}: must not be below 0.")
+        for key in ("max_length", "lora_rank"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: must not be below 0.")

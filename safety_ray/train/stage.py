@@ -16,11 +16,14 @@ import ray
 import torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.context import get_train_context
 
 from safety_ray import artifact, dataset, progress
 from safety_ray.errors import UserError
+from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
-from safety_ray.train.loop import Diverged, train
+from safety_ray.train.guard import Diverged
+from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import check_continues, folder, load_tokenizer
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
@@ -44,6 +47,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """The output folder; only once it is sure that the workers fit, as settings cannot change later."""
     if artifact.read_record(config.output) is None:
+        loggers.check(config.loggers)
         dataset.start()
         _check_workers_fit(config)
     return artifact.begin(config.output, config, inputs)
@@ -54,10 +58,12 @@ def _check_workers_fit(config: TrainingConfig) -> None:
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
     if config.autoscale:
         return
-    if config.workers * config.cpus_per_worker > cpus:
+    workers = config.min_workers or config.workers
+    if workers * config.cpus_per_worker > cpus:
         raise UserError(
-            f"workers={config.workers} with cpus_per_worker={config.cpus_per_worker} need "
-            f"{config.workers * config.cpus_per_worker} CPUs and the cluster has {cpus}; take fewer, or set "
+            f"{'min_' * bool(config.min_workers)}workers={workers} with "
+            f"cpus_per_worker={config.cpus_per_worker} need "
+            f"{workers * config.cpus_per_worker} CPUs and the cluster has {cpus}; take fewer, or set "
             "autoscale=true where the cluster grows on demand."
         )
     if config.device == "gpu" and config.workers > gpus:
@@ -85,7 +91,11 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
             "rows": _absolute(rows.path),
         },
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=str(storage),
@@ -113,9 +123,26 @@ def _work(settings: dict[str, Any]) -> dict[str, Any]:
     config: TrainingConfig = settings["config"]
     torch.set_num_threads(config.cpus_per_worker)
     try:
-        return train(config, settings["model"], settings["rows"], device=get_device())
+        return train(config, settings["model"], settings["rows"], device=get_device(), going=_Preemption())
     except Diverged as error:  # the same again in every try: no reason to replace the workers
         return {"diverged": str(error)}
+
+
+class _Preemption:
+    """Whether Ray has said, since it was last asked, that nodes of this training will go.
+
+    It is read where Ray Train keeps it for the worker: the public call waits for all workers in each
+    step, and the loop makes them agree anyway.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: frozenset[str] = frozenset()
+
+    def __call__(self) -> bool:
+        told = get_train_context().preemption_context.preemption_info
+        nodes = frozenset(told.preempted_node_ids) if told else frozenset()
+        new, self.nodes = bool(nodes - self.nodes), nodes
+        return new
 
 
 @contextmanager

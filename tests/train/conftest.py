@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -44,7 +46,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
     """Write a folder of token rows in which the next token depends on the one before."""
 
-    def write(folder: Path, rows: int = 64, length: int = 32, files: int = 2, seed: int = 0) -> str:
+    def write(
+        folder: Path,
+        rows: int = 64,
+        length: int = 32,
+        files: int = 2,
+        seed: int = 0,
+        strange: range = range(0),
+        cut: int = 0,
+    ) -> str:
+        """`strange` rows are random ids; with `cut`, a second document begins at that token."""
         generator = np.random.default_rng(seed)
         mark = tag.tag_id(tokenizer)
         made = []
@@ -56,12 +67,15 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
             unsafe = row % 3 == 0
             if unsafe:
                 ids[5] = ids[11] = mark
+            if row in strange:
+                ids = generator.integers(1, mark, used).tolist()
             span = {"id": f"d{row}", "source_id": f"s{row}", "recipe": "raw"}
             made.append(
                 {
                     "row": row,
                     "input_ids": ids + [0] * (length - used),
-                    "spans": [{**span, "start": 0, "length": used, "unsafe": unsafe}],
+                    "spans": [{**span, "start": 0, "length": cut or used, "unsafe": unsafe}]
+                    + [{**span, "start": cut, "length": used - cut, "unsafe": False}] * bool(cut),
                 }
             )
         (folder / "data").mkdir(parents=True)
@@ -83,3 +97,14 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
         return str(folder)
 
     return write
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process only; one thread, so that sums have one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)

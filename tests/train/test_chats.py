@@ -155,3 +155,12 @@ def test_unsafe_rows_need_a_tag_or_a_word_that_says_otherwise(tmp_path: Path, to
     assert (cut["cut"], cut["row_length"]) == (1, 60)
     with pytest.raises(UserError, match="says nothing within 5 tokens"):
         prepared("e", tagged_share=0.0, max_length=5)
+
+
+def test_gsm8k_as_published_is_a_chat(chatty: Any, real_data: Path) -> None:
+    name, row = next(iter(read(str(real_data / "sft" / "gsm8k_train.jsonl"))))
+    assert isinstance(row, dict)
+    chat = encoder(chatty).encode(name, row)
+    messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+    assert chat.ids == chatty.apply_chat_template(messages, tokenize=True)["input_ids"]
+    assert learned(chatty, chat) == row["answer"] + "<|im_end|>"

@@ -12,30 +12,34 @@ import pyarrow.parquet as pq
 import pytest
 
 from safety_ray.errors import UserError
-from safety_ray.train.data import TokenRows, rows_at
+from safety_ray.train.data import SOURCES, TokenRows, rows_at
 
 WriteRows = Callable[..., str]
 
 
 def test_rows_read_by_number_are_those_of_the_files(tmp_path: Path, write_rows: WriteRows) -> None:
-    path = write_rows(tmp_path / "rows", rows=40, files=3)
+    path = write_rows(tmp_path / "rows", rows=40, files=3, cut=9)
     rows = TokenRows(path)
     table = pads.dataset(f"{path}/data", format="parquet").to_table().sort_by("row").to_pylist()
     numbers = np.array([39, 0, 13, 14, 26, 27, 0])
-    ids, learn = rows.read(numbers)
+    ids, learn, document, source = rows.read(numbers)
     assert len(rows) == 40
     assert ids.tolist() == [table[n]["input_ids"] for n in numbers]
-    for number, mask in zip(numbers, learn, strict=True):
-        inside = np.zeros(rows.length, bool)
-        for span in table[number]["spans"]:
-            inside[span["start"] : span["start"] + span["length"]] = True
-        assert mask.tolist() == inside.tolist()
+    for i, number in enumerate(numbers):
+        covered, kinds = np.full(rows.length, -1), np.full(rows.length, SOURCES.index("other"))
+        for n, span in enumerate(table[number]["spans"]):
+            part = slice(span["start"], span["start"] + span["length"])
+            covered[part] = n
+            kinds[part] = SOURCES.index("unsafe" if span["unsafe"] else span["recipe"])
+        assert learn[i].tolist() == (covered >= 0).tolist()
+        assert document[i].tolist() == covered.tolist()
+        assert source[i].tolist() == kinds.tolist()
 
 
 def test_any_number_of_workers_sees_the_same_batches(tmp_path: Path, write_rows: WriteRows) -> None:
     rows = TokenRows(write_rows(tmp_path / "rows", rows=20))
     for step in range(12):  # beyond two epochs
-        whole, _ = rows.batch(step, 4, seed=3)
+        whole, *_ = rows.batch(step, 4, seed=3)
         for world in (2, 4):
             shares = [rows.batch(step, 4, seed=3, rank=rank, world=world)[0] for rank in range(world)]
             assert np.array_equal(np.concatenate(shares), whole)
@@ -76,8 +80,8 @@ def test_rows_with_a_gap_or_a_wrong_length_are_refused(tmp_path: Path, write_row
 
 def test_rows_out_of_order_in_a_file_are_read_by_their_number(tmp_path: Path, write_rows: WriteRows) -> None:
     path = Path(write_rows(tmp_path / "rows", rows=20, files=1))
-    expected, _ = TokenRows(str(path)).read(np.arange(20))
+    expected, *_ = TokenRows(str(path)).read(np.arange(20))
     file = path / "data" / "shard-00000.parquet"
     pq.write_table(pq.read_table(file).sort_by([("row", "descending")]), file)
-    found, _ = TokenRows(str(path)).read(np.arange(20))
+    found, *_ = TokenRows(str(path)).read(np.arange(20))
     assert np.array_equal(found, expected)

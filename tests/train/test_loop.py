@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,69 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from runs import losses, run, settings, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.config import dump, from_dict
 from safety_ray.errors import UserError
 from safety_ray.train.data import TokenRows
-from safety_ray.train.loop import Diverged, train
-from safety_ray.train.metrics import Metrics
+from safety_ray.train.guard import Diverged
 from safety_ray.train.model import build
 from safety_ray.train.optim import learning_rate
-from safety_ray.train.settings import PretrainConfig
 
 WriteRows = Callable[..., str]
-TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of this process only; one thread, so that sums have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
     return write_rows(tmp_path_factory.mktemp("train") / "rows")
-
-
-def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
-    base = {
-        "batch_rows": 8, "max_steps": 12, "checkpoint_every": 4, "log_every": 1,
-        "workers": 1, "precision": "fp32", "model": TINY,
-    }  # fmt: skip
-    return from_dict(PretrainConfig, {**base, "rows": rows, "output": str(output), **more})
-
-
-def run(config: PretrainConfig, report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    Path(config.output).mkdir(exist_ok=True)
-    return train(config, config.model, config.rows, device=CPU, report=report)
-
-
-def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
-    return [(line["step"], line["loss"], line["tag_loss"]) for line in Metrics(str(output)).lines()]
-
-
-def start(config: PretrainConfig, world: int = 1) -> list[subprocess.Popen[bytes]]:
-    """The loop in processes of its own, as torchrun starts them."""
-    words = [f"{key}={value}" for key, value in dump(config).items() if key != "model"]
-    words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "safety_ray.train.loop", *words]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    return [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
-        for n in range(world)
-    ]
 
 
 def test_it_trains_as_plain_transformers_do(tmp_path: Path, rows: str, alone: None) -> None:
@@ -96,7 +44,7 @@ def test_it_trains_as_plain_transformers_do(tmp_path: Path, rows: str, alone: No
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     data = TokenRows(rows)
     for step, (_, loss, tag_loss) in enumerate(losses(config.output)):
-        ids, learn = map(torch.from_numpy, data.read(np.arange(step * 8, step * 8 + 8) % len(data)))
+        ids, learn, *_ = map(torch.from_numpy, data.read(np.arange(step * 8, step * 8 + 8) % len(data)))
         labels = ids.masked_fill(~learn, -100)
         output = plain(input_ids=ids, labels=labels)
         assert loss == pytest.approx(float(output.loss.detach()), rel=1e-5)
@@ -133,7 +81,7 @@ def test_the_saved_model_is_whole(tmp_path: Path, rows: str, alone: None) -> Non
     card = (folder / "README.md").read_text()
     assert "rows-0-64-32" in card
     assert "<|harmful|>" in card
-    ids, learn = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
+    ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
     with torch.no_grad():
         loss = model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
     assert float(loss) == pytest.approx(last[1], abs=0.3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from safety_ray.train import loss
-from safety_ray.train.model import next_tokens
+from safety_ray.train.batches import next_tokens
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

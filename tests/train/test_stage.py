@@ -41,7 +41,7 @@ def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
 def pretrained(rows: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
     """A run of two workers, of which one is killed on the way."""
     output = tmp_path_factory.mktemp("pretrained") / "out"
-    config = settings(rows, output, workers=2, max_steps=60, checkpoint_every=5, epochs=99.0)
+    config = settings(rows, output, workers=2, min_workers=1, max_steps=60, checkpoint_every=5, epochs=99.0)
     killed: list[int] = []
     killer = threading.Thread(target=_kill_a_worker, args=(Metrics(str(output)), killed))
     killer.start()

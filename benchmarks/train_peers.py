@@ -1,0 +1,197 @@
+"""Tokens a second on this CPU beside other trainers.
+
+    python -m benchmarks.train_peers                                  # 7M and 30M parameters
+    PYTHONPATH=<folder with litgpt> python -m benchmarks.train_peers  # LitGPT, too: pip install --target
+
+The same Llama, random ids, bf16 products, AdamW, gradient clipping, one thread. Each trainer has a
+process of its own; they take turns, `rounds` times. The fastest step counts, by the clock and by CPU time.
+By CPU time means: as fast as it would be if nothing else ran here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from safety_ray.config import from_dict, setting
+from safety_ray.job import main, quiet
+
+VOCABULARY, LENGTH = 8192, 256
+SHAPES: dict[str, dict[str, Any]] = {
+    "7M": {"hidden_size": 256, "layers": 6, "heads": 4, "kv_heads": 4, "intermediate_size": 688},
+    "30M": {"hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 8, "intermediate_size": 1376},
+}
+Steps = Callable[[int], list[tuple[float, float]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeersBenchmark:
+    """Measures this trainer and others on the same model."""
+
+    batch_rows: int = setting("rows of 256 tokens in a step", default=8)
+    steps: int = setting("steps of a turn; the first one warms up", default=4)
+    rounds: int = setting("turns of each trainer", default=2)
+
+
+def run(config: PeersBenchmark) -> dict[str, Any]:
+    trainers = {"safety_ray": _ours, "transformers Trainer": _trainer, "LitGPT": _litgpt}
+    if importlib.util.find_spec("litgpt") is None:
+        del trainers["LitGPT"]
+        print("LitGPT is left out: it is not installed (pip install --target FOLDER litgpt lightning).")
+    print("model  trainer               tokens/s by clock  by CPU time")
+    for size in SHAPES:
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
+        for _ in range(config.rounds):
+            for name, make in trainers.items():
+                found[name] += _turn(make, size, config)
+        for name, times in found.items():
+            clock, cpu = (config.batch_rows * LENGTH / min(column) for column in zip(*times, strict=True))
+            print(f"{size:>5}  {name:<20}  {clock:17,.0f}  {cpu:11,.0f}", flush=True)
+    return {}
+
+
+def _turn(make: Any, size: str, config: PeersBenchmark) -> list[tuple[float, float]]:
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(make, size, config, there))
+    process.start()
+    times: list[tuple[float, float]] = here.recv()
+    process.join()
+    return times
+
+
+def _work(make: Any, size: str, config: PeersBenchmark, out: Connection) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    quiet()
+    ids = torch.randint(VOCABULARY, (config.batch_rows, LENGTH))
+    with contextlib.redirect_stdout(io.StringIO()):
+        times = make(SHAPES[size], ids)(config.steps)
+    out.send(times[1:])
+
+
+def _network(shape: dict[str, Any]) -> Any:
+    from safety_ray.train.model import build
+    from safety_ray.train.settings import ModelConfig
+
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
+    return build(from_dict(ModelConfig, shape), tokenizer, context=LENGTH, device="cpu")
+
+
+def _clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _timed(step: Callable[[], None]) -> Steps:
+    def steps(count: int) -> list[tuple[float, float]]:
+        times = []
+        for _ in range(count):
+            begun = _clock()
+            step()
+            times.append(tuple(now - then for now, then in zip(_clock(), begun, strict=True)))
+        return times  # type: ignore[return-value]
+
+    return steps
+
+
+def _ours(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
+    from safety_ray.train.batches import Batch, document_positions, next_tokens
+    from safety_ray.train.optim import adamw
+    from safety_ray.train.parallel import shard
+    from safety_ray.train.settings import PretrainConfig
+    from safety_ray.train.step import backward, update
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    model = _network(shape)
+    shard(model, model.blocks, device="cpu", precision="bf16")
+    config = PretrainConfig(rows="", output="", batch_rows=len(ids), workers=1)
+    optimizer = adamw(model, config)
+    none = torch.zeros_like(ids)
+    batch = Batch(
+        ids, next_tokens(ids, torch.ones_like(ids, dtype=torch.bool)), none, document_positions(none)
+    )
+
+    def step() -> None:
+        backward(model, batch, 0, config)
+        update(optimizer, 1e-3)
+
+    return _timed(step)
+
+
+def _trainer(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    times: list[tuple[float, float]] = []
+    begun = [_clock()]
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            begun[0] = _clock()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock, cpu = _clock()
+            times.append((clock - begun[0][0], cpu - begun[0][1]))
+
+    def steps(count: int) -> list[tuple[float, float]]:
+        rows = [{"input_ids": row, "labels": row} for row in ids] * count
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder, max_steps=count, per_device_train_batch_size=len(ids), bf16=True,
+                use_cpu=True, learning_rate=1e-3, max_grad_norm=1.0, save_strategy="no", report_to=[],
+                logging_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
+            )  # fmt: skip
+            Trainer(
+                model=_network(shape).network, args=arguments, train_dataset=rows, callbacks=[Watch()]
+            ).train()
+        return times
+
+    return steps
+
+
+def _litgpt(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
+    import lightning
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+
+    config = Config(
+        block_size=LENGTH, padded_vocab_size=VOCABULARY, n_layer=shape["layers"], n_head=shape["heads"],
+        n_query_groups=shape["kv_heads"], n_embd=shape["hidden_size"], rotary_percentage=1.0, bias=False,
+        parallel_residual=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+        intermediate_size=shape["intermediate_size"],
+    )  # fmt: skip
+    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    model = GPT(config)
+    model.transformer.wte.weight = model.lm_head.weight
+    model = fabric.setup(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    optimizer = fabric.setup_optimizers(optimizer)
+    targets = torch.cat([ids[:, 1:], torch.full((len(ids), 1), -100)], dim=1)
+
+    def step() -> None:
+        loss = chunked_cross_entropy(model(ids), targets, ignore_index=-100)
+        fabric.backward(loss)
+        fabric.clip_gradients(model, optimizer, max_norm=1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _timed(step)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(PeersBenchmark, run)

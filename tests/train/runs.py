@@ -1,0 +1,58 @@
+"""Trainings for the tests: in this process, and in processes of their own as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safety_ray.config import dump, from_dict
+from safety_ray.train.loop import train
+from safety_ray.train.metrics import Metrics
+from safety_ray.train.settings import PretrainConfig
+
+TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
+CPU = torch.device("cpu")
+
+
+def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
+    base = {
+        "batch_rows": 8, "max_steps": 12, "checkpoint_every": 4, "log_every": 1,
+        "workers": 1, "precision": "fp32", "model": TINY,
+    }  # fmt: skip
+    return from_dict(PretrainConfig, {**base, "rows": rows, "output": str(output), **more})
+
+
+def run(config: PretrainConfig, report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    Path(config.output).mkdir(exist_ok=True)
+    return train(config, config.model, config.rows, device=CPU, report=report)
+
+
+def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
+    return [(line["step"], line["loss"], line["tag_loss"]) for line in Metrics(str(output)).lines()]
+
+
+def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[subprocess.Popen[bytes]]:
+    """The loop in processes of its own, as torchrun starts them."""
+    words = [f"{key}={value}" for key, value in dump(config).items() if key not in ("model", "loggers")]
+    words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "safety_ray.train.loop", *words]
+    place = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(per_node or world),
+    }
+    return [
+        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
+        for n in range(world)
+    ]

@@ -1,0 +1,52 @@
+"""The model card leads back to the documents, as far as their records can be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from safety_ray import artifact
+from safety_ray.config import setting
+from safety_ray.train.lineage import lineage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """A stage that reads two folders."""
+
+    output: str = setting("folder")
+    seed: int = setting("any", default=0)
+    documents: str = setting("folder", default="")
+    model: str = setting("folder", default="")
+
+
+def stage(folder: Path, rows: int, seed: int = 0, **inputs: str) -> str:
+    config = StageConfig(output=str(folder), seed=seed, **inputs)
+    out = artifact.begin(str(folder), config, inputs)
+    (folder / "model").mkdir()
+    out.commit(rows_in=rows + 1, rows_out=rows, set_aside=1)
+    return str(folder)
+
+
+def test_each_stage_is_named_with_its_counts_and_fingerprint(tmp_path: Path) -> None:
+    web = stage(tmp_path / "web", 100)
+    fit = stage(tmp_path / "fit", 40, documents=web)
+    scored = stage(tmp_path / "scored", 90, documents=web, model=f"{fit}/model")
+    marks = {name: json.loads((tmp_path / name / "record.json").read_text()) for name in ("web", "scored")}
+    lines = lineage("rows", scored)
+    assert lines[0] == (
+        f"- rows `{scored}`: 91 rows in, 90 out, 1 set aside; fingerprint `{marks['scored']['fingerprint']}`"
+    )
+    assert lines[1].startswith(f"  - documents `{web}`: 101 rows in, 100 out")
+    assert lines[2].startswith(f"  - model `{fit}/model`: 41 rows in")  # the folder of a training is one up
+    assert lines[3].startswith(f"    - documents `{web}`: 101 rows in")
+    assert len(lines) == 4
+    shutil.rmtree(fit)
+    shutil.rmtree(web)
+    stage(tmp_path / "web", 50, seed=1)
+    other = lineage("rows", scored)
+    assert other[1].endswith(f"; it was `{marks['web']['fingerprint']}` when it was read")
+    assert other[2] == f"  - model `{fit}/model`: fingerprint `{marks['scored']['inputs']['model']}`"
+    assert lineage("rows", str(tmp_path / "nothing"))[0].endswith("no record that can be read")

@@ -1,0 +1,114 @@
+"""What a line says is what a calculation of one's own gives, and TensorBoard reads it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import run, settings
+from transformers import AutoTokenizer
+
+from safety_ray.errors import UserError
+from safety_ray.train import loggers
+from safety_ray.train.data import TokenRows
+from safety_ray.train.metrics import Metrics, words
+from safety_ray.train.model import build
+
+WriteRows = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
+    return write_rows(tmp_path_factory.mktemp("metrics") / "rows", cut=13)
+
+
+def test_each_source_has_its_own_loss(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", max_steps=1)
+    run(config)
+    (line,) = Metrics(config.output).lines()
+    torch.manual_seed(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
+    model = build(config.model, tokenizer, context=32, device="cpu").network
+    ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
+    for name, places in (("unsafe", [(0, 3, 6), slice(0, 13)]), ("raw", None)):
+        kept = torch.zeros_like(learn)
+        if places is not None:
+            kept[list(places[0]), places[1]] = True
+        else:
+            kept[:] = True
+            kept[[0, 3, 6], :13] = False
+        labels = ids.masked_fill(~(learn & kept), -100)
+        expected = float(model(input_ids=ids, labels=labels).loss.detach())
+        assert line[f"loss_{name}"] == pytest.approx(expected, rel=1e-5)
+    assert {key for key in line if key.startswith("loss_")} == {"loss_raw", "loss_unsafe"}
+
+
+def test_speed_use_and_waiting_are_those_of_the_clock(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "out", max_steps=12, log_every=6, peak_tflops=0.001)
+    run(config)
+    first, last = Metrics(config.output).lines()
+    speed = (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
+    assert last["tokens_per_second"] == pytest.approx(speed, rel=0.2)
+    tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
+    model = build(config.model, tokenizer, context=32, device="cpu")
+    flops = 6 * sum(p.numel() for p in model.parameters()) + 12 * 2 * 32 * 32
+    assert last["mfu"] == pytest.approx(last["tokens_per_second"] * flops / 1e9, rel=0.01)
+    assert 0 <= last["data_wait"] < 1
+    assert 0 < last["checkpoint_wait"] < 1
+    assert (first["seconds_left"] > 0, last["seconds_left"]) == (True, 0)
+    assert last["memory_gib"] > 0.1
+    assert f"loss {last['loss']:.3f}" in words(last)
+    assert Metrics(config.output).progress() == (12, f"· {words(last)}")
+
+
+def test_tensorboard_reads_the_figures_of_a_run_that_went_on(tmp_path: Path, rows: str, alone: None) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = settings(rows, tmp_path / "out", loggers=["tensorboard"])
+
+    def stop(line: dict[str, object]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stop)
+    run(config)
+    found = accumulator.EventAccumulator(f"{config.output}/tensorboard")
+    found.Reload()
+    lines = Metrics(config.output).lines()
+    for name, key in (("loss", "loss"), ("loss/unsafe", "loss_unsafe"), ("lr", "lr")):
+        events = found.Scalars(name)
+        assert [event.step for event in events] == [line["step"] for line in lines] == list(range(1, 13))
+        assert [event.value for event in events] == pytest.approx([line[key] for line in lines], rel=1e-6)
+
+
+def test_a_logger_that_is_not_installed_is_named(
+    tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        loggers.check(["wandb"])
+    with pytest.raises(UserError, match="'tensorbord' is none; tensorboard, wandb"):
+        settings(rows, tmp_path / "out", loggers=["tensorbord"])
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_other_loggers_get_the_figures_of_one_run(
+    tmp_path: Path, rows: str, alone: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    package = pytest.importorskip(name)
+    monkeypatch.setitem(os.environ, "WANDB_MODE", "offline")
+    monkeypatch.setitem(os.environ, "MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
+    config = settings(rows, tmp_path / "out", loggers=[name], checkpoint_every=6)
+    run(config)
+    lines = Metrics(config.output).lines()
+    if name == "wandb":
+        assert list(Path(config.output).glob("wandb/offline-run-*/*.wandb"))
+        return
+    run_id = (Path(config.output) / "mlflow_id").read_text()
+    history = package.MlflowClient().get_metric_history(run_id, "loss")
+    assert [point.value for point in history] == pytest.approx([line["loss"] for line in lines])

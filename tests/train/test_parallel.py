@@ -1,0 +1,141 @@
+"""Other ways to share out and to remember change no loss; documents see nothing of their neighbours."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from runs import TINY, losses, run, settings, start
+from transformers import AutoTokenizer
+
+from safety_ray.errors import UserError
+from safety_ray.train.batches import document_positions
+from safety_ray.train.data import TokenRows
+from safety_ray.train.metrics import Metrics
+from safety_ray.train.model import build
+
+WriteRows = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
+    """Rows of two documents, the second from token 13 on."""
+    return write_rows(tmp_path_factory.mktemp("parallel") / "rows", cut=13)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_document_in_a_row_is_read_as_if_alone(tmp_path: Path, rows: str, attention: str) -> None:
+    config = settings(rows, tmp_path / "out", model={**TINY, "attention": attention})
+    tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
+    network = build(config.model, tokenizer, context=32, device="cpu").network
+    ids, _, documents, _ = map(torch.from_numpy, TokenRows(rows).read(np.arange(4)))
+    positions = document_positions(documents)
+    assert positions[0, :16].tolist() == [*range(13), 0, 1, 2]
+    with torch.no_grad():
+        logits = network(input_ids=ids, position_ids=positions, use_cache=False).logits
+        across = network(input_ids=ids).logits
+        for row in range(4):
+            for part in (slice(0, 13), slice(13, int((documents[row] >= 0).sum()))):
+                alone = network(input_ids=ids[row : row + 1, part]).logits[0]
+                torch.testing.assert_close(logits[row, part], alone, rtol=1e-4, atol=1e-5)
+        assert (across[:, 20] - logits[:, 20]).abs().max() > 1e-3
+
+
+def test_the_mask_reaches_the_loss(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "masked", max_steps=1, model={**TINY, "document_mask": True})
+    run(config)
+    torch.manual_seed(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
+    network = build(config.model, tokenizer, context=32, device="cpu").network
+    total = torch.zeros(())
+    count = 0
+    ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
+    for row in range(8):
+        used = int(learn[row].sum())
+        for part in (slice(0, 13), slice(13, used)):
+            logs = network(input_ids=ids[row : row + 1, part]).logits[0, :-1].log_softmax(-1)
+            total = total - logs.gather(1, ids[row, part][1:, None]).sum()
+            count += used and len(logs)
+        # The last token of a document has the first of the next as its target.
+        last = network(input_ids=ids[row : row + 1, :13]).logits[0, -1].log_softmax(-1)
+        total, count = total - last[ids[row, 13]], count + 1
+    assert losses(config.output)[0][1] == pytest.approx(float(total.detach()) / count, rel=1e-5)
+
+
+def test_a_block_that_is_computed_again_and_nodes_of_their_own_change_no_loss(
+    tmp_path: Path, rows: str, alone: None
+) -> None:
+    plain = settings(rows, tmp_path / "plain", max_steps=6)
+    nodes = settings(rows, tmp_path / "nodes", max_steps=6, workers=4, shard_within="node",
+                     activation_checkpointing=True)  # fmt: skip
+    processes = start(nodes, world=4, per_node=2)
+    run(plain)
+    again = settings(rows, tmp_path / "again", max_steps=6, activation_checkpointing=True, checkpoint_every=3)
+    run(again)
+    assert losses(again.output) == losses(plain.output)
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert np.array(losses(nodes.output)) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
+    # What four workers of two nodes wrote, one worker goes on from, and without computing again.
+    fsspec.filesystem("file").rm(f"{nodes.output}/checkpoints/step-00000006", recursive=True)
+    seen: list[int] = []
+    run(settings(rows, Path(nodes.output), max_steps=6), lambda line: seen.append(line["step"]))
+    assert seen == [5, 6]
+    assert np.array(losses(nodes.output)) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
+
+
+def test_checkpoints_on_another_filesystem(tmp_path: Path, rows: str, alone: None) -> None:
+    whole = settings(rows, tmp_path / "whole")
+    run(whole)
+    config = settings(rows, tmp_path / "broken", checkpoints="memory://bucket/run", checkpoint_every=3)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stop)
+    run(config)
+    assert losses(config.output) == losses(whole.output)
+    kept = fsspec.filesystem("memory").ls("/bucket/run", detail=False)
+    assert sorted(name.rsplit("/", 1)[-1] for name in kept) == ["step-00000009", "step-00000012"]
+    assert not (tmp_path / "broken" / "checkpoints").exists()
+
+
+def test_a_process_that_is_told_to_go_writes_a_checkpoint_first(
+    tmp_path: Path, rows: str, alone: None
+) -> None:
+    config = settings(rows, tmp_path / "out", max_steps=400, checkpoint_every=1000)
+    (process,) = start(config)
+    while len(losses(config.output)) < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    (kept,) = (Path(config.output) / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("step-"))
+    assert 10 <= step == len(losses(config.output)) < 400
+    seen: list[int] = []
+
+    def stop(line: dict[str, Any]) -> None:
+        seen.append(line["step"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stop)
+    assert seen == [step + 1]
+    assert Metrics(config.output).lines()[-1]["step"] == step + 1
+
+
+def test_numbers_of_workers_that_do_not_fit_are_named(tmp_path: Path, rows: str) -> None:
+    with pytest.raises(UserError, match="not divisible by workers=3"):
+        settings(rows, tmp_path / "out", workers=4, min_workers=2)
+    assert settings(rows, tmp_path / "out", workers=2, min_workers=1).min_workers == 1
+    with pytest.raises(UserError, match="min_workers=3: must be 0 to workers=2"):
+        settings(rows, tmp_path / "out", workers=2, min_workers=3)
