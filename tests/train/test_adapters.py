@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from runs import CPU, TINY, losses, run, settings
 from safetensors.torch import load_file
+from training_runs import CPU, TINY, losses, run, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import losses, run, settings, start
+from training_runs import losses, run, settings, start
 
 from safety_ray.train.checkpoint import Progress
 from safety_ray.train.guard import Diverged, Guard

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import losses, run, settings, start
+from training_runs import losses, run, settings, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.errors import UserError

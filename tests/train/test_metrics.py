@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import run, settings
+from training_runs import run, settings
 from transformers import AutoTokenizer
 
 from safety_ray.errors import UserError

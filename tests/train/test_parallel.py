@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from runs import TINY, losses, run, settings, start
+from training_runs import TINY, losses, run, settings, start
 from transformers import AutoTokenizer
 
 from safety_ray.errors import UserError
