@@ -10,7 +10,7 @@ from torch.nn import Module
 _BESIDE, _FROZEN = ".lora_", ".base_layer."
 
 
-def adapt(network: Any, rank: int, alpha: float, *, new_tokens: bool) -> None:
+def adapt(network: Any, rank: int, alpha: int, *, new_tokens: bool) -> None:
     """Put an adapter of `rank` beside each linear layer of the blocks, in place, and freeze the rest.
 
     With `new_tokens` the embeddings are trained, too: nobody else could teach them.

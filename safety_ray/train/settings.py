@@ -40,7 +40,7 @@ class ModelConfig:
         default="auto",
     )
     lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
-    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
+    lora_alpha: int = setting("their weight is lora_alpha / lora_rank", default=32)
     document_mask: bool = setting(
         "no attention from one document of a row to another, and positions that begin again with each",
         default=False,
@@ -219,7 +219,7 @@ class FinetuneConfig(TrainingConfig):
         "attention of transformers; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )
     lora_rank: int = setting("train adapters of that rank alone (LoRA); 0: all parameters", default=0)
-    lora_alpha: float = setting("their weight is lora_alpha / lora_rank", default=32.0)
+    lora_alpha: int = setting("their weight is lora_alpha / lora_rank", default=32)
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)

@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
 
 
 def lora(base: str, **more: Any) -> dict[str, Any]:
-    return {"init": base, "lora_rank": 4, "lora_alpha": 8.0, **more}
+    return {"init": base, "lora_rank": 4, "lora_alpha": 8, **more}
 
 
 def test_adapters_alone_get_gradients_and_the_saved_model_is_plain(
