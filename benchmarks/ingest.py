@@ -1,6 +1,6 @@
 """How well and how fast web pages become text: extraction on pages with gold text, and reading a WARC.
 
-    python -m benchmarks.ingest pages=../shared/data/web/article_extraction
+    python -m benchmarks.ingest pages=$SAFETY_RAY_DATA/web/article_extraction
 
 `pages` is a checkout of the article extraction benchmark by Zyte (ground-truth.json, html/*.html.gz).
 Precision, recall and F1 are that benchmark's: means over pages of matching runs of `ngram` words
