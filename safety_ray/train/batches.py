@@ -1,8 +1,9 @@
-"""The batches of a worker: tensors on its device, each read while the one before is trained on."""
+"""The batches of a worker: tensors on its device, read while those before are trained on."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 from safety_ray.train.data import SOURCES, TokenRows
 from safety_ray.train.loss import IGNORED
 from safety_ray.train.settings import TrainingConfig
+
+_AHEAD = 8  # steps read while one is trained on: a row group from an object store takes longer than a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +59,14 @@ class Batches:
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._read, self.first) if self.first < self.steps else None
+        with ThreadPoolExecutor(1) as pool:  # one thread: reads share a cache, and come in order anyway
+            ahead = deque(pool.submit(self._read, step) for step in range(self.first, self.steps)[:_AHEAD])
             for step in range(self.first, self.steps):
-                assert ahead is not None
                 begun = time.monotonic()
-                batch = ahead.result()
+                batch = ahead.popleft().result()
                 self.waited += time.monotonic() - begun
-                if step + 1 < self.steps:
-                    ahead = pool.submit(self._read, step + 1)
+                if step + _AHEAD < self.steps:
+                    ahead.append(pool.submit(self._read, step + _AHEAD))
                 yield step, batch.to(self.device)
 
     def _read(self, step: int) -> Batch:
