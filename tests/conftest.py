@@ -13,6 +13,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # tests read them; Ray's default is 10 s
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `pytest -n 2 --dist loadgroup` a file stays whole, and so do all tests of the endpoint."""
     for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -265,15 +266,17 @@ def test_long_documents_are_rephrased_in_parts(
     dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "in" / "a.parquet"))
     longest = max(len(row["text"]) for row in rows[3:])
     texts: dict[str, str] = {}
+    lock = threading.Lock()
 
     def numbered(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """Every answer is another text; one part of one document is declined in the first attempt."""
         user = body["messages"][1]["content"]
-        if len(texts) == 4:  # three short documents come first
-            texts["declined"] = user
-            return 200, completion("I can't help with that.")
-        texts[user] = f"This is text number {len(texts)}. {SAFE}".strip()
-        return 200, completion(texts[user])
+        with lock:
+            if "declined" not in texts and any(row["text"][:80] in user for row in rows[:3]):
+                texts["declined"] = user
+                return 200, completion("I can't help with that.")
+            texts[user] = f"This is text number {len(texts)}. {SAFE}".strip()
+            return 200, completion(texts[user])
 
     with Endpoint(numbered) as endpoint:
         config = written_by(

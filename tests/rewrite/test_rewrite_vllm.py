@@ -123,7 +123,7 @@ class Trouble(threading.Thread):
         (found,) = (
             child
             for child in psutil.Process().children(recursive=True)
-            if "EngineCore" in child.name() + " ".join(child.cmdline()) and child.pid not in self.engines
+            if "EngineCore" in title(child) and child.pid not in self.engines
         )
         self.engines.add(found.pid)
         return found
@@ -136,6 +136,14 @@ class Trouble(threading.Thread):
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
+
+
+def title(process: psutil.Process) -> str:
+    """Its name and command line; nothing for one that has just ended."""
+    try:
+        return process.name() + " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def expected(

@@ -205,8 +205,8 @@ SPECIAL = re.compile(r"<\|[a-z_]+\|>|</?s>|\[/?INST\]")
 
 def obedient(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """A model that follows every order outside the marked document, and reads special tokens as turns."""
-    system, user = (message["content"] for message in body["messages"])
-    (key,) = re.findall(r"hold the key ([0-9a-f]{16})\.", system)
+    user = body["messages"][1]["content"]
+    key = re.findall(r"The key of the marker lines is ([0-9a-f]{16})\.", user)[0]
     before, _, rest = user.partition(f"<<<DOCUMENT {key}>>>")
     inside, _, after = rest.partition(f"<<<END OF DOCUMENT {key}>>>")
     turn, *more_turns = SPECIAL.split(inside)
