@@ -1,12 +1,4 @@
-"""Tokens a second on this CPU beside other trainers.
-
-    python -m benchmarks.train_peers                                  # 7M and 30M parameters
-    PYTHONPATH=<folder with litgpt> python -m benchmarks.train_peers  # LitGPT, too: pip install --target
-
-The same Llama, random ids, bf16 products, AdamW, gradient clipping, one thread. Each trainer has a
-process of its own; they take turns, `rounds` times. The fastest step counts, by the clock and by CPU time.
-By CPU time means: as fast as it would be if nothing else ran here.
-"""
+"""This loop beside other trainers: each in a process of its own, in turns; the fastest step counts."""
 
 from __future__ import annotations
 
@@ -14,11 +6,9 @@ import contextlib
 import importlib.util
 import io
 import multiprocessing
-import os
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,44 +17,33 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from safety_ray.config import from_dict, setting
-from safety_ray.job import main, quiet
+from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
+from safety_ray.config import from_dict
+from safety_ray.job import quiet
 
-VOCABULARY, LENGTH = 8192, 256
-SHAPES: dict[str, dict[str, Any]] = {
-    "7M": {"hidden_size": 256, "layers": 6, "heads": 4, "kv_heads": 4, "intermediate_size": 688},
-    "30M": {"hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 8, "intermediate_size": 1376},
-}
 Steps = Callable[[int], list[tuple[float, float]]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PeersBenchmark:
-    """Measures this trainer and others on the same model."""
-
-    batch_rows: int = setting("rows of 256 tokens in a step", default=8)
-    steps: int = setting("steps of a turn; the first one warms up", default=4)
-    rounds: int = setting("turns of each trainer", default=2)
-
-
-def run(config: PeersBenchmark) -> dict[str, Any]:
-    trainers = {"safety_ray": _ours, "transformers Trainer": _trainer, "LitGPT": _litgpt}
+def rows(config: TrainBenchmark) -> Iterator[Row]:
+    trainers = {"this loop": _ours, "transformers Trainer": _trainer, "LitGPT": _litgpt}
     if importlib.util.find_spec("litgpt") is None:
         del trainers["LitGPT"]
-        print("LitGPT is left out: it is not installed (pip install --target FOLDER litgpt lightning).")
-    print("model  trainer               tokens/s by clock  by CPU time")
     for size in SHAPES:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
         for _ in range(config.rounds):
             for name, make in trainers.items():
                 found[name] += _turn(make, size, config)
+        ours = 0.0
         for name, times in found.items():
             clock, cpu = (config.batch_rows * LENGTH / min(column) for column in zip(*times, strict=True))
-            print(f"{size:>5}  {name:<20}  {clock:17,.0f}  {cpu:11,.0f}", flush=True)
-    return {}
+            against = f"{ours / cpu:.2f} x as fast is this loop (CPU time)" if ours else ""
+            ours = ours or cpu
+            yield Row(f"{size}: {name}", clock, cpu, against)
+    if "LitGPT" not in trainers:
+        yield Row("LitGPT", None, None, "not installed: pip install --target FOLDER litgpt lightning")
 
 
-def _turn(make: Any, size: str, config: PeersBenchmark) -> list[tuple[float, float]]:
+def _turn(make: Any, size: str, config: TrainBenchmark) -> list[tuple[float, float]]:
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(make, size, config, there))
     process.start()
@@ -73,7 +52,7 @@ def _turn(make: Any, size: str, config: PeersBenchmark) -> list[tuple[float, flo
     return times
 
 
-def _work(make: Any, size: str, config: PeersBenchmark, out: Connection) -> None:
+def _work(make: Any, size: str, config: TrainBenchmark, out: Connection) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     quiet()
@@ -190,8 +169,3 @@ def _litgpt(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
         optimizer.zero_grad()
 
     return _timed(step)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(PeersBenchmark, run)

@@ -1,17 +1,11 @@
-"""What a training step costs on this machine's CPU, by precision, attention, compilation and workers.
-
-    python -m benchmarks.train                       # 4M parameters, 16 rows of 256 tokens, random ids
-    python -m benchmarks.train layers=8 steps=20
-
-Each row of the table is the fastest of `steps` steps of the real loop, in workers of one thread. By
-CPU time means: as fast as a step would be if nothing else ran here; it leaves out waiting.
-"""
+"""A step of this loop by precision, attention, compilation and workers of one thread; the fastest counts."""
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,32 +15,14 @@ from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
 from transformers import PreTrainedTokenizerFast
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
-from safety_ray.job import main
+from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
+from safety_ray.config import from_dict
 from safety_ray.train.batches import Batch, document_positions, next_tokens
 from safety_ray.train.model import build
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig
 from safety_ray.train.step import backward, update
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainBenchmark:
-    """Measures training steps."""
-
-    hidden_size: int = setting("width; the feed-forward is 2.7 times as wide", default=256)
-    layers: int = setting("decoder blocks", default=4)
-    vocab_size: int = setting("vocabulary", default=4096)
-    row_length: int = setting("tokens of a row", default=256)
-    batch_rows: int = setting("rows of a global batch", default=16)
-    steps: int = setting("steps of which the fastest counts", default=8)
-    workers: int = setting("most workers to try", default=2)
-
-    def __post_init__(self) -> None:
-        if self.steps < 2 or self.workers < 1 or self.batch_rows % self.workers:
-            raise UserError("steps must be at least 2, and batch_rows divisible by workers.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +32,12 @@ class Case:
     attention: str = "eager"
     compile: bool = False
 
+    def __str__(self) -> str:
+        compiled = ", compiled" if self.compile else ""
+        return f"{self.precision}, {self.attention} attention{compiled}, workers: {self.workers}"
 
-def run(config: TrainBenchmark) -> dict[str, Any]:
+
+def rows(config: TrainBenchmark) -> Iterator[Row]:
     one = Case()
     cases = [
         one,
@@ -66,28 +46,27 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
         replace(one, compile=True),
         replace(one, workers=config.workers),
     ]
-    print("workers  precision  attention  compile  first step  tokens/s by clock  by CPU time")
+    results = multiprocessing.get_context("spawn").SimpleQueue()
+    first = 0.0
     for case in dict.fromkeys(cases):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        spawn(_measure, (case, config, place), nprocs=case.workers)
-    return {}
+        spawn(_measure, (case, config, place, results), nprocs=case.workers)
+        start, clock, cpu = results.get()
+        against = f"{cpu / first:.2f} x the first (CPU time)" if first else ""
+        first = first or cpu
+        yield Row(f"7M: {case}", clock, cpu, against, f"first step {start:.1f} s")
 
 
-def _measure(rank: int, case: Case, config: TrainBenchmark, place: str) -> None:
+def _measure(rank: int, case: Case, config: TrainBenchmark, place: str, results: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=case.workers)
     torch.manual_seed(0)
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(config.vocab_size)}, unk_token="w0"))
-    shape = ModelConfig(
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        intermediate_size=round(2.7 * config.hidden_size / 16) * 16,
-        attention=case.attention,  # type: ignore[arg-type]
-    )
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
+    shape = from_dict(ModelConfig, {**SHAPES["7M"], "attention": case.attention})
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
-    model = build(shape, tokenizer, context=config.row_length, device="cpu")
+    model = build(shape, tokenizer, context=LENGTH, device="cpu")
     if case.compile:
         for block in model.blocks:
             block.compile()
@@ -95,13 +74,11 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, place: str) -> None:
     training = PretrainConfig(rows="", output="", batch_rows=config.batch_rows, workers=case.workers)
     optimizer = adamw(model, training)
     generator = torch.Generator().manual_seed(rank)
-    ids = torch.randint(
-        config.vocab_size, (config.batch_rows // case.workers, config.row_length), generator=generator
-    )
+    ids = torch.randint(VOCABULARY, (config.batch_rows // case.workers, LENGTH), generator=generator)
     targets, none = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool)), torch.zeros_like(ids)
     batch = Batch(ids, targets, none, document_positions(none))
     times: list[tuple[float, float]] = []
-    for _ in range(config.steps):
+    for _ in range(config.steps + 1):
         clock, cpu = time.perf_counter(), time.process_time()
         backward(model, batch, -1, training)
         update(optimizer, 1e-3)
@@ -109,15 +86,6 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, place: str) -> None:
     fastest = torch.tensor([min(column) for column in zip(*times[1:], strict=True)])
     dist.all_reduce(fastest, dist.ReduceOp.MAX)  # the slowest worker's
     if rank == 0:
-        clock, cpu = (config.batch_rows * config.row_length / fastest).tolist()
-        print(
-            f"{case.workers:7}  {case.precision:>9}  {case.attention:>9}  {case.compile!s:>7}  "
-            f"{times[0][0]:8.1f} s  {clock:17,.0f}  {cpu:11,.0f}",
-            flush=True,
-        )
+        clock, cpu = (config.batch_rows * LENGTH / fastest).tolist()
+        results.put((times[0][0], clock, cpu))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(TrainBenchmark, run)

@@ -1,0 +1,47 @@
+"""What training and packing cost: one run, one table.
+
+    python -m benchmarks.train                                  # 7M and 30M parameters on this CPU
+    python -m benchmarks.train parts=[waits,packing]
+    PYTHONPATH=<folder with litgpt> python -m benchmarks.train  # LitGPT, too: pip install --target
+
+`peers`: the same Llama, random ids, precision and optimiser in other trainers, one thread. `ways`: this
+loop by precision, attention, compilation and workers. `waits`: a run over packed rows, and what it waited
+for. `packing`: tokens beside the bare tokenizer's. By CPU time means: as fast as it would be if nothing
+else ran here; it leaves out waiting.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.train.settings import Row, TrainBenchmark
+from safety_ray.job import main
+
+
+def run(config: TrainBenchmark) -> dict[str, Any]:
+    from benchmarks.train import packing, peers, waits, ways
+
+    parts: dict[str, Callable[[TrainBenchmark], Iterator[Row]]] = {
+        "peers": peers.rows,
+        "ways": ways.rows,
+        "waits": waits.rows,
+        "packing": packing.rows,
+    }
+    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, transformers {transformers.__version__}\n")
+    print("| what | tokens/s | tokens per CPU second | against | |\n|---|---|---|---|---|")
+    for part in config.parts:
+        for row in parts[part](config):
+            print(row.line(), flush=True)
+    return {}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    main(TrainBenchmark, run)
