@@ -22,6 +22,7 @@ class Document:
     id: str
     text: str
     unsafe: bool
+    source: str | None = None  # where it comes from, if the dataset says so and that was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,14 @@ class Prompt:
 
 
 def choose(
-    paths: list[str], *, safe_up_to: int, unsafe_from: int, most: int, seed: int
+    paths: list[str], *, safe_up_to: int, unsafe_from: int, most: int, seed: int, source: str = ""
 ) -> tuple[list[Document], list[Document]]:
     """At most `most` safe and `most` unsafe documents of the datasets, in an order drawn by the seed.
 
     A document's level of harm is its `label`, else its `score`; of equal ids the first dataset's
-    counts. Ids and levels of all rows are read, texts only of those that are taken. Raises UserError
-    where a dataset lacks a column or one of the two sides is empty.
+    counts. `source` is the column that names where a document comes from; a dataset may lack it. Ids and
+    levels of all rows are read, texts only of those that are taken. Raises UserError where a dataset lacks
+    another column or one of the two sides is empty.
     """
     seen: set[int] = set()
     taken: dict[bool, list[tuple[int, str, int]]] = {False: [], True: []}  # heaps, the highest draw first
@@ -61,7 +63,8 @@ def choose(
             f"{', '.join(paths)}: {found[False]:,} safe documents (level up to safe_up_to={safe_up_to}) and "
             f"{found[True]:,} unsafe ones (from unsafe_from={unsafe_from}); give documents of both kinds."
         )
-    return _with_text(paths, taken[False], unsafe=False), _with_text(paths, taken[True], unsafe=True)
+    safe, unsafe = (_with_text(paths, taken[side], unsafe=side, source=source) for side in (False, True))
+    return safe, unsafe
 
 
 def prompts(documents: list[Document], *, words: int, most: int) -> list[Prompt]:
@@ -103,15 +106,19 @@ def _levels(path: str) -> list[pa.RecordBatch]:
     return batches
 
 
-def _with_text(paths: list[str], taken: list[tuple[int, str, int]], *, unsafe: bool) -> list[Document]:
+def _with_text(
+    paths: list[str], taken: list[tuple[int, str, int]], *, unsafe: bool, source: str
+) -> list[Document]:
     order = [(id, number) for _, id, number in sorted(taken, reverse=True)]
-    texts: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
         wanted = pa.array([id for id, at in order if at == number])
         rows = _open(paths[number]).to_table(
-            columns=["id", "text"],
+            columns=["id", "text", *({source} & set(dataset.columns(paths[number])))],
             filter=pc.field("id").isin(wanted) & (pc.binary_length(pc.field("text")) > 0),
         )
         for row in rows.to_pylist():
-            texts.setdefault((row["id"], number), row["text"])
-    return [Document(id, texts[id, number], unsafe) for id, number in order]
+            told = row.get(source)
+            document = Document(row["id"], row["text"], unsafe, None if told is None else str(told))
+            found.setdefault((row["id"], number), document)
+    return [found[key] for key in order]

@@ -37,13 +37,20 @@ class Loggers:
 
     def log(self, line: dict[str, Any]) -> None:
         """The numbers of a line of metrics.jsonl."""
+        self._log(line["step"], {key.replace("loss_", "loss/"): value for key, value in line.items()})
+
+    def validated(self, line: dict[str, Any]) -> None:
+        """The numbers of a line of validation.jsonl, which is late: `validation/step` says of which step."""
+        self._log(line["step"], {f"validation/{key}": value for key, value in line.items()})
+
+    def _log(self, step: int, named: dict[str, Any]) -> None:
         figures = {
-            key.replace("loss_", "loss/"): float(value)
-            for key, value in line.items()
+            key: float(value)
+            for key, value in named.items()
             if key != "step" and isinstance(value, int | float)
         }
         for logger in self._loggers:
-            logger.log(line["step"], figures)
+            logger.log(step, figures)
 
     def close(self) -> None:
         for logger in self._loggers:
@@ -72,9 +79,11 @@ class _WandB:
         self._run = _package("wandb").init(
             dir=output, name=Path(output).name, config=settings, **_same_run(Path(output) / "wandb_id")
         )
+        self._last = first
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        self._run.log(figures, step=step)
+        self._last = max(step, self._last)  # wandb drops what belongs to a step before the last one
+        self._run.log(figures, step=self._last)
 
     def close(self) -> None:
         self._run.finish()

@@ -21,16 +21,17 @@ import torch.distributed as dist
 
 from safety_ray import artifact, job
 from safety_ray.config import dump
+from safety_ray.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
-from safety_ray.train.checkpoint import Checkpoints
+from safety_ray.train.checkpoint import Checkpoints, Whole
 from safety_ray.train.data import TokenRows
 from safety_ray.train.export import card, export
 from safety_ray.train.guard import Guard
 from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
-from safety_ray.train.metrics import Metrics
+from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
 from safety_ray.train.parallel import recompute, shard
@@ -48,6 +49,8 @@ def train(
     device: torch.device,
     report: Report | None = None,
     going: Callable[[], bool] = lambda: False,
+    whole: Whole = lambda step, path: frozenset(),
+    validations: Validations | None = None,
 ) -> dict[str, Any]:
     """Train on the token rows `rows` to the end, and export the model to `<output>/model`.
 
@@ -55,6 +58,7 @@ def train(
     `<output>/checkpoints`; the batch is a function of seed and step, so the losses are those of a
     run that never stopped. `report` gets each line of `<output>/metrics.jsonl` in every process.
     Where `going` says in some process that its machine will go soon, all write a checkpoint after that step.
+    `whole` is called in every process for each checkpoint (checkpoint.py); `validations` are logged, too.
     Returns steps, skipped, tokens, tokens_per_second, final_loss and parameters. Raises Diverged
     where a bad step is not to be left out.
     """
@@ -72,7 +76,7 @@ def train(
             block.compile()
     shard(model, model.blocks, device=device.type, precision=config.precision, within=config.shard_within)
     optimizer = adamw(model, config)
-    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep)
+    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, whole)
     done = checkpoints.load(model, optimizer)
     guard = Guard(config, done, steps)
     batches = Batches(data, config, done.step, steps, device, by_document=model_config.document_mask)
@@ -81,6 +85,8 @@ def train(
     metrics = Metrics(config.output)
     if rank == 0:
         metrics.forget_after(done.step)
+        if validations:
+            validations.forget_after(done.step)
     names = config.loggers if rank == 0 else []
     with (
         closing(loggers.Loggers(names, config.output, done.step, dump(config))) as others,
@@ -102,6 +108,8 @@ def train(
                 if rank == 0:
                     metrics.append(line)
                     others.log(line)
+                    for late in validations.new() if validations else []:
+                        others.validated(late)
                 if report:
                     report(line)
             if done.step % config.checkpoint_every == 0 or done.step == steps or seen.interrupted:
@@ -137,6 +145,8 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """The pretrain job in the processes that torchrun has started, without Ray."""
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     config.rows_per_worker(world)
+    if config.validation.every:
+        raise UserError("validation.every: needs Ray; start python -m jobs.pretrain, or set it to 0.")
     gpu = torch.cuda.is_available() and config.device != "cpu"
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line for each logged step, and what can be read from them."""
+"""metrics.jsonl, a line for each logged step, and validation.jsonl, a line for each checkpoint measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 _TAIL = 1 << 14  # bytes that hold the last line
 
 
-class Metrics:
-    """The file `<output>/metrics.jsonl`."""
+class _Lines:
+    """A file of JSON lines, each with its `step`."""
 
-    def __init__(self, output: str) -> None:
-        self.path = Path(output) / "metrics.jsonl"
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def lines(self) -> list[dict[str, Any]]:
         """All whole lines; one that is being written, or was when a run was killed, is left out."""
@@ -26,11 +26,29 @@ class Metrics:
 
     def forget_after(self, step: int) -> None:
         """Drop what a broken run logged after its last checkpoint: those steps are done again."""
-        if self.path.exists():
-            kept = [json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step]
+        lines = self.lines()
+        if any(line["step"] > step for line in lines):
+            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
             part = self.path.with_suffix(".part")
             part.write_text("".join(kept))
             os.replace(part, self.path)
+
+    def _lines(self, first: int) -> list[dict[str, Any]]:
+        """The whole lines from byte `first` on; what stands before the first newline there is none."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(first)
+            text = file.read()
+        text = text[text.find(b"\n") + 1 if first else 0 : text.rfind(b"\n") + 1]
+        return [json.loads(line) for line in text.splitlines()]
+
+
+class Metrics(_Lines):
+    """The file `<output>/metrics.jsonl`."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(Path(output) / "metrics.jsonl")
 
     def progress(self) -> tuple[int, str]:
         """Steps done, and loss, speed, use of the device, memory, waiting and skipped steps in words."""
@@ -53,15 +71,36 @@ class Metrics:
             "final_loss": round(sum(late) / len(late), 4) if late else None,
         }
 
-    def _lines(self, first: int) -> list[dict[str, Any]]:
-        """The whole lines from byte `first` on; what stands before the first newline there is none."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(first)
-            text = file.read()
-        text = text[text.find(b"\n") + 1 if first else 0 : text.rfind(b"\n") + 1]
-        return [json.loads(line) for line in text.splitlines()]
+
+class Validations(_Lines):
+    """The file `<output>/validation.jsonl`: figures of a checkpoint, or the `error` that kept them away."""
+
+    def __init__(self, output: str, seen: int = 0) -> None:
+        super().__init__(Path(output) / "validation.jsonl")
+        self.seen = seen  # lines that `new` has given
+
+    def steps(self) -> set[int]:
+        return {line["step"] for line in self.lines()}
+
+    def new(self) -> list[dict[str, Any]]:
+        """The lines that came since it was last asked."""
+        lines = self.lines()[self.seen :]
+        self.seen += len(lines)
+        return lines
+
+    def words(self) -> str:
+        """The newest line for a reader; nothing where there is none."""
+        lines = self.lines()
+        if not lines:
+            return ""
+        line = lines[-1]
+        if "error" in line:
+            return f"· step {line['step']}: validation failed"
+        parts = [f"perplexity {line['perplexity_safe']:.1f}", f"P(tag) AUROC {line['p_tag_auroc']:.2f}"]
+        if "unsafe_rate_beam" in line:
+            rates = line["unsafe_rate_beam"], line["unsafe_rate_safebeam"]
+            parts.append(f"unsafe {rates[0]:.0%}, with SafeBeam {rates[1]:.0%}")
+        return f"· step {line['step']}: {', '.join(parts)}"
 
 
 def words(line: dict[str, Any]) -> str:

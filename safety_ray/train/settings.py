@@ -9,6 +9,7 @@ from typing import Literal
 from safety_ray import tag
 from safety_ray.config import setting
 from safety_ray.errors import UserError
+from safety_ray.train.validation import ValidationConfig
 
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 _COUNTS = (
@@ -122,6 +123,7 @@ class TrainingConfig:
     loggers: list[str] = setting(
         "where the figures go beside metrics.jsonl: tensorboard, wandb, mlflow", factory=list
     )
+    validation: ValidationConfig = setting("what checkpoints are measured on", factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         for key in _COUNTS:

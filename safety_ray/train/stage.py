@@ -20,13 +20,15 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from safety_ray import artifact, dataset, progress
 from safety_ray.errors import UserError
-from safety_ray.train import loggers
+from safety_ray.train import loggers, stage_validation
 from safety_ray.train.data import TokenRows
 from safety_ray.train.guard import Diverged
 from safety_ray.train.loop import train
-from safety_ray.train.metrics import Metrics
+from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import check_continues, folder, load_tokenizer
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
+from safety_ray.train.validate import material
+from safety_ray.train.validation import ValidationConfig
 
 __all__ = ["ModelConfig", "PretrainConfig", "run"]
 
@@ -59,12 +61,19 @@ def _check_workers_fit(config: TrainingConfig) -> None:
     if config.autoscale:
         return
     workers = config.min_workers or config.workers
-    if workers * config.cpus_per_worker > cpus:
+    beside = config.validation.cpus if config.validation.every else 0
+    needed = workers * config.cpus_per_worker + beside
+    if needed > cpus:
         raise UserError(
             f"{'min_' * bool(config.min_workers)}workers={workers} with "
-            f"cpus_per_worker={config.cpus_per_worker} need "
-            f"{workers * config.cpus_per_worker} CPUs and the cluster has {cpus}; take fewer, or set "
+            f"cpus_per_worker={config.cpus_per_worker}"
+            f"{f' and validation.cpus={beside}' * bool(beside)} need "
+            f"{needed} CPUs and the cluster has {cpus}; take fewer, or set "
             "autoscale=true where the cluster grows on demand."
+        )
+    if config.validation.every and config.validation.gpus > gpus:
+        raise UserError(
+            f"validation.gpus={config.validation.gpus:g} and the cluster has {gpus}; 0 validates on CPUs."
         )
     if config.device == "gpu" and config.workers > gpus:
         raise UserError(
@@ -78,6 +87,11 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
 
     A lost worker is replaced, and all go on from the newest checkpoint.
     """
+    validating = bool(config.validation.every)
+    if validating:
+        material(config.validation, rows.path, config.seed)
+        config = replace(config, validation=_with_absolute_paths(config.validation))
+    model = replace(model, init=_absolute(folder(model.init)))
     gpu = config.device == "gpu" or (
         config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.workers
     )
@@ -87,7 +101,7 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
         _work,
         train_loop_config={
             "config": config,
-            "model": replace(model, init=_absolute(folder(model.init))),
+            "model": model,
             "rows": _absolute(rows.path),
         },
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -102,9 +116,15 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
             failure_config=FailureConfig(max_failures=config.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
+        validation_config=stage_validation.tasks(config, model, _absolute(rows.path)) if validating else None,
     )
-    metrics = Metrics(config.output)
-    with progress.watch("train", config.steps(len(rows)), metrics.progress, unit="steps"), _own_interrupt():
+    metrics, validations = Metrics(config.output), Validations(config.output)
+
+    def done() -> tuple[int, str]:
+        steps, note = metrics.progress()
+        return steps, f"{note} {validations.words()}".rstrip()
+
+    with progress.watch("train", config.steps(len(rows)), done, unit="steps"), _own_interrupt():
         shutil.rmtree(storage, ignore_errors=True)
         result = trainer.fit()
         if result.return_value is None:  # Ray Train takes Ctrl-C for itself and ends without an error
@@ -113,17 +133,26 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
     if "diverged" in result.return_value:
         raise Diverged(result.return_value["diverged"])
     returned: dict[str, Any] = result.return_value
-    return returned
+    logged = returned.pop("validations")
+    return returned | (stage_validation.end(config, logged) if validating else {})
 
 
 def _work(settings: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs."""
-    # Nothing is reported to Ray Train: it takes one report in two seconds and makes faster workers
-    # wait, and what it would be told is in metrics.jsonl.
+    # Steps are not reported to Ray Train: it takes one report in two seconds and makes faster workers
+    # wait, and what it would be told is in metrics.jsonl. Checkpoints are, where they are validated.
     config: TrainingConfig = settings["config"]
     torch.set_num_threads(config.cpus_per_worker)
+    more: dict[str, Any] = {}
+    validations = Validations(config.output)
+    if config.validation.every:
+        steps = config.steps(len(TokenRows(settings["rows"])))
+        more = {"whole": stage_validation.Reporter(config, steps), "validations": validations}
     try:
-        return train(config, settings["model"], settings["rows"], device=get_device(), going=_Preemption())
+        result = train(
+            config, settings["model"], settings["rows"], device=get_device(), going=_Preemption(), **more
+        )
+        return {**result, "validations": validations.seen}
     except Diverged as error:  # the same again in every try: no reason to replace the workers
         return {"diverged": str(error)}
 
@@ -161,6 +190,11 @@ def model_input(path: str) -> dict[str, str]:
     """The model `path` as an input with a fingerprint; none for a hub id."""
     fs, root = fsspec.core.url_to_fs(folder(path))
     return {"model": folder(path)} if path and fs.exists(root) else {}
+
+
+def _with_absolute_paths(config: ValidationConfig) -> ValidationConfig:
+    documents = [_absolute(path) for path in config.documents]
+    return replace(config, documents=documents, classifier=_absolute(config.classifier))
 
 
 def _absolute(path: str) -> str:

@@ -40,7 +40,8 @@ def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
 
 def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[subprocess.Popen[bytes]]:
     """The loop in processes of its own, as torchrun starts them."""
-    words = [f"{key}={value}" for key, value in dump(config).items() if key not in ("model", "loggers")]
+    left_out = ("model", "loggers", "validation")
+    words = [f"{key}={value}" for key, value in dump(config).items() if key not in left_out]
     words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
