@@ -23,7 +23,7 @@ test: setup  ## style, types, import contracts and all tests
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest -n 2
 
 pins:  ## rewrite requirements/ from what .venv holds
 	@$(PY) scripts/pins.py
