@@ -177,8 +177,10 @@ def _members(
         except (zlib.error, zstandard.ZstdError) as error:
             problem = f"the {what} that begins at byte {begin:,} is damaged ({error})"
         if problem:
-            yield Break(begin, problem)
             later = _later(source, begin + 1, start, magic, resume_at) if resume_at else None
+            if later is not None and "is damaged" not in problem:
+                problem = f"the {what} that begins at byte {begin:,} is damaged (it has no end)"
+            yield Break(begin, problem)
             if later is None:
                 return
             at, packed = later
