@@ -55,7 +55,7 @@ def build_app(args: dict[str, Any] | ServeConfig) -> Application:
         )
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
-        options["ray_actor_options"] = {"num_cpus": 0.1}
+        options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _ONE_LOOP}}
         return serve.deployment(ingress, **options).bind(
             llm_deployments={config.model_id: build_llm_deployment(llm)},
             model_cards={config.model_id: model_card(llm)},
@@ -216,10 +216,17 @@ def _on_cpu(config: ServeConfig) -> bool:
     return not (ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
 
 
+_ONE_LOOP = {  # Ray Serve's own loops cost each message two changes of thread, and ours never block
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+
+
 def _environment(config: ServeConfig) -> dict[str, str]:
     """What the engine's processes need: no hub, this package's path, memory for the cache."""
     path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH", "")) if p)
     values = {
+        **_ONE_LOOP,
         "PYTHONPATH": path,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
