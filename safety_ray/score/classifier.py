@@ -51,7 +51,7 @@ class Classifier:
         """An `Encoder` needs a `head`; a `SequenceClassifier` has one. `temperature` divides logits."""
         self.encoder, self.head, self.temperature = encoder, head, temperature
 
-    def predict(self, texts: list[str], batch_tokens: int = 4096) -> list[Prediction]:
+    def predict(self, texts: list[str], batch_tokens: int = 0) -> list[Prediction]:
         """One prediction per text; equal texts are classified once."""
         unique = list(dict.fromkeys(texts))
         if not unique:
@@ -66,7 +66,7 @@ class Classifier:
             at += len(chunks)
         return [found[text] for text in texts]
 
-    def logits(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
+    def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
         """(chunks, 6) fp32, before the temperature."""
         if isinstance(self.encoder, SequenceClassifier):
             return self.encoder.logits(chunks, batch_tokens)

@@ -53,7 +53,7 @@ class Encoder(Transformer):
         )
 
     @torch.no_grad()
-    def embed(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
+    def embed(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
         """(chunks, width) fp32, a unit vector per layer and pooling."""
         out = torch.empty(len(chunks), self.width)
         for at, ids_BT, mask_BT in self.batches(chunks, batch_tokens):

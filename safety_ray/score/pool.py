@@ -29,12 +29,15 @@ class Pool:
     )
     gpus_per_actor: float = setting("share of a GPU that an actor takes, where there are GPUs", default=1.0)
     batch_rows: int = setting("texts handed to an actor at a time, and sorted by length there", default=512)
-    batch_tokens: int = setting("tokens in one forward pass, padding included", default=4096)
+    batch_tokens: int = setting(
+        "tokens in one forward pass, padding included; 0: 2,048 on a CPU, 16,384 on a GPU",
+        default=0,
+    )
     write_rows: int = setting("rows in a write task; a failure repeats few of them", default=256)
 
     def __post_init__(self) -> None:
-        if min(self.batch_rows, self.batch_tokens, self.write_rows) < 1:
-            raise UserError("batch_rows, batch_tokens and write_rows must be positive.")
+        if min(self.batch_rows, self.write_rows) < 1 or self.batch_tokens < 0:
+            raise UserError("batch_rows and write_rows must be positive, and batch_tokens not below 0.")
         if self.actors < 0 or self.min_actors < 0 or (self.actors and self.min_actors > self.actors):
             raise UserError(
                 f"min_actors={self.min_actors} and actors={self.actors} must not be negative, "

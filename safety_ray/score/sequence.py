@@ -33,7 +33,7 @@ class SequenceClassifier(Transformer):
         )
 
     @torch.no_grad()
-    def logits(self, chunks: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
+    def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
         """(chunks, 6) fp32."""
         out = torch.empty(len(chunks), SCORES)
         for at, ids_BT, mask_BT in self.batches(chunks, batch_tokens):

@@ -12,6 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from safety_ray.errors import UserError
 
+_CPU_TOKENS, _GPU_TOKENS = 2048, 16384
+_SHORT = 512  # tokens up to which a CPU's plain bf16 products are faster than torch's fused attention
+
 
 class Transformer:
     """A model and its tokenizer on a device, from a folder or a hub id.
@@ -39,10 +42,15 @@ class Transformer:
             raise UserError(
                 f"max_tokens={max_tokens} does not fit '{name}', which takes 8 to {longest} tokens."
             )
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
+        more: dict[str, Any] = {}
+        if self.device == "cpu" and self.dtype == torch.bfloat16 and max_tokens <= _SHORT:
+            more["attn_implementation"] = "eager"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             model, found = kind.from_pretrained(
-                name, trust_remote_code=trust_remote_code, output_loading_info=True
+                name, trust_remote_code=trust_remote_code, output_loading_info=True, **more
             )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
@@ -53,8 +61,6 @@ class Transformer:
         if not self.tokenizer.is_fast:
             raise UserError(f"'{name}' has no fast tokenizer (tokenizer.json), which cutting texts needs.")
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
         self.model: Any = model.to(self.device, self.dtype).eval()
         self.backend = self.tokenizer.backend_tokenizer
         self.backend.no_truncation()
@@ -73,7 +79,11 @@ class Transformer:
     def batches(
         self, chunks: list[list[int]], batch_tokens: int
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """(indices of chunks, ids_BT, mask_BT) of each forward pass, padding within `batch_tokens`."""
+        """(indices of chunks, ids_BT, mask_BT) of each forward pass, padding within `batch_tokens`.
+
+        0 is what suits the device: a CPU is fastest while its caches hold what lies between two products.
+        """
+        batch_tokens = batch_tokens or (_CPU_TOKENS if self.device == "cpu" else _GPU_TOKENS)
         for batch in batches_by_length([len(c) for c in chunks], batch_tokens):
             yield batch, *self.padded([chunks[i] for i in batch])
 

@@ -36,7 +36,7 @@ def test_what_does_not_fit_is_named() -> None:
         Pool(actors=2, min_actors=3)
     with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must lie above 0"):
         Pool(gpus_per_actor=2.0)
-    with pytest.raises(UserError, match="batch_rows, batch_tokens and write_rows must be positive"):
-        Pool(batch_tokens=0)
+    with pytest.raises(UserError, match="must be positive, and batch_tokens not below 0"):
+        Pool(batch_tokens=-1)
     with pytest.raises(UserError, match="device=gpu, and the cluster counts no GPU"):
         Pool(device="gpu").size(8, 0, 100)
