@@ -36,7 +36,7 @@ from safety_ray import dataset
 from safety_ray.artifact import Artifact
 from safety_ray.config import from_dict, setting
 from safety_ray.corpus.seeds import load_seeds
-from safety_ray.engine import SECONDS
+from safety_ray.engine import SECONDS, USAGE
 from safety_ray.errors import UserError
 from safety_ray.job import main
 from safety_ray.rewrite import acceptance, tasks
@@ -76,6 +76,7 @@ class Took:
     tokens: int
     seconds: float
     cpu: float
+    cached: float | None = None  # share of the prompts' tokens that came from the prefix cache
 
 
 class Clock(threading.Thread):
@@ -111,7 +112,10 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
         os.environ.setdefault(name, value)
     rows = _documents(config)
     clock = Clock()
-    print("| way | tokens/s | tokens per CPU second | of the bare one | by CPU time |\n|---|---|---|---|---|")
+    print(
+        "| way | tokens/s | tokens per CPU second | of the bare one | by CPU time | prompts from the cache |"
+    )
+    print("|---|---|---|---|---|---|")
     speeds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = _model(f"{folder}/model", config.hidden)
@@ -125,7 +129,6 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
                     "job, engine `vllm`": lambda: _stream(folder, config, clock, _vllm(model, config)),
                 }
                 speeds |= _table(ways, config.rounds)
-                notes.append(bare.shared())
         if "openai" in config.parts:
             with _server(model, config) as url:
                 ways = {
@@ -154,7 +157,9 @@ def _table(ways: dict[str, Callable[[], Took]], rounds: int) -> dict[str, float]
     for name in ways:
         shares = f"{speeds[name] / speeds[first]:.2f} | {per_cpu[name] / per_cpu[first]:.2f}"
         against = shares if name != first else " | "
-        print(f"| {name} | {speeds[name]:,.0f} | {per_cpu[name]:,.0f} | {against} |", flush=True)
+        cached = found[name][-1].cached
+        share = "" if cached is None else f"{cached:.0%}"
+        print(f"| {name} | {speeds[name]:,.0f} | {per_cpu[name]:,.0f} | {against} | {share} |", flush=True)
     return speeds
 
 
@@ -229,20 +234,16 @@ class _Bare:
 
         self.llm = LLM(model=model, **_arguments(config))
         self.params = [SamplingParams(**_sampling(config), seed=n) for n in range(config.prompts)]
-        self.asked = self.cached = 0
 
     def __call__(self, chats: list[list[dict[str, str]]], clock: Clock) -> Took:
         self.llm.reset_prefix_cache()
         start = time.time()
         found = self.llm.chat(chats, self.params[: len(chats)], use_tqdm=False)
         end = time.time()
-        self.asked += sum(len(one.prompt_token_ids) for one in found)
-        self.cached += sum(one.num_cached_tokens or 0 for one in found)
+        asked = sum(len(one.prompt_token_ids) for one in found)
+        cached = sum(one.num_cached_tokens or 0 for one in found)
         tokens = sum(len(one.outputs[0].token_ids) for one in found)
-        return Took(tokens, end - start, clock.between(start, end))
-
-    def shared(self) -> str:
-        return f"prompt tokens from the prefix cache, empty at first: {self.cached / self.asked:.0%}"
+        return Took(tokens, end - start, clock.between(start, end), cached / asked)
 
 
 @contextmanager
@@ -263,10 +264,12 @@ def _stream(folder: str, config: RewriteBenchmark, clock: Clock, engine: dict[st
     drafts = draft(todo, job, 1).map_batches(_stamped, batch_format="pyarrow")
     out = Artifact(tempfile.mkdtemp(dir=folder), {}, {})
     dataset.write(drafts, out, label="drafts", total=config.prompts, write_rows=job.write_rows)
-    rows = dataset.table(f"{out.path}/data", ["stamp", SECONDS, "reply_tokens"]).to_pylist()
+    rows = dataset.table(f"{out.path}/data", ["stamp", SECONDS, *USAGE]).to_pylist()
     start = min(row["stamp"] - row[SECONDS] for row in rows)
     end = max(file.stat().st_mtime for file in Path(out.path, "data").rglob("*.parquet"))
-    return Took(sum(row["reply_tokens"] for row in rows), end - start, clock.between(start, end))
+    prompt, reply, cached = (sum(row[name] or 0 for row in rows) for name in USAGE)
+    share = cached / prompt if engine["kind"] == "vllm" else None
+    return Took(reply, end - start, clock.between(start, end), share)
 
 
 def _stamped(batch: pa.Table) -> pa.Table:

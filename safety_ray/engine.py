@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import ray.data
 
 REPLY, ERROR = "reply", "engine_error"
-USAGE = ("prompt_tokens", "reply_tokens")
-"""Tokens of a row's prompt and of its reply, as the engine counts them; null where it does not."""
+USAGE = ("prompt_tokens", "reply_tokens", "cached_tokens")
+"""Tokens of a row's prompt, of its reply, and those of the prompt that the engine's prefix cache held, as the
+engine counts them; null where it does not."""
 SECONDS = "reply_seconds"
 """Seconds from when the engine took the row to its reply; null where it does not count."""
 Template = Callable[[dict[str, Any]], str]
@@ -162,6 +163,7 @@ class Outcome:
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
     seconds: float | None = None
+    cached_tokens: int | None = None
 
 
 def with_outcomes(rows: pa.Table, outcomes: list[Outcome]) -> pa.Table:

@@ -122,7 +122,12 @@ class _Endpoint:
         except openai.APIError as error:  # no connection, timeout, an answer that is no completion
             return Outcome(error=self.hide(f"{type(error).__name__}: {error.message}"))
         usage, seconds = answer.usage, time.monotonic() - began
-        took = (usage.prompt_tokens, usage.completion_tokens, seconds) if usage else (None, None, seconds)
+        cached = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None
+        took = (
+            (usage.prompt_tokens, usage.completion_tokens, seconds, cached)
+            if usage
+            else (None, None, seconds)
+        )
         if not answer.choices:
             return Outcome(None, "the endpoint sent no choice", *took)
         choice = answer.choices[0]

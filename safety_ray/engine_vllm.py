@@ -90,6 +90,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
             _CARRIED: row[_CARRIED],
             "generated_text": row["generated_text"],
             "num_input_tokens": row["num_input_tokens"],
+            "cached_tokens": (row.get("metrics") or {}).get("cached_tokens"),
             "num_generated_tokens": row["num_generated_tokens"],
             "time_taken_llm": row["time_taken_llm"],
         }
@@ -167,7 +168,10 @@ def _unpack(batch: pa.Table, config: EngineConfig) -> pa.Table:
     outcomes = []
     for row in batch.drop_columns([_CARRIED]).to_pylist():
         error = row.get(_INFERENCE_ERROR) or None
-        took = (row["num_input_tokens"], row["num_generated_tokens"], row["time_taken_llm"])
+        took = tuple(
+            row.get(name)
+            for name in ("num_input_tokens", "num_generated_tokens", "time_taken_llm", "cached_tokens")
+        )
         if error is None and (row["num_generated_tokens"] or 0) >= config.max_tokens:
             error = cut(config)
         elif error is None and not row["generated_text"]:

@@ -88,7 +88,7 @@ def _estimate(
     taken: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
     seconds: dict[tuple[bool, int, bool], float] = defaultdict(float)
     for row in usage.to_pylist():
-        taken[row["root_id"]] += [row[name] or 0 for name in USAGE]
+        taken[row["root_id"]] += [row["prompt_tokens"] or 0, row["reply_tokens"] or 0]
         # The engine has all rows of a pass at once: the last one's reply is when it was done.
         key = (row["recipe"] == "moralize", row["attempt"], "#" in row["id"].rsplit("/", 1)[1])
         seconds[key] = max(seconds[key], row[SECONDS] or 0.0)

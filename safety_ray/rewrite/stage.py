@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 
 from safety_ray import artifact, dataset, engine, filesystem, threshold
+from safety_ray.engine import USAGE
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN, SCORED, Column, schema
 from safety_ray.rewrite import estimate, tasks
-from safety_ray.rewrite.passes import DRAFTS, TRIED, Rewriter
+from safety_ray.rewrite.passes import DRAFTS, TRIED, WRITTEN, Rewriter
 from safety_ray.rewrite.settings import RewriteConfig
 from safety_ray.score.classifier import Classifier
 
@@ -55,6 +57,7 @@ def run(config: RewriteConfig) -> dict[str, Any]:
         return out.record
     dataset.start()
     rows_in, done, outcomes = _rewrite(config, recipe_of, out)
+    used = _used(out) if config.engine.kind != "template" else {}
     if not done.rows_out:  # a folder without Parquet files could not be read by the next stage
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
     for name in (DRAFTS, TRIED):
@@ -63,8 +66,27 @@ def run(config: RewriteConfig) -> dict[str, Any]:
             fs.rm(root, recursive=True)
     return out.commit(
         rows_in=rows_in, rows_out=done.rows_out, set_aside=done.set_aside, engine=config.engine.label,
-        balanced=True, attempts=outcomes, **audit,
+        balanced=True, attempts=outcomes, **audit, **used,
     )  # fmt: skip
+
+
+def _used(out: artifact.Artifact) -> dict[str, Any]:
+    """The tokens that the engine counted, over all attempts; nothing where it counted none."""
+    folder = out.sub(DRAFTS, WRITTEN)
+    fs, root = filesystem.find(folder)
+    if not fs.exists(root):
+        return {}
+    columns = dataset.table(folder, list(USAGE))
+    tokens = {name: pc.sum(columns.column(name)).as_py() or 0 for name in USAGE}
+    if not tokens["prompt_tokens"]:
+        return {}
+    share = tokens["cached_tokens"] / tokens["prompt_tokens"]
+    print(
+        f"{tokens['prompt_tokens']:,} prompt tokens, {share:.0%} of them from the engine's prefix cache, and "
+        f"{tokens['reply_tokens']:,} reply tokens",
+        flush=True,
+    )
+    return {"tokens": tokens}
 
 
 def _rewrite(

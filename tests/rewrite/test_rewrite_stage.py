@@ -254,6 +254,10 @@ def test_with_a_language_model_what_fails_is_asked_about_again(
     assert {r["set_aside_source"] for r in aside if r["recipe"] != "moralize"} <= set(sources)
     assert "set_aside_source" not in dataset.columns(output)
     assert all(r["prompt_tokens"] and r["reply_tokens"] for r in kept)
+    answered = sum(sum(one.values()) - one.get("engine", 0) for one in outcomes.values())
+    assert record["tokens"] == {
+        "prompt_tokens": 12 * answered, "reply_tokens": 5 * answered, "cached_tokens": 0
+    }  # fmt: skip
 
 
 def test_long_documents_are_rephrased_in_parts(

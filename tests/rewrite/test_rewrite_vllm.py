@@ -91,6 +91,9 @@ def test_each_kind_of_reply_is_told_and_an_engine_that_dies_or_hangs_is_begun_an
             assert found[row["source_id"]]["text"].split() == reply.split()
     assert record["attempts"] == {"direct": expected(asked, replies, classifier)}
     assert record["attempts"]["direct"]["accepted"] >= 2
+    used = record["tokens"]
+    assert used["prompt_tokens"] > used["cached_tokens"] > 0, "the prompts of a recipe begin alike"
+    assert used["reply_tokens"] > 0
 
 
 class Trouble(threading.Thread):
