@@ -1,0 +1,86 @@
+"""The engines without anything around them: vLLM in this process, and an asyncio client of a vLLM server."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from benchmarks.rewrite.prompts import engine_args, sampling
+from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
+
+
+class Bare:
+    """vLLM without anything around it."""
+
+    def __init__(self, model: str, config: RewriteBenchmark) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.llm = LLM(model=model, **engine_args(config))
+        self.params = [SamplingParams(**sampling(config), seed=n) for n in range(config.prompts)]
+
+    def __call__(self, chats: list[list[dict[str, str]]], clock: Clock) -> Took:
+        self.llm.reset_prefix_cache()
+        start = time.time()
+        found = self.llm.chat(chats, self.params[: len(chats)], use_tqdm=False)
+        end = time.time()
+        asked = sum(len(one.prompt_token_ids) for one in found)
+        cached = sum(one.num_cached_tokens or 0 for one in found)
+        tokens = sum(len(one.outputs[0].token_ids) for one in found)
+        return Took(tokens, end - start, clock.between(start, end), cached / asked)
+
+
+@contextmanager
+def bare_engine(model: str, config: RewriteBenchmark) -> Iterator[Bare]:
+    bare = Bare(model, config)
+    try:
+        yield bare
+    finally:
+        bare.llm.llm_engine.engine_core.shutdown()
+
+
+@contextmanager
+def server(model: str, config: RewriteBenchmark) -> Iterator[str]:
+    from serve.ask import free_port
+
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--disable-log-stats"]
+    for name, value in engine_args(config).items():
+        flag = name.replace("_", "-")
+        command += {True: [f"--{flag}"], False: [f"--no-{flag}"]}.get(value, [f"--{flag}", str(value)])
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while server.poll() is None:
+            try:
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.5)
+        else:
+            raise RuntimeError(f"the vLLM server ended with {server.returncode}")
+        yield f"{url}/v1"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def client(url: str, chats: list[list[dict[str, str]]], config: RewriteBenchmark, clock: Clock) -> Took:
+    room, start = asyncio.Semaphore(config.seqs), time.time()
+    async with httpx.AsyncClient(timeout=600) as client:
+
+        async def ask(seed: int, messages: list[dict[str, str]]) -> int:
+            body = {"model": "m", "messages": messages, "seed": seed, **sampling(config)}
+            async with room:
+                answer = await client.post(f"{url}/chat/completions", json=body)
+            return int(answer.json()["usage"]["completion_tokens"])
+
+        tokens = sum(await asyncio.gather(*(ask(n, messages) for n, messages in enumerate(chats))))
+    end = time.time()
+    return Took(tokens, end - start, clock.between(start, end))

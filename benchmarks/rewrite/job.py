@@ -1,0 +1,49 @@
+"""The job's stream with either engine: prompts, Ray Data, parsing and writing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.rewrite.prompts import engine_args, job_config, sampling, tasks_of
+from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
+from safety_ray import dataset
+from safety_ray.artifact import Artifact
+from safety_ray.engine import SECONDS, USAGE
+from safety_ray.rewrite.passes import draft
+
+
+def vllm_engine(model: str, config: RewriteBenchmark) -> dict[str, Any]:
+    return {"kind": "vllm", "model": model, **sampling(config), "engine_args": engine_args(config)}
+
+
+def openai_engine(url: str, config: RewriteBenchmark) -> dict[str, Any]:
+    return {
+        "kind": "openai", "model": "m", "base_url": url, "api_key_env": "", **sampling(config),
+        "concurrency": config.seqs,
+    }  # fmt: skip
+
+
+def stream(folder: str, config: RewriteBenchmark, clock: Clock, engine: dict[str, Any]) -> Took:
+    """The first pass of the job: prompts, engine, parsing and writing."""
+    job = job_config(engine)
+    todo = dataset.read(f"{folder}/in", ()).map_batches(
+        tasks_of, fn_kwargs={"config": job}, batch_format="pyarrow"
+    )
+    drafts = draft(todo, job, 1).map_batches(_stamped, batch_format="pyarrow")
+    out = Artifact(tempfile.mkdtemp(dir=folder), {}, {})
+    dataset.write(drafts, out, label="drafts", total=config.prompts, write_rows=job.write_rows)
+    rows = dataset.table(f"{out.path}/data", ["stamp", SECONDS, *USAGE]).to_pylist()
+    start = min(row["stamp"] - row[SECONDS] for row in rows)
+    end = max(file.stat().st_mtime for file in Path(out.path, "data").rglob("*.parquet"))
+    prompt, reply, cached = (sum(row[name] or 0 for row in rows) for name in USAGE)
+    share = cached / prompt if engine["kind"] == "vllm" else None
+    return Took(reply, end - start, clock.between(start, end), share)
+
+
+def _stamped(batch: pa.Table) -> pa.Table:
+    return batch.append_column("stamp", pa.array([time.time()] * len(batch)))

@@ -1,0 +1,66 @@
+"""What is asked, and of which model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.rewrite.settings import RewriteBenchmark
+from safety_ray.config import from_dict
+from safety_ray.corpus.seeds import load_seeds
+from safety_ray.rewrite import tasks
+from safety_ray.rewrite.settings import RewriteConfig
+
+
+def documents(config: RewriteBenchmark) -> pa.Table:
+    seeds = load_seeds()[: config.prompts]
+    return pa.table(
+        {
+            "id": [f"b{n}" for n in range(len(seeds))],
+            "text": [seed.text for seed in seeds],
+            "score": pa.array([2 + n % 3 for n in range(len(seeds))], pa.int8()),
+        }
+    )
+
+
+def tasks_of(rows: pa.Table, config: RewriteConfig) -> pa.Table:
+    return tasks.from_documents(rows, config.recipe_of(), config.draws())
+
+
+def chats(rows: pa.Table, config: RewriteBenchmark) -> list[list[dict[str, str]]]:
+    made: list[list[dict[str, str]]] = tasks_of(rows, job_config({})).column("messages").to_pylist()
+    return made
+
+
+def job_config(engine: dict[str, Any]) -> RewriteConfig:
+    needed = {"scored": "-", "classifier": "-", "output": "-", "write_rows": 32}
+    return from_dict(RewriteConfig, needed | {"engine": engine})
+
+
+def make_model(folder: str, hidden: int) -> str:
+    """A Llama of random weights with a byte-level BPE of the corpus and a chat template."""
+    from tests.tiny_writer import model, tokenizer
+
+    vocabulary = tokenizer([seed.text for seed in load_seeds()], words=8192)
+    made = model(
+        vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=8,
+        num_attention_heads=8, num_key_value_heads=4,
+    )  # fmt: skip
+    vocabulary.save_pretrained(folder)
+    made.save_pretrained(folder)
+    size = sum(p.numel() for p in made.parameters()) / 1e6
+    print(f"model: {size:.0f}M parameters, {os.cpu_count()} CPU cores\n")
+    return folder
+
+
+def engine_args(config: RewriteBenchmark) -> dict[str, Any]:
+    return {
+        "max_model_len": 2048, "max_num_seqs": config.seqs, "dtype": "bfloat16", "enforce_eager": True,
+        "block_size": 32, "enable_chunked_prefill": False,
+    }  # fmt: skip
+
+
+def sampling(config: RewriteBenchmark) -> dict[str, Any]:
+    return {"max_tokens": config.new_tokens, "temperature": 0.7, "top_p": 0.95}
