@@ -38,7 +38,7 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
         "| way | tokens/s | tokens per CPU second | of the bare one | by CPU time | prompts from the cache |"
     )
     print("|---|---|---|---|---|---|")
-    speeds: dict[str, float] = {}
+    per_cpu: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(f"{folder}/model", config.hidden)
         dataset.write_table(rows, f"{folder}/in/a.parquet")
@@ -50,7 +50,7 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
                     "bare `vllm.LLM.chat`": lambda: bare(chats(rows, config), clock),
                     "job, engine `vllm`": lambda: stream(folder, config, clock, vllm_engine(model, config)),
                 }
-                speeds |= _table(ways, config.rounds)
+                per_cpu |= _table(ways, config.rounds)
         if "openai" in config.parts:
             with server(model, config) as url:
                 ways = {
@@ -59,15 +59,15 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
                     ),
                     "job, engine `openai`": lambda: stream(folder, config, clock, openai_engine(url, config)),
                 }
-                speeds |= _table(ways, config.rounds)
+                per_cpu |= _table(ways, config.rounds)
         if "acceptance" in config.parts:
-            notes.append(cost_of_acceptance(config, rows, speeds))
+            notes.append(cost_of_acceptance(config, rows, model, per_cpu))
     print("\n" + "\n".join(notes))
     return {}
 
 
 def _table(ways: dict[str, Callable[[], Took]], rounds: int) -> dict[str, float]:
-    """Measures `ways` in turns and prints a line for each; tokens a second of each."""
+    """Measures `ways` in turns and prints a line for each; tokens of each per CPU second."""
     next(iter(ways.values()))()  # warm up what stays up: the bare engine or the server
     found: dict[str, list[Took]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -82,7 +82,7 @@ def _table(ways: dict[str, Callable[[], Took]], rounds: int) -> dict[str, float]
         cached = found[name][-1].cached
         share = "" if cached is None else f"{cached:.0%}"
         print(f"| {name} | {speeds[name]:,.0f} | {per_cpu[name]:,.0f} | {against} | {share} |", flush=True)
-    return speeds
+    return per_cpu
 
 
 if __name__ == "__main__":
