@@ -1,9 +1,9 @@
 """A hung engine is ended: whoever waits for it would wait for ever, and Ray begins only dead ones anew.
 
-And what ray.data.llm drops of an answer is kept: how much of its prompt came from the prefix cache.
-
 ray.data.llm ends an engine's actor where vLLM says that its processes died, and Ray Data then starts another
 and repeats the rows that were not done. A process that neither works nor dies says nothing.
+
+What ray.data.llm drops of an answer is kept here, too: how much of its prompt the prefix cache held.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def watched(udf: type, timeout_s: float) -> type:
     class Watched(udf):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            from vllm.sampling_params import RequestOutputKind
+
             engine = self.llm.engine
             generate, watch = engine.generate, Watch(timeout_s, end_actor)
             process = engine.output_processor.process_outputs
@@ -78,8 +80,6 @@ def watched(udf: type, timeout_s: float) -> type:
                 # ray.data.llm waits for the whole answer: handing on each token would cost time for nothing.
                 kwargs["sampling_params"].output_kind = RequestOutputKind.FINAL_ONLY
                 return watch.listen(_with_cached(generate(*args, **kwargs)))
-
-            from vllm.sampling_params import RequestOutputKind
 
             engine.output_processor.process_outputs, engine.generate = heard, asked
 
