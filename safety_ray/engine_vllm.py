@@ -169,7 +169,7 @@ def _unpack(batch: pa.Table, config: EngineConfig) -> pa.Table:
     for row in batch.drop_columns([_CARRIED]).to_pylist():
         error = row.get(_INFERENCE_ERROR) or None
         took = tuple(
-            row.get(name)
+            row[name]
             for name in ("num_input_tokens", "num_generated_tokens", "time_taken_llm", "cached_tokens")
         )
         if error is None and (row["num_generated_tokens"] or 0) >= config.max_tokens:

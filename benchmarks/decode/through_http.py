@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,37 +17,19 @@ import httpx
 import psutil
 
 from benchmarks.decode.settings import DecodeBenchmark, Row
+from benchmarks.vllm_server import vllm_server
 from serve.app import ServeConfig, start, stop
 from serve.ask import free_port
 
 MODEL, PROMPT = "safety-ray", "Tell me how the river runs to the sea."
 
 
-@contextmanager
-def bare_server(folder: str) -> Iterator[str]:
+def bare_server(folder: str) -> AbstractContextManager[str]:
     """vLLM's own OpenAI-compatible server with the engine arguments of the endpoint."""
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder]
-    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", "512", "--max-num-seqs", "64", "--disable-log-stats"]
+    flags = ["--max-model-len", "512", "--max-num-seqs", "64"]
     if not _gpus():
-        command += ["--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"]
-    environment = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while server.poll() is None:
-            try:
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
-        else:
-            raise RuntimeError(f"the vLLM server ended with {server.returncode}")
-        yield f"{url}/v1"
-    finally:
-        server.terminate()
-        server.wait()
+        flags += ["--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"]
+    return vllm_server(folder, MODEL, flags, {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"})
 
 
 @contextmanager

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import httpx
 
 from benchmarks.rewrite.prompts import engine_args, sampling
 from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
+from benchmarks.vllm_server import vllm_server
 
 
 class Bare:
@@ -44,31 +43,13 @@ def bare_engine(model: str, config: RewriteBenchmark) -> Iterator[Bare]:
         bare.llm.llm_engine.engine_core.shutdown()
 
 
-@contextmanager
-def server(model: str, config: RewriteBenchmark) -> Iterator[str]:
-    from serve.ask import free_port
-
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--disable-log-stats"]
+def server(model: str, config: RewriteBenchmark) -> AbstractContextManager[str]:
+    """A vLLM server with the engine arguments of the job."""
+    flags: list[str] = []
     for name, value in engine_args(config).items():
         flag = name.replace("_", "-")
-        command += {True: [f"--{flag}"], False: [f"--no-{flag}"]}.get(value, [f"--{flag}", str(value)])
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while server.poll() is None:
-            try:
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
-        else:
-            raise RuntimeError(f"the vLLM server ended with {server.returncode}")
-        yield f"{url}/v1"
-    finally:
-        server.terminate()
-        server.wait()
+        flags += {True: [f"--{flag}"], False: [f"--no-{flag}"]}.get(value, [f"--{flag}", str(value)])
+    return vllm_server(model, "m", flags, {})
 
 
 async def client(url: str, chats: list[list[dict[str, str]]], config: RewriteBenchmark, clock: Clock) -> Took:

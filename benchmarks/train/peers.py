@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
+from benchmarks.train.model import batch_of, network
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
-from safety_ray.config import from_dict
 from safety_ray.job import quiet
 
 Steps = Callable[[int], list[tuple[float, float]]]
@@ -62,15 +60,6 @@ def _work(make: Any, size: str, config: TrainBenchmark, out: Connection) -> None
     out.send(times[1:])
 
 
-def _network(shape: dict[str, Any]) -> Any:
-    from safety_ray.train.model import build
-    from safety_ray.train.settings import ModelConfig
-
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
-    return build(from_dict(ModelConfig, shape), tokenizer, context=LENGTH, device="cpu")
-
-
 def _clock() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
@@ -88,21 +77,17 @@ def _timed(step: Callable[[], None]) -> Steps:
 
 
 def _ours(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
-    from safety_ray.train.batches import Batch, document_positions, next_tokens
     from safety_ray.train.optim import adamw
     from safety_ray.train.parallel import shard
     from safety_ray.train.settings import PretrainConfig
     from safety_ray.train.step import backward, update
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    model = _network(shape)
+    model = network(shape)
     shard(model, model.blocks, device="cpu", precision="bf16")
     config = PretrainConfig(rows="", output="", batch_rows=len(ids), workers=1)
     optimizer = adamw(model, config)
-    none = torch.zeros_like(ids)
-    batch = Batch(
-        ids, next_tokens(ids, torch.ones_like(ids, dtype=torch.bool)), none, document_positions(none)
-    )
+    batch = batch_of(ids)
 
     def step() -> None:
         backward(model, batch, 0, config)
@@ -134,7 +119,7 @@ def _trainer(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
                 logging_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
             )  # fmt: skip
             Trainer(
-                model=_network(shape).network, args=arguments, train_dataset=rows, callbacks=[Watch()]
+                model=network(shape).network, args=arguments, train_dataset=rows, callbacks=[Watch()]
             ).train()
         return times
 

@@ -11,17 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
-from transformers import PreTrainedTokenizerFast
 
+from benchmarks.train.model import batch_of, network
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
-from safety_ray.config import from_dict
-from safety_ray.train.batches import Batch, document_positions, next_tokens
-from safety_ray.train.model import build
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
-from safety_ray.train.settings import ModelConfig, PretrainConfig
+from safety_ray.train.settings import PretrainConfig
 from safety_ray.train.step import backward, update
 
 
@@ -63,10 +59,7 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, place: str, results:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=case.workers)
     torch.manual_seed(0)
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
-    shape = from_dict(ModelConfig, {**SHAPES["7M"], "attention": case.attention})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
-    model = build(shape, tokenizer, context=LENGTH, device="cpu")
+    model = network({**SHAPES["7M"], "attention": case.attention})
     if case.compile:
         for block in model.blocks:
             block.compile()
@@ -75,8 +68,7 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, place: str, results:
     optimizer = adamw(model, training)
     generator = torch.Generator().manual_seed(rank)
     ids = torch.randint(VOCABULARY, (config.batch_rows // case.workers, LENGTH), generator=generator)
-    targets, none = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool)), torch.zeros_like(ids)
-    batch = Batch(ids, targets, none, document_positions(none))
+    batch = batch_of(ids)
     times: list[tuple[float, float]] = []
     for _ in range(config.steps + 1):
         clock, cpu = time.perf_counter(), time.process_time()

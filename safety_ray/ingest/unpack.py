@@ -158,13 +158,14 @@ def _members(
         if magic == _GZIP and packed[0] == 0:  # padding, which gzip allows between members
             at, packed = at + 1, packed[1:]
             continue
-        begin, first, problem, held = at, True, "", b""
+        begin, first, problem, held, cut = at, True, "", b"", False
         try:
             member = start()  # fails where the dictionary is damaged
             while not member.done and not problem:
                 packed = packed or source.read(_BLOCK) or b""
                 if not packed:
                     problem = f"the file ends inside the {what} that begins at byte {begin:,}"
+                    cut = True
                     break
                 data, rest = member.step(packed)
                 at, packed = at + len(packed) - len(rest), rest
@@ -178,7 +179,7 @@ def _members(
             problem = f"the {what} that begins at byte {begin:,} is damaged ({error})"
         if problem:
             later = _later(source, begin + 1, start, magic, resume_at) if resume_at else None
-            if later is not None and "is damaged" not in problem:
+            if later is not None and cut:  # others follow, so it is not the file that ends
                 problem = f"the {what} that begins at byte {begin:,} is damaged (it has no end)"
             yield Break(begin, problem)
             if later is None:

@@ -27,7 +27,7 @@ from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import check_continues, folder, load_tokenizer
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
-from safety_ray.train.validate import material
+from safety_ray.train.validate import check
 from safety_ray.train.validation import ValidationConfig
 
 __all__ = ["ModelConfig", "PretrainConfig", "run"]
@@ -89,7 +89,7 @@ def fit(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str
     """
     validating = bool(config.validation.every)
     if validating:
-        material(config.validation, rows.path, config.seed)
+        check(config.validation, rows.path, config.seed)
         config = replace(config, validation=_with_absolute_paths(config.validation))
     model = replace(model, init=_absolute(folder(model.init)))
     gpu = config.device == "gpu" or (

@@ -36,13 +36,15 @@ class Material:
     texts: list[list[int]]
     prompts: list[list[int]]
     tag_id: int
+    tokenizer: Any
+    context: int  # tokens of a row
 
 
 def material(config: ValidationConfig, rows: str, seed: int) -> Material:
     """What every checkpoint is measured on; a function of the settings and the seed.
 
-    Raises UserError where documents of one side are missing, the tokenizer has no tag, the classifier
-    cannot be loaded, or no prompt fits a row.
+    Raises UserError where documents of one side are missing, the tokenizer has no tag, or no prompt fits a
+    row.
     """
     data, tokenizer = TokenRows(rows), load_tokenizer(f"{rows}/tokenizer", "rows")
     tag_id = int(data.record["tag_id"])
@@ -58,7 +60,6 @@ def material(config: ValidationConfig, rows: str, seed: int) -> Material:
     texts = [ids[:longest] for ids in encode(tokenizer, [document.text for document in chosen])]
     asked: list[list[int]] = []
     if config.classifier:
-        Classifier.load(config.classifier, "cpu")  # a mistake in it shall show before training begins
         found = documents.prompts(unsafe, words=config.prompt_words, most=config.max_prompts)
         asked = [
             ids
@@ -70,7 +71,14 @@ def material(config: ValidationConfig, rows: str, seed: int) -> Material:
                 f"validation: rows of {data.length} tokens have no room for a prompt of "
                 f"prompt_words={config.prompt_words} words and max_new_tokens={config.max_new_tokens} more."
             )
-    return Material(chosen, texts, asked, tag_id)
+    return Material(chosen, texts, asked, tag_id, tokenizer, data.length)
+
+
+def check(config: ValidationConfig, rows: str, seed: int) -> None:
+    """UserError, before training begins, where there is nothing to measure on or to judge with."""
+    material(config, rows, seed)
+    if config.classifier:
+        Classifier.load(config.classifier, "cpu")
 
 
 def validate(
@@ -85,20 +93,19 @@ def validate(
     torch.set_num_threads(max(config.cpus, 1))
     device = "cuda" if config.gpus else "cpu"
     found = material(config, rows, seed)
-    tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
     # Texts are read one by one, so no mask by document is needed; a search needs a cache.
     plain = replace(model_config, attention="sdpa", document_mask=False)
-    model = build(plain, tokenizer, context=TokenRows(rows).length, device=device)
+    model = build(plain, found.tokenizer, context=found.context, device=device)
     load_weights(checkpoint, model)
     network = model.network.to(device, torch.bfloat16 if config.gpus else torch.float32).eval()
     figures = _figures(found, read(network, found.texts, found.tag_id))
     if config.classifier:
         settings = SearchSettings(
-            tag_id=found.tag_id, eos_ids=ends(network, tokenizer), beam_size=config.beam_size,
+            tag_id=found.tag_id, eos_ids=ends(network, found.tokenizer), beam_size=config.beam_size,
             num_candidates=config.num_candidates, max_new_tokens=config.max_new_tokens,
             drop_share=config.drop_share,
         )  # fmt: skip
-        said = go_on(network, tokenizer, found.prompts, settings)
+        said = go_on(network, found.tokenizer, found.prompts, settings)
         judge(said, Classifier.load(config.classifier, device))
         figures |= metrics.rate_figures(said, judge_from=config.judge_from, resamples=1000, seed=seed)
     return figures

@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tensorboardX.proto.event_pb2 import Event
+from training_runs import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from safety_ray import dataset
@@ -26,7 +27,6 @@ from safety_ray.train.settings import PretrainConfig
 
 WriteRows = Callable[..., str]
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from the angry bear"
-TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
 WORDS = TEXT.split()
 
 

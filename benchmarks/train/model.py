@@ -1,0 +1,29 @@
+"""What a step is measured with: a Llama of this project and a batch of random ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.train.settings import LENGTH, VOCABULARY
+from safety_ray.config import from_dict
+from safety_ray.train.batches import Batch, document_positions, next_tokens
+from safety_ray.train.model import LanguageModel, build
+from safety_ray.train.settings import ModelConfig
+
+
+def network(shape: dict[str, Any]) -> LanguageModel:
+    """A model of that shape; its weights are drawn from torch's generator."""
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
+    return build(from_dict(ModelConfig, shape), tokenizer, context=LENGTH, device="cpu")
+
+
+def batch_of(ids: torch.Tensor) -> Batch:
+    """A batch of rows of one document each, every token of which is learned."""
+    none = torch.zeros_like(ids)
+    targets = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+    return Batch(ids, targets, none, document_positions(none))
