@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,25 +109,29 @@ class Trouble(threading.Thread):
 
     def run(self) -> None:
         try:
+            first = self.engine()
             self.wait_for_rows()
-            self.engine().kill()
-            self.wait_for_rows()
+            first.kill()
+            # Rows that the killed one had answered may still be on their way to disk; they are there long
+            # before another one has started.
             hung = self.engine()
+            self.wait_for_rows()
             hung.suspend()
             began = time.monotonic()
             hung.wait(timeout=3 * TIMEOUT_S)
             self.seconds_hung = time.monotonic() - began
-            self.wait_for_rows()
             self.engine()
         except BaseException as error:
             self.failed = error
 
     def engine(self) -> psutil.Process:
-        """The one that works now."""
-        (found,) = (
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "EngineCore" in title(child) and child.pid not in self.engines
+        """The next one, once it has started."""
+        (found,) = until(
+            lambda: [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "EngineCore" in title(child) and child.pid not in self.engines
+            ]
         )
         self.engines.add(found.pid)
         return found
@@ -134,11 +139,19 @@ class Trouble(threading.Thread):
     def wait_for_rows(self) -> None:
         """Until more of them are on disk than are there now."""
         before = self.files()
-        while self.files() <= before:
-            time.sleep(0.02)
+        until(lambda: self.files() > before)
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
+
+
+def until(look: Callable[[], Any], seconds: float = 240) -> Any:
+    """What it finds, once that is something."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.02)
+    return found
 
 
 def title(process: psutil.Process) -> str:
