@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from safety_ray.device import fast_bf16
 from safety_ray.errors import UserError
 
 _CPU_TOKENS, _GPU_TOKENS = 2048, 16384
@@ -133,14 +133,6 @@ def _specials(backend: Any) -> tuple[list[int], list[int]]:
     encoded = backend.encode("a")
     inside = [i for i, special in enumerate(encoded.special_tokens_mask) if not special]
     return encoded.ids[: inside[0]], encoded.ids[inside[-1] + 1 :]
-
-
-@cache
-def fast_bf16(device: str) -> bool:
-    """Whether bfloat16 matrix products are native there, so that it is faster than float32."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _first_line(error: BaseException) -> str:

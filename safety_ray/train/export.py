@@ -54,7 +54,7 @@ def card(
     """The model card: what it was trained on, how, and what its tag means.
 
     `rows` is the record of the token rows, `lineage` what leads from them back to the documents.
-    `result` has parameters, steps, skipped, tokens and final_loss.
+    `result` has parameters, precision, steps, skipped, tokens and final_loss.
     """
     settled = {key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")}
     model = settings["model"]
@@ -75,8 +75,8 @@ tags: [safety-pretraining]
 # A language model trained with safety_ray
 
 {result["parameters"]:,} parameters, {"continued from `" + init + "`" if init else "from new weights"}.
-Trained for {result["steps"]:,} steps on {result["tokens"]:,} tokens, out of {rows["rows_out"]:,} rows
-of {rows["row_length"]} tokens;
+Trained in {result["precision"]} for {result["steps"]:,} steps on {result["tokens"]:,} tokens,
+out of {rows["rows_out"]:,} rows of {rows["row_length"]} tokens;
 loss at the end {result["final_loss"]}, {result["skipped"]} steps left out.
 
 {about_tag}

@@ -34,7 +34,7 @@ from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
-from safety_ray.train.parallel import recompute, shard
+from safety_ray.train.parallel import agreed_precision, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.step import backward, update
 
@@ -59,8 +59,8 @@ def train(
     run that never stopped. `report` gets each line of `<output>/metrics.jsonl` in every process.
     Where `going` says in some process that its machine will go soon, all write a checkpoint after that step.
     `whole` is called in every process for each checkpoint (checkpoint.py); `validations` are logged, too.
-    Returns steps, skipped, tokens, tokens_per_second, final_loss and parameters. Raises Diverged
-    where a bad step is not to be left out.
+    Returns steps, skipped, tokens, tokens_per_second, final_loss, parameters and precision. Raises
+    Diverged where a bad step is not to be left out.
     """
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
@@ -74,13 +74,14 @@ def train(
     if config.compile:
         for block in model.blocks:
             block.compile()
-    shard(model, model.blocks, device=device.type, precision=config.precision, within=config.shard_within)
+    precision = agreed_precision(config.precision, device)
+    shard(model, model.blocks, device=device.type, precision=precision, within=config.shard_within)
     optimizer = adamw(model, config)
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, whole)
     done = checkpoints.load(model, optimizer)
     guard = Guard(config, done, steps)
     batches = Batches(data, config, done.step, steps, device, by_document=model_config.document_mask)
-    peak = (config.peak_tflops or peak_of(device, config.precision)) * 1e12 * dist.get_world_size()
+    peak = (config.peak_tflops or peak_of(device, precision)) * 1e12 * dist.get_world_size()
     meter = Meter(done, steps, flops_per_token=flops_per_token, peak=peak, device=device)
     metrics = Metrics(config.output)
     if rank == 0:
@@ -118,10 +119,10 @@ def train(
                 checkpoints.wait()  # whole before the machine goes; then on, for as long as it stays
 
     dist.barrier()  # the last line of the metrics is there for every process
-    result = {**metrics.summary(), "parameters": parameters}
+    result = {**metrics.summary(), "parameters": parameters, "precision": precision}
     origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
     text = card(settings=dump(config), rows=data.record, result=result, lineage=origin)
-    export(model, tokenizer, f"{config.output}/model", precision=config.precision, card=text)
+    export(model, tokenizer, f"{config.output}/model", precision=precision, card=text)
     return result
 
 

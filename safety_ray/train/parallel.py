@@ -11,6 +11,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from safety_ray.device import fast_bf16
 from safety_ray.errors import UserError
 
 _SMALL = 1 << 30  # parameters whose whole copy a worker can keep from forward to backward, in bytes
@@ -23,6 +24,15 @@ def recompute(blocks: nn.ModuleList) -> None:
     """
     for n, block in enumerate(blocks):
         blocks[n] = checkpoint_wrapper(block)
+
+
+def agreed_precision(setting: str, device: torch.device) -> str:
+    """bf16 or fp32 for all processes of the default group: with "auto" bf16 where each device has it."""
+    if setting != "auto":
+        return setting
+    native = torch.tensor(int(fast_bf16(str(device))), device=device)
+    dist.all_reduce(native, dist.ReduceOp.MIN)
+    return "bf16" if native.item() else "fp32"
 
 
 def shard(

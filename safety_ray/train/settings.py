@@ -81,9 +81,10 @@ class TrainingConfig:
     grad_clip: float = setting("longest gradient; 0: any length", default=1.0)
     warmup_share: float = setting("share of steps in which the rate rises", default=0.05)
     decay_share: float = setting("share of steps, the last ones, in which it falls to 0", default=0.2)
-    precision: Literal["bf16", "fp32"] = setting(
-        "of weights in matrix products, and of the saved model; sums and the optimiser are fp32",
-        default="bf16",
+    precision: Literal["auto", "bf16", "fp32"] = setting(
+        "of weights in matrix products, and of the saved model; sums and the optimiser are fp32; auto: bf16 "
+        "where every worker's device has it",
+        default="auto",
     )
     compile: bool = setting("torch.compile each block: costs a minute, pays in long runs", default=False)
     activation_checkpointing: bool = setting(

@@ -13,7 +13,7 @@ from known_model import log_table, small_tokenizer, write_model
 
 from safety_ray.errors import UserError
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT
-from serve import app
+from serve import app, build
 from serve.app import ServeConfig, build_app, check_port, main
 from serve.build import check_model, deployment_config, engine_args, model_folder, offered
 from serve.safety import asked
@@ -124,6 +124,15 @@ def test_engine_arguments_stand_above_all_but_the_guards_own() -> None:
     assert args["additional_config"]["x"] == 1
     assert args["additional_config"]["safety"]["tag_id"] == 7
     assert "enforce_eager" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512)
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_on_a_cpu_the_engine_takes_what_is_fast_there(
+    native: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "fast_bf16", lambda device: native)
+    assert engine_args(ServeConfig(model="m", device="cpu"), 7, 512)["dtype"] == dtype
+    assert "dtype" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512), "vLLM knows GPUs"
 
 
 def test_what_ray_serve_says_of_a_failed_start_becomes_one_line() -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from training_runs import TINY, losses, run, settings, start
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.errors import UserError
+from safety_ray.train import parallel
 from safety_ray.train.batches import document_positions
 from safety_ray.train.data import TokenRows
 from safety_ray.train.metrics import Metrics
@@ -46,6 +47,22 @@ def test_a_document_in_a_row_is_read_as_if_alone(tmp_path: Path, rows: str, atte
                 alone = network(input_ids=ids[row : row + 1, part]).logits[0]
                 torch.testing.assert_close(logits[row, part], alone, rtol=1e-4, atol=1e-5)
         assert (across[:, 20] - logits[:, 20]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "native", "taken"),
+    [("auto", True, "bf16"), ("auto", False, "fp32"), ("bf16", False, "bf16"), ("fp32", True, "fp32")],
+)
+def test_the_precision_is_what_is_fast_there_or_what_was_asked_for(
+    tmp_path: Path, rows: str, alone: None, monkeypatch: pytest.MonkeyPatch, setting: str, native: bool,
+    taken: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(parallel, "fast_bf16", lambda device: native)
+    result = run(settings(rows, tmp_path / "out", max_steps=1, precision=setting))
+    assert result["precision"] == taken
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype="auto")
+    assert model.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[taken]
+    assert f"Trained in {taken} for 1 steps" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 def test_the_mask_reaches_the_loss(tmp_path: Path, rows: str, alone: None) -> None:
