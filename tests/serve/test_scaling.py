@@ -78,8 +78,8 @@ def test_load_brings_an_engine_and_more_than_that_a_503(small: OpenAI) -> None:
         for _ in range(3):
             pool.submit(keep_asking)
         try:
-            eventually(lambda: engines() == 2, 120)
+            eventually(lambda: engines() == 2, 240)
         finally:
             enough.set()
-    eventually(lambda: engines() == 1, 60)
+    eventually(lambda: engines() == 1, 120)
     assert small.completions.create(model="safety-ray", prompt="a", max_tokens=3).choices[0].text == "bcd"
