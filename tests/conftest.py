@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_ray import patient
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -57,6 +58,7 @@ def ray_cluster() -> Iterator[None]:
     from safety_ray import dataset, job
 
     job.quiet()
+    patient()
     dataset.start()
     yield
     ray.shutdown()

@@ -7,33 +7,25 @@ id is written into FOLDER/raylet. FOLDER/done says that the job returned.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-from safety_ray import dataset
 from safety_ray.config import from_dict
 from safety_ray.job import quiet
 from safety_ray.rewrite.stage import RewriteConfig, run
+from tests.slow_ray import patient, with_second_node
 
 BATCH = 8
 
 
 def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
     quiet()
+    patient()
     if nodes > 1:
-        import ray._private.utils
         import ray.data
-        from ray.cluster_utils import Cluster
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        # It would note its address where every other Ray on this machine looks for a cluster to join.
-        ray._private.utils.write_ray_address = lambda *address: None
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-        os.environ["RAY_ADDRESS"] = cluster.address
-        dataset.start()  # before there is a second node, or the driver may join that one and die with it
-        second = cluster.add_node(num_cpus=6)
-        cluster.wait_for_nodes()
+        second = with_second_node(cpus=6)
         # All work goes where it will be lost.
         ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
             second.node_id, soft=True

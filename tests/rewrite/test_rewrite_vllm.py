@@ -145,7 +145,7 @@ class Trouble(threading.Thread):
         return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
 
 
-def until(look: Callable[[], Any], seconds: float = 240) -> Any:
+def until(look: Callable[[], Any], seconds: float = 600) -> Any:
     """What it finds, once that is something."""
     end = time.monotonic() + seconds
     while not (found := look()):

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray import dataset
 from safety_ray.job import quiet
 from safety_ray.score import ensemble, stage_pool
 from safety_ray.score.classifier import Prediction
 from safety_ray.score.stage import ScoreConfig, run
+from tests.slow_ray import patient, with_second_node
 
 BATCH = 8
 SECONDS = 0.25
@@ -48,17 +48,9 @@ def _prediction(text: str) -> Prediction:
 
 def main(folder: Path, classifier: str, nodes: int) -> None:
     quiet()
+    patient()
     if nodes > 1:
-        import ray._private.utils
-        from ray.cluster_utils import Cluster
-
-        # It would note its address where every other Ray on this machine looks for a cluster to join.
-        ray._private.utils.write_ray_address = lambda *address: None
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-        os.environ["RAY_ADDRESS"] = cluster.address
-        dataset.start()  # before there is a second node, or the driver may join that one and die with it
-        second = cluster.add_node(num_cpus=3)
-        cluster.wait_for_nodes()
+        second = with_second_node(cpus=3)
         (folder / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
     stage_pool.ScoreBatch = scorer(folder)  # type: ignore[misc]
     run(

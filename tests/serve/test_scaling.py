@@ -78,7 +78,7 @@ def test_load_brings_an_engine_and_more_than_that_a_503(small: OpenAI) -> None:
         for _ in range(3):
             pool.submit(keep_asking)
         try:
-            eventually(lambda: engines() == 2, 240)
+            eventually(lambda: engines() == 2, 600)
         finally:
             enough.set()
     eventually(lambda: engines() == 1, 120)
