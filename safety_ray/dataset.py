@@ -57,6 +57,8 @@ def start() -> None:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     local = "RAY_ADDRESS" not in os.environ
+    # Ray Serve kills a proxy that takes longer to start, 5 s by default; beside a model that loads it may.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     ray.init(
         address="local" if local else None,  # else it would join any cluster that runs on this machine
         # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer

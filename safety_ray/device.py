@@ -16,3 +16,8 @@ def fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def cpu_dtype() -> str:
+    """The dtype that vLLM computes in fastest on this machine's CPU, by torch's name."""
+    return "bfloat16" if fast_bf16("cpu") else "float32"

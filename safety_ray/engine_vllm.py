@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.device import fast_bf16
+from safety_ray.device import cpu_dtype
 from safety_ray.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
 from safety_ray.engine_watch import watched
 from safety_ray.errors import UserError, nearest
@@ -67,7 +67,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         # A prompt in chunks and a seed of its own together end the engine on CPU in vLLM 0.29: it
         # sets back the row's generator after each chunk, and a CPU generator has no offset.
         defaults = {
-            "dtype": "bfloat16" if fast_bf16("cpu") else "float32",
+            "dtype": cpu_dtype(),
             "enforce_eager": True,
             "distributed_executor_backend": "mp",
             "enable_chunked_prefill": False,

@@ -10,7 +10,6 @@ A request says what is to happen to the tag by a body field (see safety_ray/deco
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -40,9 +39,6 @@ def start(config: ServeConfig) -> str:
     from safety_ray import dataset
 
     quiet()
-    # Ray kills a proxy that takes longer, and with it this start; beside a model that loads it may. Heard
-    # where Ray starts here, not on a cluster that runs.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     dataset.start()
     if serve.status().proxies:
         raise UserError("Ray Serve already runs on this cluster: stop it, or add to it with `serve deploy`.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safety_ray import tag as harm
 from safety_ray.artifact import read_record
 from safety_ray.config import from_dict
-from safety_ray.device import fast_bf16
+from safety_ray.device import cpu_dtype
 from safety_ray.errors import UserError
 from serve.settings import ServeConfig
 
@@ -127,7 +127,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, longest: int) -> dict[s
     }
     if _on_cpu(config):
         args |= {
-            "dtype": "bfloat16" if fast_bf16("cpu") else "float32",
+            "dtype": cpu_dtype(),
             "enforce_eager": True,
             "distributed_executor_backend": "mp",
             "block_size": 32,  # what the candidates of a search share is cached in whole blocks

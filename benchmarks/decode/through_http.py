@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.decode.settings import DecodeBenchmark, Row
 from benchmarks.vllm_server import vllm_server
+from safety_ray.device import cpu_dtype
 from serve.app import ServeConfig, start, stop
 from serve.ask import free_port
 
@@ -28,7 +29,7 @@ def bare_server(folder: str) -> AbstractContextManager[str]:
     """vLLM's own OpenAI-compatible server with the engine arguments of the endpoint."""
     flags = ["--max-model-len", "512", "--max-num-seqs", "64"]
     if not _gpus():
-        flags += ["--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"]
+        flags += ["--dtype", cpu_dtype(), "--enforce-eager", "--block-size", "32"]
     return vllm_server(folder, MODEL, flags, {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"})
 
 

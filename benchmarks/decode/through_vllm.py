@@ -11,6 +11,7 @@ import psutil
 
 from benchmarks.decode.settings import DecodeBenchmark, Row
 from safety_ray.decode.safebeam import Search, SearchSettings
+from safety_ray.device import cpu_dtype
 
 
 def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:
@@ -20,7 +21,7 @@ def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:
 
     from safety_ray.decode.vllm_scheduler import SCHEDULER
 
-    on_cpu: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "block_size": 32}
+    on_cpu: dict[str, Any] = {"dtype": cpu_dtype(), "enforce_eager": True, "block_size": 32}
     return LLM(
         model=folder,
         max_model_len=512,

@@ -10,6 +10,7 @@ import pyarrow as pa
 from benchmarks.rewrite.settings import RewriteBenchmark
 from safety_ray.config import from_dict
 from safety_ray.corpus.seeds import load_seeds
+from safety_ray.device import cpu_dtype
 from safety_ray.rewrite import tasks
 from safety_ray.rewrite.settings import RewriteConfig
 
@@ -57,7 +58,7 @@ def make_model(folder: str, hidden: int) -> str:
 
 def engine_args(config: RewriteBenchmark) -> dict[str, Any]:
     return {
-        "max_model_len": 2048, "max_num_seqs": config.seqs, "dtype": "bfloat16", "enforce_eager": True,
+        "max_model_len": 2048, "max_num_seqs": config.seqs, "dtype": cpu_dtype(), "enforce_eager": True,
         "block_size": 32, "enable_chunked_prefill": False,
     }  # fmt: skip
 

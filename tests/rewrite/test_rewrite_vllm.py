@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 from tiny_writer import ENDLESS, train
+from waiting import eventually
 
 from safety_ray import dataset
 from safety_ray.config import from_dict
@@ -35,6 +35,7 @@ FURTHER = {
 }
 """Replies of kinds that the labelled sample has not: their kind and what is said."""
 MAX_TOKENS, TIMEOUT_S = 160, 20.0
+STARTED_S = 600.0  # an engine has begun and answers, on any machine
 
 
 def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
@@ -126,12 +127,14 @@ class Trouble(threading.Thread):
 
     def engine(self) -> psutil.Process:
         """The next one, once it has started."""
-        (found,) = until(
+        (found,) = eventually(
             lambda: [
                 child
                 for child in psutil.Process().children(recursive=True)
                 if "EngineCore" in title(child) and child.pid not in self.engines
-            ]
+            ],
+            STARTED_S,
+            every=0.02,
         )
         self.engines.add(found.pid)
         return found
@@ -139,19 +142,10 @@ class Trouble(threading.Thread):
     def wait_for_rows(self) -> None:
         """Until more of them are on disk than are there now."""
         before = self.files()
-        until(lambda: self.files() > before)
+        eventually(lambda: self.files() > before, STARTED_S, every=0.02)
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
-
-
-def until(look: Callable[[], Any], seconds: float = 600) -> Any:
-    """What it finds, once that is something."""
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.02)
-    return found
 
 
 def title(process: psutil.Process) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from known_model import log_table, small_tokenizer, write_model
 
+from safety_ray import device
 from safety_ray.errors import UserError
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT
-from serve import app, build
+from serve import app
 from serve.app import ServeConfig, build_app, check_port, main
 from serve.build import check_model, deployment_config, engine_args, model_folder, offered
 from serve.safety import asked
@@ -130,7 +131,7 @@ def test_engine_arguments_stand_above_all_but_the_guards_own() -> None:
 def test_on_a_cpu_the_engine_takes_what_is_fast_there(
     native: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "fast_bf16", lambda device: native)
+    monkeypatch.setattr(device, "fast_bf16", lambda device: native)
     assert engine_args(ServeConfig(model="m", device="cpu"), 7, 512)["dtype"] == dtype
     assert "dtype" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512), "vLLM knows GPUs"
 

@@ -16,7 +16,7 @@ from known_model import KEY, LETTERS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from safety_ray.device import fast_bf16
+from safety_ray.device import cpu_dtype
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG, encode
 
 MODEL = "safety-ray"
@@ -36,9 +36,7 @@ def one(client: OpenAI, *args: Any, **more: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def oracle(model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.bfloat16 if fast_bf16("cpu") else torch.float32
-    )
+    return AutoModelForCausalLM.from_pretrained(model, dtype=cpu_dtype())
 
 
 def shares(oracle: Any, ids: list[int], tag: int) -> list[float]:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from safety_ray.decode import hf
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.device import fast_bf16
+from safety_ray.device import cpu_dtype
 from safety_ray.tag import END_OF_TEXT, TAG, encode
 
 MODEL, PROMPT = "safety-ray", "abc"
@@ -25,9 +25,7 @@ BEAM = {"mode": "safebeam"}
 
 @pytest.fixture(scope="module")
 def oracle(model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.bfloat16 if fast_bf16("cpu") else torch.float32
-    ).eval()
+    return AutoModelForCausalLM.from_pretrained(model, dtype=cpu_dtype()).eval()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from training_runs import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.config import from_dict
@@ -24,7 +25,6 @@ from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import FinetuneConfig, PretrainConfig
 
 WriteRows = Callable[..., str]
-TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")

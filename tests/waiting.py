@@ -1,0 +1,21 @@
+"""Waiting for what comes by and by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def eventually(
+    holds: Callable[[], Any],
+    seconds: float = 40.0,
+    told: Callable[[], object] = str,
+    every: float = 0.5,
+) -> Any:
+    """What `holds`, asked `every` so many seconds; an assertion with what is `told` after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {told()}"
+        time.sleep(every)
+    return found
