@@ -2,7 +2,7 @@
 
     python -m serve.app configs/serve/demo.yaml port=8001      # in the foreground, until Ctrl-C
     serve deploy configs/serve/deploy.yaml                     # on a running cluster
-    url = start(ServeConfig(model="runs/demo/pretrain")); ...; stop()
+    url = start(config := ServeConfig(model="runs/demo/pretrain")); ...; stop(config)
 
 A request says what is to happen to the tag by a body field (see safety_ray/decode/processor.py):
 `client.completions.create(..., extra_body={"safety": {"mode": "stop", "threshold": 0.05}})`.
@@ -57,12 +57,23 @@ def start(config: ServeConfig) -> str:
     return f"http://{host}:{config.port}{config.route_prefix.rstrip('/')}/v1"
 
 
-def stop() -> None:
-    """End the endpoint that `start` began, after the answers under way; Ray itself stays."""
+def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
+    """End the endpoint that `start` began, after the answers under way; Ray itself stays.
+
+    The port is free again afterwards: Ray Serve does not wait for the processes that it kills.
+    """
     from ray import serve
 
     serve.delete(APP)  # waits for them, up to drain_s; a shutdown alone would cut their connections
     serve.shutdown()
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return check_port(config.host, config.port)
+        except UserError as error:
+            if time.monotonic() > end:
+                raise UserError(f"the endpoint has not ended within {timeout_s:g} s: {error}") from error
+            time.sleep(0.1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        stop()
+        stop(config)
 
 
 def check_port(host: str, port: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 from safety_ray import artifact
 from safety_ray.config import from_dict, setting
 from safety_ray.errors import UserError
+from safety_ray.ports import free_port
 from serve.app import ServeConfig, start, stop
 
 
@@ -51,7 +51,7 @@ def run(config: AskConfig) -> dict[str, Any]:
             "safebeam": ask(url, settings.model_id, config, {"mode": "safebeam"}),
         }
     finally:
-        stop()
+        stop(settings)
     with open(out.sub("answers.json"), "w") as file:
         json.dump(answers, file, indent=1, ensure_ascii=False)
     return out.commit(rows_in=len(answers), rows_out=len(answers), answers=answers)
@@ -76,10 +76,3 @@ def ask(url: str, model_id: str, config: AskConfig, safety: dict[str, Any]) -> d
         "finish_reason": choice.finish_reason,
         "safety": getattr(choice, "safety", None),
     }
-
-
-def free_port() -> int:
-    """A port on loopback that nothing listens on right now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])

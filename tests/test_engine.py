@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safety_ray import engine
 from safety_ray.engine import EngineConfig
 from safety_ray.engine_openai import _Endpoint
 from safety_ray.errors import UserError, user_error_in
+from safety_ray.ports import free_port
 
 ROWS = pa.table(
     {
@@ -173,9 +173,7 @@ def test_what_no_request_can_cure_ends_the_job(status: int, says: str, ray_clust
 
 
 def test_an_endpoint_that_cannot_work_is_named_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(UserError, match=r"cannot be reached"):
         engine.check(openai_config(url))
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from safety_ray.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -108,16 +109,6 @@ def start() -> tuple[subprocess.Popen[bytes], str, Head]:
 def end_with_parent() -> None:
     """In the child, before Ray: ask for SIGTERM when pytest is killed, so that no cluster stays behind."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def free_ports(number: int) -> list[int]:
-    with_sockets = [socket.socket() for _ in range(number)]
-    for one in with_sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in with_sockets]
-    for one in with_sockets:
-        one.close()
-    return ports
 
 
 def ask(address: str, token: str | None) -> int:

@@ -19,8 +19,8 @@ import psutil
 from benchmarks.decode.settings import DecodeBenchmark, Row
 from benchmarks.vllm_server import vllm_server
 from safety_ray.device import cpu_dtype
+from safety_ray.ports import free_port
 from serve.app import ServeConfig, start, stop
-from serve.ask import free_port
 
 MODEL, PROMPT = "safety-ray", "Tell me how the river runs to the sea."
 
@@ -42,7 +42,7 @@ def endpoint(folder: str, **settings: Any) -> Iterator[str]:
     try:
         yield start(config)
     finally:
-        stop()
+        stop(config)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.train.model import batch_of, network
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
+from safety_ray.ports import free_port
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.settings import PretrainConfig
@@ -45,9 +45,7 @@ def rows(config: TrainBenchmark) -> Iterator[Row]:
     results = multiprocessing.get_context("spawn").SimpleQueue()
     first = 0.0
     for case in dict.fromkeys(cases):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            place = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        place = f"tcp://127.0.0.1:{free_port()}"
         spawn(_measure, (case, config, place, results), nprocs=case.workers)
         start, clock, cpu = results.get()
         against = f"{cpu / first:.2f} x the first (CPU time)" if first else ""

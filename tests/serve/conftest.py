@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from playwright.sync_api import Browser
 from scripted_endpoint import ScriptedEndpoint, scripted_endpoint
 from transformers import PreTrainedTokenizerFast
 
+from safety_ray.ports import free_port
 from serve.app import ServeConfig, start, stop
 
 
@@ -30,23 +30,16 @@ def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     return write_model(tmp_path_factory.mktemp("model"), tokenizer, log_table(tokenizer))
 
 
-@pytest.fixture(scope="session")
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
-
-
-_running: list[OpenAI] = []  # the one endpoint, while it runs
+_running: list[tuple[OpenAI, ServeConfig]] = []  # the one endpoint, while it runs
 
 
 @pytest.fixture(scope="session")
-def config(model: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text(f"# for the tests\n{KEY}\n{OTHER_KEY}\n")
     return ServeConfig(
         model=str(model),
-        port=free_port,
+        port=free_port(),
         threshold=0.3,
         refusal=REFUSAL,
         api_keys=str(keys),
@@ -63,8 +56,8 @@ def client(ray_cluster: None, config: ServeConfig) -> OpenAI:
     if not _running:
         url = start(config)
         assert url == f"http://127.0.0.1:{config.port}/v1"
-        _running.append(OpenAI(base_url=url, api_key=KEY, timeout=120, max_retries=0))
-    return _running[0]
+        _running.append((OpenAI(base_url=url, api_key=KEY, timeout=120, max_retries=0), config))
+    return _running[0][0]
 
 
 @pytest.fixture
@@ -75,8 +68,9 @@ def no_endpoint() -> None:
 
 def stop_running() -> None:
     while _running:
-        _running.pop().close()
-        stop()
+        client, config = _running.pop()
+        client.close()
+        stop(config)
 
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:

@@ -35,7 +35,7 @@ def small(ray_cluster: None, no_endpoint: None, config: ServeConfig) -> Iterator
         with OpenAI(base_url=start(settings), api_key=KEY, timeout=120, max_retries=0) as client:
             yield client
     finally:
-        stop()
+        stop(settings)
 
 
 def engines() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from safety_ray.config import dump, from_dict
+from safety_ray.ports import free_port
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig
@@ -43,13 +43,10 @@ def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[sub
     left_out = ("model", "loggers", "validation")
     words = [f"{key}={value}" for key, value in dump(config).items() if key not in left_out]
     words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "safety_ray.train.loop", *words]
     place = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(per_node or world),
     }
