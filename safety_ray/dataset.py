@@ -8,11 +8,9 @@ that holds it ends, so write tasks are kept small.
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -21,7 +19,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from safety_ray import filesystem, progress
+from safety_ray import cluster, filesystem, progress
 from safety_ray.artifact import Artifact, read_record
 from safety_ray.errors import UserError
 from safety_ray.records import Column, require
@@ -29,8 +27,6 @@ from safety_ray.records import Column, require
 if TYPE_CHECKING:
     import ray.data
 
-SLOTS = 4
-"""CPUs that Ray must count for a stage to go on row by row; with fewer a broken one begins again"""
 REASON = "set_aside"
 _OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
@@ -40,42 +36,6 @@ _CHECKPOINT = "_checkpoint"
 class Counts:
     rows_out: int
     set_aside: int
-
-
-def start() -> None:
-    """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
-    import logging
-
-    import ray
-    import ray.data
-
-    if ray.is_initialized():
-        return
-    for name in ("ray.data", "ray.train", "ray.serve"):  # ray.data sets its own level when imported
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised as well
-    # Workers import this package from the working directory of the driver: say where that is.
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    local = "RAY_ADDRESS" not in os.environ
-    # Ray Serve kills a proxy that takes longer to start, 5 s by default; beside a model that loads it may.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
-    ray.init(
-        address="local" if local else None,  # else it would join any cluster that runs on this machine
-        # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
-        # slots it waits for ever. A slot is not a core; a small machine shares its cores.
-        num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        include_dashboard=False if local else None,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # else a UserError loses its type between processes
-    # Ray 2.60's new Parquet reader starts 32 actors for every read of every execution, which on a
-    # few cores costs many times the work itself; the older reader starts none.
-    context.use_datasource_v2 = False
 
 
 def files(path: str) -> list[str]:
@@ -169,7 +129,7 @@ def write(
     fs, root = filesystem.find(out.path)
     counts = written(out, part)
     if counts is None:
-        if not _can_skip():
+        if not cluster.has_room_to_skip():
             resume_by = None
         if resume_by is None:  # what a broken run left, of a half-settled one too
             for leftover in (f"{root}/rows{part}", *_folders(root, part)):
@@ -201,16 +161,6 @@ def written(out: Artifact, part: str = "") -> Counts | None:
     """What a `write` that ended has left in `part` of `out`; None where none has ended."""
     fs, root = filesystem.find(out.path)
     return _counts(fs, root, part) if all(map(fs.exists, _folders(root, part))) else None
-
-
-def _can_skip() -> bool:
-    """Whether there is room for the step that skips finished rows; UserError with less than two CPUs."""
-    import ray
-
-    found = int(ray.cluster_resources().get("CPU", 0))
-    if found < 2:
-        raise UserError(f"the Ray cluster counts {found} CPU, and a stage needs two: ray start --num-cpus=2.")
-    return found >= SLOTS
 
 
 def check_share(path: str, counts: Counts, most: float) -> None:

@@ -14,15 +14,15 @@ def free_ports(number: int, host: str = "127.0.0.1") -> list[int]:
     """`number` different TCP ports of `host` that nothing listens on right now; OSError if there are none."""
     found: list[int] = []
     for port in random.sample(RANGE, len(RANGE)):
-        if len(found) == number:
-            return found
         with socket.socket() as trial:
             try:
                 trial.bind((host, port))
             except OSError:
                 continue
         found.append(port)
-    raise OSError(f"{host} has no {number} free ports in {RANGE.start}-{RANGE.stop - 1}")
+        if len(found) == number:
+            return found
+    raise OSError(f"{host} has no {number} free ports in {RANGE[0]}-{RANGE[-1]}")
 
 
 def free_port(host: str = "127.0.0.1") -> int:

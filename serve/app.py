@@ -36,10 +36,10 @@ def start(config: ServeConfig) -> str:
     check_port(config.host, config.port)
     from ray import serve
 
-    from safety_ray import dataset
+    from safety_ray import cluster
 
     quiet()
-    dataset.start()
+    cluster.start()
     if serve.status().proxies:
         raise UserError("Ray Serve already runs on this cluster: stop it, or add to it with `serve deploy`.")
     app = build_app(config)

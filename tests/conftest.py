@@ -54,11 +54,11 @@ def ray_cluster() -> Iterator[None]:
     """A real Ray on this machine, started once."""
     import ray
 
-    from safety_ray import dataset, job
+    from safety_ray import cluster, job
 
     job.quiet()
     patient()
-    dataset.start()
+    cluster.start()
     yield
     ray.shutdown()
 

@@ -6,8 +6,6 @@ import os
 import time
 from typing import Any
 
-from safety_ray import dataset
-
 
 def patient(seconds: float = 180) -> None:
     """Let a node take that long to register; Ray's 30 s, which no setting moves, end it on a busy machine."""
@@ -37,7 +35,7 @@ def with_second_node(cpus: int) -> Any:
     ray._private.utils.write_ray_address = lambda *address: None
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     os.environ["RAY_ADDRESS"] = cluster.address
-    dataset.start()  # before there is a second node, or the driver may join that one and die with it
+    cluster.start()  # before there is a second node, or the driver may join that one and die with it
     second = cluster.add_node(num_cpus=cpus)
     cluster.wait_for_nodes()
     return second

@@ -25,7 +25,7 @@ from benchmarks.rewrite.bare import bare_engine, client, server
 from benchmarks.rewrite.job import openai_engine, stream, vllm_engine
 from benchmarks.rewrite.prompts import chats, documents, make_model
 from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
-from safety_ray import dataset
+from safety_ray import cluster, dataset
 from safety_ray.job import main
 
 
@@ -42,7 +42,7 @@ def run(config: RewriteBenchmark) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(f"{folder}/model", config.hidden)
         dataset.write_table(rows, f"{folder}/in/a.parquet")
-        dataset.start()
+        cluster.start()
         notes = []
         if "vllm" in config.parts:
             with bare_engine(model, config) as bare:

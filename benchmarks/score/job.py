@@ -16,7 +16,7 @@ import ray._private.internal_api
 
 from benchmarks.score.settings import Cost, ScoreBenchmark, all_processes
 from benchmarks.score.texts import documents
-from safety_ray import dataset
+from safety_ray import cluster, dataset
 from safety_ray.score import ensemble, stage_pool
 from safety_ray.score.classifier import Prediction
 from safety_ray.score.stage import ScoreConfig, run
@@ -79,7 +79,7 @@ def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
         with all_processes(cost):
             ray.init(
                 address="local",
-                num_cpus=max(dataset.SLOTS, os.cpu_count() or 1), include_dashboard=False,
+                num_cpus=max(cluster.SLOTS, os.cpu_count() or 1), include_dashboard=False,
                 object_store_memory=config.store_mb << 20, log_to_driver=False, logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
             )  # fmt: skip

@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from ray.util import ActorPool
 
-from safety_ray import artifact, dataset, filesystem, tag
+from safety_ray import artifact, cluster, dataset, filesystem, tag
 from safety_ray.config import setting
 from safety_ray.decode.safebeam import SearchSettings
 from safety_ray.errors import UserError
@@ -178,7 +178,7 @@ def _work(
     left = [task for task in tasks if task.name not in done]
     line = Line("evaluate", sum(len(task.rows) for task in tasks), unit="texts")
     if left:
-        dataset.start()
+        cluster.start()
         actor = ray.remote(
             num_cpus=config.cpus_per_worker,
             num_gpus=config.gpus_per_worker,

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from safety_ray import artifact, dataset, filesystem
+from safety_ray import artifact, cluster, dataset, filesystem
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.ingest import readers
@@ -64,7 +64,7 @@ def run(config: IngestConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs={"input": config.input})
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     counts_folder = out.sub("ignored")
 
     def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:

@@ -12,22 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray import artifact, dataset, filesystem, progress, threshold
+from safety_ray import artifact, cluster, dataset, filesystem, progress
 from safety_ray.artifact import Artifact
 from safety_ray.errors import UserError
-from safety_ray.pack import mixture, selection, shards, vocabulary
+from safety_ray.pack import inputs, mixture, selection, shards, vocabulary
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.selection import (
     CHUNKS,
@@ -42,23 +37,21 @@ from safety_ray.pack.selection import (
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.shards import Counts, Schedule
 from safety_ray.pack.vocabulary import Vocabulary
-from safety_ray.records import REWRITTEN, SCORED, Column, require
+from safety_ray.records import Column
 
 __all__ = ["PackConfig", "run"]
 
 _BATCH = 256
 _ENCODED = "encoded"
-_WEB = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
-_MADE = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
 
 
 def run(config: PackConfig) -> dict[str, Any]:
     """Write the token rows of `config` and return the record; a finished folder is skipped."""
-    given, config = config, _with_threshold(config)
-    out = artifact.begin(config.output, given, _inputs(config))
+    given, config = config, inputs.with_threshold(config)
+    out = artifact.begin(config.output, given, inputs.paths(config))
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -66,14 +59,14 @@ def run(config: PackConfig) -> dict[str, Any]:
         config.tag_from,
         config.heldout_share,
         by_chunk=config.tag_scope == "chunk",
-        heldout_ids=_hold_out(config, out),
-        roots=_roots(config),
+        heldout_ids=inputs.hold_out(config, out),
+        roots=inputs.roots(config),
     )
-    sources = {"web": _select(config.scored, _WEB, (SPLIT, CHUNKS), selection.select_raw, chosen)}
+    sources = {"web": _select(config.scored, inputs.WEB, (SPLIT, CHUNKS), selection.select_raw, chosen)}
     totals = {"web": dataset.count(config.scored)}
-    if _has_rewritten(config):
+    if inputs.has_rewritten(config):
         sources["rewritten"] = _select(
-            config.rewritten, _MADE, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
+            config.rewritten, inputs.MADE, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
         )
         totals["rewritten"] = dataset.count(config.rewritten)
     web, *made = sources.values()
@@ -106,65 +99,6 @@ def run(config: PackConfig) -> dict[str, Any]:
     )
 
 
-def _with_threshold(config: PackConfig) -> PackConfig:
-    found = config.thresholds_from
-    return replace(config, tag_from=threshold.audited(found)) if found else config
-
-
-def _inputs(config: PackConfig) -> dict[str, str]:
-    """What is read; UserErrors about it come here, before an output folder is made."""
-    inputs = {"scored": config.scored}
-    chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
-    require(_WEB + chunks, dataset.columns(config.scored), f"'{config.scored}'")
-    if config.rewritten:
-        inputs["rewritten"] = config.rewritten
-        if _has_rewritten(config):
-            require(_MADE, dataset.columns(config.rewritten), f"'{config.rewritten}'")
-    if config.thresholds_from:
-        inputs["thresholds_from"] = config.thresholds_from
-    if config.tokenizer:
-        if Path(config.tokenizer).is_dir():
-            inputs["tokenizer"] = config.tokenizer
-        if not shards.exists(f"{config.output}/record.json"):
-            found = vocabulary.open_existing(config.tokenizer, config.tag)
-            _tables(config, found)
-    return inputs
-
-
-def _has_rewritten(config: PackConfig) -> bool:
-    """Whether there are rewritten rows; a finished stage may have had nothing to rewrite."""
-    record = artifact.read_record(config.rewritten) if config.rewritten else None
-    return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
-
-
-def _hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
-    """Write the web documents that are held out; returns their ids where `split` names them."""
-    path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
-    if not shards.exists(path):
-        with fsspec.open(dataset.files(config.scored)[0]) as file:
-            kept = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
-        if SPLIT in names or config.heldout_share > 0:
-            found = dataset.read(config.scored, _WEB).map_batches(
-                selection.only_held_out,
-                fn_kwargs={"seed": config.seed, "share": config.heldout_share},
-                batch_format="pyarrow",
-                batch_size=None,
-            )
-            kept += [b for b in found.iter_batches(batch_format="pyarrow", batch_size=None) if len(b)]
-        shards.write_whole(pa.concat_tables(kept, promote_options="permissive").sort_by("id"), path)
-    if SPLIT not in names:
-        return None
-    with fsspec.open(path) as file:
-        return frozenset(pq.read_table(file, columns=["id"]).column("id").to_pylist())
-
-
-def _roots(config: PackConfig) -> dict[str, str] | None:
-    if not _has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
-        return None
-    ids = dataset.table(config.rewritten, ["id", "source_id"])
-    return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
-
-
 def _select(
     path: str, needed: tuple[Column, ...], extra: tuple[str, ...], function: Any, chosen: Selection
 ) -> Dataset:
@@ -184,13 +118,7 @@ def _tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int
             else vocabulary.train(_texts(documents, total), config.vocab_size, config.tag, config.row_length)
         )
         vocabulary.save(made, folder)
-    return _tables(config, vocabulary.load(folder))
-
-
-def _tables(config: PackConfig, tokenizer: Any) -> Vocabulary:
-    where = f"the tokenizer '{config.tokenizer}'" if config.tokenizer else "the trained tokenizer"
-    tagged = config.tag_rate > 0 and any(score >= config.tag_from for score in config.raw_scores)
-    return vocabulary.tables(tokenizer, config.tag, where, tagged)
+    return inputs.tables(config, vocabulary.load(folder))
 
 
 def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from safety_ray import artifact, dataset, progress
+from safety_ray import artifact, cluster, dataset, progress
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN, SCORED, Column, require
@@ -52,7 +52,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     cells = _count(config.scored, SCORED, count_originals, rows["scored"], config.batch_rows)
     if config.rewritten:
         cells |= _count(config.rewritten, REWRITTEN, count_rewritten, rows["rewritten"], config.batch_rows)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import fsspec
 import ray.data
 
-from safety_ray import artifact, dataset, filesystem, progress
+from safety_ray import artifact, cluster, dataset, filesystem, progress
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN
@@ -40,7 +40,7 @@ def run(config: PublishConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs={"input": config.input})
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     return _to(config, out) if config.direction == "to" else _from(config, out)
 
 

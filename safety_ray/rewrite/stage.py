@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from safety_ray import artifact, dataset, engine, filesystem, threshold
+from safety_ray import artifact, cluster, dataset, engine, filesystem, threshold
 from safety_ray.engine import USAGE
 from safety_ray.errors import UserError
 from safety_ray.records import REWRITTEN, SCORED, Column, schema
@@ -50,12 +50,12 @@ def run(config: RewriteConfig) -> dict[str, Any]:
                 f"rephrase_scores={config.rephrase_scores} and refuse_scores={config.refuse_scores}."
             )
     if config.dry_run:
-        dataset.start()
+        cluster.start()
         return estimate.dry_run(config, recipe_of, _rewrite)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     rows_in, done, outcomes = _rewrite(config, recipe_of, out)
     used = _used(out) if config.engine.kind != "template" else {}
     if not done.rows_out:  # a folder without Parquet files could not be read by the next stage

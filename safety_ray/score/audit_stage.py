@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from safety_ray import artifact, dataset, engine, filesystem
+from safety_ray import artifact, cluster, dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
@@ -74,7 +74,7 @@ def run(config: AuditConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs={"scored": config.scored})
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     names = [n for n in dataset.columns(config.scored) if n in (*(c.name for c in needed), "token_count")]
     tallies = (
         dataset.read(config.scored, needed)

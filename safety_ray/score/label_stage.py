@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray import artifact, dataset, engine
+from safety_ray import artifact, cluster, dataset, engine
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.records import DOCUMENT
@@ -35,7 +35,7 @@ def run(config: LabelConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs={"documents": config.documents})
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     rows = dataset.count(config.documents)
     counts = judge_rows(
         dataset.read(config.documents, DOCUMENT), out, config.engine,

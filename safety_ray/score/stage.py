@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from safety_ray import artifact, dataset, engine, filesystem
+from safety_ray import artifact, cluster, dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
@@ -91,7 +91,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
-    dataset.start()
+    cluster.start()
     rows = dataset.count(config.documents)
     repeats = _repeats(config, rows)
     shared = ray.put(repeats)  # one copy a node, which all tasks read in place

@@ -18,7 +18,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from safety_ray import artifact, dataset, progress
+from safety_ray import artifact, cluster, progress
 from safety_ray.errors import UserError
 from safety_ray.train import loggers, stage_validation
 from safety_ray.train.data import TokenRows
@@ -50,7 +50,7 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """The output folder; only once it is sure that the workers fit, as settings cannot change later."""
     if artifact.read_record(config.output) is None:
         loggers.check(config.loggers)
-        dataset.start()
+        cluster.start()
         _check_workers_fit(config)
     return artifact.begin(config.output, config, inputs)
 
