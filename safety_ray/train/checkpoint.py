@@ -45,13 +45,14 @@ class Progress:
     recent: list[float] = field(default_factory=list)  # the last losses of steps that were taken
     skipped: int = 0  # steps not taken, because their loss or gradient was bad
     bad_in_a_row: int = 0  # of these, the last ones
+    precision: str = ""  # of the matrix products since the first step
 
 
 class Checkpoints:
     """The checkpoints in `folder`, of which the `keep` newest stay. All workers call each method.
 
-    `whole` is called in every worker for the one that was loaded and for each that is written.
-    `waited` is the time in seconds that training stood still for them.
+    `begun` is how far the newest whole one is. `whole` is called in every worker for the one that was
+    loaded and for each that is written. `waited` is the time in seconds that training stood still for them.
     """
 
     def __init__(self, folder: str, keep: int, whole: Whole = lambda step, path: frozenset()) -> None:
@@ -60,23 +61,29 @@ class Checkpoints:
         self._writing: tuple[int, Any] | None = None
         # Its own group: a write asks the other workers while their training does, too.
         self._group = dist.new_group(backend="gloo")
+        self.begun = self._begun()
+
+    def _begun(self) -> Progress:
+        newest: list[Any] = [None]
+        if dist.get_rank() == 0:
+            newest = names(self.folder)[-1:] or [None]
+        dist.broadcast_object_list(newest)  # one worker looks: a shared file system may show others less
+        if newest[0] is None:
+            return Progress()
+        state = {"progress": ""}
+        loader.load(state, storage_reader=_reader(f"{self.folder}/{newest[0]}"))
+        return Progress(**json.loads(state["progress"]))
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put the newest whole checkpoint into `model` and `optimizer`."""
-        found: list[Any] = [None]
-        if dist.get_rank() == 0:
-            found = names(self.folder)[-1:] or [None]
-        dist.broadcast_object_list(found)  # one worker looks: a shared file system may show others less
-        if found[0] is None:
-            return Progress()
-        weights, moments = get_state_dict(model, optimizer)
-        state: dict[str, Any] = {"model": weights, "optimizer": moments, "progress": ""}
-        path = f"{self.folder}/{found[0]}"
-        loader.load(state, storage_reader=_reader(path))
-        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
-        progress = Progress(**json.loads(state["progress"]))
-        self.whole(progress.step, path)
-        return progress
+        """Put the checkpoint of `begun`, if there is one, into `model` and `optimizer`; returns `begun`."""
+        if self.begun.step:
+            path = self._path(self.begun.step)
+            weights, moments = get_state_dict(model, optimizer)
+            state: dict[str, Any] = {"model": weights, "optimizer": moments}
+            loader.load(state, storage_reader=_reader(path))
+            set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
+            self.whole(self.begun.step, path)
+        return self.begun
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Begin to write the checkpoint of `progress.step`, once the one before is whole."""

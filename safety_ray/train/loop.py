@@ -74,11 +74,11 @@ def train(
     if config.compile:
         for block in model.blocks:
             block.compile()
-    precision = agreed_precision(config.precision, device)
+    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, whole)
+    precision = checkpoints.begun.precision or agreed_precision(config.precision, device)
     shard(model, model.blocks, device=device.type, precision=precision, within=config.shard_within)
     optimizer = adamw(model, config)
-    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, whole)
-    done = checkpoints.load(model, optimizer)
+    done = replace(checkpoints.load(model, optimizer), precision=precision)
     guard = Guard(config, done, steps)
     batches = Batches(data, config, done.step, steps, device, by_document=model_config.document_mask)
     peak = (config.peak_tflops or peak_of(device, precision)) * 1e12 * dist.get_world_size()

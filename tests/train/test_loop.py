@@ -18,6 +18,7 @@ from training_runs import losses, run, settings, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.errors import UserError
+from safety_ray.train import parallel
 from safety_ray.train.data import TokenRows
 from safety_ray.train.guard import Diverged
 from safety_ray.train.model import build
@@ -108,6 +109,26 @@ def test_a_run_that_raised_goes_on_with_the_same_losses(tmp_path: Path, rows: st
     assert losses(broken.output) == losses(whole.output)
     weights = [(Path(c.output) / "model" / "model.safetensors").read_bytes() for c in (whole, broken)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_run_goes_on_elsewhere_with_the_products_it_began_with(
+    tmp_path: Path, rows: str, alone: None, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(parallel, "fast_bf16", lambda device: native)
+    whole = settings(rows, tmp_path / "whole", precision="auto")
+    run(whole)
+    moved = settings(rows, tmp_path / "moved", precision="auto")
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(moved, stop)
+    monkeypatch.setattr(parallel, "fast_bf16", lambda device: not native)
+    assert run(moved)["precision"] == ("bf16" if native else "fp32")
+    assert losses(moved.output) == losses(whole.output)
 
 
 def test_a_killed_process_goes_on_with_the_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
