@@ -60,20 +60,32 @@ def start(config: ServeConfig) -> str:
 def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
     """End the endpoint that `start` began, after the answers under way; Ray itself stays.
 
-    The port is free again afterwards: Ray Serve does not wait for the processes that it kills.
+    Another may be started afterwards: Ray Serve itself waits half a minute at most, and not for the
+    processes that it kills. Raises UserError where something is left after `timeout_s`.
     """
     from ray import serve
 
     serve.delete(APP)  # waits for them, up to drain_s; a shutdown alone would cut their connections
     serve.shutdown()
     end = time.monotonic() + timeout_s
-    while True:
-        try:
-            return check_port(config.host, config.port)
-        except UserError as error:
-            if time.monotonic() > end:
-                raise UserError(f"the endpoint has not ended within {timeout_s:g} s: {error}") from error
-            time.sleep(0.1)
+    while left := _left(config):
+        if time.monotonic() > end:
+            raise UserError(f"the endpoint has not ended within {timeout_s:g} s: {left}")
+        time.sleep(0.1)
+
+
+def _left(config: ServeConfig) -> str:
+    """What is left of an endpoint that ends; empty where nothing is."""
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    if names := [actor["name"] for actor in actors if actor["namespace"] == "serve"]:
+        return f"still running: {', '.join(names)}."
+    try:
+        check_port(config.host, config.port)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def main(argv: list[str] | None = None) -> None:
