@@ -42,14 +42,19 @@ class Metrics:
 
     def step(self) -> None:
         self._steps.inc(1)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say how many searches are under way: Ray forgets a gauge that was not set since its last report."""
+        self._in_flight.set(self.searches)
 
     @contextmanager
     def searching(self, number: int) -> Iterator[None]:
         """While so many searches are under way."""
         self.searches += number
-        self._in_flight.set(self.searches)
+        self.refresh()
         try:
             yield
         finally:
             self.searches -= number
-            self._in_flight.set(self.searches)
+            self.refresh()

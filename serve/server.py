@@ -59,6 +59,7 @@ class SafetyServer(LLMServer):
     """Ray Serve LLM's server with the guard, and a body field `safety` (see safety.py)."""
 
     async def start(self) -> None:
+        self._metrics = Metrics()
         RENDERER_REGISTRY.register("hf", __name__, PlainTextRenderer.__name__)
         try:
             await super().start()
@@ -74,11 +75,15 @@ class SafetyServer(LLMServer):
         settings = client.vllm_config.additional_config[CONFIG_KEY]
         self._timeout_s: float = settings["timeout_s"]
         self._interval_s: float = settings["stream_interval_ms"] / 1000
-        self._guard = Guard(client, settings, Metrics())
+        self._guard = Guard(client, settings, self._metrics)
         client.generate = self._guard.generate
         encoder = ChatEncoder(client.renderer.tokenizer, self._guard.tag_id)
         # What the tokenizer itself puts before a text, e.g. a beginning-of-text token, may come back.
         self._special, self._prefix = encoder.special, client.renderer.tokenizer("")["input_ids"]
+
+    async def check_health(self) -> None:  # Ray Serve asks every health_check_period_s
+        await super().check_health()
+        self._metrics.refresh()
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
         return await self._guarded(super().completions, request, raw_request_info)
