@@ -1,8 +1,9 @@
 """A scoring job in a process of its own, to be killed: `python killed_process.py FOLDER CLASSIFIER NODES`.
 
-Its scorer is slow and notes the id of each row that it is done with in FOLDER/seen/<pid>. With two NODES
-the cluster has a second one, whose raylet's process id is written into FOLDER/raylet. FOLDER/done says
-that the job returned: the exit code does not, for Ray's test cluster ends with 1 once a node was killed.
+Its scorer is slow, waits while there is a FOLDER/hold, and notes the id of each row that it is done with
+in FOLDER/seen/<pid>. With two NODES the cluster has a second one, whose raylet's process id is written
+into FOLDER/raylet. FOLDER/done says that the job returned: the exit code does not, for Ray's test cluster
+ends with 1 once a node was killed.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ def scorer(folder: Path) -> type:
     class Noting(stage_pool.ScoreBatch):
         def __init__(self, *settings: Any) -> None:
             (folder / "seen").mkdir(exist_ok=True)
+            (folder / "seen" / str(os.getpid())).touch()
 
         def __call__(self, batch: pa.Table) -> pa.Table:
             time.sleep(SECONDS)
+            while (folder / "hold").exists():
+                time.sleep(0.1)
             found = ensemble.classify(batch, lambda texts: [_prediction(text) for text in texts])
             with (folder / "seen" / str(os.getpid())).open("a") as file:
                 file.write("".join(f"{id}\n" for id in batch.column("id").to_pylist()))
