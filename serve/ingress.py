@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import Request
@@ -39,6 +42,9 @@ class SafetyIngress(OpenAiIngress):
         read_keys(api_keys)  # a replica that cannot read them must not start
         self._offered = offered
 
+    def _get_configured_serve_handle(self, model_id: str) -> Any:
+        return _Ending(super()._get_configured_serve_handle(model_id))
+
     async def _process_llm_request(self, body: Any, call_method: str, raw_request: Any = None) -> Response:
         try:
             answer: Response = await super()._process_llm_request(body, call_method, raw_request)
@@ -61,6 +67,32 @@ class SafetyIngress(OpenAiIngress):
         if file.parent != PAGE or not file.is_file():
             return _error(404, f"there is no '{request.url.path}' here.", "not_found_error")
         return FileResponse(file, headers=_PAGE_HEADERS)
+
+
+class _Ending:
+    """A handle of Ray Serve whose requests end with who reads their answers.
+
+    Where a client goes, Starlette ends the ingress's own request, often before Ray cancels it; and Ray
+    does not cancel what a request that has ended began: a search would go on for nobody.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def options(self, **settings: Any) -> _Ending:
+        return _Ending(self._handle.options(**settings))
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *args: _read(getattr(self._handle, method).remote(*args)))
+
+
+async def _read(answers: Any) -> AsyncGenerator[Any, None]:
+    try:
+        async for answer in answers:
+            yield answer
+    except (asyncio.CancelledError, GeneratorExit):
+        answers.cancel()
+        raise
 
 
 def ingress_class(rules: AccessRules, playground: bool) -> Any:

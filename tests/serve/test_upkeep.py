@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -68,7 +69,6 @@ def test_metrics_count_answers_steps_and_what_the_model_expected(client: OpenAI)
 
 
 def test_a_search_whose_client_has_gone_ends(client: OpenAI) -> None:
-    # On a busy machine Ray Serve may lose one of many cancellations at once: that search ends by itself.
     eventually(lambda: metrics().get("searches_in_flight") == 0, 240, told=metrics)
     before = settled().get("requests_total safebeam cancelled", 0.0)
     streams = [client.completions.create(**LONG, stream=True, extra_body=BODY) for _ in range(3)]
@@ -86,6 +86,17 @@ def test_a_search_whose_client_has_gone_ends(client: OpenAI) -> None:
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 4, told=metrics)
     time.sleep(5)  # Ray would have forgotten by now that nothing is under way
     eventually(lambda: metrics().get("searches_in_flight") == 0, told=metrics)
+
+
+def test_many_clients_that_go_at_once_leave_no_search_behind(client: OpenAI) -> None:
+    before = settled().get("requests_total safebeam cancelled", 0.0)
+    with ThreadPoolExecutor(16) as pool:
+        begun = [
+            pool.submit(client.completions.create, **LONG, stream=True, extra_body=BODY) for _ in range(16)
+        ]
+    for stream in begun:
+        stream.result().close()
+    eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 16, 120, told=metrics)
 
 
 def test_an_engine_that_dies_is_started_again(client: OpenAI) -> None:
