@@ -60,12 +60,16 @@ def start(config: ServeConfig) -> str:
 def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
     """End the endpoint that `start` began, after the answers under way; Ray itself stays.
 
-    Another may be started afterwards: Ray Serve itself waits half a minute at most, and not for the
-    processes that it kills. Raises UserError where something is left after `timeout_s`.
+    They have `drain_s`. Another endpoint may be started afterwards: Ray Serve by itself waits half a
+    minute at most, and not for the processes that it kills. Raises UserError where something is left
+    `timeout_s` later.
     """
     from ray import serve
 
-    serve.delete(APP)  # waits for them, up to drain_s; a shutdown alone would cut their connections
+    serve.delete(APP, _blocking=False)  # a shutdown alone would cut the answers' connections
+    end = time.monotonic() + config.drain_s + timeout_s
+    while APP in serve.status().applications and time.monotonic() < end:
+        time.sleep(0.2)
     serve.shutdown()
     end = time.monotonic() + timeout_s
     while left := _left(config):

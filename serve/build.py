@@ -57,6 +57,7 @@ def build_app(args: dict[str, Any] | ServeConfig) -> Application:
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
         options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _ONE_LOOP}}
+        options["graceful_shutdown_timeout_s"] = config.drain_s  # Ray Serve's 20 s would cut longer answers
         return serve.deployment(ingress, **options).bind(
             llm_deployments={config.model_id: build_llm_deployment(llm)},
             model_cards={config.model_id: model_card(llm)},

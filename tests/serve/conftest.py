@@ -46,7 +46,7 @@ def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig
         max_concurrent=16,
         max_body_kib=64,
         health_check_period_s=1.0,
-        drain_s=30.0,
+        drain_s=120.0,
     )
 
 

@@ -182,3 +182,10 @@ def test_how_many_engines_there_are_follows_the_load() -> None:
         "target_ongoing_requests": 16,
         "upscale_delay_s": 3,
     }
+
+
+def test_answers_under_way_have_as_long_in_the_ingress_as_in_the_engine(model: Path) -> None:
+    ingress = build_app({"model": str(model), "drain_s": 77})._bound_deployment
+    [engine] = ingress.init_kwargs["llm_deployments"].values()
+    for deployment in (ingress, engine._bound_deployment):
+        assert deployment._deployment_config.graceful_shutdown_timeout_s == 77

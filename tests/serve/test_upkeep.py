@@ -134,5 +134,5 @@ def test_an_end_waits_for_the_answers_under_way(client: OpenAI) -> None:
     reading = threading.Thread(target=read)
     reading.start()
     stop_running()
-    reading.join(60)
+    reading.join(150)
     assert found == [whole]
