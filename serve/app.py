@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 
+from safety_ray import cluster
 from safety_ray.config import load
 from safety_ray.errors import UserError, user_error_in
 from safety_ray.job import quiet
@@ -35,8 +36,6 @@ def start(config: ServeConfig) -> str:
     check_model(config)
     check_port(config.host, config.port)
     from ray import serve
-
-    from safety_ray import cluster
 
     quiet()
     cluster.start()

@@ -48,6 +48,11 @@ def settled() -> dict[str, float]:
     return now
 
 
+def wait_for_searches(number: int, seconds: float = 40) -> None:
+    """Until the metrics say that so many are under way."""
+    eventually(lambda: metrics().get("searches_in_flight") == number, seconds, told=metrics)
+
+
 def test_metrics_count_answers_steps_and_what_the_model_expected(client: OpenAI) -> None:
     before = settled()
     safe: Any = {"safety": {"mode": "safebeam"}}
@@ -69,23 +74,23 @@ def test_metrics_count_answers_steps_and_what_the_model_expected(client: OpenAI)
 
 
 def test_a_search_whose_client_has_gone_ends(client: OpenAI) -> None:
-    eventually(lambda: metrics().get("searches_in_flight") == 0, 240, told=metrics)
+    wait_for_searches(0, 240)
     before = settled().get("requests_total safebeam cancelled", 0.0)
     streams = [client.completions.create(**LONG, stream=True, extra_body=BODY) for _ in range(3)]
     for stream in streams:
         next(iter(stream))
-    eventually(lambda: metrics().get("searches_in_flight") == 3, 120, told=metrics)
+    wait_for_searches(3, 120)
     for stream in streams:
         stream.close()
-    eventually(lambda: metrics().get("searches_in_flight") == 0, 120, told=metrics)
+    wait_for_searches(0, 120)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     with closing(HTTPConnection(client.base_url.host, client.base_url.port)) as whole:  # not a stream
         whole.request("POST", "/v1/completions", json.dumps(LONG | BODY), headers)
-        eventually(lambda: metrics().get("searches_in_flight") == 1, 120, told=metrics)
-    eventually(lambda: metrics().get("searches_in_flight") == 0, 120, told=metrics)
+        wait_for_searches(1, 120)
+    wait_for_searches(0, 120)
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 4, told=metrics)
     time.sleep(5)  # Ray would have forgotten by now that nothing is under way
-    eventually(lambda: metrics().get("searches_in_flight") == 0, told=metrics)
+    wait_for_searches(0)
 
 
 def test_many_clients_that_go_at_once_leave_no_search_behind(client: OpenAI) -> None:
