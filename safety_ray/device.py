@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
+
+from safety_ray.compat.amx import amx_supported, request_amx
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -20,4 +25,11 @@ def fast_bf16(device: str) -> bool:
 
 def cpu_dtype() -> str:
     """The dtype that vLLM computes in fastest on this machine's CPU, by torch's name."""
-    return "bfloat16" if fast_bf16("cpu") else "float32"
+    if not fast_bf16("cpu"):
+        return "float32"
+    if amx_supported() and not request_amx():
+        logger.warning(
+            "vLLM computes in float32: its bfloat16 kernels need AMX tiles, which Linux refuses here."
+        )
+        return "float32"
+    return "bfloat16"

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from safety_ray.device import cpu_dtype
 from safety_ray.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+from safety_ray.engine_notices import notices
 from safety_ray.engine_watch import watched
 from safety_ray.errors import UserError, nearest
 
@@ -118,7 +119,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     stage = build.get_stage_by_name("vLLMEngineStage")
     build.stages["vLLMEngineStage"] = stage.model_copy(
         update={
-            "fn": watched(stage.fn, config.timeout_s),
+            "fn": watched(stage.fn, config.timeout_s, notices()),
             # Without a bound a row that ends every engine would keep the job going for ever.
             "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
         }

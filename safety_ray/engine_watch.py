@@ -1,4 +1,4 @@
-"""A hung engine is ended: whoever waits for it would wait for ever, and Ray begins only dead ones anew.
+"""Kill an engine that stops producing tokens, so that Ray restarts the actor; report why an engine ended.
 
 ray.data.llm ends an engine's actor where vLLM says that its processes died, and Ray Data then starts another
 and repeats the rows that were not done. A process that neither works nor dies says nothing.
@@ -8,7 +8,7 @@ What ray.data.llm drops of an answer is kept here, too: how much of its prompt t
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
 import threading
 import time
@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from safety_ray.compat.killed_children import last_killed, worker_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ class Metrics:
 
     cached_tokens: int
     """tokens of the prompt that the prefix cache held"""
+
+
+_REPORT_S = 10.0
 
 
 class Watch:
@@ -60,8 +63,11 @@ class Watch:
                 return
 
 
-def watched(udf: type, timeout_s: float) -> type:
-    """ray.data.llm's actor class of an engine, with a watch over that engine."""
+def watched(udf: type, timeout_s: float, notices: Any) -> type:
+    """ray.data.llm's actor class of an engine, with a watch over that engine.
+
+    `notices` is the handle of a `safety_ray.engine_notices.Notices`, which hears why an engine ended.
+    """
 
     class Watched(udf):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -69,7 +75,8 @@ def watched(udf: type, timeout_s: float) -> type:
             from vllm.sampling_params import RequestOutputKind
 
             engine = self.llm.engine
-            generate, watch = engine.generate, Watch(timeout_s, end_actor)
+            watch = Watch(timeout_s, lambda: end_actor(timeout_s, notices))
+            generate = _Reporting(engine.generate, notices)
             process = engine.output_processor.process_outputs
 
             def heard(*args: Any, **kwargs: Any) -> Any:
@@ -92,11 +99,42 @@ async def _with_cached(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield said
 
 
-def end_actor() -> None:
+class _Reporting:
+    """vLLM's `generate`, which reports the engine's death before ray.data.llm ends the actor for it."""
+
+    def __init__(self, generate: Callable[..., AsyncIterator[Any]], notices: Any) -> None:
+        self.generate, self.notices = generate, notices
+        self.reported: asyncio.Task[None] | None = None
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for said in self.generate(*args, **kwargs):
+                yield said
+        except EngineDeadError as error:
+            # One report for all open requests; the first that ends takes the actor with it.
+            self.reported = self.reported or asyncio.create_task(self.report(str(error)))
+            await asyncio.shield(self.reported)
+            raise
+
+    async def report(self, error: str) -> None:
+        sentence = None
+        for _ in range(20):  # the engine core may be about to say which signal killed its worker
+            if sentence := last_killed(worker_log()):
+                break
+            await asyncio.sleep(0.1)
+        told = self.notices.put.remote(f"{sentence or error} Ray restarts the engine.")
+        await asyncio.wait([asyncio.wrap_future(told.future())], timeout=_REPORT_S)
+
+
+def end_actor(timeout_s: float, notices: Any) -> None:
     """End this process and the engine's, which could hold their GPUs for ever, a stopped one too."""
     import psutil
+    import ray
 
-    logger.error("the engine has made no token for engine.timeout_s; it is begun anew")
+    sentence = f"the engine made no token for engine.timeout_s={timeout_s:g} s and was killed."
+    ray.wait([notices.put.remote(f"{sentence} Ray restarts the engine.")], timeout=_REPORT_S)
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(1)  # an exit that Ray takes for a crash: it repeats the rows on a new actor

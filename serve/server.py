@@ -13,7 +13,6 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorInfo, ErrorResponse
@@ -22,6 +21,7 @@ from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.async_utils import make_async
 
+from safety_ray.compat.killed_children import last_killed, worker_log
 from safety_ray.decode.vllm_processor import CONFIG_KEY
 from safety_ray.errors import UserError
 from serve.guard import KEY_ARG, Guard, Request
@@ -82,7 +82,10 @@ class SafetyServer(LLMServer):
         self._special, self._prefix = encoder.special, client.renderer.tokenizer("")["input_ids"]
 
     async def check_health(self) -> None:  # Ray Serve asks every health_check_period_s
-        await super().check_health()
+        try:
+            await super().check_health()
+        except Exception as error:
+            raise RuntimeError(last_killed(worker_log()) or _root_cause(error)) from error
         self._metrics.refresh()
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
@@ -226,8 +229,8 @@ def _root_cause(error: Exception) -> str:
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         kept = [line for line in lines if not line.startswith("For further information")]
         return (kept or lines)[-1].split(" [type=")[0].removeprefix("Value error, ")
-    log = Path("/proc/self/fd/1").resolve()  # Ray gives each worker a file, and its children inherit it
-    return last_error(log.read_text(errors="replace") if log.is_file() else "") or message
+    log = worker_log()
+    return last_killed(log) or last_error(log) or message
 
 
 def last_error(log: str) -> str | None:

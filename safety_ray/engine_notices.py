@@ -1,0 +1,47 @@
+"""Tell the driver in a sentence why an engine ended: what its actors log stays on their machine."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import cache
+from typing import Any
+
+
+class Notices:
+    """A Ray actor that hands sentences from the engines' actors to the driver."""
+
+    def __init__(self) -> None:
+        self.sentences: asyncio.Queue[str] = asyncio.Queue()
+
+    async def put(self, sentence: str) -> None:
+        await self.sentences.put(sentence)
+
+    async def get(self) -> str:
+        return await self.sentences.get()
+
+
+def notices() -> Any:
+    """The handle of this job's `Notices`, whose sentences are printed here, on standard error."""
+    import ray
+
+    return _notices(ray.get_runtime_context().get_job_id())
+
+
+@cache
+def _notices(job: str) -> Any:
+    import ray
+
+    actor = ray.remote(Notices).options(num_cpus=0).remote()
+    _print_next(actor)
+    return actor
+
+
+def _print_next(actor: Any) -> None:
+    def came(future: Any) -> None:
+        if future.cancelled() or future.exception():
+            return  # the job has ended
+        print(f"  engine: {future.result()}", file=sys.stderr, flush=True)
+        _print_next(actor)
+
+    actor.get.remote().future().add_done_callback(came)
