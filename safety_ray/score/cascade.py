@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from safety_ray.errors import UserError
 from safety_ray.records import SCORES
@@ -57,6 +55,10 @@ class FirstLook:
                 f"the classifier gives all {len(pieces):,} pieces of the texts to fit on the score "
                 f"{scores[0] if scores else None}: there is nothing to tell apart; give other documents."
             )
+        from sklearn.linear_model import (
+            LogisticRegression,  # most actors that import this file have no cascade
+        )
+
         found = LogisticRegression(C=strength, max_iter=200).fit(
             _vectorizer(features).transform(pieces), scores
         )
@@ -113,7 +115,9 @@ def cut(text: str, piece: int) -> list[str]:
     return [text[i : i + piece] for i in range(0, max(len(text), 1), piece)]
 
 
-def _vectorizer(features: int) -> HashingVectorizer:
+def _vectorizer(features: int) -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     # One word may be a whole slur: tokens of one letter and marks within a word stay.
     return HashingVectorizer(
         n_features=features,

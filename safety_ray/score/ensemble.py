@@ -6,14 +6,17 @@ The paper takes the higher one of judge and classifier, for recall (section 1).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from safety_ray.records import ENSEMBLE, SCORED, SETTLED, SETTLED_BY
 from safety_ray.score.cascade import CASCADE, CLASSIFIER
-from safety_ray.score.classifier import Prediction
 from safety_ray.score.label import Names
+
+if TYPE_CHECKING:
+    from safety_ray.score.classifier import Prediction
 
 _LOOK = "_first_look"
 JUDGED = Names("judge_score", "judge_reason", "judged_by")

@@ -20,13 +20,14 @@ from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
 from safety_ray.records import DOCUMENT, SCORED, SETTLED_BY
-from safety_ray.score import ensemble
+from safety_ray.score import ensemble, stage_repeats
 from safety_ray.score.cascade import BY, FirstLook
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.judge import AGAIN, FIRST, Judge, check_is_model, judge_rows
 from safety_ray.score.pool import Pool
 from safety_ray.score.repeats import KEY, Repeats, fingerprints, repeated
-from safety_ray.score.stage_pool import Tally, score
+from safety_ray.score.stage_pool import score
+from safety_ray.score.stage_tally import Tally
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
 _DIGESTS = 1_000_000
@@ -102,7 +103,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if repeats.copies:
         known = ray.put(_known(out, repeats, shared))
         copies = _rows(config, shared, copies=True).map_batches(
-            _fill, fn_kwargs={"repeats": shared, "known": known}, batch_format="pyarrow"
+            stage_repeats.fill, fn_kwargs={"repeats": shared, "known": known}, batch_format="pyarrow"
         )
         more = dataset.write(
             copies, out, label="copies", total=repeats.copies, write_rows=config.write_rows,
@@ -153,23 +154,8 @@ def _repeats(config: ScoreConfig, rows: int) -> Repeats:
 
 def _rows(config: ScoreConfig, shared: Any, copies: bool) -> ray.data.Dataset:
     return dataset.read(config.documents, DOCUMENT).map_batches(
-        _split, fn_kwargs={"repeats": shared, "copies": copies}, batch_format="pyarrow"
+        stage_repeats.split, fn_kwargs={"repeats": shared, "copies": copies}, batch_format="pyarrow"
     )
-
-
-def _split(batch: pa.Table, repeats: Any, copies: bool) -> pa.Table:
-    found: Repeats = ray.get(repeats)
-    return found.split(batch, copies)
-
-
-def _fill(batch: pa.Table, repeats: Any, known: Any) -> pa.Table:
-    found: Repeats = ray.get(repeats)
-    return found.fill(batch, ray.get(known))
-
-
-def _owned(batch: pa.Table, repeats: Any) -> pa.Table:
-    found: Repeats = ray.get(repeats)
-    return found.owned(batch)
 
 
 def _score_texts(
@@ -201,6 +187,8 @@ def _known(out: Artifact, repeats: Repeats, shared: Any) -> pa.Table:
         for path in (out.sub(folder, part) for folder, rows in folders if rows):
             names = [n for n in dataset.columns(path) if n in ensemble.ADDED]
             scored = ray.data.read_parquet(dataset.files(path), columns=["id", *names, dataset.REASON])
-            owned = scored.map_batches(_owned, fn_kwargs={"repeats": shared}, batch_format="pyarrow")
+            owned = scored.map_batches(
+                stage_repeats.owned, fn_kwargs={"repeats": shared}, batch_format="pyarrow"
+            )
             found += list(owned.iter_batches(batch_format="pyarrow", batch_size=None))
     return repeats.arrange([table for table in found if len(table)], out.path)

@@ -1,4 +1,4 @@
-"""The pool of classifiers on Ray: actors that score batches, and a count of the tokens they compute."""
+"""The pool of classifiers on Ray: actors that score batches, and count the tokens that they compute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from safety_ray.score import ensemble
 from safety_ray.score.cascade import FirstLook
@@ -66,41 +65,6 @@ class Tokens:
         """(tokens, places) since the last call."""
         masks, self._masks = self._masks, []
         return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
-
-
-class Tally:
-    """Tokens and places that all actors of this run have computed; what they repeat counts again."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    @classmethod
-    def near(cls) -> Tally:
-        """A new one on the driver's node, which cannot be lost without the run."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return cls(ray.remote(_Sums).options(num_cpus=0, scheduling_strategy=here).remote())
-
-    def add(self, tokens: int, places: int) -> None:
-        self.actor.add.remote(tokens, places)
-
-    def record(self) -> dict[str, Any]:
-        tokens, places = ray.get(self.actor.get.remote())
-        return {
-            "read": tokens,
-            "computed": places,
-            "padding": round(1 - tokens / places, 4) if places else 0.0,
-        }
-
-
-class _Sums:
-    def __init__(self) -> None:
-        self.sums = (0, 0)
-
-    def add(self, tokens: int, places: int) -> None:
-        self.sums = (self.sums[0] + tokens, self.sums[1] + places)
-
-    def get(self) -> tuple[int, int]:
-        return self.sums
 
 
 def score(
