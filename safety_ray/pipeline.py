@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_ray.config import from_dict, setting
-from safety_ray.errors import UserError
+from safety_ray.errors import UserError, nearest
 from safety_ray.ingest.readers import list_files
 
 Settings = dict[str, Any]
@@ -54,6 +54,7 @@ class PipelineConfig:
 
     output: str = setting("folder that holds one folder per stage, and summary.json")
     input: str = setting("your own documents (file, folder, glob); empty: the shipped corpus", default="")
+    until: str = setting("the last stage to run; empty: all of them", default="")
     seed: int = setting("seed of every stage", default=0)
     corpus: dict[str, Any] = setting(
         "settings of the stage corpus (see python -m jobs.corpus --help)", factory=dict
@@ -67,6 +68,19 @@ class PipelineConfig:
     pretrain: dict[str, Any] = setting("settings of the stage pretrain", factory=dict)
     evaluate: dict[str, Any] = setting("settings of the stage evaluate", factory=dict)
     endpoint: dict[str, Any] = setting("settings of the stage endpoint", factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in STAGES]
+        if self.until and self.until not in names:
+            raise UserError(
+                f"until={self.until} is no stage; the nearest is '{nearest(self.until, names)}' "
+                f"({', '.join(names)})."
+            )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages to run, in their order."""
+        last = next((n for n, stage in enumerate(STAGES) if stage.name == self.until), len(STAGES) - 1)
+        return STAGES[: last + 1]
 
 
 STAGES = (
@@ -116,16 +130,17 @@ STAGES = (
 
 
 def run(pipeline: PipelineConfig) -> dict[str, Any]:
-    """Run all stages; returns and writes the summary: {"stages", "results", "endpoint"}."""
+    """Run the stages up to `until`; returns and writes the summary: {"stages", "results", "endpoint"}."""
     started = time.time()
     if pipeline.input:
         list_files(
             pipeline.input, str(pipeline.ingest.get("format", "auto"))
         )  # a wrong path fails now, not after the corpus is made
+    stages = pipeline.stages()
     configs = [stage.config(pipeline) for stage in STAGES]
     records: dict[str, dict[str, Any]] = {}
-    for number, (stage, config) in enumerate(zip(STAGES, configs, strict=True), start=1):
-        print(f"[{number}/{len(STAGES)}] {stage.name}: {stage.says}  → {config.output}", flush=True)
+    for number, (stage, config) in enumerate(zip(stages, configs, strict=False), start=1):
+        print(f"[{number}/{len(stages)}] {stage.name}: {stage.says}  → {config.output}", flush=True)
         before = time.time()
         records[stage.name] = stage.run(config)
         if records[stage.name]["seconds"] > time.time() - before + 1:
@@ -134,9 +149,9 @@ def run(pipeline: PipelineConfig) -> dict[str, Any]:
     path = Path(pipeline.output) / "summary.json"
     path.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
     print(table(summary))
-    print(
-        f"\nAll of it: {path.resolve()}; the report card: {Path(pipeline.output).resolve()}/report/card.html"
-    )
+    print(f"\nAll of it: {path.resolve()}")
+    if "report" in records:
+        print(f"The report card: {Path(pipeline.output).resolve()}/report/card.html")
     total = sum(record["seconds"] for record in records.values())
     print(f"{total:.0f} s of work, {time.time() - started:.0f} s in this run")
     return summary
@@ -146,14 +161,14 @@ RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexit
 
 
 def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the stages' records say, in the form of summary.json."""
+    """What the stages' records say, in the form of summary.json; empty for stages that did not run."""
     return {
         "stages": [
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "set_aside", "seconds")}}
             for name, record in records.items()
         ],
-        "results": {key: records["evaluate"]["results"][key] for key in RESULTS},
-        "endpoint": records["endpoint"]["answers"],
+        "results": {k: records["evaluate"]["results"][k] for k in RESULTS} if "evaluate" in records else {},
+        "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
     }
 
 
