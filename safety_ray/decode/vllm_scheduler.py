@@ -22,8 +22,8 @@ SCHEDULER = "safety_ray.decode.vllm_scheduler.GroupScheduler"
 GROUP_ARG = "search_group"
 
 
-class GroupScheduler(AsyncScheduler):
-    """vLLM's scheduler, with groups of requests that begin together."""
+class Groups:
+    """Groups of requests that begin together, for a scheduler class that follows in the bases."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,14 +33,14 @@ class GroupScheduler(AsyncScheduler):
         params = request.sampling_params
         group = (params.extra_args or {}).get(GROUP_ARG) if params is not None else None
         if group is None:
-            super().add_request(request)
+            super().add_request(request)  # type: ignore[misc]
             return
         name, size = group
         come = self._gathering.setdefault(name, [])
         come.append(request)
         if len(come) == size:
             for each in self._gathering.pop(name):
-                super().add_request(each)
+                super().add_request(each)  # type: ignore[misc]
 
     def finish_requests(
         self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
@@ -58,5 +58,9 @@ class GroupScheduler(AsyncScheduler):
                 self._gathering[name] = left
             else:
                 del self._gathering[name]
-        found: list[Request] = super().finish_requests(ids, finished_status)
+        found: list[Request] = super().finish_requests(ids, finished_status)  # type: ignore[misc]
         return found
+
+
+class GroupScheduler(Groups, AsyncScheduler):
+    """vLLM's scheduler with groups."""
