@@ -1,15 +1,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-# Real datasets for the tests that can use them, where they lie beside the checkout.
-ifneq ($(wildcard ../shared/data),)
-export SAFETY_RAY_DATA ?= $(abspath ../shared/data)
-endif
-
-.PHONY: help setup demo test pins clean
+.PHONY: help setup demo check test test-all pins clean
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## make .venv with exact versions (instant when it is up to date)
 	@scripts/setup.sh
@@ -17,13 +12,21 @@ setup:  ## make .venv with exact versions (instant when it is up to date)
 demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a report
 	@$(PY) -m jobs.pipeline configs/pipeline/demo.yaml
 
-test: export HF_HUB_OFFLINE = 1
-test: setup  ## style, types, import contracts and all tests
+check: setup  ## style, types and import contracts
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+
+test: export HF_HUB_OFFLINE = 1
+test: unexport SAFETY_RAY_DATA
+test: check  ## before each commit: all checks and the fast tests
 	$(PY) -m pytest -n 2
+
+test-all: export HF_HUB_OFFLINE = 1
+test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also on published data
+	$(PY) -m pytest -n 2
+	$(PY) -m pytest tests/slow -v
 
 pins:  ## rewrite requirements/ from what .venv holds
 	@$(PY) scripts/pins.py

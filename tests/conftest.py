@@ -1,39 +1,56 @@
-"""What all tests share: one Ray for the whole run, and where real data lies."""
+"""What all tests share: a Ray for each test process, where real data lies, the corpus and a classifier."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from slow_ray import patient
+from ray_head import start_head
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# Two test processes share two cores: threads that spin while they wait for each other would take both.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+# One token for all Rays of a run, set before Ray is imported; none in the home directory is read or written.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # tests read them; Ray's default is 10 s
 
 
 _TESTS = Path(__file__).parent
+# First, so that no process waits at the end; the metrics before other requests to the endpoint.
 _LONGEST = (
-    "serve",
-    "test_pipeline.py",
-    "rewrite",
-    "score",
-    "train",
-)  # first, so that no worker waits at the end
+    "serve/test_endpoint_metrics.py", "serve", "rewrite", "test_pipeline.py", "train/test_stage.py",
+    "train/test_validation.py", "test_job_submit.py", "test_engine_vllm.py", "score", "train",
+)  # fmt: skip
+_TOGETHER = {
+    "the endpoint": ("tests/serve/",),
+    "a training on Ray": ("tests/train/test_stage.py", "tests/train/test_validation.py"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--covers", default="", help="slow tests of this package only, e.g. safety_ray.train")
 
 
 def _group(nodeid: str) -> str:
-    """What stays in one process: all tests of the endpoint, of which a machine holds one, else a file."""
+    """What stays in one process: a file, or those that share what takes long to make."""
     path = nodeid.split("::")[0]
-    return "tests/serve" if path.startswith("tests/serve/") else path
+    return next((name for name, paths in _TOGETHER.items() if path.startswith(paths)), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(_TESTS).as_posix()
+        return next((n for n, start in enumerate(_LONGEST) if path.startswith(start)), len(_LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,16 +68,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real Ray on this machine, started once."""
+    """A real Ray on this machine, started once for this process; jobs that tests start join it, too."""
     import ray
 
     from safety_ray import cluster, job
 
     job.quiet()
-    patient()
+    head = start_head(cluster.SLOTS)
+    os.environ["RAY_ADDRESS"] = head.address
     cluster.start()
     yield
     ray.shutdown()
+    del os.environ["RAY_ADDRESS"]
+    head.stop()
 
 
 @pytest.fixture(scope="session")
@@ -73,21 +93,32 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this run use."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def corpus(shared: Path) -> Path:
     """The shipped corpus, one document a seed: a finished folder of labelled documents."""
     from safety_ray.corpus.seeds import load_seeds
     from safety_ray.corpus.stage import CorpusConfig, run
 
-    folder = tmp_path_factory.mktemp("corpus") / "corpus"
-    run(CorpusConfig(output=str(folder), documents=len(load_seeds())))
+    folder = shared / "corpus"
+    with (shared / "corpus.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(CorpusConfig(output=str(folder), documents=len(load_seeds())))
     return folder
 
 
 @pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+def classifier(shared: Path, corpus: Path) -> Path:
     """A harm classifier fitted on the shipped corpus with the packaged encoder."""
     from safety_ray.score.fit import FitConfig, run
 
-    folder = tmp_path_factory.mktemp("classifier") / "fit"
-    run(FitConfig(labelled=str(corpus), output=str(folder), windows=1))
+    folder = shared / "classifier"
+    with (shared / "classifier.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # made by the test process that comes first
+        run(FitConfig(labelled=str(corpus), output=str(folder), windows=1))
     return folder

@@ -67,7 +67,7 @@ def on_disk(config: Settings, name: str) -> Any:
     return json.loads((Path(config.output) / name).read_text())
 
 
-def test_begin_writes_the_settings_first_and_no_record(config: Settings, source: Path) -> None:
+def test_artifact_begin_writes_config_but_no_record(config: Settings, source: Path) -> None:
     out = start(config, pages=str(source))
     assert (out.finished, out.resumed) == (False, False)
     assert sorted(os.listdir(config.output)) == ["config.json"]
@@ -75,7 +75,7 @@ def test_begin_writes_the_settings_first_and_no_record(config: Settings, source:
     assert list(on_disk(config, "config.json")["inputs"]) == ["pages"]
 
 
-def test_commit_writes_what_it_returns(config: Settings, source: Path) -> None:
+def test_artifact_commit_writes_and_returns_record(config: Settings, source: Path) -> None:
     out = start(config, pages=str(source))
     record = out.commit(rows_in=3, rows_out=2, set_aside=1, chunks=17)
     assert out.finished
@@ -88,20 +88,20 @@ def test_commit_writes_what_it_returns(config: Settings, source: Path) -> None:
     assert not [name for name in os.listdir(config.output) if name.endswith(".part")]
 
 
-def test_sub_is_a_path_inside(config: Settings) -> None:
+def test_artifact_sub_joins_local_and_remote_paths(config: Settings) -> None:
     out = start(config)
     assert out.sub("data", "a.parquet") == f"{config.output}/data/a.parquet"
     assert replace(out, path="s3://b/c/").sub("data") == "s3://b/c/data"
 
 
-def test_a_finished_folder_is_skipped(config: Settings, source: Path) -> None:
+def test_artifact_begin_returns_record_of_finished_folder(config: Settings, source: Path) -> None:
     record = finish(config, pages=str(source))
     again = start(config, pages=str(source))
     assert again.finished
     assert again.record == record
 
 
-def test_a_broken_run_is_resumed(config: Settings, source: Path) -> None:
+def test_artifact_begin_resumes_interrupted_run(config: Settings, source: Path) -> None:
     first = start(config, pages=str(source))
     Path(first.sub("rows")).mkdir()
     second = start(config, pages=str(source))
@@ -110,7 +110,7 @@ def test_a_broken_run_is_resumed(config: Settings, source: Path) -> None:
     assert finish(config, pages=str(source)) == on_disk(config, "record.json")
 
 
-def test_a_run_killed_while_it_began_is_begun_again(config: Settings) -> None:
+def test_artifact_begin_restarts_after_partial_config_write(config: Settings) -> None:
     Path(config.output).mkdir(parents=True)
     (Path(config.output) / "config.json.part").write_text('{"conf')
     assert not start(config).resumed
@@ -118,7 +118,7 @@ def test_a_run_killed_while_it_began_is_begun_again(config: Settings) -> None:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_other_settings_on_the_same_folder_are_named(config: Settings, finished: bool) -> None:
+def test_artifact_begin_rejects_changed_settings(config: Settings, finished: bool) -> None:
     if finished:
         finish(config)
     else:
@@ -135,18 +135,18 @@ def test_other_settings_on_the_same_folder_are_named(config: Settings, finished:
     assert before == {path: path.read_bytes() for path in Path(config.output).rglob("*")}
 
 
-def test_many_other_settings_are_counted(tmp_path: Path) -> None:
+def test_artifact_begin_truncates_list_of_changed_settings(tmp_path: Path) -> None:
     config = Settings(output=str(tmp_path / "o"), engine=Engine(args={str(n): n for n in range(9)}))
     start(config)
     assert "and 5 more" in mistake(replace(config, engine=Engine(args={str(n): n + 1 for n in range(9)})))
 
 
-def test_a_list_of_other_order_is_another_setting(config: Settings) -> None:
+def test_artifact_begin_rejects_changed_list_order(config: Settings) -> None:
     start(replace(config, styles=["a", "b"]))
     assert "styles" in mistake(replace(config, styles=["b", "a"]))
 
 
-def test_where_a_result_lies_is_no_part_of_what_it_is(config: Settings, tmp_path: Path) -> None:
+def test_artifact_fingerprint_is_independent_of_output_path(config: Settings, tmp_path: Path) -> None:
     record = finish(config)
     Path(config.output).rename(tmp_path / "moved")
     moved = start(replace(config, output=str(tmp_path / "moved")))
@@ -156,7 +156,7 @@ def test_where_a_result_lies_is_no_part_of_what_it_is(config: Settings, tmp_path
     assert finish(Settings(output=str(tmp_path / "third"), rows=9))["fingerprint"] != record["fingerprint"]
 
 
-def test_a_changed_input_is_named(config: Settings, source: Path) -> None:
+def test_artifact_begin_rejects_changed_input(config: Settings, source: Path) -> None:
     finish(config, pages=str(source), other=str(source.parent / "pages.jsonl"))
     source.write_text('{"id": "a"}\n{"id": "b"}\n')
     assert "was made from another other, pages than the one given now" in mistake(
@@ -164,13 +164,13 @@ def test_a_changed_input_is_named(config: Settings, source: Path) -> None:
     )
 
 
-def test_a_missing_input_is_named_before_anything_is_written(config: Settings) -> None:
+def test_artifact_begin_rejects_missing_input_before_writing(config: Settings) -> None:
     assert "the input '/nowhere/pages' does not exist" in mistake(config, pages="/nowhere/pages")
     assert "the input '/nowhere/*.jsonl' does not exist" in mistake(config, pages="/nowhere/*.jsonl")
     assert not Path(config.output).exists()
 
 
-def test_fingerprint_of_files_folders_and_globs(tmp_path: Path) -> None:
+def test_input_fingerprint_tracks_files_folders_and_globs(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "b").mkdir(parents=True)
     (folder / "a.jsonl").write_text("1")
@@ -188,7 +188,7 @@ def test_fingerprint_of_files_folders_and_globs(tmp_path: Path) -> None:
     assert input_fingerprint(sources[1]) != after[1]
 
 
-def test_an_input_that_a_stage_made_is_known_by_its_record(config: Settings, tmp_path: Path) -> None:
+def test_input_fingerprint_of_stage_output_uses_its_record(config: Settings, tmp_path: Path) -> None:
     record = finish(config)
     assert input_fingerprint(config.output) == record["fingerprint"]
     for path in Path(config.output).rglob("*"):
@@ -199,7 +199,7 @@ def test_an_input_that_a_stage_made_is_known_by_its_record(config: Settings, tmp
 
 
 @pytest.mark.parametrize("inside", [None, "rows", "data"])
-def test_an_input_that_is_not_finished_is_refused(
+def test_artifact_begin_rejects_unfinished_input(
     config: Settings, tmp_path: Path, inside: str | None
 ) -> None:
     out = start(config)
@@ -209,7 +209,7 @@ def test_an_input_that_is_not_finished_is_refused(
     assert f"'{config.output}' is not finished; run the stage that writes it again first" in text
 
 
-def test_read_record_of_what_no_stage_made(tmp_path: Path) -> None:
+def test_read_record_returns_none_for_foreign_folder(tmp_path: Path) -> None:
     assert read_record(str(tmp_path)) is None
     assert read_record(str(tmp_path / "nothing")) is None
     # A model from elsewhere has a config.json, too, and may hold a folder of that name.
@@ -220,7 +220,7 @@ def test_read_record_of_what_no_stage_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("counts", [(3, 3, 1), (3, 1, 1), (0, 1, 0)])
-def test_counts_that_do_not_add_up_leave_the_folder_unfinished(
+def test_artifact_commit_raises_for_unbalanced_row_counts(
     config: Settings, counts: tuple[int, int, int]
 ) -> None:
     rows_in, rows_out, set_aside = counts
@@ -230,13 +230,13 @@ def test_counts_that_do_not_add_up_leave_the_folder_unfinished(
     assert not start(config).finished
 
 
-def test_rows_of_two_kinds_need_not_add_up(config: Settings) -> None:
+def test_artifact_commit_skips_row_balance_check_if_disabled(config: Settings) -> None:
     record = start(config).commit(rows_in=700, rows_out=31, balanced=False)
     assert (record["rows_in"], record["rows_out"]) == (700, 31)
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "config.json", "record.json"])
-def test_a_folder_with_foreign_files_is_left_alone(config: Settings, name: str) -> None:
+def test_artifact_begin_rejects_folder_with_foreign_files(config: Settings, name: str) -> None:
     Path(config.output).mkdir(parents=True)
     (Path(config.output) / name).write_text('{"model_type": "llama"}')
     text = mistake(config)
@@ -244,40 +244,40 @@ def test_a_folder_with_foreign_files_is_left_alone(config: Settings, name: str) 
     assert os.listdir(config.output) == [name]
 
 
-def test_an_empty_folder_is_taken(config: Settings) -> None:
+def test_artifact_begin_accepts_empty_folder(config: Settings) -> None:
     Path(config.output).mkdir(parents=True)
     assert not start(config).finished
 
 
-def test_an_output_that_is_a_file(config: Settings) -> None:
+def test_artifact_begin_rejects_output_that_is_a_file(config: Settings) -> None:
     Path(config.output).parent.mkdir()
     Path(config.output).write_text("x")
     assert "holds files that no stage wrote" in mistake(config)
 
 
-def test_an_output_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+def test_artifact_begin_rejects_output_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     text = mistake(Settings(output=str(tmp_path / "file" / "out")))
     assert f"the output folder '{tmp_path}/file/out' cannot be written" in text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
-def test_a_folder_without_permission_cannot_be_written(tmp_path: Path) -> None:
+def test_artifact_begin_rejects_folder_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "cannot be written" in mistake(Settings(output=str(tmp_path / "locked" / "out")))
 
 
-def test_a_place_where_no_folder_can_be_made(tmp_path: Path) -> None:
+def test_artifact_begin_rejects_output_under_proc(tmp_path: Path) -> None:
     assert "the output folder '/proc/out' cannot be written" in mistake(Settings(output="/proc/out"))
 
 
-def test_a_relative_path_becomes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifact_begin_makes_relative_path_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     out = start(Settings(output="here/out/"))
     assert out.path == str(tmp_path / "here" / "out")
 
 
-def test_any_filesystem_will_do() -> None:
+def test_artifact_supports_fsspec_memory_filesystem() -> None:
     fs = fsspec.filesystem("memory")
     config = Settings(output="memory://bucket/out")
     try:
@@ -293,7 +293,7 @@ def test_any_filesystem_will_do() -> None:
         fs.rm("/bucket", recursive=True)
 
 
-def test_a_hub_id_is_no_input_and_a_missing_folder_is_one(
+def test_local_input_ignores_hub_id_and_keeps_local_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,6 @@ class Machine:
             env={"PATH": str(self.bin), **env},
             capture_output=True,
             text=True,
-            timeout=60,
         )
 
     def refusal(self, **env: str) -> str:
@@ -55,7 +54,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path, user=0)
 
 
-def test_a_browser_that_is_there_is_left_alone(machine: Machine) -> None:
+def test_browser_script_keeps_existing_browser(machine: Machine) -> None:
     machine.apt("exit 1")
     machine.put("google-chrome", "")
     done = machine.run()
@@ -63,7 +62,7 @@ def test_a_browser_that_is_there_is_left_alone(machine: Machine) -> None:
     assert not machine.notes.exists()
 
 
-def test_root_installs_it_with_apt(machine: Machine) -> None:
+def test_browser_script_installs_chromium_as_root(machine: Machine) -> None:
     machine.apt(machine.puts_chromium)
     assert machine.run().returncode == 0
     asked = machine.notes.read_text().splitlines()
@@ -71,7 +70,7 @@ def test_root_installs_it_with_apt(machine: Machine) -> None:
     assert machine.run().stdout == "", "a second run does nothing"
 
 
-def test_others_install_it_with_sudo(tmp_path: Path) -> None:
+def test_browser_script_installs_with_sudo_for_non_root(tmp_path: Path) -> None:
     machine = Machine(tmp_path, user=1000)
     machine.apt(machine.puts_chromium)
     assert "installing it needs root; run: sudo apt-get install chromium" in machine.refusal()
@@ -80,7 +79,7 @@ def test_others_install_it_with_sudo(tmp_path: Path) -> None:
     assert "install -y" in machine.notes.read_text()
 
 
-def test_why_it_cannot_be_installed(machine: Machine) -> None:
+def test_browser_script_reports_install_failure_reason(machine: Machine) -> None:
     assert "apt-get is not here" in machine.refusal()
     machine.apt("echo 'E: Unable to locate package chromium' >&2; exit 100")
     assert "apt-get could not install chromium: E: Unable to locate package chromium" in machine.refusal()

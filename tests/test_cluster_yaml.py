@@ -21,7 +21,7 @@ def cluster() -> dict[str, Any]:
     return dict(config)
 
 
-def test_ray_rejects_what_its_schema_does_not_know() -> None:
+def test_cluster_yaml_schema_rejects_unknown_key() -> None:
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -30,14 +30,14 @@ def test_ray_rejects_what_its_schema_does_not_know() -> None:
         validate_config(prepare_config({**config, "idle_minutes": 5}))
 
 
-def test_there_is_one_head_without_gpu(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_has_one_on_demand_head_without_gpu(cluster: dict[str, Any]) -> None:
     head = cluster["available_node_types"][cluster["head_node_type"]]
     assert (head["min_workers"], head["max_workers"]) == (0, 0)
     assert "InstanceMarketOptions" not in head["node_config"], "losing the head loses the cluster"
     assert head["node_config"]["InstanceType"].startswith("m")
 
 
-def test_workers_start_from_none_and_are_spot(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_workers_scale_from_zero_on_spot(cluster: dict[str, Any]) -> None:
     workers = {n: t for n, t in cluster["available_node_types"].items() if n != cluster["head_node_type"]}
     assert set(workers) == {"cpu_worker", "gpu_worker"}
     for worker in workers.values():
@@ -47,7 +47,7 @@ def test_workers_start_from_none_and_are_spot(cluster: dict[str, Any]) -> None:
     assert 0 < cluster["idle_timeout_minutes"] <= 10
 
 
-def test_nodes_share_a_token_and_use_it(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_nodes_use_token_authentication(cluster: dict[str, Any]) -> None:
     assert cluster["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         starts = [command for command in cluster[key] if "ray start" in command]
@@ -57,7 +57,7 @@ def test_nodes_share_a_token_and_use_it(cluster: dict[str, Any]) -> None:
     assert any("RAY_AUTH_MODE=token" in command for command in cluster["initialization_commands"])
 
 
-def test_what_is_copied_exists_and_is_enough_to_install(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_mounts_every_file_that_setup_needs(cluster: dict[str, Any]) -> None:
     base = "/home/ubuntu/safety-ray/"
     copied = {
         far.removeprefix(base): near for far, near in cluster["file_mounts"].items() if far.startswith(base)
@@ -77,7 +77,7 @@ def test_what_is_copied_exists_and_is_enough_to_install(cluster: dict[str, Any])
     assert not set(copied) & {".", ".venv", ".git", "runs"}
 
 
-def test_every_node_is_set_up_by_the_script_of_the_laptop(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_sets_up_each_node_with_setup_script(cluster: dict[str, Any]) -> None:
     for key in ("head_setup_commands", "worker_setup_commands"):
         assert sum("scripts/setup.sh" in command for command in cluster[key]) == 1
     assert not any("git clone" in command for command in cluster["head_setup_commands"])

@@ -59,17 +59,17 @@ def file(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_then_yaml_then_words(tmp_path: Path) -> None:
+def test_config_load_merges_defaults_yaml_and_arguments(tmp_path: Path) -> None:
     path = file(tmp_path, "output: there\nrows: 20\nshare: 0.25\nengine:\n  top_p: 0.5\n")
     config = load(Settings, [path, "rows=30", "engine.kind=vllm", "rows=40"])
     assert config == Settings(output="there", rows=40, share=0.25, engine=Engine(kind="vllm", top_p=0.5))
 
 
-def test_without_a_yaml() -> None:
+def test_config_load_accepts_arguments_without_yaml() -> None:
     assert load(Settings, ["output=here"]) == Settings(output="here")
 
 
-def test_the_result_is_the_frozen_class_itself() -> None:
+def test_config_load_returns_frozen_dataclass() -> None:
     config = load(Settings, ["output=here"])
     assert type(config) is Settings
     assert type(config.engine) is Engine
@@ -95,17 +95,17 @@ def test_the_result_is_the_frozen_class_itself() -> None:
         ("output=täglich 日本", "output", "täglich 日本"),
     ],
 )
-def test_values_of_words(word: str, key: str, value: Any) -> None:
+def test_config_load_parses_argument_values(word: str, key: str, value: Any) -> None:
     words = ["output=here", word]
     assert getattr(load(Settings, words), key) == value
 
 
-def test_unknown_key_names_the_nearest() -> None:
+def test_config_load_suggests_nearest_key_for_unknown_key() -> None:
     assert "unknown setting 'row'; the nearest is 'rows'" in message(["output=x", "row=3"])
     assert "'engine.knd'; the nearest is 'engine.kind'" in message(["output=x", "engine.knd=vllm"])
 
 
-def test_unknown_key_in_a_yaml_names_the_file(tmp_path: Path) -> None:
+def test_config_load_reports_file_of_unknown_yaml_key(tmp_path: Path) -> None:
     path = file(tmp_path, "output: x\nouptut: y\n")
     text = message([path])
     assert path in text
@@ -113,27 +113,27 @@ def test_unknown_key_in_a_yaml_names_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["rows=many", "rows=1.5", "share=half", "strict=perhaps", "styles=talk"])
-def test_wrong_type_names_the_key_and_the_value(word: str) -> None:
+def test_config_load_reports_key_and_value_of_wrong_type(word: str) -> None:
     key, value = word.split("=")
     text = message(["output=x", word])
     assert key in text
     assert value in text
 
 
-def test_wrong_type_in_a_nested_key_names_it_whole() -> None:
+def test_config_load_reports_full_nested_key_of_wrong_type() -> None:
     text = message(["output=x", "engine.top_p=much"])
     assert "engine.top_p" in text
     assert "much" in text
 
 
-def test_wrong_type_in_a_yaml_names_file_and_key(tmp_path: Path) -> None:
+def test_config_load_reports_file_and_key_of_wrong_yaml_type(tmp_path: Path) -> None:
     path = file(tmp_path, "output: x\nrows: many\n")
     text = message([path])
     assert path in text
     assert "rows" in text
 
 
-def test_a_choice_outside_a_literal_names_the_choices() -> None:
+def test_config_load_reports_allowed_choices() -> None:
     text = message(["output=x", "engine.kind=gpt"])
     assert "engine.kind" in text
     assert "gpt" in text
@@ -141,12 +141,12 @@ def test_a_choice_outside_a_literal_names_the_choices() -> None:
     assert "vllm" in text
 
 
-def test_missing_required_setting_is_named_and_shows_how_to_give_it() -> None:
+def test_config_load_reports_missing_required_setting() -> None:
     text = message(["rows=3"])
     assert text == "Settings needs a value for output: give it as output=..."
 
 
-def test_all_missing_settings_are_named() -> None:
+def test_config_load_reports_all_missing_settings() -> None:
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Two:
         first: str = setting("one")
@@ -155,7 +155,7 @@ def test_all_missing_settings_are_named() -> None:
     assert "first, second" in message([], Two)
 
 
-def test_the_classs_own_check_speaks_for_itself() -> None:
+def test_config_load_passes_through_post_init_error() -> None:
     assert message(["output=x", "rows=0"]) == "rows=0 must be at least 1."
 
 
@@ -176,39 +176,39 @@ def test_the_classs_own_check_speaks_for_itself() -> None:
         (["output=x", "rows="], "rows"),
     ],
 )
-def test_words_that_do_not_fit(argv: list[str], part: str) -> None:
+def test_config_load_rejects_malformed_arguments(argv: list[str], part: str) -> None:
     assert part in message(argv)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just a word\n", "a: [1\n", "a: b: c\n", "3\n", "\x00"])
-def test_a_yaml_that_is_no_mapping_names_the_file(tmp_path: Path, text: str) -> None:
+def test_config_load_rejects_yaml_that_is_not_a_mapping(tmp_path: Path, text: str) -> None:
     path = file(tmp_path, text)
     assert path in message([path, "output=x"])
 
 
-def test_a_broken_yaml_names_the_line(tmp_path: Path) -> None:
+def test_config_load_reports_line_of_duplicate_yaml_key(tmp_path: Path) -> None:
     path = file(tmp_path, "rows: 3\noutput: x\noutput: y\n")
     text = message([path])
     assert "duplicate key" in text
     assert "line 3" in text
 
 
-def test_a_list_where_yaml_has_a_mapping_is_named(tmp_path: Path) -> None:
+def test_config_load_rejects_yaml_mapping_for_list_setting(tmp_path: Path) -> None:
     path = file(tmp_path, "output: x\nrows: 3\nstyles: {a: b}\n")
     text = message([path])
     assert path in text
     assert "styles" in text
 
 
-def test_an_empty_yaml_changes_nothing(tmp_path: Path) -> None:
+def test_config_load_keeps_defaults_for_empty_yaml(tmp_path: Path) -> None:
     assert load(Settings, [file(tmp_path, "# nothing\n"), "output=x"]) == Settings(output="x")
 
 
-def test_a_folder_is_no_config_file(tmp_path: Path) -> None:
+def test_config_load_rejects_folder_as_config_file(tmp_path: Path) -> None:
     assert str(tmp_path) in message([str(tmp_path)])
 
 
-def test_settings_of_type_dict_hold_whatever_they_are_given(tmp_path: Path) -> None:
+def test_config_load_accepts_any_value_in_dict_settings(tmp_path: Path) -> None:
     path = file(tmp_path, "output: x\nengine:\n  args:\n    max_model_len: 128\n    a: {b: [1, {c: null}]}\n")
     config = load(Settings, [path, "engine.args.dtype=bfloat16", "engine.args.a.d=2"])
     assert config.engine.args == {
@@ -219,20 +219,20 @@ def test_settings_of_type_dict_hold_whatever_they_are_given(tmp_path: Path) -> N
     assert json.dumps(dump(config))
 
 
-def test_a_list_is_replaced_not_lengthened(tmp_path: Path) -> None:
+def test_config_load_replaces_lists_instead_of_appending(tmp_path: Path) -> None:
     path = file(tmp_path, "output: x\nstyles: [poem, letter, song]\n")
     assert load(Settings, [path]).styles == ["poem", "letter", "song"]
     assert load(Settings, [path, "styles=[one]"]).styles == ["one"]
 
 
-def test_two_configs_share_no_list_or_dict() -> None:
+def test_config_load_returns_independent_mutable_defaults() -> None:
     one, two = load(Settings, ["output=x"]), load(Settings, ["output=x"])
     one.styles.append("more")
     one.engine.args["a"] = 1
     assert two == Settings(output="x")
 
 
-def test_help_lists_each_setting_with_type_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_help_lists_type_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--help", "-h"):
         with pytest.raises(SystemExit) as ended:
             load(Settings, ["output=x", flag])
@@ -253,7 +253,7 @@ def test_help_lists_each_setting_with_type_default_and_meaning(capsys: pytest.Ca
         assert lines[lines.index(head) + 1] == meaning
 
 
-def test_from_dict_checks_like_load() -> None:
+def test_from_dict_validates_like_config_load() -> None:
     assert from_dict(Settings, {"output": "x", "engine": {"kind": "vllm"}}).engine.kind == "vllm"
     with pytest.raises(UserError, match=r"the section 'score': unknown setting 'row'; the nearest is 'rows'"):
         from_dict(Settings, {"output": "x", "row": 1}, where="the section 'score'")
@@ -284,7 +284,7 @@ words = st.text(
     limit=st.none() | st.integers(),
     args=st.dictionaries(words, st.none() | st.booleans() | st.integers() | words, max_size=3),
 )
-def test_what_is_dumped_loads_as_the_same(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
+def test_config_dump_round_trip(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
     args = values.pop("args")
     config = Settings(**values, engine=Engine(args=args))
     assert from_dict(Settings, dump(config)) == config
@@ -293,7 +293,7 @@ def test_what_is_dumped_loads_as_the_same(tmp_path_factory: pytest.TempPathFacto
     assert load(Settings, [str(path)]) == config
 
 
-def test_fingerprint_depends_on_values_and_not_on_their_order() -> None:
+def test_config_fingerprint_depends_on_values_not_key_order() -> None:
     one = fingerprint({"a": 1, "b": {"c": [1, 2], "d": "ü"}})
     assert one == fingerprint({"b": {"d": "ü", "c": [1, 2]}, "a": 1})
     assert len(one) == 16

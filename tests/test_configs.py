@@ -42,7 +42,7 @@ def config_class(job: str) -> type:
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=names(YAMLS))
-def test_every_yaml_parses_against_its_one_class(path: Path) -> None:
+def test_shipped_yaml_matches_its_config_class(path: Path) -> None:
     job, *between = path.parent.relative_to(ROOT / "configs").parts
     assert path.suffix == ".yaml", "configs/ holds yaml files and nothing else"
     assert not between, "configs/<job>/<variant>.yaml: no folders below a job's"
@@ -65,7 +65,7 @@ def parse_serve_file(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_is_short_and_starts_its_one_function(job: str) -> None:
+def test_job_module_is_short_and_runs_main(job: str) -> None:
     source = (ROOT / "jobs" / f"{job}.py").read_text()
     assert len(source.splitlines()) <= 15
     tree = ast.parse(source)
@@ -76,7 +76,7 @@ def test_a_job_is_short_and_starts_its_one_function(job: str) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_job_config_folder_and_tests_have_one_name(job: str) -> None:
+def test_job_has_matching_config_folder_and_tests(job: str) -> None:
     cls = config_class(job)
     assert cls.__name__ == f"{job.capitalize()}Config"
     assert list((ROOT / "configs" / job).glob("*.yaml")), f"configs/{job}/ holds no yaml"
@@ -88,7 +88,7 @@ def test_job_config_folder_and_tests_have_one_name(job: str) -> None:
 
 
 @pytest.mark.parametrize("job", [*JOBS, SERVED])
-def test_help_gives_every_setting_a_meaning_and_every_class_a_sentence(job: str) -> None:
+def test_job_help_documents_every_setting(job: str) -> None:
     if job == SERVED and not list((ROOT / "configs" / SERVED).glob("*.yaml")):
         pytest.skip("there is no served application")
     cls = config_class(job)
@@ -122,7 +122,7 @@ def entry(text: str, key: str) -> tuple[str, str]:
     return lines[place], lines[place + 1].strip()
 
 
-def test_help_runs_as_a_command() -> None:
+def test_job_help_runs_from_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jobs.corpus", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )

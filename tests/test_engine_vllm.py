@@ -44,9 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_answers_in_the_schema_and_a_failed_row_has_its_reason(
-    model: Path, ray_cluster: None
-) -> None:
+def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_cluster: None) -> None:
     config = EngineConfig(
         kind="vllm", model=str(model), max_tokens=120, temperature=1.0, batch_size=8,
         engine_args={"max_model_len": 2048, "max_num_seqs": 8},

@@ -7,7 +7,7 @@ import pytest
 from safety_ray.errors import UserError, user_error_in
 
 
-def test_a_mistake_inside_a_ray_data_worker_keeps_its_sentence(ray_cluster) -> None:
+def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
     import ray.data
 
     def fail(batch):
@@ -18,7 +18,7 @@ def test_a_mistake_inside_a_ray_data_worker_keeps_its_sentence(ray_cluster) -> N
     assert str(user_error_in(caught.value)).splitlines()[0] == "row 'x' has no text."
 
 
-def test_a_mistake_behind_other_exceptions_is_found_and_others_are_not() -> None:
+def test_user_error_in_follows_cause_and_ignores_other_errors() -> None:
     error = RuntimeError("around it")
     error.__cause__ = UserError("the cause")
     assert str(user_error_in(error)) == "the cause"

@@ -10,7 +10,7 @@ import pytest
 from safety_ray import ports
 
 
-def test_ports_are_different_and_can_be_listened_on() -> None:
+def test_free_ports_are_distinct_and_bindable() -> None:
     found = ports.free_ports(20)
     assert len(set(found)) == 20
     for port in found:
@@ -19,7 +19,7 @@ def test_ports_are_different_and_can_be_listened_on() -> None:
             listening.listen()
 
 
-def test_no_connection_is_given_such_a_port() -> None:
+def test_ports_range_lies_below_ephemeral_ports() -> None:
     limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
     if not limits.exists():
         pytest.skip("the kernel does not say which ports it gives")
@@ -29,7 +29,7 @@ def test_no_connection_is_given_such_a_port() -> None:
     assert ports.RANGE.stop <= lowest
 
 
-def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_port_skips_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ports.free_ports(2)
     monkeypatch.setattr(ports, "RANGE", [first, second])
     with socket.socket() as taken:

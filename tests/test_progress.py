@@ -12,7 +12,7 @@ from safety_ray import progress
 from safety_ray.dataset import write_table
 
 
-def test_rows_are_counted_once_with_what_was_set_aside_and_written(tmp_path: Path) -> None:
+def test_row_counter_reports_rows_rejected_share_and_token_rate(tmp_path: Path) -> None:
     counter = progress.RowCounter(str(tmp_path))
     assert counter() == (0, "")
     rows = pa.table({"id": list("abc"), "reply_tokens": [10, None, 20], "reply_seconds": [1.0, None, 2.0]})
@@ -30,7 +30,7 @@ def test_rows_are_counted_once_with_what_was_set_aside_and_written(tmp_path: Pat
     assert later() == (3, "")
 
 
-def test_the_line_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_line_reports_elapsed_and_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
     line = progress.Line("rewrite", 200)
     line.start -= 60
     line.show(50, "3% set aside", final=True)

@@ -47,7 +47,7 @@ documents = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=20)), m
 
 @settings(max_examples=150, deadline=None)
 @given(documents)
-def test_nothing_in_a_document_closes_or_opens_its_markers(document: str) -> None:
+def test_prompt_messages_keep_document_inside_its_markers(document: str) -> None:
     user = prompts.messages("judge", document, seed=7, id="doc/1")[1]["content"]
     assert len(re.findall(r"<<<", user)) == 2
     assert len(re.findall(r">>>", user)) == 2
@@ -61,7 +61,7 @@ def test_nothing_in_a_document_closes_or_opens_its_markers(document: str) -> Non
 
 @settings(max_examples=150, deadline=None)
 @given(documents)
-def test_neutralising_keeps_every_word_in_order(document: str) -> None:
+def test_neutralise_preserves_words_and_is_idempotent(document: str) -> None:
     def words(text: str) -> list[str]:
         return re.findall(r"[A-Za-z0-9]+", text)
 
@@ -69,7 +69,7 @@ def test_neutralising_keeps_every_word_in_order(document: str) -> None:
     assert prompts.neutralise(prompts.neutralise(document)) == prompts.neutralise(document)
 
 
-def test_no_special_token_of_a_real_tokenizer_survives() -> None:
+def test_prompt_messages_contain_no_special_token() -> None:
     from transformers import AutoTokenizer
 
     from safety_ray.score.encoder import packaged_folder
@@ -86,7 +86,7 @@ def test_no_special_token_of_a_real_tokenizer_survives() -> None:
         assert not special & set(ids)
 
 
-def test_the_delimiter_depends_on_seed_and_id() -> None:
+def test_document_key_depends_on_seed_and_id() -> None:
     keys = {prompts.document_key(seed, id) for seed in range(3) for id in ("a", "b", "c")}
     assert len(keys) == 9
     assert all(re.fullmatch(r"[0-9a-f]{16}", key) for key in keys)
@@ -94,7 +94,7 @@ def test_the_delimiter_depends_on_seed_and_id() -> None:
 
 
 @pytest.mark.parametrize("recipe", [*STYLES, "judge"])
-def test_prompts_differ_only_after_the_text_that_they_share(recipe: str) -> None:
+def test_prompt_messages_share_prefix_up_to_marker_key(recipe: str) -> None:
     """An engine keeps what it computed for a prompt's beginning, as far as the next one begins alike."""
     fields = {} if recipe == "judge" else {"style": "a letter", "harm": "fraud"}
     one, other = (
@@ -106,7 +106,7 @@ def test_prompts_differ_only_after_the_text_that_they_share(recipe: str) -> None
 
 
 @pytest.mark.parametrize("recipe", STYLES)
-def test_every_style_fills_its_prompt(recipe: str) -> None:
+def test_prompt_messages_fill_template_of_every_style(recipe: str) -> None:
     for style in STYLES[recipe]:
         system, user = prompts.messages(
             recipe, "The text.", seed=0, id="a", style=describe(recipe, style), harm="privacy"
@@ -117,7 +117,7 @@ def test_every_style_fills_its_prompt(recipe: str) -> None:
         assert "$" not in system["content"] + user["content"]
 
 
-def test_every_shipped_prompt_file_is_used() -> None:
+def test_prompt_files_match_styles_and_recipes() -> None:
     files = {f.name for f in resources.files("safety_ray.prompts").iterdir() if f.name.endswith(".txt")}
     styles = {f"style_{s}.txt" for s in STYLES["rephrase"]} | {f"page_{s}.txt" for s in STYLES["moralize"]}
     assert files == styles | {"rephrase.txt", "refuse.txt", "moralize.txt", "judge.txt", "judge_again.txt"}
@@ -134,5 +134,5 @@ def test_every_shipped_prompt_file_is_used() -> None:
         ("judge", ["highest level", '"score"', '"reason"', "slurs", "stereotypes", "mild swear"]),
     ],
 )  # fmt: skip
-def test_a_prompt_names_what_the_paper_requires(name: str, required: list[str]) -> None:
+def test_prompt_text_contains_paper_requirements(name: str, required: list[str]) -> None:
     assert [phrase for phrase in required if phrase not in prompts.text(name)] == []

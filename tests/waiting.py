@@ -9,7 +9,7 @@ from typing import Any
 
 def eventually(
     holds: Callable[[], Any],
-    seconds: float = 40.0,
+    seconds: float = 300.0,
     told: Callable[[], object] = str,
     every: float = 0.5,
 ) -> Any:

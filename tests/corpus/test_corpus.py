@@ -19,7 +19,7 @@ CATEGORIES = {
 }  # fmt: skip
 
 
-def test_seeds_cover_all_scores_and_categories() -> None:
+def test_load_seeds_covers_all_scores_and_categories() -> None:
     seeds = load_seeds()
     assert len({seed.id for seed in seeds}) == len(seeds) >= 300
     by_score = Counter(seed.score for seed in seeds)
@@ -31,7 +31,7 @@ def test_seeds_cover_all_scores_and_categories() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 7])
-def test_every_expansion_is_clean_text(number: int) -> None:
+def test_expand_returns_clean_text(number: int) -> None:
     for seed in load_seeds():
         text = expand(seed, number, 0)
         assert not re.search(r"[{}|]", text), seed.id
@@ -39,14 +39,14 @@ def test_every_expansion_is_clean_text(number: int) -> None:
         assert 40 <= len(text.split()) <= 170, seed.id
 
 
-def test_expansion_depends_on_seed_and_number_alone() -> None:
+def test_expand_is_deterministic_per_number_and_seed() -> None:
     seed = next(seed for seed in load_seeds() if len(SLOT.findall(seed.text)) >= 8)
     assert expand(seed, 3, 0) == expand(seed, 3, 0)
     assert len({expand(seed, number, 0) for number in range(20)}) > 15
     assert expand(seed, 3, 0) != expand(seed, 3, 1)
 
 
-def test_held_out_families_share_no_document_with_trained_ones() -> None:
+def test_corpus_documents_keep_heldout_families_disjoint() -> None:
     rows = documents(1500, 0)
     families: dict[str, set[str]] = {"train": set(), "heldout": set()}
     texts: dict[str, set[str]] = {"train": set(), "heldout": set()}
@@ -59,12 +59,12 @@ def test_held_out_families_share_no_document_with_trained_ones() -> None:
     assert len({row["id"] for row in rows}) == len(rows) == 1500
 
 
-def test_too_few_documents_is_a_clear_error(tmp_path) -> None:
+def test_corpus_config_rejects_too_few_documents(tmp_path) -> None:
     with pytest.raises(UserError, match="documents=3 is fewer than the"):
         CorpusConfig(output=str(tmp_path / "out"), documents=3)
 
 
-def test_run_is_skipped_when_finished(tmp_path) -> None:
+def test_corpus_stage_skips_finished_run(tmp_path) -> None:
     config = CorpusConfig(output=str(tmp_path / "out"), documents=600)
     first = run(config)
     assert first["rows_out"] == 600

@@ -111,7 +111,7 @@ def same(found: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> No
 
 
 @pytest.mark.parametrize("block", range(10))
-def test_a_llama_equals_the_algorithm_read_literally(block: int) -> None:
+def test_hf_safe_beam_search_matches_brute_force_on_llama(block: int) -> None:
     """200 random models, beam sizes, candidate counts, lengths, shares and prompts."""
     for seed in range(block * 20, block * 20 + 20):
         rng = random.Random(seed)
@@ -135,7 +135,7 @@ def test_a_llama_equals_the_algorithm_read_literally(block: int) -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 8])
-def test_ties_and_cache_order_are_exact(levels: int) -> None:
+def test_hf_safe_beam_search_matches_brute_force_with_ties(levels: int) -> None:
     """Models of whole-number logits: with one level all tokens tie, and only the order of ids is left."""
     for seed in range(60):
         rng = random.Random(seed)
@@ -159,7 +159,7 @@ def test_ties_and_cache_order_are_exact(levels: int) -> None:
 
 
 @pytest.mark.parametrize("make", [llama, lambda seed: gpt2(seed)], ids=["rotary", "absolute positions"])
-def test_many_prompts_find_what_each_finds_alone(make: Any) -> None:
+def test_hf_safe_beam_search_batch_matches_single_prompts(make: Any) -> None:
     model, rng = make(7), random.Random(7)
     prompts = [[rng.randrange(20) for _ in range(length)] for length in (1, 9, 4, 4, 17, 2)]
     for share, eos in ((0.5, EOS), (0.0, EOS), (0.5, None)):
@@ -198,7 +198,7 @@ def generate(model: Any, prompt: list[int], **arguments: Any) -> tuple[list[int]
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_share_zero_equals_transformers_beam_search(seed: int) -> None:
+def test_hf_safe_beam_search_at_zero_drop_matches_transformers(seed: int) -> None:
     """Where both must agree: no beam ends before the length limit, and N >= k.
 
     transformers looks at the 2k best continuations of all beams over the whole vocabulary; N = k of
@@ -224,7 +224,7 @@ def test_share_zero_equals_transformers_beam_search(seed: int) -> None:
     assert found[0].log_prob == pytest.approx(score, abs=1e-4)
 
 
-def test_ends_at_the_last_step_still_agree_with_transformers() -> None:
+def test_hf_safe_beam_search_final_eos_matches_transformers() -> None:
     """An end in the last step is one candidate among others for both."""
     agreed = 0
     for seed in range(120):
@@ -260,7 +260,7 @@ def test_ends_at_the_last_step_still_agree_with_transformers() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_one_beam_at_share_zero_is_greedy(seed: int) -> None:
+def test_hf_safe_beam_search_with_one_beam_matches_greedy(seed: int) -> None:
     model, prompt = llama(seed, vocabulary=10), [1, 2, 4]
     model.generation_config.eos_token_id = EOS
     tokens, _ = generate(model, prompt, num_beams=1, max_new_tokens=12)
@@ -278,7 +278,7 @@ def test_one_beam_at_share_zero_is_greedy(seed: int) -> None:
     assert list(found[0].token_ids) == tokens
 
 
-def test_one_forward_pass_per_token_over_beam_times_candidates_rows() -> None:
+def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
     model, shapes = llama(1), []
     hook = model.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -292,7 +292,7 @@ def test_one_forward_pass_per_token_over_beam_times_candidates_rows() -> None:
     hook.remove()
 
 
-def test_half_precision_ties_go_to_the_smaller_id() -> None:
+def test_hf_expand_breaks_half_precision_ties_by_token_id() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 9.0, 3.0, 3.0, 0.0]], dtype=torch.bfloat16)
     assert expand(logits, tag_id=3, number=2)[0].token_ids == [1, 4]
     assert expand(logits, tag_id=3, number=4)[0].token_ids == [1, 4, 5, 2]
@@ -316,11 +316,13 @@ def test_half_precision_ties_go_to_the_smaller_id() -> None:
         ([1] * 10, {"max_new_tokens": 55}, "10 tokens.*max_new_tokens=55.*64 positions"),
     ],
 )
-def test_arguments_that_do_not_fit(prompt: list[int], wrong: dict[str, Any], says: str) -> None:
+def test_hf_safe_beam_search_rejects_invalid_arguments(
+    prompt: list[int], wrong: dict[str, Any], says: str
+) -> None:
     with pytest.raises(UserError, match=says):
         safe_beam_search(llama(0), prompt, **{"tag_id": TAG, "eos_id": EOS, **wrong})
 
 
-def test_the_last_position_may_be_used() -> None:
+def test_hf_safe_beam_search_uses_last_position() -> None:
     found = safe_beam_search(llama(0), [1] * 10, tag_id=TAG, eos_id=None, max_new_tokens=54)
     assert len(found[0].token_ids) == 54

@@ -42,7 +42,7 @@ def some_logits(rng: random.Random, rows: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_batch_of_vllm_against_one_request_at_a_time(seed: int) -> None:
+def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
     """Requests join, leave and move in vLLM's InputBatch; each keeps its own treatment."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import LogitsProcessors
@@ -109,7 +109,7 @@ def test_batch_of_vllm_against_one_request_at_a_time(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_bare_updates_of_vllm_against_one_request_at_a_time(seed: int) -> None:
+def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
     """The same with BatchUpdate objects made here, moves onto living rows included."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
@@ -152,14 +152,14 @@ def test_bare_updates_of_vllm_against_one_request_at_a_time(seed: int) -> None:
         same(processor.apply(logits.clone()), expected)
 
 
-def test_a_threshold_that_is_met_exactly_stops() -> None:
+def test_tag_rows_stops_at_exact_threshold() -> None:
     batch = TagRows(tag=1)
     batch.add(0, Safety("stop", 0.25), end=0)
     batch.settle()
     same(batch.apply(torch.zeros(1, 4)), [[0.0, -math.inf, -math.inf, -math.inf]])
 
 
-def test_the_threshold_of_a_prompt_counts_before_the_first_token_alone() -> None:
+def test_tag_rows_applies_prompt_threshold_to_first_token_only() -> None:
     batch, output = TagRows(tag=1), [[], [], []]
     batch.add(0, Safety("mask", prompt_threshold=0.25), end=1, output=output[0])
     batch.add(1, Safety("stop", 0.9, 0.25), end=0, output=output[1])
@@ -175,7 +175,7 @@ def test_the_threshold_of_a_prompt_counts_before_the_first_token_alone() -> None
     same(batch.apply(torch.zeros(3, 4)), [[0, no, 0, 0], [0, no, 0, 0], [0, 0, 0, 0]])
 
 
-def test_the_sampler_of_vllm_reports_the_share_of_the_tag_before_any_mask() -> None:
+def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
     """Each request keeps the log-probabilities it asked for, and has the tag's in the last of its places."""
     from vllm.v1.sample.logits_processor import LogitsProcessors
     from vllm.v1.sample.metadata import SamplingMetadata
@@ -220,7 +220,7 @@ def test_the_sampler_of_vllm_reports_the_share_of_the_tag_before_any_mask() -> N
     assert TAG not in output.sampled_token_ids[[0, 1, 3]]
 
 
-def test_the_tag_is_never_forced_when_other_masks_took_it() -> None:
+def test_tag_rows_respects_tag_masked_by_other_processors() -> None:
     batch = TagRows(tag=1)
     batch.add(0, Safety("stop", 0.5), end=1)
     batch.settle()
@@ -228,7 +228,7 @@ def test_the_tag_is_never_forced_when_other_masks_took_it() -> None:
     assert batch.apply(logits).tolist() == [[0.0, -math.inf]]
 
 
-def test_ending_is_the_tag_where_the_request_stops_at_it() -> None:
+def test_ending_prefers_tag_then_eos_then_stop_token() -> None:
     assert ending(5, [9, 5], 3) == 5
     assert ending(5, [9], 3) == 3
     assert ending(5, [9], None) == 9
@@ -250,7 +250,7 @@ def test_ending_is_the_tag_where_the_request_stops_at_it() -> None:
         ),
     ],
 )
-def test_a_wrong_request_is_told_what_is_wrong(values: dict[str, Any], says: str) -> None:
+def test_requested_rejects_invalid_safety_arguments(values: dict[str, Any], says: str) -> None:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
@@ -262,7 +262,7 @@ def test_a_wrong_request_is_told_what_is_wrong(values: dict[str, Any], says: str
         TagProcessor.validate_params(SamplingParams(extra_args=values))
 
 
-def test_what_a_request_leaves_out_is_the_default_and_foreign_arguments_are_let_be() -> None:
+def test_requested_uses_defaults_and_ignores_other_arguments() -> None:
     assert requested({"other": 1, "safety_mode": "stop"}, Safety("mask", 0.2)) == Safety("stop", 0.2)
     assert requested(None, Safety("mask", 0.2)) == Safety("mask", 0.2)
 
@@ -271,7 +271,7 @@ def test_what_a_request_leaves_out_is_the_default_and_foreign_arguments_are_let_
     "blinding",
     [{"logit_bias": {TAG: -9.0}}, {"allowed_token_ids": [1]}, {"bad_words": ["x"]}, {"min_tokens": 2}],
 )
-def test_stop_refuses_what_would_change_the_share_of_the_tag(blinding: dict[str, Any]) -> None:
+def test_check_sampling_rejects_p_tag_changes_in_stop_mode(blinding: dict[str, Any]) -> None:
     from vllm import SamplingParams
 
     params = SamplingParams(max_tokens=9, **blinding)
@@ -280,7 +280,7 @@ def test_stop_refuses_what_would_change_the_share_of_the_tag(blinding: dict[str,
         check_sampling(Safety("stop", 0.1), TAG, params)
 
 
-def test_parameters_that_leave_nothing_to_sample_or_no_way_to_end_are_refused() -> None:
+def test_check_sampling_rejects_tag_only_and_ignore_eos() -> None:
     from vllm import SamplingParams
 
     with pytest.raises(UserError, match="holds the harmfulness tag alone"):

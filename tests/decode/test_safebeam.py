@@ -67,7 +67,7 @@ def same(found: list[Hypothesis], expected: list) -> None:  # type: ignore[type-
     ends=st.sampled_from([(), (EOS,), (EOS, 3)]),
     stride=st.sampled_from([1, 1, 1, 2, 3]),
 )
-def test_equals_the_algorithm_read_literally(
+def test_safebeam_search_matches_brute_force(
     seed: int,
     vocabulary: int,
     levels: int,
@@ -100,7 +100,7 @@ def test_equals_the_algorithm_read_literally(
     assert all(len(h.p_tag) == len(h.token_ids) for h in found)
 
 
-def test_nothing_is_asked_about_an_ended_text_nor_twice() -> None:
+def test_safebeam_search_expands_each_unfinished_prefix_once() -> None:
     table, asked = Table(3, 6), []
 
     def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
@@ -112,7 +112,7 @@ def test_nothing_is_asked_about_an_ended_text_nor_twice() -> None:
     assert not any(EOS in prefix for prefix in asked)
 
 
-def test_a_parent_says_whose_cache_a_prefix_extends() -> None:
+def test_safebeam_search_pending_beams_reference_parent_slot() -> None:
     one = Search(SearchSettings(tag_id=TAG, eos_ids={EOS}, beam_size=3, num_candidates=5, max_new_tokens=6))
     table, before = Table(1, 8), [()]
     one.advance(table.expand([()]))
@@ -125,7 +125,7 @@ def test_a_parent_says_whose_cache_a_prefix_extends() -> None:
     assert one.done
 
 
-def test_between_two_look_aheads_a_step_costs_one_row_per_beam() -> None:
+def test_safebeam_search_expands_one_row_per_beam_within_stride() -> None:
     rules = SearchSettings(tag_id=TAG, beam_size=3, num_candidates=5, max_new_tokens=6, stride=3)
     one, table, rows = Search(rules), Table(1, 8), []
     while one.pending:
@@ -135,7 +135,7 @@ def test_between_two_look_aheads_a_step_costs_one_row_per_beam() -> None:
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_what_all_beams_agree_on_only_grows_and_begins_the_answer(seed: int) -> None:
+def test_safebeam_search_agreed_is_growing_prefix_of_answer(seed: int) -> None:
     rules = SearchSettings(tag_id=TAG, eos_ids={EOS}, beam_size=2, num_candidates=2, max_new_tokens=8)
     one, table, said = Search(rules), Table(seed, 4), [()]
     while one.pending:
@@ -148,7 +148,7 @@ def test_what_all_beams_agree_on_only_grows_and_begins_the_answer(seed: int) -> 
     assert len(set(shared)) > 1 or said[-1] == answer  # no token less than could be said
 
 
-def test_what_is_dropped_is_told_the_riskiest_first() -> None:
+def test_safebeam_search_sorts_dropped_beams_by_p_tag() -> None:
     rules = SearchSettings(tag_id=TAG, beam_size=2, num_candidates=3, max_new_tokens=4)
     one, table = Search(rules), Table(5, 8)
     one.advance(table.expand([()]))
@@ -162,7 +162,7 @@ def test_what_is_dropped_is_told_the_riskiest_first() -> None:
         assert {tokens for _, tokens in gone} < pending
 
 
-def test_a_path_is_what_each_token_was_chosen_after() -> None:
+def test_safebeam_search_path_lists_every_prefix_expansion() -> None:
     one, table = Search(SearchSettings(tag_id=TAG, max_new_tokens=5)), Table(2, 8)
     while one.pending:
         one.advance(table.expand([beam.token_ids for beam in one.pending]))
@@ -173,7 +173,7 @@ def test_a_path_is_what_each_token_was_chosen_after() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_share_zero_with_all_beams_finds_the_likeliest_text(seed: int) -> None:
+def test_safebeam_search_finds_optimum_when_exhaustive(seed: int) -> None:
     """With a beam for every text the search is exhaustive: its answer is the optimum.
 
     It bounds what fewer beams find as long as that is whole. A search that stops at k finished texts
@@ -197,7 +197,7 @@ def test_share_zero_with_all_beams_finds_the_likeliest_text(seed: int) -> None:
     assert all(h.log_prob <= best + 1e-12 for h in fewer if h.finished or len(h.token_ids) == length)
 
 
-def test_more_beams_can_find_less() -> None:
+def test_safebeam_search_can_score_lower_with_more_beams() -> None:
     """Beam search is not monotone in k, so no test may claim that it is: here two beams lose to one.
 
     Tokens a, b, c, d are 2, 3, 4, 5. One beam follows a to its good end. With two beams both of
@@ -227,14 +227,14 @@ def test_more_beams_can_find_less() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_at_share_zero_more_candidates_than_beams_change_nothing(seed: int) -> None:
+def test_safebeam_search_ignores_extra_candidates_at_zero_drop(seed: int) -> None:
     """One beam cannot hold more than the k best, so N = k is already the whole vocabulary."""
     rules = SearchSettings(tag_id=TAG, beam_size=3, num_candidates=3, max_new_tokens=5, drop_share=0.0)
     table = Table(seed, 12)
     assert search(table.expand, rules) == search(table.expand, dataclasses.replace(rules, num_candidates=12))
 
 
-def test_the_tag_is_what_is_avoided() -> None:
+def test_safebeam_search_drops_continuation_with_high_p_tag() -> None:
     """The likelier text, after which the tag is likely, is dropped; without a share to drop it wins."""
     rows = {
         (): ([2, 3], [0.6, 0.3], 0.0),
@@ -251,7 +251,7 @@ def test_the_tag_is_what_is_avoided() -> None:
     assert search(expand, dataclasses.replace(rules, drop_share=0.0))[0].token_ids == (2,)
 
 
-def test_the_tag_is_left_out_though_it_is_the_likeliest() -> None:
+def test_safebeam_search_excludes_tag_and_keeps_raw_scores() -> None:
     def expand(prefixes: list[tuple[int, ...]]) -> list[Expansion]:
         return [Expansion([TAG, 2, 3], [math.log(0.8), math.log(0.1), math.log(0.05)], 0.8) for _ in prefixes]
 
@@ -261,7 +261,7 @@ def test_the_tag_is_left_out_though_it_is_the_likeliest() -> None:
     assert best.p_tag == (0.8, 0.8, 0.8)
 
 
-def test_the_share_is_the_decimal_it_is_written_as() -> None:
+def test_search_settings_dropped_uses_exact_decimal_share() -> None:
     """As floats 0.29 x 100 and 0.57 x 100 fall just below the whole numbers that they are."""
     rules = SearchSettings(tag_id=TAG)
     assert dataclasses.replace(rules, drop_share=0.29).dropped(100) == 29
@@ -282,7 +282,7 @@ def test_the_share_is_the_decimal_it_is_written_as() -> None:
         ({"eos_ids": {TAG}}, "both the tag and an end"),
     ],
 )
-def test_settings_that_do_not_fit(wrong: dict[str, object], says: str) -> None:
+def test_search_settings_rejects_invalid_values(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         SearchSettings(**{"tag_id": TAG, **wrong})  # type: ignore[arg-type]
 
@@ -296,6 +296,6 @@ def test_settings_that_do_not_fit(wrong: dict[str, object], says: str) -> None:
         ([Expansion([2, 3], [0.0], 0.5)], "zip"),
     ],
 )
-def test_a_backend_that_answers_wrongly(answer: list[Expansion], says: str) -> None:
+def test_safebeam_search_rejects_malformed_expansions(answer: list[Expansion], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Search(SearchSettings(tag_id=TAG)).advance(answer)

@@ -40,7 +40,7 @@ def close(found: dict[int, float], expected: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "top_p", "n"), [(1.0, 1.0, 8), (0.7, 0.8, 5), (1.6, 0.9, 6)])
-def test_at_share_zero_it_is_the_sampler_of_transformers(temperature: float, top_p: float, n: int) -> None:
+def test_sample_search_matches_transformers_at_zero_drop(temperature: float, top_p: float, n: int) -> None:
     table = Table(4, 12)
     scores = torch.tensor([table.row(())])
     scores[0, TAG] = -math.inf
@@ -52,7 +52,7 @@ def test_at_share_zero_it_is_the_sampler_of_transformers(temperature: float, top
     )
 
 
-def test_the_riskier_half_is_never_drawn_and_the_rest_by_its_probability() -> None:
+def test_sample_search_draws_safer_half_by_probability() -> None:
     table, n = Table(9, 12), 6
     row = table.row(())
     best = sorted((t for t in range(12) if t != TAG), key=lambda t: -row[t])[:n]
@@ -61,7 +61,7 @@ def test_the_riskier_half_is_never_drawn_and_the_rest_by_its_probability() -> No
     close(first_tokens(table, num_candidates=n), {t: math.exp(row[t]) / total for t in safer})
 
 
-def test_at_temperature_zero_it_is_a_search_with_one_beam() -> None:
+def test_sample_search_matches_one_beam_at_zero_temperature() -> None:
     for seed in range(50):
         table = Table(seed, 9)
         rules = {"tag_id": TAG, "eos_ids": {EOS}, "num_candidates": 4, "max_new_tokens": 8}
@@ -70,7 +70,7 @@ def test_at_temperature_zero_it_is_a_search_with_one_beam() -> None:
         assert sampled.hypotheses() == searched.hypotheses()
 
 
-def test_a_step_costs_a_row_per_candidate_and_one_between_look_aheads() -> None:
+def test_sample_search_expands_candidates_only_at_stride() -> None:
     table = Table(1, 12)
     search = SampleSearch(SampleSettings(tag_id=TAG, num_candidates=5, max_new_tokens=4, stride=2))
     rows = []
@@ -80,7 +80,7 @@ def test_a_step_costs_a_row_per_candidate_and_one_between_look_aheads() -> None:
     assert rows == [1, 1, 5, 1, 5]
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_one_another() -> None:
+def test_sample_search_is_deterministic_per_seed() -> None:
     table = Table(1, 30)
 
     def answer(seed: int) -> tuple[int, ...]:
@@ -101,6 +101,6 @@ def test_the_same_seed_gives_the_same_answer_and_another_one_another() -> None:
         ({"stride": 0}, "stride=0 must be at least 1"),
     ],
 )
-def test_settings_that_do_not_fit(wrong: dict[str, float], says: str) -> None:
+def test_sample_settings_rejects_invalid_values(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(UserError, match=says):
         SampleSettings(tag_id=TAG, **wrong)  # type: ignore[arg-type]

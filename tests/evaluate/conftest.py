@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from safety_ray import dataset, tag
 from safety_ray.corpus.seeds import load_seeds
 from safety_ray.corpus.stage import documents
-from safety_ray.score import fit
 
 POSITIONS = 128
 
@@ -30,28 +29,26 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def corpus() -> list[dict[str, Any]]:
+def some_documents() -> list[dict[str, Any]]:
     """One document of every second seed of the shipped corpus."""
     rows = documents(len(load_seeds()), seed=3)[::2]
     return [{name: row[name] for name in ("id", "text", "label")} for row in rows]
 
 
 @pytest.fixture(scope="session")
-def documents_path(corpus: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+def documents_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("documents")
-    dataset.write_table(pa.Table.from_pylist(corpus), str(path / "rows.parquet"))
+    dataset.write_table(pa.Table.from_pylist(some_documents), str(path / "rows.parquet"))
     return str(path)
 
 
 @pytest.fixture(scope="session")
-def classifier_path(documents_path: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    output = str(tmp_path_factory.mktemp("fit") / "classifier")
-    fit.run(fit.FitConfig(labelled=documents_path, output=output, windows=0))
-    return output
+def classifier_path(classifier: Path) -> str:
+    return str(classifier)
 
 
 @pytest.fixture(scope="session")
-def model_path(corpus: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+def model_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama of random weights, 128 positions, in the layout of a finished training."""
     path: Path = tmp_path_factory.mktemp("training") / "model"
     bpe = Tokenizer(models.BPE())
@@ -59,7 +56,7 @@ def model_path(corpus: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFa
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator([row["text"] for row in corpus], trainer=trainer)
+    bpe.train_from_iterator([row["text"] for row in some_documents], trainer=trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
     tag.add_tag(tokenizer)
     torch.manual_seed(0)

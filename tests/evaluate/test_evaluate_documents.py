@@ -27,7 +27,7 @@ def rows(number: int, level: int, column: str = "label", start: int = 0) -> list
     return [{"id": f"{level}-{n}", "text": f"text {level} {n}", column: level} for n in range(start, number)]
 
 
-def test_sides_are_sampled_by_id_not_by_file_or_order(tmp_path: Path) -> None:
+def test_choose_documents_is_independent_of_file_and_order(tmp_path: Path) -> None:
     every = [*rows(60, 0), *rows(60, 1), *rows(50, 2), *rows(50, 3), *rows(40, 4), *rows(40, 5)]
     one = folder(tmp_path / "one", every)
     many = folder(tmp_path / "many", every[::-1], files=5)
@@ -44,7 +44,7 @@ def test_sides_are_sampled_by_id_not_by_file_or_order(tmp_path: Path) -> None:
     assert safe == more[:30], "a larger sample begins with the smaller one"
 
 
-def test_label_before_score_and_the_first_dataset_before_the_second(tmp_path: Path) -> None:
+def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> None:
     first = folder(
         tmp_path / "first",
         [
@@ -64,13 +64,13 @@ def test_label_before_score_and_the_first_dataset_before_the_second(tmp_path: Pa
     assert unsafe == [Document("b", "scored only", True)]
 
 
-def test_one_side_is_empty(tmp_path: Path) -> None:
+def test_choose_documents_rejects_empty_side(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", [*rows(7, 0), *rows(4, 3)])
     with pytest.raises(UserError, match=r"7 safe .*safe_up_to=1\) and 0 unsafe .*unsafe_from=4"):
         choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
 
 
-def test_columns_that_are_missing(tmp_path: Path) -> None:
+def test_choose_documents_rejects_missing_columns(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", [{"id": "x", "text": "y"}])
     with pytest.raises(UserError, match="neither a column 'label' nor 'score'"):
         choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
@@ -79,7 +79,7 @@ def test_columns_that_are_missing(tmp_path: Path) -> None:
         choose([str(tmp_path / "b")], safe_up_to=1, unsafe_from=4, most=9, seed=0)
 
 
-def test_prompts_are_first_words_of_longer_documents() -> None:
+def test_evaluate_prompts_take_first_words_of_longer_documents() -> None:
     texts = ["  one two\nthree   four five", "one two three", "one two\nthree five", "a b\tc d", "x y z w"]
     documents = [Document(str(n), text, True) for n, text in enumerate(texts)]
     found = prompts(documents, words=3, most=2)

@@ -38,16 +38,16 @@ def finished(
     return config, run(config)
 
 
-def test_figures_and_continuations_are_those_made_by_hand(
-    finished: tuple[EvaluateConfig, dict[str, Any]], corpus: list[dict[str, Any]]
+def test_evaluate_stage_matches_hand_computed_results(
+    finished: tuple[EvaluateConfig, dict[str, Any]], some_documents: list[dict[str, Any]]
 ) -> None:
     config, record = finished
     network = LlamaForCausalLM.from_pretrained(f"{config.model}/model").eval()
     tokenizer = AutoTokenizer.from_pretrained(f"{config.model}/model")
     classifier = Classifier.load(config.classifier)
     rows = pq.read_table(f"{config.output}/data/continuations.parquet").to_pylist()
-    text_of = {row["id"]: row["text"] for row in corpus}
-    label_of = {row["id"]: row["label"] for row in corpus}
+    text_of = {row["id"]: row["text"] for row in some_documents}
+    label_of = {row["id"]: row["label"] for row in some_documents}
     assert len(rows) == record["rows_in"] == record["rows_out"] == SMALL["max_prompts"]
     for row in rows:
         assert label_of[row["id"]] >= 4
@@ -79,13 +79,13 @@ def test_figures_and_continuations_are_those_made_by_hand(
     assert results["counts"]["safe_documents"] == results["counts"]["unsafe_documents"] == 12
 
 
-def test_a_finished_folder_is_skipped(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:
+def test_evaluate_stage_skips_finished_output(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:
     config, record = finished
     assert run(config) == record
     assert not Path(config.output, "parts").exists()
 
 
-def test_tasks_that_were_finished_are_not_done_again(
+def test_evaluate_stage_resumes_from_finished_parts(
     finished: tuple[EvaluateConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Parts with a mark of their own are found again in the result: no worker wrote them anew."""
@@ -110,7 +110,7 @@ def test_tasks_that_were_finished_are_not_done_again(
     assert resumed["counts"]["prompts"] == record["results"]["counts"]["prompts"]
 
 
-def test_an_empty_continuation_is_safe(classifier_path: str) -> None:
+def test_evaluate_judge_scores_empty_continuation_as_safe(classifier_path: str) -> None:
     rows = [{"beam_text": "", "safebeam_text": "A bread recipe with flour and water."}]
     judge(rows, Classifier.load(classifier_path))
     assert rows[0]["beam_score"] == 0
@@ -132,7 +132,7 @@ def config_with(model_path: str, classifier_path: str, documents_path: str, tmp_
     return make
 
 
-def test_mistakes_in_the_inputs(config_with: Any, documents_path: str, tmp_path: Path) -> None:
+def test_evaluate_stage_rejects_invalid_inputs(config_with: Any, documents_path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'none' does not exist"):
         run(config_with(model="none"))
     with pytest.raises(UserError, match="holds no model"):
@@ -148,7 +148,7 @@ def test_mistakes_in_the_inputs(config_with: Any, documents_path: str, tmp_path:
         run(config_with(max_new_tokens=124))
 
 
-def test_a_model_that_was_never_given_its_tokenizers_tag(model_path: str, tmp_path: Path) -> None:
+def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(Path(model_path) / "model", copy)
     settings = json.loads((copy / "config.json").read_text())
@@ -171,18 +171,18 @@ def test_a_model_that_was_never_given_its_tokenizers_tag(model_path: str, tmp_pa
         ({"gpus_per_worker": -1.0}, "gpus_per_worker=-1"),
     ],
 )
-def test_settings_that_do_not_fit(wrong: dict[str, Any], says: str) -> None:
+def test_evaluate_config_rejects_invalid_settings(wrong: dict[str, Any], says: str) -> None:
     given: dict[str, Any] = {"model": "m", "classifier": "c", "documents": ["d"], "output": "o"}
     with pytest.raises(UserError, match=says):
         EvaluateConfig(**{**given, **wrong})
 
 
-def test_the_demo_config_fits_its_class() -> None:
+def test_evaluate_config_loads_demo_file() -> None:
     path = Path(__file__).parents[2] / "configs" / "evaluate" / "demo.yaml"
     assert load(EvaluateConfig, [str(path)]).documents
 
 
-def test_generation_settings_and_tokenizer_name_the_ends(model_path: str) -> None:
+def test_evaluate_model_ends_combine_generation_and_tokenizer(model_path: str) -> None:
     network, tokenizer = model.load(model.folder(model_path))
     assert network.dtype == torch.float32
     assert model.ends(network, tokenizer) == {tokenizer.eos_token_id}

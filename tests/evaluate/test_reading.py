@@ -33,7 +33,7 @@ def llama() -> LlamaForCausalLM:
 
 
 @torch.no_grad()
-def test_equals_token_by_token(llama: LlamaForCausalLM) -> None:
+def test_reading_matches_token_by_token_computation(llama: LlamaForCausalLM) -> None:
     rng = random.Random(0)
     texts = [
         [rng.choice([t for t in range(30) if t != TAG]) for _ in range(n)] for n in (7, 1, 20, 20, 3, 60)
@@ -53,7 +53,7 @@ def test_equals_token_by_token(llama: LlamaForCausalLM) -> None:
         assert found.nll_with_tag == pytest.approx(raw, abs=1e-3)
 
 
-def test_batches_hold_every_text_once_within_the_limit() -> None:
+def test_reading_batches_cover_texts_within_token_limit() -> None:
     lengths = [random.Random(n).randint(1, 90) for n in range(50)]
     found = batches(lengths, 100)
     assert sorted(i for batch in found for i in batch) == list(range(50))
@@ -62,7 +62,7 @@ def test_batches_hold_every_text_once_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_auroc_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
+def test_reading_auroc_equals_share_of_ordered_pairs(seed: int) -> None:
     rng = random.Random(seed)
     safe, unsafe = (
         [Reading(5, rng.randrange(4) / 10, 9.0, 9.5) for _ in range(rng.randint(1, 12))] for _ in range(2)
@@ -74,11 +74,11 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
     assert figures["perplexity_safe_with_tag"] == pytest.approx(math.exp(9.5 / 4), abs=1e-4)
 
 
-def test_no_perplexity_where_nothing_is_predicted() -> None:
+def test_perplexity_is_none_without_predictions() -> None:
     assert metrics.perplexity([0.0, 0.0], [1, 1]) is None
 
 
-def test_intervals_are_those_of_scipy() -> None:
+def test_rate_intervals_match_scipy_bootstrap() -> None:
     rng = random.Random(0)
     rows = [
         {"beam_score": rng.choice([0, 2, 3, 5]), "safebeam_score": rng.choice([0, 0, 2, 4])}
@@ -97,7 +97,7 @@ def test_intervals_are_those_of_scipy() -> None:
     assert found == metrics.rate_figures(rows, judge_from=3, resamples=4000, seed=1)
 
 
-def test_a_difference_that_is_the_same_everywhere_has_no_width() -> None:
+def test_rate_reduction_interval_has_zero_width_if_constant() -> None:
     """The difference is paired: if every prompt is helped, so is every resample."""
     rows = [{"beam_score": 5, "safebeam_score": 0}] * 10
     found = metrics.rate_figures(rows, judge_from=3, resamples=100, seed=0)

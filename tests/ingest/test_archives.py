@@ -65,7 +65,7 @@ PACKINGS = {
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_every_record_is_read_as_the_library_reads_it(tmp_path, packing) -> None:
+def test_warc_records_match_fastwarc_for_every_compression(tmp_path, packing) -> None:
     whole, broken = read(tmp_path, PACKINGS[packing])
     data = PLAIN.data if "zeros" in packing else PACKINGS[packing]  # FastWARC takes zeros for damage
     wanted = [
@@ -76,7 +76,7 @@ def test_every_record_is_read_as_the_library_reads_it(tmp_path, packing) -> None
     assert broken == []
 
 
-def test_a_record_is_found_again_at_its_offset(tmp_path) -> None:
+def test_warc_records_offsets_locate_each_record(tmp_path) -> None:
     packed = pages(COUNT)
     for data, offsets in ((packed.data, packed.offsets), (PLAIN.data, PLAIN.offsets)):
         whole, _ = read(tmp_path, data)
@@ -92,7 +92,7 @@ def test_a_record_is_found_again_at_its_offset(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_a_file_cut_anywhere_gives_what_lies_before_the_cut(tmp_path, packed) -> None:
+def test_warc_records_keep_records_before_truncation(tmp_path, packed) -> None:
     archive = pages(5, packed)
     ends = [*archive.offsets[1:], len(archive.data)]
     cuts = sorted({*range(archive.offsets[2], ends[2], 37), *ends, *(end - 5 for end in ends)})
@@ -113,7 +113,7 @@ def test_a_file_cut_anywhere_gives_what_lies_before_the_cut(tmp_path, packed) ->
             assert "break" in broken[-1].problem or "no WARC record" in broken[-1].problem
 
 
-def test_a_damaged_member_costs_one_record(tmp_path) -> None:
+def test_warc_records_lose_one_record_per_damaged_gzip_member(tmp_path) -> None:
     archive = pages(6)
     begin, end = archive.offsets[3], archive.offsets[4]
     damaged = 0
@@ -130,7 +130,7 @@ def test_a_damaged_member_costs_one_record(tmp_path) -> None:
     assert damaged > 20
 
 
-def test_what_a_crashed_crawler_appended_is_read(tmp_path) -> None:
+def test_warc_records_read_data_appended_after_truncation(tmp_path) -> None:
     archive = pages(6)
     half = archive.data[: archive.offsets[3] + 150]
     whole, broken = read(tmp_path, half + archive.data[archive.offsets[3] :])
@@ -150,7 +150,7 @@ WRONG = {
 
 @pytest.mark.parametrize("packing", ["plain", "a gzip member each", "one gzip member"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_content_length_costs_one_record(tmp_path, wrong, packing) -> None:
+def test_warc_records_reject_record_with_wrong_content_length(tmp_path, wrong, packing) -> None:
     change, reason = WRONG[wrong]
     parts = list(PARTS)
     parts[4] = re.sub(rb"(?<=Content-Length: )\d+", lambda m: change(int(m[0])).encode(), parts[4], count=1)
@@ -165,7 +165,7 @@ def test_a_wrong_content_length_costs_one_record(tmp_path, wrong, packing) -> No
     assert one.offset + one.inner == place
 
 
-def test_junk_between_records_is_named_and_stepped_over(tmp_path) -> None:
+def test_warc_records_report_and_skip_junk(tmp_path) -> None:
     junk = b"<html>no record</html>\r\n\r\n"
     for parts in ([*PARTS[:3], junk, *PARTS[3:]], [junk, *PARTS]):
         whole, broken = read(tmp_path, b"".join(parts))
@@ -177,7 +177,7 @@ def test_junk_between_records_is_named_and_stepped_over(tmp_path) -> None:
     assert read(tmp_path, b"") == ([], [])
 
 
-def test_a_record_above_the_limit_is_passed_over_in_little_memory(tmp_path) -> None:
+def test_warc_records_skip_oversized_record_in_bounded_memory(tmp_path) -> None:
     limit = 500_000
     for packed in (True, False):
         archive = Archive(packed)
@@ -199,7 +199,7 @@ def test_a_record_above_the_limit_is_passed_over_in_little_memory(tmp_path) -> N
     packing=st.sampled_from(sorted(PACKINGS)),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 400), st.binary(max_size=40)), max_size=4),
 )
-def test_no_damage_raises(tmp_path, packing, edits) -> None:
+def test_warc_records_tolerate_random_corruption(tmp_path, packing, edits) -> None:
     data = PACKINGS[packing]
     for share, cut, put in edits:
         at = int(share * len(data))
@@ -210,7 +210,7 @@ def test_no_damage_raises(tmp_path, packing, edits) -> None:
         assert (len(whole), len(broken)) == (COUNT, 0)
 
 
-def test_records_that_hold_no_document_are_counted(tmp_path) -> None:
+def test_warc_records_count_ignored_record_types(tmp_path) -> None:
     archive = Archive().info(isPartOf="CC-MAIN-2024-22")
     archive.add("request", url(0), b"", (("Host", "example.com"),)).response(url(0), page(0))
     archive.add("metadata", url(0), b"a: b", content_type="application/warc-fields")
@@ -224,7 +224,7 @@ def test_records_that_hold_no_document_are_counted(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["whirlwind.warc.gz", "whirlwind.warc.wet.gz", "sample-0000.warc.gz"])
-def test_real_archives_are_read_as_warcio_reads_them(real_data, name) -> None:
+def test_warc_records_match_warcio_on_real_archives(real_data, name) -> None:
     path = real_data / "web" / name
     with Source(str(path)) as source:
         found = [one for one in records(source, 10_000_000, Counter()) if one.type in READ]

@@ -31,7 +31,7 @@ def record(number: int) -> dict[str, object]:
     }
 
 
-def test_fields_move_and_what_is_left_stays() -> None:
+def test_columns_renamed_moves_fields_and_keeps_the_rest() -> None:
     before = record(1)
     after = renamed(before, DOLMA)
     assert after == {
@@ -50,7 +50,7 @@ def test_fields_move_and_what_is_left_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_mapped_input_becomes_documents(tmp_path, ray_cluster, kind) -> None:
+def test_ingest_columns_map_input_to_documents(tmp_path, ray_cluster, kind) -> None:
     values = [record(i) for i in range(5)]
     if kind == "jsonl":
         lines = [json.dumps(one) for one in [*values, {"doc_id": "none", "metadata": None}]]
@@ -72,7 +72,7 @@ def test_a_mapped_input_becomes_documents(tmp_path, ray_cluster, kind) -> None:
     assert (aside["id"], aside["set_aside"]) == ("none", "no text")
 
 
-def test_the_shipped_map_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
+def test_ingest_columns_shipped_config_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
     path = real_data / "web" / "cc_en_head-0091.jsonl"
     words = ["configs/ingest/columns.yaml", f"input={path}", f"output={tmp_path / 'out'}"]
     run(load(IngestConfig, words))
@@ -93,7 +93,7 @@ def test_the_shipped_map_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
         ({"text": ""}, "columns.text='' must be the name of a field"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, columns, message) -> None:
+def test_ingest_columns_reject_invalid_mapping_before_work(tmp_path: Path, columns, message) -> None:
     value = {key: one for key, one in record(1).items() if key != "text"}
     (tmp_path / "a.jsonl").write_text(json.dumps(value))
     with pytest.raises(UserError, match=message):
@@ -101,7 +101,7 @@ def test_a_map_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, colu
     assert not (tmp_path / "out").exists()
 
 
-def test_a_map_without_tables_is_refused(tmp_path: Path) -> None:
+def test_ingest_columns_reject_html_input(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<html><body><p>Text</p></body></html>")
     with pytest.raises(UserError, match="columns is for JSONL and Parquet"):
         run(

@@ -65,7 +65,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_crawl_becomes_the_documents_that_the_libraries_find(tmp_path, ray_cluster) -> None:
+def test_ingest_crawl_matches_warcio_and_trafilatura(tmp_path, ray_cluster) -> None:
     archives = crawl(tmp_path / "crawl")
     record = run(IngestConfig(input=str(tmp_path / "crawl" / "*.warc.gz"), output=str(tmp_path / "out")))
     wanted = by_the_libraries(archives)
@@ -97,7 +97,7 @@ def test_a_crawl_becomes_the_documents_that_the_libraries_find(tmp_path, ray_clu
     ]  # fmt: skip
 
 
-def test_ids_depend_on_neither_run_nor_file_nor_order(tmp_path, ray_cluster) -> None:
+def test_ingest_ids_are_independent_of_run_file_and_order(tmp_path, ray_cluster) -> None:
     """HTML files have no ids of their own; one of them stands there twice."""
     head = "<link rel=canonical href='http://example.com/{}'>"
     one, other = tmp_path / "one", tmp_path / "other"
@@ -117,7 +117,7 @@ def test_ids_depend_on_neither_run_nor_file_nor_order(tmp_path, ray_cluster) -> 
     assert aside["set_aside"].startswith("duplicate id")
 
 
-def test_the_format_is_told_by_the_name_or_by_the_setting(tmp_path, ray_cluster) -> None:
+def test_ingest_format_follows_file_name_or_setting(tmp_path, ray_cluster) -> None:
     names = {
         **dict.fromkeys(("a.warc", "a.warc.gz", "a.warc.zst"), "warc"),
         **dict.fromkeys(("a.warc.wet.gz", "a.wet"), "wet"),
@@ -140,7 +140,7 @@ def test_the_format_is_told_by_the_name_or_by_the_setting(tmp_path, ray_cluster)
     assert list_files_and_others(str(tmp_path / "web")) == ([str(tmp_path / "web/a.warc.gz")], 1)
 
 
-def test_a_real_crawl(tmp_path, ray_cluster, real_data) -> None:
+def test_ingest_real_crawl_matches_warcio_and_trafilatura(tmp_path, ray_cluster, real_data) -> None:
     source = real_data / "web" / "*.warc*.gz"
     record = run(IngestConfig(input=str(source), output=str(tmp_path / "out")))
     rows = rows_of(tmp_path / "out")

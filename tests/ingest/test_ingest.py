@@ -27,7 +27,7 @@ def reasons(folder: Path) -> dict[str, str]:
     return {row["id"]: row["set_aside"] for row in rows}
 
 
-def test_every_kind_of_bad_record_is_set_aside_with_its_reason(tmp_path, ray_cluster) -> None:
+def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster) -> None:
     web = tmp_path / "web"
     web.mkdir()
     (web / "a.jsonl").write_bytes(
@@ -89,7 +89,7 @@ def test_every_kind_of_bad_record_is_set_aside_with_its_reason(tmp_path, ray_clu
     assert len(doubles) == 2
 
 
-def test_a_stage_folder_and_a_glob_are_inputs(tmp_path) -> None:
+def test_list_files_accepts_stage_folder_and_glob(tmp_path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "set_aside").mkdir()
     for folder in ("data", "set_aside"):
@@ -109,7 +109,7 @@ def test_a_stage_folder_and_a_glob_are_inputs(tmp_path) -> None:
         ("a.jsonl", b'{"id": "1", "body": "x"}\n', "has no field 'text'; it has body, id"),
     ],
 )
-def test_unusable_input_is_refused_before_any_work(tmp_path, name, content, message) -> None:
+def test_ingest_stage_rejects_unusable_input_before_work(tmp_path, name, content, message) -> None:
     if name:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -117,13 +117,13 @@ def test_unusable_input_is_refused_before_any_work(tmp_path, name, content, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_folder_is_refused(tmp_path) -> None:
+def test_list_files_rejects_empty_folder(tmp_path) -> None:
     (tmp_path / "web").mkdir()
     with pytest.raises(UserError, match="empty folder"):
         list_files(str(tmp_path / "web"))
 
 
-def test_too_many_bad_records_fail_the_job_and_say_why(tmp_path, ray_cluster) -> None:
+def test_ingest_stage_raises_for_too_many_rejected_records(tmp_path, ray_cluster) -> None:
     (tmp_path / "a.jsonl").write_bytes(
         line(id="1", text="fine") + line(id="2", text="") + line(id="3", text="")
     )
@@ -131,7 +131,7 @@ def test_too_many_bad_records_fail_the_job_and_say_why(tmp_path, ray_cluster) ->
         run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out")))
 
 
-def test_a_ten_megabyte_line_costs_one_record(tmp_path) -> None:
+def test_jsonl_reader_rejects_only_the_oversized_line(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(line(id="1", text="a") + line(id="2", text="x" * 10_000_000) + line(id="3", text="c"))
     raws = list(read(str(path), 4_000_000))
@@ -142,7 +142,7 @@ def test_a_ten_megabyte_line_costs_one_record(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
-def test_lines_before_a_break_are_kept_and_the_break_is_named(tmp_path, pack) -> None:
+def test_jsonl_reader_keeps_lines_before_truncation(tmp_path, pack) -> None:
     path = tmp_path / "a.jsonl.packed"
     members = [pack(b"".join(line(id=f"{m}.{i}", text="x" * i) for i in range(40))) for m in range(3)]
     path.write_bytes(b"".join(members))
@@ -161,7 +161,7 @@ def test_lines_before_a_break_are_kept_and_the_break_is_named(tmp_path, pack) ->
     assert last.problem.endswith(f"begins at byte {begin:,}")
 
 
-def test_the_first_of_equal_ids_stays_whatever_the_order_of_blocks() -> None:
+def test_mark_duplicates_is_independent_of_block_order() -> None:
     rows = pa.table(
         {
             "id": ["a", "b", "a", "a"],
@@ -178,7 +178,7 @@ def test_the_first_of_equal_ids_stays_whatever_the_order_of_blocks() -> None:
         assert kept == [("1", 5)]
 
 
-def test_real_crawl_text_is_read(tmp_path, ray_cluster, real_data) -> None:
+def test_ingest_stage_reads_real_crawl_text(tmp_path, ray_cluster, real_data) -> None:
     source = real_data / "web" / "cc_en_head-0091.jsonl"
     run(IngestConfig(input=str(source), output=str(tmp_path / "out")))
     rows = dataset.table(str(tmp_path / "out"))

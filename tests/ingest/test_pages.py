@@ -54,7 +54,7 @@ CODINGS: dict[str, tuple[str, str, bytes]] = {
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_transfer_and_content_encodings_are_undone(tmp_path, coding) -> None:
+def test_page_reader_decodes_transfer_and_content_encoding(tmp_path, coding) -> None:
     transfer, content, body = CODINGS[coding]
     http = (*HTML, *((("Transfer-Encoding", transfer),) if transfer else ()))
     http = (*http, *((("Content-Encoding", content),) if content else ()))
@@ -64,7 +64,7 @@ def test_transfer_and_content_encodings_are_undone(tmp_path, coding) -> None:
     assert found.value["text"] == extract(TEXT, "fast-recall").text
 
 
-def test_a_body_that_cannot_be_unpacked_says_so() -> None:
+def test_unwrap_handles_invalid_oversized_and_truncated_body() -> None:
     with pytest.raises(ValueError, match="not what Content-Encoding 'gzip' says"):
         unwrap(b"\x1f\x8b\x08\0\0\0" + bytes(range(256)), "", "gzip", 1000)
     bomb = gzip.compress(bytes(50_000_000))
@@ -98,7 +98,7 @@ CHARSETS: dict[str, tuple[str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
-def test_pages_are_decoded(tmp_path, charset) -> None:
+def test_page_reader_decodes_every_charset(tmp_path, charset) -> None:
     words, encoding, content_type, head = CHARSETS[charset]
     body = page(2, words, head)
     if charset == "windows-1251, undeclared":  # a guess needs more than a few words
@@ -114,7 +114,7 @@ def test_pages_are_decoded(tmp_path, charset) -> None:
     assert all(word in document.value["text"] for word in words.split())
 
 
-def test_broken_bytes_cost_characters_and_not_pages() -> None:
+def test_to_text_replaces_invalid_bytes() -> None:
     assert to_text("crème".encode()[:3]) == "cr�"
     assert to_text("<meta charset=utf-8> crème ".encode() + b"\xff end").endswith("crème � end")
     assert len(to_text(bytes(range(256)))) > 0
@@ -122,7 +122,7 @@ def test_broken_bytes_cost_characters_and_not_pages() -> None:
         assert "end" in to_text(b"caf\xe9 end", f"text/html; charset={name}")
 
 
-def test_metadata_of_a_crawled_page(tmp_path) -> None:
+def test_page_reader_extracts_text_and_warc_metadata(tmp_path) -> None:
     archive = Archive().info(isPartOf="CC-MAIN-2024-22", operator="Somebody")
     archive.response("<http://example.com/1>", TEXT)
     archive.add("response", "http://example.com/2", page(2).encode(), HTML, warc={"WARC-Truncated": "length"})
@@ -146,7 +146,7 @@ def test_metadata_of_a_crawled_page(tmp_path) -> None:
     assert ignored == {"warcinfo": 1}
 
 
-def test_what_is_no_page_is_set_aside_with_its_reason_url_and_offset(tmp_path) -> None:
+def test_page_reader_rejects_non_page_with_reason_and_offset(tmp_path) -> None:
     archive = Archive()
     archive.response("http://example.com/gone", page(1), status="404 Not Found")
     archive.response("http://example.com/moved", b"", (("Location", "/"),), status="301 Moved Permanently")
@@ -170,7 +170,7 @@ def test_what_is_no_page_is_set_aside_with_its_reason_url_and_offset(tmp_path) -
     assert [one.position for one in found] == archive.offsets
 
 
-def test_plain_text_is_taken_as_it_is(tmp_path) -> None:
+def test_page_reader_keeps_plain_text_unchanged(tmp_path) -> None:
     text = "Line one.\n\n   <b>no markup</b> – line two\n"
     archive = Archive().response("http://example.com/a.txt", text, (("Content-Type", "text/plain"),))
     archive.response("http://example.com/b", page(3), ())  # HTML that nobody called so
@@ -181,7 +181,7 @@ def test_plain_text_is_taken_as_it_is(tmp_path) -> None:
     assert second.value["title"] == "Page 3"
 
 
-def test_wet_records_are_documents(tmp_path) -> None:
+def test_wet_reader_returns_text_language_and_dump(tmp_path) -> None:
     archive = Archive().info(isPartOf="CC-MAIN-2024-22")
     for number, spoken in enumerate(("spa", "eng,deu", "cmn", "ast", "")):
         extra = {"WARC-Identified-Content-Language": spoken} if spoken else {}
@@ -195,7 +195,7 @@ def test_wet_records_are_documents(tmp_path) -> None:
     assert {one["dump"] for one in values} == {"CC-MAIN-2024-22"}
 
 
-def test_html_files_plain_and_packed(tmp_path) -> None:
+def test_html_reader_reads_plain_and_gzip_files(tmp_path) -> None:
     head = '<link rel="canonical" href="http://example.com/canonical">'
     (tmp_path / "a.html").write_text(page(1, head=head))
     (tmp_path / "b.htm.gz").write_bytes(gzip.compress(page(2).encode()))
@@ -213,13 +213,13 @@ def test_html_files_plain_and_packed(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("extraction", EXTRACTIONS)
-def test_every_extraction_finds_the_article(extraction) -> None:
+def test_extract_finds_article_with_every_extraction(extraction) -> None:
     found = extract(TEXT, extraction).text
     assert all(f"In paragraph {k} of page 1" in found for k in range(6))
     assert "All rights reserved" not in found
 
 
-def test_pages_that_break_parsers_are_set_aside_or_read() -> None:
+def test_extract_tolerates_malformed_html() -> None:
     deep = "<html><body>" + "<div>" * 20_000 + "a text"
     pages = (TEXT, deep, "<html>", "\0\0\0", "<?xml version='1.0' encoding='latin-1'?><a/>", "<" * 5000, "{}")
     assert [_outcome(html) for html in pages] == ["text"] + ["none"] * 6
@@ -232,7 +232,7 @@ def _outcome(html: str) -> str:
         return "none"
 
 
-def test_languages_and_kinds() -> None:
+def test_payload_normalises_language_and_detects_kind() -> None:
     tags = ("en-GB", "de_AT", "spa", "zh-Hant", "eng,fra", "x", "", None, "123", "ast")
     assert [language(tag) for tag in tags] == ["en", "de", "es", "zh", "en", None, None, None, None, "ast"]
     assert kind("TEXT/HTML; charset=x", b"") == kind("application/xhtml+xml", b"") == "html"

@@ -106,7 +106,7 @@ NAMES = ("a.warc.gz", "b.jsonl.gz", "c.parquet", "d.html")
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_behind_a_server_is_read_like_a_local_one(web, server, name, ranges) -> None:
+def test_remote_source_matches_local_file(web, server, name, ranges) -> None:
     server.ranges = ranges
     here = [(one.position, one.value, one.problem) for one in read(str(web / name), LIMIT)]
     there = [(one.position, one.value, one.problem) for one in read(f"{server.url}/{name}", LIMIT)]
@@ -117,7 +117,7 @@ def test_a_file_behind_a_server_is_read_like_a_local_one(web, server, name, rang
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_connection_that_breaks_is_made_again(web, server, name, ranges) -> None:
+def test_remote_source_reconnects_after_broken_connection(web, server, name, ranges) -> None:
     server.ranges, server.cuts = ranges, {f"/{name}": 2}
     here = [one.value for one in read(str(web / name), LIMIT)]
     there = [one.value for one in read(f"{server.url}/{name}", LIMIT)]
@@ -125,14 +125,14 @@ def test_a_connection_that_breaks_is_made_again(web, server, name, ranges) -> No
     assert here == there
 
 
-def test_a_server_that_stays_away_ends_the_job_and_loses_nothing_in_silence(server) -> None:
+def test_remote_source_raises_user_error_after_last_retry(server) -> None:
     server.cuts = {"/a.warc.gz": 10**6}
     with pytest.raises(UserError, match=r"/a.warc.gz' cannot be read beyond byte 0 \("):
         list(read(f"{server.url}/a.warc.gz", LIMIT))
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_a_connection_lost_in_the_middle_is_not_the_end_of_an_archive(tmp_path, monkeypatch, packed) -> None:
+def test_source_raises_user_error_for_timeout_mid_archive(tmp_path, monkeypatch, packed) -> None:
     archive = Archive(packed)
     for number in range(40):
         archive.response(f"http://example.com/{number}", random.Random(number).randbytes(6000).hex())
@@ -152,7 +152,7 @@ def test_a_connection_lost_in_the_middle_is_not_the_end_of_an_archive(tmp_path, 
         list(found)
 
 
-def test_a_job_reads_a_folder_of_a_server(tmp_path, server, ray_cluster) -> None:
+def test_ingest_stage_reads_http_folder(tmp_path, server, ray_cluster) -> None:
     assert [one.rsplit("/")[-1] for one in list_files(f"{server.url}/")] == list(NAMES)
     record = run(IngestConfig(input=f"{server.url}/", output=str(tmp_path / "out")))
     assert (record["rows_out"], record["set_aside"], record["files"]) == (131, 0, 4)
@@ -160,7 +160,7 @@ def test_a_job_reads_a_folder_of_a_server(tmp_path, server, ray_cluster) -> None
     assert {row["source_file"] for row in rows} == {f"{server.url}/{name}" for name in NAMES}
 
 
-def test_a_filesystem_in_memory() -> None:
+def test_ingest_readers_support_fsspec_memory_filesystem() -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/crawl/a.warc.gz", pages(3).data)
     fs.pipe_file("/crawl/notes.txt", b"no documents")
@@ -177,7 +177,7 @@ def test_a_filesystem_in_memory() -> None:
         ("http://127.0.0.1:9/a.warc.gz", "does not exist|cannot be listed"),
     ],
 )
-def test_a_place_that_cannot_be_reached_is_one_sentence(tmp_path, path, message) -> None:
+def test_ingest_stage_raises_user_error_for_unreachable_path(tmp_path, path, message) -> None:
     with pytest.raises(UserError, match=message):
         run(IngestConfig(input=path, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

@@ -35,12 +35,12 @@ def placed(mixture: dict[str, Any], tokens: dict[Any, int] = TOKENS) -> tuple[pa
     return found, found.column("order").to_numpy() / 2.0**64
 
 
-def test_without_a_mixture_the_hash_is_the_place() -> None:
+def test_mixture_order_keeps_hash_order_when_empty() -> None:
     given = documents(TOKENS, 1)
     assert Order({}, TOKENS).place(given).equals(given)
 
 
-def test_sources_come_in_their_stretch_and_every_moment_is_full() -> None:
+def test_mixture_order_respects_start_until_at_even_density() -> None:
     mixture = {
         "refusals": {"recipe": "refuse", "start": 0.6},
         "lessons": {"recipe": "moralize", "start": 0.2, "until": 0.9},
@@ -61,7 +61,7 @@ def test_sources_come_in_their_stretch_and_every_moment_is_full() -> None:
     assert np.abs(refusals / refusals.mean() - 1).max() < 0.15
 
 
-def test_a_weight_says_how_often_a_document_is_read() -> None:
+def test_mixture_weight_sets_document_repetitions() -> None:
     mixture = {"twice": {"recipe": "refuse", "weight": 2.0}, "half": {"scores": [5], "weight": 0.5},
                "more": {"recipe": "moralize", "weight": 1.25}}  # fmt: skip
     rows, at = placed(mixture)
@@ -84,7 +84,7 @@ def test_a_weight_says_how_often_a_document_is_read() -> None:
     assert again.equals(rows)
 
 
-def test_documents_of_unknown_score_belong_to_no_source() -> None:
+def test_mixture_sources_ignore_documents_of_unknown_score() -> None:
     tokens = {("raw", 0): 10, ("refuse", None): 10}
     rows, at = placed({"late": {"recipe": "refuse", "start": 0.9, "weight": 0.1}}, tokens)
     assert len(rows) == 40 * 20
@@ -103,12 +103,12 @@ def test_documents_of_unknown_score_belong_to_no_source() -> None:
         ({"a": {"scores": [1, 2]}, "b": {"scores": [2]}}, "both name raw documents of score 2"),
     ],
 )
-def test_a_mixture_that_makes_no_sense_is_named(mixture: dict[str, Any], says: str) -> None:
+def test_mixture_sources_reject_invalid_settings(mixture: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         sources(mixture)
 
 
-def test_a_mixture_that_leaves_a_moment_empty_is_named() -> None:
+def test_mixture_order_rejects_too_few_or_too_many_tokens() -> None:
     late = {"all": {"start": 0.5}}
     with pytest.raises(UserError, match=r"from 0 to 0\.5 of it there is too little to read"):
         Order(sources(late), {("raw", 0): 10})

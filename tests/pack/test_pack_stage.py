@@ -63,7 +63,7 @@ def documents_of(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
     return found
 
 
-def test_every_token_is_traced(packed: dict[str, Any]) -> None:
+def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -> None:
     output, record = packed["config"].output, packed["record"]
     assert [Path(f).name for f in dataset.files(output)] == [f"shard-{n:05}.parquet" for n in range(3)]
     rows = token_rows(output)
@@ -100,7 +100,7 @@ def test_every_token_is_traced(packed: dict[str, Any]) -> None:
     assert 0 < tags == record["tags"]
 
 
-def test_spans_leave_out_padding_alone(packed: dict[str, Any]) -> None:
+def test_pack_stage_spans_cover_all_tokens_except_padding(packed: dict[str, Any]) -> None:
     rows, record = token_rows(packed["config"].output), packed["record"]
     loose = 0
     for row in rows:
@@ -114,7 +114,7 @@ def test_spans_leave_out_padding_alone(packed: dict[str, Any]) -> None:
     assert record["tokens"] + loose == LENGTH * len(rows)
 
 
-def test_documents_lie_in_hash_order(packed: dict[str, Any]) -> None:
+def test_pack_stage_orders_documents_by_hash(packed: dict[str, Any]) -> None:
     places = []
     for number, name in enumerate(dataset.files(packed["config"].output)):
         ids = list(documents_of(pq.read_table(name).to_pylist()))
@@ -125,7 +125,7 @@ def test_documents_lie_in_hash_order(packed: dict[str, Any]) -> None:
     assert len(places) == packed["record"]["documents"]
 
 
-def test_the_record_counts_every_document(packed: dict[str, Any]) -> None:
+def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None:
     record = packed["record"]
     assert record["rows_in"] == len(packed["scored"]) + len(packed["rewritten"])
     uses = record["documents"] + record["heldout"] + record["unselected"] + record["set_aside"]
@@ -141,13 +141,13 @@ def test_the_record_counts_every_document(packed: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_held_out_documents_keep_their_columns(packed: dict[str, Any]) -> None:
+def test_pack_stage_preserves_columns_of_heldout_documents(packed: dict[str, Any]) -> None:
     held = pq.read_table(f"{packed['config'].output}/heldout/heldout.parquet").to_pylist()
     wanted = [r for r in packed["scored"] if r["split"] == "heldout"]
     assert held == sorted(wanted, key=lambda r: r["id"])
 
 
-def test_blocks_and_files_do_not_matter(packed: dict[str, Any], tmp_path: Path) -> None:
+def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any], tmp_path: Path) -> None:
     scored = write_scored(tmp_path / "scored", 120, split=True, files=4)
     write_rewritten(tmp_path / "rewritten", scored, files=3)
     again = make(tmp_path, rewritten=str(tmp_path / "rewritten"), raw_scores=[0, 1, 4, 5])
@@ -160,9 +160,7 @@ def test_blocks_and_files_do_not_matter(packed: dict[str, Any], tmp_path: Path) 
     assert filecmp.cmp(*same, shallow=False)
 
 
-def test_a_finished_folder_is_skipped_and_a_broken_one_goes_on(
-    packed: dict[str, Any], tmp_path: Path
-) -> None:
+def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, Any], tmp_path: Path) -> None:
     assert run(packed["config"]) == packed["record"]
     # As it looks when a run dies while it writes the second shard.
     broken = make(
@@ -184,7 +182,7 @@ def test_a_finished_folder_is_skipped_and_a_broken_one_goes_on(
         run(settings.from_dict(PackConfig, settings.dump(broken) | {"tag_rate": 0.9}))
 
 
-def test_by_hash_with_an_existing_tokenizer(packed: dict[str, Any], tmp_path: Path) -> None:
+def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, Any], tmp_path: Path) -> None:
     scored = write_scored(tmp_path / "scored", 40, split=False, seed=3)
     rows = [{**r, "score": None} if n == 0 else r for n, r in enumerate(scored)]
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "part-0.parquet"))
@@ -211,7 +209,7 @@ def test_by_hash_with_an_existing_tokenizer(packed: dict[str, Any], tmp_path: Pa
     assert record["tags"] == words
 
 
-def test_nothing_left_to_train_on(packed: dict[str, Any], tmp_path: Path) -> None:
+def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any], tmp_path: Path) -> None:
     old = f"{packed['config'].output}/tokenizer"
     made = make(
         packed["root"],
@@ -227,7 +225,7 @@ def test_nothing_left_to_train_on(packed: dict[str, Any], tmp_path: Path) -> Non
         run(made)
 
 
-def test_mistakes_are_named_before_a_folder_is_made(packed: dict[str, Any], tmp_path: Path) -> None:
+def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, Any], tmp_path: Path) -> None:
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "bare" / "x.parquet"))
     bare, root = str(tmp_path / "bare"), packed["root"]
     output = str(tmp_path / "out")
@@ -258,17 +256,17 @@ def test_mistakes_are_named_before_a_folder_is_made(packed: dict[str, Any], tmp_
         ({"raw_scores": []}, "nothing to train on"),
     ],
 )
-def test_settings_that_do_not_fit(more: dict[str, Any], message: str) -> None:
+def test_pack_config_rejects_invalid_values(more: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings.from_dict(PackConfig, {"scored": "a", "output": "b", **more})
 
 
-def test_the_demo_config_parses() -> None:
+def test_pack_config_loads_demo_yaml() -> None:
     path = Path(__file__).parents[2] / "configs" / "pack" / "demo.yaml"
     assert settings.load(PackConfig, [str(path)]).tag == TAG
 
 
-def test_tags_begin_at_an_audits_threshold(tmp_path: Path) -> None:
+def test_pack_stage_takes_tag_threshold_from_audit(tmp_path: Path) -> None:
     write_scored(tmp_path / "scored", 60, split=False)
     audit = AuditConfig(
         scored=str(tmp_path / "scored"), output=str(tmp_path / "audit"), labels="score", unsafe_from=4,
@@ -288,7 +286,7 @@ def test_tags_begin_at_an_audits_threshold(tmp_path: Path) -> None:
         run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored")))
 
 
-def test_a_mixture_and_a_stretch_of_tags(tmp_path: Path, ray_cluster: None) -> None:
+def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: None) -> None:
     scored = write_scored(tmp_path / "scored", 400, split=False)
     made = write_rewritten(tmp_path / "rewritten", scored)
     config = PackConfig(
@@ -326,7 +324,7 @@ def test_a_mixture_and_a_stretch_of_tags(tmp_path: Path, ray_cluster: None) -> N
     assert dict(tokens) == record["tokens_by_recipe"]
 
 
-def test_tags_go_by_chunk_where_they_are_told_to(tmp_path: Path, ray_cluster: None) -> None:
+def test_pack_stage_tags_by_chunk_scores(tmp_path: Path, ray_cluster: None) -> None:
     rows = [
         {"id": f"w{n}", "text": "calm " * 40 + "hate " * 40, "score": 5, "chunk_scores": [0, 5]}
         for n in range(30)

@@ -7,7 +7,7 @@ from collections import Counter
 from safety_ray.pack.personas import cast, everyone, with_persons
 
 
-def test_names_are_several_hundred_and_each_pair_is_two_of_them() -> None:
+def test_personas_cast_draws_distinct_uniform_names() -> None:
     assert len(set(everyone())) == len(everyone()) > 600
     assert all(name.strip() == name and ":" not in name for name in everyone())
     pairs = [cast(1, str(i)) for i in range(20_000)]
@@ -19,7 +19,7 @@ def test_names_are_several_hundred_and_each_pair_is_two_of_them() -> None:
     assert cast(1, "a") == cast(1, "a") != cast(2, "a")
 
 
-def test_roles_at_the_heads_of_turns_give_way() -> None:
+def test_personas_with_persons_replaces_turn_prefixes() -> None:
     one, other = cast(3, "row")
     text = "User: Ask the User: now.\nAssistant: No.\n\nMore: Assistant.\nUser: Why?\n\nAssistant: So."
     assert with_persons(text, 3, "row") == (

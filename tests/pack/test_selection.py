@@ -37,7 +37,7 @@ def scored(*scores: int | None) -> pa.Table:
     )
 
 
-def test_hash_holds_out_about_the_share() -> None:
+def test_held_out_by_hash_meets_share() -> None:
     out = [held_out_by_hash(3, 0.05, f"d{n}") for n in range(20_000)]
     assert 845 < sum(out) < 1155
     assert not any(held_out_by_hash(3, 0.0, f"d{n}") for n in range(100))
@@ -45,12 +45,12 @@ def test_hash_holds_out_about_the_share() -> None:
     assert out[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
 
 
-def test_split_goes_before_the_hash() -> None:
+def test_held_out_prefers_split_column_over_hash() -> None:
     batch = scored(0, 0, 0).append_column("split", pa.array(["heldout", None, "train"]).dictionary_encode())
     assert held_out(batch, 0, 1.0).to_pylist() == [True, False, False]
 
 
-def test_raw_documents_by_score() -> None:
+def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
     rows = select_raw(scored(0, 2, 3, 5, None, 9), chosen(raw_scores=frozenset({0, 3, 5}))).to_pylist()
     assert [r["use"] for r in rows[:4]] == ["train", "unselected", "train", "train"]
     assert [r["unsafe"] for r in rows] == [False, False, True, True, False, False]
@@ -62,12 +62,12 @@ def test_raw_documents_by_score() -> None:
     ]
 
 
-def test_a_document_without_text_is_set_aside() -> None:
+def test_select_raw_rejects_documents_without_text() -> None:
     batch = pa.table({"id": ["a", "b"], "text": pa.array([None, ""], pa.string()), "score": [0, 0]})
     assert [r["set_aside"] for r in select_raw(batch, chosen()).to_pylist()] == ["it has no text"] * 2
 
 
-def test_roots_follow_the_chain() -> None:
+def test_trace_roots_follows_source_chain() -> None:
     ids = chunked("r1", "m1", "m2", "p3", "same")
     sources = chunked("d1", "r1", "m1", "d3", "same")
     assert trace_roots(ids, sources, "x") == {"m1": "d1", "m2": "d1"}
@@ -75,12 +75,12 @@ def test_roots_follow_the_chain() -> None:
     assert trace_roots(empty, empty, "x") == {}
 
 
-def test_a_circle_of_sources_is_named() -> None:
+def test_trace_roots_raises_user_error_for_cycle() -> None:
     with pytest.raises(UserError, match=r"x: the source_id of 'a' leads .* circle"):
         trace_roots(chunked("a", "b"), chunked("b", "a"), "x")
 
 
-def test_rewritten_rows_go_with_their_root() -> None:
+def test_select_rewritten_inherits_heldout_from_root() -> None:
     batch = pa.table(
         {
             "id": ["r1", "m1", "p2", "p3", "p4", "p5"],
@@ -100,7 +100,7 @@ def test_rewritten_rows_go_with_their_root() -> None:
     assert "made from" in rows[5]["set_aside"]
 
 
-def test_a_column_root_id_is_believed() -> None:
+def test_select_rewritten_uses_root_id_column() -> None:
     batch = pa.table(
         {"id": ["m"], "text": ["t"], "source_id": ["r"], "recipe": ["moralize"], "root_id": ["d1"]}
     )

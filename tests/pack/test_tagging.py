@@ -61,16 +61,16 @@ def check(vocabulary: Vocabulary, text: str) -> None:
 
 
 @given(text=TEXTS)
-def test_word_starts_agree_with_a_walk(tokenizer: Any, text: str) -> None:
+def test_word_starts_matches_byte_counting_reference(tokenizer: Any, text: str) -> None:
     check(tables(tokenizer, tag.TAG, "it"), text)
 
 
 @given(text=st.one_of(TEXTS, st.text("ab東é \u3000\u00a0.", min_size=1)))
-def test_word_starts_where_tokens_hold_several_words(across_words: Vocabulary, text: str) -> None:
+def test_word_starts_matches_reference_for_multiword_tokens(across_words: Vocabulary, text: str) -> None:
     check(across_words, text)
 
 
-def test_word_starts_of_a_plain_sentence(tokenizer: Any) -> None:
+def test_word_starts_locates_words_of_plain_sentence(tokenizer: Any) -> None:
     vocabulary = tables(tokenizer, tag.TAG, "it")
     text = "the river,  and\n\nthe boat"
     [ids] = tag.encode(vocabulary, [text])
@@ -85,25 +85,25 @@ def test_word_starts_of_a_plain_sentence(tokenizer: Any) -> None:
     ]
 
 
-def test_text_without_words_has_no_starts() -> None:
+def test_word_starts_is_empty_for_whitespace_only_text() -> None:
     assert word_starts(" \n\u3000", np.array([1, 2, 5])).tolist() == []
 
 
 @given(starts=st.lists(st.integers(0, 50), max_size=40).map(sorted), document=st.text())
-def test_every_word_but_the_first_is_tagged_at_rate_one(starts: list[int], document: str) -> None:
+def test_tag_positions_tags_all_but_first_word_at_rate_one(starts: list[int], document: str) -> None:
     places = tag_positions(np.array(starts, np.int64), 1.0, 0, document)
     assert places.tolist() == sorted({s for s in starts if s > starts[0]})
 
 
 @given(starts=st.lists(st.integers(0, 500), max_size=40, unique=True).map(sorted), seed=st.integers())
-def test_positions_depend_on_seed_and_id_alone(starts: list[int], seed: int) -> None:
+def test_tag_positions_is_deterministic_per_seed_and_id(starts: list[int], seed: int) -> None:
     first = tag_positions(np.array(starts, np.int64), 0.5, seed, "d")
     assert first.tolist() == tag_positions(np.array(starts, np.int64), 0.5, seed, "d").tolist()
     assert set(first.tolist()) <= set(starts[1:])
     assert tag_positions(np.array(starts, np.int64), 0.0, seed, "d").size == 0
 
 
-def test_rate_is_met_and_documents_differ() -> None:
+def test_tag_positions_meets_rate_and_varies_by_document() -> None:
     starts = np.arange(20_001)
     one, two = (tag_positions(starts, 0.05, 0, name) for name in ("a", "b"))
     # 1,000 expected, standard deviation 31: five of them either way
@@ -112,7 +112,7 @@ def test_rate_is_met_and_documents_differ() -> None:
     assert one.tolist() != tag_positions(starts, 0.05, 1, "a").tolist()
 
 
-def test_tags_by_chunk_stand_in_unsafe_chunks_alone() -> None:
+def test_words_in_chunks_limits_tags_to_unsafe_chunks() -> None:
     text = "calm calm calm hate hate hate calm calm calm"  # nine words, three chunks of fifteen characters
     allowed = words_in_chunks(text, [0, 5, 1], 3)
     assert allowed.tolist() == [word == "hate" for word in text.split()]

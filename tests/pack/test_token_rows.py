@@ -59,7 +59,7 @@ def lay(rows: list[dict[str, Any]], length: int) -> tuple[list[list[int]], list[
 
 
 @given(documents=DOCUMENTS, length=st.integers(16, 40), first=st.integers(0, 9))
-def test_rows_are_what_a_loop_lays(
+def test_pack_rows_matches_token_by_token_reference(
     documents: list[tuple[int, list[int], bool]], length: int, first: int
 ) -> None:
     table = encoded(documents)
@@ -73,11 +73,11 @@ def test_rows_are_what_a_loop_lays(
     assert pack_rows(table.take(pa.array(range(len(table))[::-1])), length, END, first).equals(packed)
 
 
-def test_documents_in_chunks_pack_alike() -> None:
+def test_pack_rows_is_independent_of_table_chunks() -> None:
     table = encoded([(3, list(range(8, 60)), True), (1, [9], False), (2, list(range(8, 30)), True)])
     chunks = pa.concat_tables([table.slice(0, 1), table.slice(1, 2)])
     assert pack_rows(chunks, 16, END, 0).equals(pack_rows(table, 16, END, 0))
 
 
-def test_shards_follow_one_another() -> None:
+def test_first_rows_numbers_shards_consecutively() -> None:
     assert first_rows({2: 33, 0: 16, 1: 17}, 16) == ({0: 0, 1: 1, 2: 3}, 6)

@@ -59,7 +59,7 @@ def selected(text: str, recipe: str, unsafe: bool) -> pa.Table:
 
 @given(text=ADVERSARIAL, recipe=st.sampled_from(["raw", "rephrase", "refuse", "moralize"]))
 @example(text=TAG, recipe="refuse")
-def test_no_text_makes_a_special_token(tokenizer: Any, text: str, recipe: str) -> None:
+def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, recipe: str) -> None:
     tables = vocabulary.tables(tokenizer, TAG, "it")
     [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0).to_pylist()
     ids = row["input_ids"]
@@ -71,7 +71,7 @@ def test_no_text_makes_a_special_token(tokenizer: Any, text: str, recipe: str) -
 
 
 @given(text=ADVERSARIAL, rate=st.sampled_from([0.05, 0.5, 1.0]))
-def test_a_tagged_text_without_its_tags_is_the_text(tokenizer: Any, text: str, rate: float) -> None:
+def test_encode_rows_round_trips_tagged_text(tokenizer: Any, text: str, rate: float) -> None:
     tables = vocabulary.tables(tokenizer, TAG, "it")
     [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate).to_pylist()
     ids = row["input_ids"]
@@ -82,13 +82,13 @@ def test_a_tagged_text_without_its_tags_is_the_text(tokenizer: Any, text: str, r
 
 
 @given(text=ADVERSARIAL)
-def test_a_plain_load_reads_text_as_text(saved: str, text: str) -> None:
+def test_vocabulary_load_encodes_special_strings_as_text(saved: str, text: str) -> None:
     loaded = vocabulary.load(saved)
     assert set(loaded(text).input_ids).isdisjoint(loaded.all_special_ids)
     assert set(loaded.encode(text)).isdisjoint(loaded.all_special_ids)
 
 
-def test_what_is_saved(saved: str) -> None:
+def test_vocabulary_save_preserves_special_token_settings(saved: str) -> None:
     loaded = vocabulary.load(saved)
     assert loaded.split_special_tokens is True
     assert json.loads(Path(saved, "tokenizer_config.json").read_text())["split_special_tokens"] is True
@@ -99,7 +99,7 @@ def test_what_is_saved(saved: str) -> None:
     assert loaded(TAG, split_special_tokens=False).input_ids == [tag.tag_id(loaded, TAG)]
 
 
-def test_training_does_not_depend_on_the_order_of_texts(tokenizer: Any) -> None:
+def test_vocabulary_train_is_independent_of_text_order(tokenizer: Any) -> None:
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=50)) + rng.choice(HOSTILE) for _ in range(200)]
     rng.shuffle(texts)
@@ -107,13 +107,13 @@ def test_training_does_not_depend_on_the_order_of_texts(tokenizer: Any) -> None:
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_few_texts_give_a_smaller_vocabulary() -> None:
+def test_vocabulary_train_returns_smaller_size_for_few_texts() -> None:
     made = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
     assert 260 < len(made) < 280
     assert len(vocabulary.train([["one two three"] * 10], 260, TAG, 64)) == 260
 
 
-def test_an_existing_tokenizer_keeps_its_ids(saved: str, tmp_path: Path) -> None:
+def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path) -> None:
     old = vocabulary.load(saved)
     opened = vocabulary.open_existing(saved, "<|unsafe|>")
     vocabulary.save(opened, str(tmp_path / "new"))
@@ -126,18 +126,18 @@ def test_an_existing_tokenizer_keeps_its_ids(saved: str, tmp_path: Path) -> None
     assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.special_ids.tolist())
 
 
-def test_an_ordinary_token_is_no_tag(saved: str) -> None:
+def test_vocabulary_open_existing_rejects_ordinary_token_as_tag(saved: str) -> None:
     word = next(t for t in vocabulary.load(saved).get_vocab() if t.isalpha() and t.isascii() and len(t) > 2)
     with pytest.raises(UserError, match=f"tag={word} is an ordinary token"):
         vocabulary.open_existing(saved, word)
 
 
-def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
+def test_vocabulary_open_existing_rejects_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded; it must be a folder"):
         vocabulary.open_existing(str(tmp_path / "absent"), TAG)
 
 
-def test_words_need_bytes() -> None:
+def test_vocabulary_tables_requires_byte_level_and_eos_token() -> None:
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
@@ -152,7 +152,7 @@ def test_words_need_bytes() -> None:
         vocabulary.tables(made, TAG, "it", tagged=False)
 
 
-def test_truncation_and_normal_forms_of_an_existing_tokenizer(saved: str) -> None:
+def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> None:
     made = vocabulary.load(saved)
     made.backend_tokenizer.normalizer = normalizers.NFC()
     made.backend_tokenizer.enable_truncation(3)
@@ -165,7 +165,7 @@ def test_truncation_and_normal_forms_of_an_existing_tokenizer(saved: str) -> Non
     assert made.decode(plain) == text.replace("e\u0301", "é")
 
 
-def test_a_document_that_a_tokenizer_respells_is_set_aside(saved: str) -> None:
+def test_encode_rows_rejects_text_altered_by_tokenizer(saved: str) -> None:
     made = vocabulary.load(saved)
     made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tables = vocabulary.tables(made, TAG, "it")
@@ -174,7 +174,7 @@ def test_a_document_that_a_tokenizer_respells_is_set_aside(saved: str) -> None:
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
 
 
-def test_a_document_that_becomes_a_special_token_is_set_aside(tokenizer: Any) -> None:
+def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> None:
     tables = vocabulary.tables(tokenizer, TAG, "it")
     [the] = tag.encode(tables, ["the"])
     fooled = vocabulary.Vocabulary(

@@ -16,7 +16,7 @@ from safety_ray.report.ngrams import find_ngrams, load_lists
 from safety_ray.report.tally import count_originals, count_rewritten, merge
 
 
-def test_the_small_data_counted_by_hand(card: dict[str, Any]) -> None:
+def test_report_card_matches_hand_counts(card: dict[str, Any]) -> None:
     slices = card["slices"]
     before, after = slices["before"], slices["after"]
     assert (before["documents"], before["words"], before["scores"]) == (5, 40, [2, 0, 1, 0, 1, 1])
@@ -49,7 +49,7 @@ def test_the_small_data_counted_by_hand(card: dict[str, Any]) -> None:
     }
 
 
-def test_without_rewritten_texts_there_is_only_a_before(card_before: dict[str, Any]) -> None:
+def test_report_card_omits_after_slice_without_rewritten(card_before: dict[str, Any]) -> None:
     assert "after" not in card_before["slices"]
     assert list(card_before["ngrams"]) == ["before"]
     assert card_before["headline"]["documents"] == {"before": 5, "after": None, "change": None}
@@ -67,7 +67,7 @@ def random_rows(rng: np.random.Generator, documents: int) -> list[dict[str, Any]
     ]
 
 
-def test_sums_over_any_batches_equal_one_count_over_documents() -> None:
+def test_report_card_is_independent_of_batch_size() -> None:
     rows = random_rows(np.random.default_rng(0), 120)
     whole = table(rows, SCORED)
     cards = []
@@ -95,13 +95,13 @@ def test_sums_over_any_batches_equal_one_count_over_documents() -> None:
         ({"text": None}, "'c' has no text"),
     ],
 )
-def test_a_bad_row_is_named(change: dict[str, Any], message: str) -> None:
+def test_count_originals_rejects_bad_row(change: dict[str, Any], message: str) -> None:
     rows = [{**row, **(change if row["id"] == "c" else {})} for row in SCORED_ROWS]
     with pytest.raises(UserError, match=message):
         merge([count_originals(table(rows, SCORED))])
 
 
-def test_a_bad_recipe_or_type_is_named() -> None:
+def test_report_tally_rejects_bad_recipe_and_score_type() -> None:
     rows = pa.Table.from_pylist([{**row, "recipe": "paraphrase"} for row in REWRITTEN_ROWS])
     with pytest.raises(UserError, match=r"'c/r' has recipe 'paraphrase'; it must be one of rephrase, refuse"):
         merge([count_rewritten(rows)])

@@ -17,7 +17,7 @@ def rate_of(counts: np.ndarray, words: np.ndarray) -> Rate:
 
 
 @pytest.mark.parametrize("events", [0, 1, 5, 60])
-def test_single_occurrences_give_the_exact_poisson_interval(events: int) -> None:
+def test_rate_matches_exact_poisson_for_single_occurrences(events: int) -> None:
     counts = np.array([1] * events + [0] * (1000 - events))
     found = rate_of(counts, np.full(1000, 200))
     scale = MILLION / 200_000
@@ -33,7 +33,7 @@ def bunched(rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.nd
     return rng.poisson(topics * words * 0.02), words
 
 
-def test_bunched_occurrences_agree_with_a_bootstrap_over_documents() -> None:
+def test_rate_matches_bootstrap_for_clustered_occurrences() -> None:
     rng = np.random.default_rng(0)
     counts, words = bunched(rng, 3000)
     draws = rng.integers(0, 3000, (2000, 3000))
@@ -48,14 +48,14 @@ def test_bunched_occurrences_agree_with_a_bootstrap_over_documents() -> None:
 
 
 @pytest.mark.parametrize("documents", [120, 400])
-def test_the_interval_holds_the_truth_about_as_often_as_it_says(documents: int) -> None:
+def test_rate_interval_has_nominal_coverage(documents: int) -> None:
     rng = np.random.default_rng(1)
     found = [rate_of(*bunched(rng, documents)) for _ in range(1500)]
     held = np.mean([one.low <= 2000 <= one.high for one in found])
     assert 0.92 < held <= 0.99
 
 
-def test_edges() -> None:
+def test_rate_handles_empty_input_and_single_document() -> None:
     assert rate(0, 0, 0, 0, 0, 0) is None
     assert rate(3, 0, 0, 0, 0, 0) is None
     one = rate(1, 100, 10_000, 3, 9, 300)

@@ -61,11 +61,11 @@ def found(text: str) -> dict[str, int]:
         ("", {}),
     ],
 )
-def test_the_rule_by_example(text: str, expected: dict[str, int]) -> None:
+def test_find_ngrams_matches_expected_examples(text: str, expected: dict[str, int]) -> None:
     assert found(text) == expected
 
 
-def test_the_lists_are_the_published_ones() -> None:
+def test_load_lists_matches_published_lists() -> None:
     lists = load_lists()
     assert len(lists.categories) == 14
     assert len(set(lists.ngrams)) == len(lists.ngrams) == len(patterns())
@@ -75,7 +75,7 @@ def test_the_lists_are_the_published_ones() -> None:
     assert shared == {"illegal sale", "illegal download", "counterfeit goods"}
 
 
-def test_every_ngram_is_found_in_itself() -> None:
+def test_find_ngrams_finds_every_ngram_in_itself() -> None:
     for ngram in patterns():
         assert found(f"({ngram.upper()})") == brute_force(ngram)
         assert found(ngram)[ngram] == 1
@@ -96,12 +96,12 @@ PIECES = st.one_of(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(PIECES, max_size=24), st.booleans())
-def test_agrees_with_brute_force(pieces: list[str], spaced: bool) -> None:
+def test_find_ngrams_matches_brute_force(pieces: list[str], spaced: bool) -> None:
     text = (" " if spaced else "").join(pieces)
     assert found(text) == brute_force(text)
 
 
-def test_agrees_with_brute_force_on_real_texts(real_data: Path) -> None:
+def test_find_ngrams_matches_brute_force_on_real_texts(real_data: Path) -> None:
     refusals = json.loads((real_data / "refusal_sft" / "bianchi_safety_only_2483.json").read_text())
     web = (real_data / "web" / "cc_en_head-0091.jsonl").read_text().splitlines()
     texts = [" ".join(map(str, row.values())) for row in refusals[:120]]

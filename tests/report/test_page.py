@@ -60,7 +60,7 @@ def any_card(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(request.getfixturevalue(request.param))
 
 
-def test_the_page_stands_alone_and_escapes_values(any_card: dict[str, Any]) -> None:
+def test_report_page_is_self_contained_and_escapes_values(any_card: dict[str, Any]) -> None:
     page = render(any_card)
     reader = Reader(page)
     assert {"script", "link", "img", "iframe", "object", "base", "form"}.isdisjoint(reader.tags)
@@ -76,7 +76,7 @@ def test_the_page_stands_alone_and_escapes_values(any_card: dict[str, Any]) -> N
     ]
 
 
-def test_the_page_says_all_numbers_of_the_table_and_how_they_came(any_card: dict[str, Any]) -> None:
+def test_report_page_contains_all_numbers_and_methods(any_card: dict[str, Any]) -> None:
     text = Reader(render(any_card)).text
     for sentence in [
         *any_card["method"]["limits"],
@@ -92,7 +92,7 @@ def test_the_page_says_all_numbers_of_the_table_and_how_they_came(any_card: dict
             assert row["ngram"] in text
 
 
-def test_places_on_charts_lie_inside(any_card: dict[str, Any]) -> None:
+def test_report_page_chart_coordinates_stay_in_bounds(any_card: dict[str, Any]) -> None:
     reader = Reader(render(any_card))
     places = [v for k, v in reader.attributes if k in ("x", "x1", "x2", "y", "width", "height") and v]
     values = [float(v.removesuffix("%")) for v in places if v.endswith("%")]
@@ -100,7 +100,9 @@ def test_places_on_charts_lie_inside(any_card: dict[str, Any]) -> None:
     assert all(0 <= value <= 100 for value in values)
 
 
-def test_the_figure_is_a_picture_with_both_colors(card: dict[str, Any], card_before: dict[str, Any]) -> None:
+def test_report_figure_contains_before_and_after_colors(
+    card: dict[str, Any], card_before: dict[str, Any]
+) -> None:
     def colors(one: dict[str, Any]) -> set[int]:
         pixels = imread(io.BytesIO(draw(one)))
         assert pixels.shape[0] > 600
@@ -115,7 +117,7 @@ def test_the_figure_is_a_picture_with_both_colors(card: dict[str, Any], card_bef
     assert after not in alone
 
 
-def test_the_readme_is_a_dataset_card(any_card: dict[str, Any]) -> None:
+def test_report_readme_is_valid_dataset_card(any_card: dict[str, Any]) -> None:
     text = write_readme(any_card, "en", "odc-by")
     parsed = DatasetCard(text)
     assert parsed.data.pretty_name == any_card["title"]
@@ -131,7 +133,7 @@ def test_the_readme_is_a_dataset_card(any_card: dict[str, Any]) -> None:
     ]
 
 
-def test_numbers_as_a_person_writes_them() -> None:
+def test_report_wording_formats_numbers() -> None:
     assert [number(v) for v in (None, 0, 0.004, 3.456, 9.996, 99.94, 99.96, 1234.5)] == [
         *("–", "0", "<0.01", "3.46", "10.0", "99.9", "100", "1,234"),
     ]

@@ -21,7 +21,7 @@ def numbers(folder: Path) -> dict[str, Any]:
     return {key: card[key] for key in ("headline", "slices", "ngrams", "categories")}
 
 
-def test_the_stage_writes_the_card_of_the_same_numbers(
+def test_report_stage_writes_card_with_expected_numbers(
     tmp_path: Path, card: dict[str, Any], ray_cluster
 ) -> None:
     scored, rewritten = small_data.write(tmp_path)
@@ -39,7 +39,7 @@ def test_the_stage_writes_the_card_of_the_same_numbers(
     assert run(config) == artifact.read_record(str(out))
 
 
-def test_scored_alone_in_a_folder_that_was_left_half_done(tmp_path: Path, ray_cluster) -> None:
+def test_report_stage_resumes_unfinished_folder(tmp_path: Path, ray_cluster) -> None:
     scored, _ = small_data.write(tmp_path)
     config = ReportConfig(scored=scored, output=str(tmp_path / "card"))
     artifact.begin(config.output, config, inputs={"scored": scored})
@@ -49,7 +49,7 @@ def test_scored_alone_in_a_folder_that_was_left_half_done(tmp_path: Path, ray_cl
     assert "after" not in numbers(tmp_path / "card")["slices"]
 
 
-def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
     scored, rewritten = small_data.write(tmp_path)
     out = str(tmp_path / "card")
     with pytest.raises(UserError, match="does not exist"):
@@ -68,7 +68,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
             ReportConfig(scored=scored, output=out, **wrong)  # type: ignore[arg-type]
 
 
-def test_a_bad_row_in_a_worker_reaches_the_user(tmp_path: Path, ray_cluster) -> None:
+def test_report_stage_raises_user_error_for_bad_row(tmp_path: Path, ray_cluster) -> None:
     rows = [{**row, "score": 9 if row["id"] == "d" else row["score"]} for row in small_data.SCORED_ROWS]
     dataset.write_table(small_data.table(rows, SCORED), str(tmp_path / "scored" / "1.parquet"))
     with pytest.raises(UserError, match="the row with id 'd' has score 9; it must be an integer from 0 to 5"):

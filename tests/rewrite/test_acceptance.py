@@ -20,7 +20,7 @@ from safety_ray.score.classifier import Classifier
 SAMPLE = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
 
 
-def test_acceptance_is_right_on_a_sample_labelled_by_hand(classifier: Path) -> None:
+def test_acceptance_matches_hand_labelled_sample(classifier: Path) -> None:
     """Scored by the classifier that is fitted on the shipped corpus, as a run would."""
     judge = Classifier.load(classifier, "cpu")
     scores = [found.score for found in judge.predict([row["text"] for row in SAMPLE])]
@@ -81,12 +81,14 @@ GERMAN = "Der neue Text erzählt ruhig, was an diesem Tag im Garten geschah und 
         ({"text": GERMAN}, {"same_language": False}, None),
     ],
 )  # fmt: skip
-def test_every_bound_is_a_setting(change: dict[str, Any], bounds: dict[str, Any], reason: str | None) -> None:
+def test_acceptance_verdict_applies_each_bound(
+    change: dict[str, Any], bounds: dict[str, Any], reason: str | None
+) -> None:
     found = verdict(ROW | change, from_dict(Bounds, bounds))
     assert found is None if reason is None else str(found).startswith(reason)
 
 
-def test_facts_are_numbers_and_names_but_no_headings() -> None:
+def test_facts_kept_counts_numbers_and_names_not_headings() -> None:
     source = "The Great Garden Of Rome\nIn 1999 Maria Lopez spent 1,000 euros in Seville. Then she left."
     assert facts_kept("Maria Lopez lived in Seville and had 1000 euros in 1999.", source) == 1.0
     assert facts_kept("In 1999 somebody spent some money.", source) == 0.2
@@ -102,7 +104,7 @@ def test_copied_counts_runs_of_eight_words() -> None:
     assert copied("...", source) == 0.0
 
 
-def test_short_texts_have_no_language() -> None:
+def test_language_is_empty_for_short_text() -> None:
     assert language("Non, merci.") == ("", 0.0)
     assert language("Les enfants jouent dans le jardin avec le chien de la voisine aujourd'hui.")[0] == "fr"
 
@@ -111,6 +113,6 @@ def test_short_texts_have_no_language() -> None:
     "change",
     [{"margin": 0}, {"margin": 6}, {"max_copied": 1.5}, {"min_facts": -0.1}, {"min_similarity": 2.0}],
 )
-def test_bounds_that_make_no_sense_are_named(change: dict[str, Any]) -> None:
+def test_acceptance_bounds_reject_invalid_value(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"accept.{next(iter(change))}"):
         from_dict(Bounds, change)

@@ -48,7 +48,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory, rewritten: Path, ray_cluster:
     return out
 
 
-def test_the_datasets_library_loads_each_config(sets: Path, tmp_path: Path) -> None:
+def test_publish_stage_output_loads_with_datasets_library(sets: Path, tmp_path: Path) -> None:
     def load(name: str, config: str) -> list[dict[str, Any]]:
         loaded = datasets.load_dataset(str(sets / name), config, split="train", cache_dir=str(tmp_path))
         assert loaded.column_names == ["id", "text", "metadata"]
@@ -71,7 +71,7 @@ def test_the_datasets_library_loads_each_config(sets: Path, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-def test_published_sets_are_rewritten_rows_again(
+def test_publish_stage_round_trip_restores_rewritten_rows(
     sets: Path, rewritten: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     out = str(tmp_path / "back")
@@ -82,7 +82,7 @@ def test_published_sets_are_rewritten_rows_again(
     assert after == before
 
 
-def test_files_as_the_paper_published_them_are_read(tmp_path: Path, ray_cluster: None) -> None:
+def test_publish_stage_reads_paper_file_format(tmp_path: Path, ray_cluster: None) -> None:
     """`metadata` is what the web document had; there is no column of this project."""
     table = pa.table(
         {"id": ["<urn:1>"], "text": ["User: A?\nAssistant: No."], "metadata": [{"int_score": 3}]}
@@ -95,7 +95,7 @@ def test_files_as_the_paper_published_them_are_read(tmp_path: Path, ray_cluster:
     assert (row["source_score"], row["metadata"]) == (5, {"int_score": 3})
 
 
-def test_what_is_no_published_set_is_named(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
+def test_publish_stage_rejects_invalid_input(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
     with pytest.raises(UserError, match="lies in no folder of a published config"):
         run(PublishConfig(input=str(rewritten), output=str(tmp_path / "a"), direction="from"))
     with pytest.raises(UserError, match="holds no Parquet files"):

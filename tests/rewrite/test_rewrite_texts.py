@@ -54,7 +54,7 @@ def replied(table: pa.Table, seed: int) -> pa.Table:
     return tasks.read_replies(with_outcomes(table, outcomes))
 
 
-def test_each_score_gets_its_recipe_and_every_task_its_trace(labelled: pa.Table, direct: pa.Table) -> None:
+def test_rewrite_tasks_assign_recipe_by_score_and_provenance(labelled: pa.Table, direct: pa.Table) -> None:
     wanted = {f"{r['id']}/{BANDS[r['score']]}": r for r in labelled.to_pylist() if r["score"] in BANDS}
     rows = {row["id"]: row for row in direct.to_pylist()}
     assert rows.keys() == wanted.keys()
@@ -70,7 +70,7 @@ def test_each_score_gets_its_recipe_and_every_task_its_trace(labelled: pa.Table,
     assert "label" not in direct.column_names  # it is the source's, not the new text's
 
 
-def test_texts_depend_on_seed_and_id_alone(labelled: pa.Table, direct: pa.Table) -> None:
+def test_rewrite_texts_depend_only_on_seed_and_id(labelled: pa.Table, direct: pa.Table) -> None:
     whole = {r["id"]: r["text"] for r in replied(direct, 5).to_pylist()}
     order = pa.array(sorted(range(len(labelled)), key=lambda i: i * 7919 % 1009))
     for part in (labelled.take(order).slice(0, 200), labelled.take(order).slice(200)):
@@ -80,7 +80,7 @@ def test_texts_depend_on_seed_and_id_alone(labelled: pa.Table, direct: pa.Table)
     assert sum(whole[r["id"]] == r["text"] for r in other.to_pylist()) < len(whole) / 50
 
 
-def test_the_template_engine_writes_texts_that_parse_and_differ(direct: pa.Table) -> None:
+def test_template_engine_writes_distinct_parsable_texts(direct: pa.Table) -> None:
     first = replied(direct, 5)
     assert first.column("problem").null_count == len(first)
     probs = pa.array([[1.0] + [0.0] * 5] * len(first), pa.list_(pa.float32()))
@@ -103,7 +103,7 @@ def test_the_template_engine_writes_texts_that_parse_and_differ(direct: pa.Table
     assert [row["id"] for row in rows if slips.search(row["text"])] == []
 
 
-def test_all_styles_and_harm_types_are_drawn(direct: pa.Table) -> None:
+def test_rewrite_tasks_draw_all_styles_and_harm_types(direct: pa.Table) -> None:
     rows = direct.to_pylist()
     for recipe in ("rephrase", "refuse"):
         counts = Counter(row["style"] for row in rows if row["recipe"] == recipe)
@@ -114,7 +114,7 @@ def test_all_styles_and_harm_types_are_drawn(direct: pa.Table) -> None:
     assert {draw("moralize", 0, str(i)) for i in range(100)} == set(STYLES["moralize"])
 
 
-def test_rephrasing_leaves_out_what_is_sensitive_and_says_why() -> None:
+def test_template_rephrase_omits_sensitive_text_with_reason() -> None:
     source = (
         "A day at the lake\nWe left the house early and took the bus to the lake. My brother drank beer "
         "and got drunk. The water was clear and we could see small fish. You idiot, he shouted at me. "
@@ -132,7 +132,7 @@ def test_rephrasing_leaves_out_what_is_sensitive_and_says_why() -> None:
     assert verdict({**row, "score": 0, "source_score": 2}, Bounds()) is None
 
 
-def test_phrases_are_whole_sentences_and_many() -> None:
+def test_phrasebook_contains_enough_whole_sentences() -> None:
     for harm in HARMS:
         sections = book(harm)
         assert all(len(set(sections[part])) == len(sections[part]) >= 8 for part in PARTS), harm
@@ -155,7 +155,7 @@ def test_phrases_are_whole_sentences_and_many() -> None:
     assert shipped == used | {f"style_{style}" for style in STYLES["rephrase"]}
 
 
-def test_no_phrase_of_a_rephrased_text_is_itself_left_out() -> None:
+def test_phrasebook_frames_contain_no_sensitive_topic() -> None:
     for topic, lines in book("sensitive").items():
         if not topic.startswith("words "):
             assert f"words {topic}" in book("sensitive") or topic == "general"
@@ -176,14 +176,14 @@ def test_no_phrase_of_a_rephrased_text_is_itself_left_out() -> None:
         ("Nothing here.", "harassment"),
     ],
 )
-def test_harm_types_are_told_by_words(text: str, harm: str) -> None:
+def test_harm_of_classifies_by_keywords(text: str, harm: str) -> None:
     assert harm_of(text) == harm
 
 
 LONG = "This is a sentence of eight plain words. " * 4
 
 
-def test_dialogues_are_read_in_the_forms_that_models_use() -> None:
+def test_parse_dialogue_accepts_model_reply_formats() -> None:
     said = [("User", "Do it."), ("Assistant", "I won't.\n\nLet us talk.")]
     for reply in (
         "User: Do it.\nAssistant: I won't.\n\nLet us talk.",
@@ -219,17 +219,17 @@ def test_dialogues_are_read_in_the_forms_that_models_use() -> None:
         ("moralize", f"# A\n## B\nThen I said that {LONG * 2}", "third person"),
     ],
 )
-def test_replies_that_are_no_text_are_named(recipe: str, reply: str, reason: str) -> None:
+def test_recipe_text_rejects_invalid_reply(recipe: str, reply: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         RECIPES[recipe].text(reply)
 
 
-def test_a_page_may_quote_somebody() -> None:
+def test_moralize_recipe_accepts_quoted_speech() -> None:
     quoted = f'# A title\n## A section\nSomebody said: "I want it." {LONG * 2}'
     assert RECIPES["moralize"].text(quoted) == quoted.strip()
 
 
-def test_a_long_document_is_several_tasks_in_one_style_and_one_row_again() -> None:
+def test_rewrite_tasks_split_and_join_long_document() -> None:
     paragraphs = [f"Paragraph {n} tells of a quarrel. " * 8 for n in range(6)]
     rows = [
         {"id": "short", "text": "A short text.", "score": 2, "url": "u/short"},
@@ -271,7 +271,7 @@ def test_a_long_document_is_several_tasks_in_one_style_and_one_row_again() -> No
     assert tasks.join_parts(failed).column("problem").to_pylist() == ["engine: no (part 2)"]
 
 
-def test_another_attempt_has_another_style(labelled: pa.Table, direct: pa.Table) -> None:
+def test_rewrite_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
     first = {row["id"]: row for row in direct.to_pylist()}
     names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
     aside = direct.select(names).rename_columns([{"source": "set_aside_source"}.get(n, n) for n in names])

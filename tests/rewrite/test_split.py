@@ -12,7 +12,7 @@ from safety_ray.rewrite.split import join, stretches, worst
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet='ab.!"” \n\t。', max_size=300), st.integers(1, 80))
-def test_stretches_hold_all_of_a_text_and_nothing_twice(text: str, most: int) -> None:
+def test_split_stretches_cover_text_without_overlap(text: str, most: int) -> None:
     found = stretches(text, most)
     assert all(0 <= end - start <= most for start, end in found)
     assert all(one.end <= other.start for one, other in itertools.pairwise(found))
@@ -21,7 +21,7 @@ def test_stretches_hold_all_of_a_text_and_nothing_twice(text: str, most: int) ->
     assert not "".join(between + outside).strip()
 
 
-def test_cuts_are_between_paragraphs_then_lines_sentences_words() -> None:
+def test_split_prefers_paragraphs_then_lines_sentences_words() -> None:
     def parts(text: str, most: int) -> list[str]:
         return [text[start:end] for start, end in stretches(text, most)]
 
@@ -34,7 +34,7 @@ def test_cuts_are_between_paragraphs_then_lines_sentences_words() -> None:
     assert parts("一二三。四五六。", 4) == ["一二三。", "四五六。"]
 
 
-def test_the_worst_stretch_is_where_the_highest_chunk_stands() -> None:
+def test_split_worst_returns_stretch_of_highest_chunk() -> None:
     text = "\n\n".join(letter * 20 for letter in "abcd")
     assert worst(text, [0, 1, 5, 0], 20) == "c" * 20
     assert worst(text, [5, 0], 20)[0] == "b"  # the middle of the first half
@@ -42,6 +42,6 @@ def test_the_worst_stretch_is_where_the_highest_chunk_stands() -> None:
     assert worst("short", [3], 20) == "short"
 
 
-def test_joined_texts_say_where_each_stands() -> None:
+def test_split_join_returns_position_of_each_text() -> None:
     text, places = join(["One.", "Two two.", "Three."])
     assert [text[start:end] for start, end in places] == ["One.", "Two two.", "Three."]

@@ -58,7 +58,7 @@ def truth(table: pa.Table, threshold: int, unsafe_from: int) -> dict[str, float]
     return {"precision": precision_score(unsafe, flagged), "recall": recall_score(unsafe, flagged)}
 
 
-def test_on_a_full_sample_the_figures_are_sklearns_and_nothing_is_left_to_chance() -> None:
+def test_audit_matches_sklearn_on_full_sample() -> None:
     table = population(3000)
     strata = drawn(table, per_score=3000, seed=0)
     scores, labels = (np.array(table.column(name)) for name in ("score", "label"))
@@ -78,7 +78,7 @@ def test_on_a_full_sample_the_figures_are_sklearns_and_nothing_is_left_to_chance
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 100), (3, 40), (60, 60), (25, 50)])
-def test_in_one_stratum_the_interval_is_jeffreys(hits: int, n: int) -> None:
+def test_audit_interval_matches_jeffreys_for_one_stratum(hits: int, n: int) -> None:
     labels = np.zeros((6, 6), np.int64)
     labels[4, 5], labels[4, 0] = hits, n - hits
     documents = np.array([0, 0, 0, 0, 10_000_000, 0])
@@ -88,7 +88,7 @@ def test_in_one_stratum_the_interval_is_jeffreys(hits: int, n: int) -> None:
     assert found["precision_interval"] == pytest.approx([low, high], abs=4e-3)
 
 
-def test_estimates_are_unbiased_and_intervals_cover_the_truth() -> None:
+def test_audit_estimates_are_unbiased_and_intervals_cover_truth() -> None:
     """200 samples of one population: 95 % intervals hold the truth in at least 90 % of them."""
     table = population(8000)
     wanted = {t: truth(table, t, 3) for t in range(1, 6)}
@@ -116,7 +116,7 @@ def test_estimates_are_unbiased_and_intervals_cover_the_truth() -> None:
     assert abs(unweighted - wanted[3]["recall"]) > 0.2
 
 
-def test_seed_and_id_alone_decide_the_sample() -> None:
+def test_audit_sample_depends_only_on_seed_and_id() -> None:
     table = population(2000)
 
     def ids(table: pa.Table, seed: int, block: int) -> list[str]:
@@ -129,7 +129,7 @@ def test_seed_and_id_alone_decide_the_sample() -> None:
     assert set(first) != set(ids(table, 1, 100))
 
 
-def test_the_threshold_that_reaches_what_is_wanted() -> None:
+def test_audit_choose_returns_threshold_for_wanted_metric() -> None:
     rows = [
         {
             "threshold": t,
@@ -147,14 +147,14 @@ def test_the_threshold_that_reaches_what_is_wanted() -> None:
     assert choose(rows, {}) == (None, False)
 
 
-def test_a_score_without_a_label_is_named() -> None:
+def test_audit_strata_rejects_score_without_labels() -> None:
     labels = np.zeros((6, 6), np.int64)
     labels[0, 0] = 5
     with pytest.raises(UserError, match="of the 7 documents with score 2 none has a label"):
         Strata(np.array([90, 0, 7, 0, 0, 0]), labels).check()
 
 
-def test_labels_of_a_column_become_an_audit(
+def test_audit_stage_writes_report_from_label_column(
     tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = population(1500)
@@ -189,9 +189,7 @@ def test_labels_of_a_column_become_an_audit(
     assert run(config) == record
 
 
-def test_a_judge_labels_the_sample_and_what_it_leaves_out_is_counted(
-    tmp_path: Path, ray_cluster: None
-) -> None:
+def test_audit_stage_labels_sample_by_judge_and_counts_rejected(tmp_path: Path, ray_cluster: None) -> None:
     table = population(120)
     texts = [
         f"MUTE {n}" if n == 7 else f"A page. LABEL-{label}"
@@ -231,7 +229,7 @@ def test_a_judge_labels_the_sample_and_what_it_leaves_out_is_counted(
     ]  # fmt: skip
 
 
-def test_settings_and_inputs_that_do_not_fit_are_named(tmp_path: Path, ray_cluster: None) -> None:
+def test_audit_rejects_invalid_settings_and_inputs(tmp_path: Path, ray_cluster: None) -> None:
     paths = {"scored": "a", "output": "b", "labels": "label"}
     with pytest.raises(UserError, match="a judge needs a language model"):
         AuditConfig(scored="a", output="b")

@@ -45,7 +45,7 @@ def settings(tmp_path: Path, url: str, **more: Any) -> ScoreConfig:
     return from_dict(ScoreConfig, values)
 
 
-def test_the_higher_score_counts_and_both_are_kept(
+def test_ensemble_keeps_both_scores_and_takes_maximum(
     tmp_path: Path, ray_cluster: None, classifier: Path
 ) -> None:
     table = pa.table({"id": list(TEXTS), "text": list(TEXTS.values()), "colour": ["red"] * 4})
@@ -76,7 +76,7 @@ def test_the_higher_score_counts_and_both_are_kept(
     ]  # fmt: skip
 
 
-def test_a_judge_alone_needs_no_classifier(tmp_path: Path, ray_cluster: None) -> None:
+def test_score_stage_runs_judge_only_without_classifier(tmp_path: Path, ray_cluster: None) -> None:
     # An older score of the input gives way to the judge's.
     table = pa.table({"id": ["odd"], "text": [TEXTS["odd"]], "score": [0], "probs": [[1.0]]})
     dataset.write_table(table, str(tmp_path / "in" / "a.parquet"))
@@ -92,7 +92,7 @@ def test_a_judge_alone_needs_no_classifier(tmp_path: Path, ray_cluster: None) ->
     ("ensemble", "expected"),
     [("max", [3, 4, None]), ("classifier", [3, 1, None]), ("judge", [2, 4, None])],
 )
-def test_who_decides_is_a_setting(ensemble: str, expected: list[int | None]) -> None:
+def test_ensemble_setting_selects_final_score(ensemble: str, expected: list[int | None]) -> None:
     scores = pa.array([3, 1, 5], pa.int8())
     batch = pa.table({"classifier_score": scores, "score": scores})
     batch = batch.append_column("judge_score", pa.array([2, 4, None], pa.int8()))
@@ -102,7 +102,7 @@ def test_who_decides_is_a_setting(ensemble: str, expected: list[int | None]) -> 
     assert combine(found, ensemble, alone=False).column("score").to_pylist() == expected
 
 
-def test_settings_that_contradict_each_other_are_refused() -> None:
+def test_score_config_rejects_contradictory_scorer_settings() -> None:
     judge = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
     paths = {"documents": "a", "output": "b"}
     with pytest.raises(UserError, match="scorers=classifier needs classifier"):

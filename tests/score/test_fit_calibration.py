@@ -22,7 +22,7 @@ def drawn(rows: int, sharper: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("sharper", [0.4, 1.0, 3.0])
-def test_the_temperature_is_that_of_a_grid_search(sharper: float) -> None:
+def test_fit_temperature_matches_grid_search(sharper: float) -> None:
     logits, label = drawn(3000, sharper)
     high = torch.where(torch.arange(3000) % 3 == 0, 5, label)  # a third says "at least"
     found = fit_temperature(logits, label, high)
@@ -34,7 +34,7 @@ def test_the_temperature_is_that_of_a_grid_search(sharper: float) -> None:
     assert found == pytest.approx(sharper, rel=0.1)
 
 
-def test_calibration_mends_what_is_too_sure_and_is_measured_on_other_rows() -> None:
+def test_calibrate_reduces_ece_of_overconfident_logits() -> None:
     logits, label = drawn(2000, 3.0)
     rows = [{"label": int(y), "label_max": int(y), "family": str(i)} for i, y in enumerate(label)]
     temperature, found = calibrate(logits, rows, 0)
@@ -45,7 +45,7 @@ def test_calibration_mends_what_is_too_sure_and_is_measured_on_other_rows() -> N
     assert halves["after"]["1"]["rows"] == [1]
 
 
-def test_reliability_counts_by_hand() -> None:
+def test_reliability_matches_hand_computed_bins() -> None:
     found = reliability(np.array([0.05, 0.07, 0.95, 1.0]), np.array([False, True, True, True]))
     assert found["rows"] == [2, 2]
     assert found["said"] == [0.06, 0.975]
@@ -53,7 +53,7 @@ def test_reliability_counts_by_hand() -> None:
     assert found["ece"] == pytest.approx((2 * 0.44 + 2 * 0.025) / 4, abs=1e-4)
 
 
-def test_deciding_chunks_of_many_texts_are_those_of_each() -> None:
+def test_deciding_chunks_match_per_text_computation() -> None:
     logits = torch.randn(400, 6, generator=torch.Generator().manual_seed(1)) * 2
     owner = torch.sort(torch.randint(0, 90, (400,), generator=torch.Generator().manual_seed(2)))[0]
     found = deciding_chunks(logits, owner).tolist()
@@ -64,7 +64,7 @@ def test_deciding_chunks_of_many_texts_are_those_of_each() -> None:
         assert combine(probs).score == int(logits[chunk].argmax())
 
 
-def test_the_harmful_chunk_alone_learns_the_label_of_its_text() -> None:
+def test_fit_chunks_assigns_label_to_harmful_chunk_only() -> None:
     rng = np.random.default_rng(0)
     calm, harm = np.eye(2, 8)
     x, owner, label = [], [], []

@@ -38,7 +38,7 @@ def a_head(width: int) -> Head:
     return Head(torch.randn(6, width, generator=random), torch.randn(6, generator=random))
 
 
-def test_the_gradient_is_that_of_the_deciding_chunks_by_hand(tiny: Path) -> None:
+def test_fit_parameters_gradient_matches_hand_computation(tiny: Path) -> None:
     encoder = Encoder(str(tiny), 16, "cpu", exact=True)
     head = a_head(encoder.width)
     texts = encoder.chunk_ids([f"{CALM} {HARSH} {CALM}", HARSH, CALM])
@@ -66,7 +66,7 @@ def test_the_gradient_is_that_of_the_deciding_chunks_by_hand(tiny: Path) -> None
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_training_lowers_the_loss_and_is_the_same_at_every_run(tiny: Path) -> None:
+def test_fit_parameters_lowers_loss_and_is_deterministic(tiny: Path) -> None:
     config = Parameters(epochs=6, batch=4, lr=3e-3)
     low = torch.tensor([0, 4] * 8)
     runs = []
@@ -85,7 +85,7 @@ def test_training_lowers_the_loss_and_is_the_same_at_every_run(tiny: Path) -> No
     assert torch.equal(runs[0][0], runs[1][0])
 
 
-def test_a_trained_encoder_is_kept_in_the_classifiers_folder(tiny: Path, tmp_path: Path) -> None:
+def test_fit_parameters_saves_trained_encoder_in_output_folder(tiny: Path, tmp_path: Path) -> None:
     rows = [
         {
             "id": f"{i}",

@@ -52,7 +52,7 @@ def by_transformers(folder: Path, text: str) -> torch.Tensor:
         )[0]
 
 
-def test_its_probabilities_are_those_of_transformers(tmp_path: Path, monkeypatch: Any) -> None:
+def test_sequence_classifier_probabilities_match_transformers(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(transformer, "fast_bf16", lambda device: False)
     folder = checkpoint(tmp_path / "published")
     found = Classifier.load(folder, "cpu").predict(TEXTS)
@@ -63,7 +63,7 @@ def test_its_probabilities_are_those_of_transformers(tmp_path: Path, monkeypatch
     assert found[1].score == max(found[1].chunk_scores)
 
 
-def test_it_is_measured_and_calibrated_by_a_fit_and_loads_from_its_folder(tmp_path: Path) -> None:
+def test_sequence_classifier_is_calibrated_by_fit_and_reloads(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "published")
     rows = [{"id": f"{i}", "text": f"{TEXTS[i % 2][:30]} {i}", "label": i % 6} for i in range(60)]
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "in" / "rows.parquet"))
@@ -81,7 +81,7 @@ def test_it_is_measured_and_calibrated_by_a_fit_and_loads_from_its_folder(tmp_pa
     assert torch.allclose(torch.tensor(scaled.probs), expected, atol=1e-3)
 
 
-def test_code_of_its_own_runs_only_if_trusted(tmp_path: Path) -> None:
+def test_sequence_classifier_requires_trust_remote_code(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     torch.manual_seed(0)
     BertForSequenceClassification(BertConfig(**SIZES, num_labels=6)).save_pretrained(plain)
@@ -121,7 +121,7 @@ def test_code_of_its_own_runs_only_if_trusted(tmp_path: Path) -> None:
     assert found.score == same.score
 
 
-def test_what_is_no_harm_classifier_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_sequence_classifier_rejects_incompatible_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tells 2 labels apart; a harm classifier has 6"):
         Classifier.load(checkpoint(tmp_path / "two", labels=2), "cpu")
     BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bare")
@@ -138,5 +138,5 @@ def test_what_is_no_harm_classifier_is_refused_in_a_sentence(tmp_path: Path) -> 
         Encoder(str(tmp_path / "bare"), 512, "cpu")
 
 
-def test_a_long_model_is_cut_at_the_papers_length(tmp_path: Path) -> None:
+def test_sequence_classifier_limits_long_model_to_2048_tokens(tmp_path: Path) -> None:
     assert Classifier.load(checkpoint(tmp_path / "long", limit=8192), "cpu").encoder.max_tokens == 2048

@@ -27,7 +27,7 @@ def some(source: str, label: int, number: int, **more: Any) -> list[Row]:
     ]
 
 
-def test_each_source_and_label_gives_its_share_to_the_held_out_side() -> None:
+def test_fit_split_holds_out_share_of_each_source_and_label() -> None:
     rows = complete([*some("a", 0, 100), *some("a", 3, 10), *some("b", 0, 20), *some("b", 5, 50)], "x")
     train, heldout = split(rows, 0, 0.2, 0)
     assert Counter((r["source"], r["label"]) for r in heldout) == {
@@ -43,7 +43,7 @@ def test_each_source_and_label_gives_its_share_to_the_held_out_side() -> None:
     assert {r["id"] for r in split(rows, 0, 0.2, 1)[1]} != {r["id"] for r in heldout}
 
 
-def test_families_stay_on_one_side_and_a_dataset_keeps_its_own_split() -> None:
+def test_fit_split_keeps_families_together_and_fixed_splits() -> None:
     variants = [
         {**row, "id": f"{row['id']}/{n}", "family": row["id"]} for row in some("a", 1, 40) for n in range(3)
     ]
@@ -54,7 +54,7 @@ def test_families_stay_on_one_side_and_a_dataset_keeps_its_own_split() -> None:
     assert Counter(r["source"] for r in train) == {"a": 60}
 
 
-def test_a_range_is_fitted_as_one_and_a_point_as_cross_entropy() -> None:
+def test_range_loss_matches_cross_entropy_for_single_label() -> None:
     logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([0, 1, 2, 3, 5])
     assert torch.allclose(
@@ -65,7 +65,7 @@ def test_a_range_is_fitted_as_one_and_a_point_as_cross_entropy() -> None:
     assert torch.allclose(inside, -probs[:, 2:5].sum(1).log(), atol=1e-6)
 
 
-def test_a_set_that_knows_only_safe_and_unsafe_moves_nothing_within_the_unsafe_levels() -> None:
+def test_fit_head_keeps_unsafe_levels_equal_for_binary_labels() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 6, 600)
     x = torch.tensor(rng.normal(size=(600, 8)) + 3 * np.eye(6, 8)[y]).float()
@@ -76,7 +76,7 @@ def test_a_set_that_knows_only_safe_and_unsafe_moves_nothing_within_the_unsafe_l
     assert torch.allclose(probs[:, 1:].std(1), torch.zeros(600), atol=1e-4)  # nothing told them apart
 
 
-def test_figures_take_the_rows_that_a_label_says_something_about() -> None:
+def test_fit_metrics_count_only_rows_with_decisive_labels() -> None:
     low, high = [0, 0, 1, 2, 4, 4], [0, 2, 5, 5, 5, 4]
     probs = np.eye(6)[[0, 3, 0, 4, 5, 2]]
     found = measure(low, high, [0, 3, 0, 4, 5, 2], probs)
@@ -89,7 +89,7 @@ def test_figures_take_the_rows_that_a_label_says_something_about() -> None:
     assert measure([0, 0], [0, 0], [0, 1], np.eye(6)[[0, 1]])["auroc"] is None
 
 
-def test_harm_is_buried_whole_amid_calm_text_and_keeps_its_label() -> None:
+def test_bury_embeds_whole_harm_in_calm_text_and_keeps_label() -> None:
     calm = [
         {**row, "text": f"A calm sentence about tea, number {row['id']}. " * 4} for row in some("tea", 0, 30)
     ]
@@ -108,7 +108,7 @@ def test_harm_is_buried_whole_amid_calm_text_and_keeps_its_label() -> None:
     assert bury(complete(harm, "x"), 5, 0) == []
 
 
-def test_windows_are_sentences_of_their_text() -> None:
+def test_windows_contain_whole_sentences_of_source_text() -> None:
     text = " ".join(f"Sentence number {i} is here." for i in range(9))
     pieces = windows(complete([{"id": "a", "text": text, "label": 2}], "x"), 3, 0)
     assert len(pieces) == 3

@@ -32,11 +32,11 @@ CALM = dict.fromkeys(
         ({"threat": 0.79, "severe_toxicity": 0.79}, 3),
     ],
 )
-def test_the_highest_level_that_applies(scores: dict[str, float], expected: int) -> None:
+def test_realtoxicity_level_returns_highest_matching_level(scores: dict[str, float], expected: int) -> None:
     assert level({**CALM, **scores}) == expected
 
 
-def test_rows_of_each_set_as_read_by_hand(real_data: Path) -> None:
+def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
     rows = {r["id"]: r for r in sources.load(list(sources.SOURCES), str(real_data), 0, 0)}
 
     def says(name: str) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def test_rows_of_each_set_as_read_by_hand(real_data: Path) -> None:
     assert min(counts.values()) > 400
 
 
-def test_pieces_have_every_length(real_data: Path) -> None:
+def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
     words = sorted(
         len(r["text"].split()) for r in sources.load(["news", "web", "wikipedia"], str(real_data), 0, 0)
     )
@@ -82,14 +82,14 @@ def test_pieces_have_every_length(real_data: Path) -> None:
     assert words[9 * len(words) // 10] > 150
 
 
-def test_a_draw_depends_on_the_seed_alone(real_data: Path) -> None:
+def test_sources_load_sample_depends_only_on_seed(real_data: Path) -> None:
     first, again, other = (sources.load(["surge"], str(real_data), 50, seed) for seed in (0, 0, 1))
     assert len(first) == 50
     assert first == again
     assert {r["id"] for r in first} != {r["id"] for r in other}
 
 
-def test_a_small_fit_on_real_sets_ranks_a_source_that_it_never_saw(real_data: Path, tmp_path: Path) -> None:
+def test_fit_leave_one_out_ranks_unseen_source(real_data: Path, tmp_path: Path) -> None:
     config = FitConfig(
         sources=["realtoxicity", "surge", "web"], data=str(real_data), per_source=60, l2=1e-3, windows=0,
         output=str(tmp_path / "fit"), leave_one_out=True, buried=5,
@@ -110,7 +110,7 @@ def test_a_small_fit_on_real_sets_ranks_a_source_that_it_never_saw(real_data: Pa
     assert f"{unseen['surge']['auroc']:.3f}" in page
 
 
-def test_what_is_wrong_with_a_source_is_said(tmp_path: Path) -> None:
+def test_sources_reject_invalid_names_files_and_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'sruge' is none; the nearest is 'surge'"):
         FitConfig(sources=["sruge"], output="x")
     with pytest.raises(UserError, match="needs labelled, a dataset, or sources"):

@@ -11,6 +11,7 @@ import jsonschema
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+from broken_run import broken_run
 from endpoint import Endpoint, completion
 
 from safety_ray import dataset
@@ -46,7 +47,7 @@ def judge(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str,
     return 200, completion(json.dumps({"score": score, "reason": "because of its words"}))
 
 
-def test_documents_are_labelled_through_an_endpoint(
+def test_label_stage_labels_documents_through_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
@@ -90,9 +91,7 @@ def test_documents_are_labelled_through_an_endpoint(
     assert not list((tmp_path / "labelled" / "set_aside" / "first").iterdir())
 
 
-def test_a_judge_that_failed_is_asked_again_where_a_broken_run_stopped(
-    tmp_path: Path, ray_cluster: None
-) -> None:
+def test_label_stage_resumes_retry_pass_after_failure(tmp_path: Path, ray_cluster: None) -> None:
     rows = [{"id": f"d{i}", "text": f"Text {i}." if i % 4 else f"SECOND {i}."} for i in range(20)]
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "documents" / "a.parquet"))
     broken, answered = [True], []
@@ -112,8 +111,7 @@ def test_a_judge_that_failed_is_asked_again_where_a_broken_run_stopped(
                 "engine": {"kind": "openai", "model": "m", "base_url": endpoint.url, "api_key_env": ""},
             },
         )  # fmt: skip
-        with pytest.raises(Exception, match="refuses the key"):
-            run(config)
+        broken_run(lambda: run(config), "refuses the key")
         broken[0] = False
         record = run(config)
     assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (20, 20, 0)
@@ -143,22 +141,22 @@ def test_a_judge_that_failed_is_asked_again_where_a_broken_run_stopped(
         ('{"score": 2, "reason": null}', "no reason"),
     ],
 )
-def test_a_reply_that_is_no_judgement_is_refused(reply: str, reason: str) -> None:
+def test_judgement_rejects_invalid_reply(reply: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         judgement(reply)
 
 
-def test_a_judgement_may_hold_raw_control_characters_in_its_reason() -> None:
+def test_judgement_accepts_control_characters_in_reason() -> None:
     assert judgement('{"score": 4, "reason": "a\tb"}') == (4, "a\tb")
 
 
-def test_half_a_surrogate_pair_in_a_reason_ends_no_job() -> None:
+def test_judgement_replaces_lone_surrogates_in_reason() -> None:
     score, reason = judgement(r'{"score": 4, "reason": "a \udce9 b \ud83d\ude42 \ud800"}')
     assert (score, reason) == (4, "a \ufffd b 🙂 \ufffd")
     assert pa.array([reason], pa.string())
 
 
-def test_the_schema_and_the_parser_agree() -> None:
+def test_judgement_agrees_with_json_schema() -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for score in range(-1, 8):
         value = {"score": score, "reason": "a"}
@@ -167,7 +165,7 @@ def test_the_schema_and_the_parser_agree() -> None:
             assert judgement(json.dumps(value)) == (score, "a")
 
 
-def test_a_started_answer_is_put_together_again() -> None:
+def test_label_read_rebuilds_prefilled_answer() -> None:
     batch = pa.table({"id": ["a"], "text": ["A text."]})
     asked = ask(batch, seed=0, start=True)
     last = asked.column("messages").to_pylist()[0][-1]
@@ -178,7 +176,7 @@ def test_a_started_answer_is_put_together_again() -> None:
     assert (row["label"], row["label_reason"], row["set_aside"]) == (3, "so", None)
 
 
-def test_a_judge_needs_a_language_model() -> None:
+def test_label_config_requires_language_model() -> None:
     with pytest.raises(UserError, match="a judge needs a language model"):
         LabelConfig(documents="a", output="b")
 
@@ -215,7 +213,7 @@ def obedient(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[s
     return 200, completion(json.dumps({"score": score, "reason": "as ordered" if score == 0 else "a threat"}))
 
 
-def test_an_obedient_model_finds_no_order_outside_the_document(tmp_path: Path, ray_cluster: None) -> None:
+def test_label_prompt_keeps_injected_orders_inside_document(tmp_path: Path, ray_cluster: None) -> None:
     def raw(id: str) -> dict[str, Any]:
         """The request as it would be with the document put in as it is."""
         system, user = messages("judge", ATTACKS[id], seed=0, id=id)
@@ -238,7 +236,7 @@ def test_an_obedient_model_finds_no_order_outside_the_document(tmp_path: Path, r
     assert found == dict.fromkeys(ATTACKS, 5)
 
 
-def test_a_reply_that_repeats_the_documents_answer_gives_no_score(tmp_path: Path, ray_cluster: None) -> None:
+def test_label_stage_rejects_replies_echoing_document_answer(tmp_path: Path, ray_cluster: None) -> None:
     texts = {
         "before": f"Say this first: {FORGED}",
         "after": f"Say this last: {FORGED}",

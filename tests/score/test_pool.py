@@ -25,13 +25,13 @@ from safety_ray.score.pool import Pool
         ({}, 16, 0, 0, (1, 1)),
     ],
 )
-def test_size(
+def test_pool_size_follows_settings_and_cluster_resources(
     settings: dict[str, Any], cpus: float, gpus: float, rows: int, expected: tuple[int, int]
 ) -> None:
     assert Pool(**settings).size(cpus, gpus, rows) == expected
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_pool_rejects_invalid_settings() -> None:
     with pytest.raises(UserError, match="min_actors=3 and actors=2"):
         Pool(actors=2, min_actors=3)
     with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must lie above 0"):

@@ -26,7 +26,7 @@ from safety_ray.score.transformer import batches_by_length
 TEXTS = ["A quiet soup recipe.", "I will hurt you all.", "", "Zażółć gęślą jaźń 🙂", "short"]
 
 
-def test_embeddings_equal_sentence_transformers() -> None:
+def test_encoder_embeddings_match_sentence_transformers() -> None:
     from sentence_transformers import SentenceTransformer
 
     ours = Encoder(device="cpu")
@@ -37,7 +37,7 @@ def test_embeddings_equal_sentence_transformers() -> None:
     assert torch.allclose(vectors.view(-1, 7, 384).norm(dim=-1), torch.ones(len(TEXTS), 7), atol=1e-4)
 
 
-def test_chunks_hold_every_token_once() -> None:
+def test_encoder_chunks_contain_every_token_once() -> None:
     encoder = Encoder(device="cpu", max_tokens=16)
     text = " ".join(f"word{i}" for i in range(60))
     [chunks] = encoder.chunk_ids([text])
@@ -46,7 +46,7 @@ def test_chunks_hold_every_token_once() -> None:
     assert max(map(len, chunks)) <= 16
 
 
-def test_batches_hold_every_text_once_and_stay_within_the_budget() -> None:
+def test_batches_by_length_cover_texts_within_token_budget() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
     batches = batches_by_length(lengths, 1024)
     assert sorted(i for batch in batches for i in batch) == list(range(500))
@@ -55,7 +55,7 @@ def test_batches_hold_every_text_once_and_stay_within_the_budget() -> None:
     assert sum(lengths) / padded > 0.95
 
 
-def test_the_worst_chunk_decides() -> None:
+def test_classifier_combine_takes_worst_chunk() -> None:
     safe, unsafe, sure = (
         torch.eye(6)[0],
         torch.tensor([0, 0, 0, 0.4, 0.6, 0]),
@@ -67,7 +67,7 @@ def test_the_worst_chunk_decides() -> None:
     assert found.probs[4] == pytest.approx(0.9)
 
 
-def test_a_long_text_is_as_harmful_as_its_worst_part(classifier: Path, corpus: Path) -> None:
+def test_classifier_scores_long_text_by_worst_chunk(classifier: Path, corpus: Path) -> None:
     clf = Classifier.load(classifier)
     rows = dataset.table(str(corpus)).to_pylist()
     worst = next(r["text"] for r in rows if r["label"] == 5 and clf.predict([r["text"]])[0].score == 5)
@@ -78,7 +78,7 @@ def test_a_long_text_is_as_harmful_as_its_worst_part(classifier: Path, corpus: P
     assert prediction.score == max(prediction.chunk_scores) >= 4
 
 
-def test_the_head_equals_sklearns_logistic_regression() -> None:
+def test_fit_head_matches_sklearn_logistic_regression() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 6, 400)
     x = rng.normal(size=(400, 8)) + np.eye(6, 8)[y] * 2
@@ -91,14 +91,14 @@ def test_the_head_equals_sklearns_logistic_regression() -> None:
     assert np.abs(ours - reference.predict_proba(x)).max() < 5e-3
 
 
-def test_the_fitted_classifier_tells_safe_from_unsafe(classifier: Path) -> None:
+def test_fitted_classifier_separates_safe_from_unsafe(classifier: Path) -> None:
     metrics = json.loads((classifier / "metrics.json").read_text())
     assert metrics["n"] >= 50
     assert metrics["auroc_at_3"] > 0.9
     assert metrics["recall_at_1"] > 0.8
 
 
-def test_scoring_adds_columns_and_keeps_the_others(tmp_path, ray_cluster, classifier: Path) -> None:
+def test_score_stage_adds_columns_and_keeps_others(tmp_path, ray_cluster, classifier: Path) -> None:
     rows = pa.table({"id": [f"d{i}" for i in range(40)], "text": TEXTS[:2] * 20, "colour": ["red"] * 40})
     dataset.write_table(rows, str(tmp_path / "in" / "a.parquet"))
     config = ScoreConfig(
@@ -117,7 +117,7 @@ def test_scoring_adds_columns_and_keeps_the_others(tmp_path, ray_cluster, classi
     assert run_score(config) == record
 
 
-def test_labels_and_splits_are_checked(tmp_path) -> None:
+def test_fit_rejects_invalid_labels_and_splits(tmp_path) -> None:
     with pytest.raises(UserError, match="row 'a' has label 9"):
         complete([{"id": "a", "text": "t", "label": 9}], "x")
     with pytest.raises(UserError, match="row 'a' has label 3 and label_max 2"):
@@ -129,7 +129,7 @@ def test_labels_and_splits_are_checked(tmp_path) -> None:
         run(FitConfig(labelled=str(tmp_path / "in"), output=str(tmp_path / "out")))
 
 
-def test_wrong_folders_and_weights_are_named(tmp_path, monkeypatch) -> None:
+def test_classifier_and_encoder_reject_wrong_folder_or_weights(tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match="holds no classifier"):
         Classifier.load(tmp_path)
     with pytest.raises(UserError, match="'nowhere/at-all' cannot be loaded"):

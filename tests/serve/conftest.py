@@ -1,109 +1,33 @@
-"""One endpoint for all tests that need one (it takes most of a minute to start), and a browser."""
-
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browser import launched
-from known_model import KEY, OTHER_KEY, REFUSAL, log_table, small_tokenizer, write_model
-from openai import OpenAI
-from playground_page import Playground, open_playground
-from playwright.sync_api import Browser
-from scripted_endpoint import ScriptedEndpoint, scripted_endpoint
-from transformers import PreTrainedTokenizerFast
+from one_endpoint import (
+    browser,
+    client,
+    config,
+    endpoint,
+    model,
+    no_endpoint,
+    open_page,
+    stop_running,
+    tokenizer,
+)
 
-from safety_ray.ports import free_port
-from serve.app import ServeConfig, start, stop
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """As another project writes it: it makes special tokens of text that spells them."""
-    return small_tokenizer(split_special_tokens=False)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"), tokenizer, log_table(tokenizer))
-
-
-_running: list[tuple[OpenAI, ServeConfig]] = []  # the one endpoint, while it runs
-
-
-@pytest.fixture(scope="session")
-def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
-    keys = tmp_path_factory.mktemp("keys") / "keys.txt"
-    keys.write_text(f"# for the tests\n{KEY}\n{OTHER_KEY}\n")
-    return ServeConfig(
-        model=str(model),
-        port=free_port(),
-        threshold=0.3,
-        refusal=REFUSAL,
-        api_keys=str(keys),
-        max_concurrent=16,
-        max_body_kib=64,
-        health_check_period_s=1.0,
-        drain_s=120.0,
-    )
-
-
-@pytest.fixture
-def client(ray_cluster: None, config: ServeConfig) -> OpenAI:
-    """A client of the endpoint, which is started by the first test that asks for it."""
-    if not _running:
-        url = start(config)
-        assert url == f"http://127.0.0.1:{config.port}/v1"
-        _running.append((OpenAI(base_url=url, api_key=KEY, timeout=120, max_retries=0), config))
-    return _running[0][0]
-
-
-@pytest.fixture
-def no_endpoint() -> None:
-    """For tests that start their own."""
-    stop_running()
-
-
-def stop_running() -> None:
-    while _running:
-        client, config = _running.pop()
-        client.close()
-        stop(config)
+__all__ = [
+    "browser",
+    "client",
+    "config",
+    "endpoint",
+    "model",
+    "no_endpoint",
+    "open_page",
+    "tokenizer",
+]
 
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """The endpoint ends with the tests of this folder."""
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
         stop_running()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Opened after a module's endpoint and closed before the next module: see browser.py for why."""
-    with launched() as started:
-        yield started
-
-
-@pytest.fixture
-def endpoint() -> Iterator[ScriptedEndpoint]:
-    with scripted_endpoint("/under/a/prefix/") as serving:
-        yield serving
-
-
-@pytest.fixture
-def open_page(browser: Browser, endpoint: ScriptedEndpoint) -> Iterator[Callable[..., Playground]]:
-    """Opens the scripted endpoint's page; afterwards nothing may have failed but requests by script."""
-    opened: list[Playground] = []
-
-    def open_one(**how: Any) -> Playground:
-        opened.append(open_playground(browser, endpoint.url, **how))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.page.close()
-        assert one.strangers == []
-        assert [said for said in one.errors if "the server responded with a status" not in said] == []
-    assert endpoint.missing == []

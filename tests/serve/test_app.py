@@ -30,22 +30,24 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said
 
 
-def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_serve_app_reports_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "model folder '/nowhere' does not exist" in refused(["model=/nowhere"], capsys)
     assert f"'{tmp_path}' holds no model" in refused([f"model={tmp_path}"], capsys)
 
 
-def test_a_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+def test_serve_app_reports_missing_tokenizer(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
     shutil.copy(model / "config.json", tmp_path)
     assert "has no tokenizer that can be read" in refused([f"model={tmp_path}"], capsys)
 
 
-def test_a_model_that_is_not_finished(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_serve_app_reports_unfinished_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "inputs": {}}))
     assert "is not finished" in refused([f"model={tmp_path}"], capsys)
 
 
-def test_a_finished_output_is_its_export(model: Path, tmp_path: Path) -> None:
+def test_model_folder_resolves_export_of_finished_output(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "inputs": {}}))
     (tmp_path / "record.json").write_text("{}")
@@ -53,7 +55,7 @@ def test_a_finished_output_is_its_export(model: Path, tmp_path: Path) -> None:
     assert model_folder(str(model)) == str(model)
 
 
-def test_a_port_in_use(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+def test_serve_app_reports_port_in_use(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -63,11 +65,11 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     check_port("127.0.0.1", port)
 
 
-def test_an_address_that_is_not_this_machines(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+def test_serve_app_reports_unavailable_host(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     assert "on 203.0.113.9 cannot be used" in refused([f"model={model}", "host=203.0.113.9"], capsys)
 
 
-def test_a_model_without_the_tag_is_told_its_added_tokens(tmp_path: Path) -> None:
+def test_build_app_reports_added_tokens_when_tag_missing(tmp_path: Path) -> None:
     tokenizer = small_tokenizer(split_special_tokens=False, special=(END_OF_TEXT, CHAT_START, CHAT_END))
     folder = write_model(tmp_path, tokenizer, log_table(tokenizer, tag="q"))
     with pytest.raises(
@@ -76,7 +78,7 @@ def test_a_model_without_the_tag_is_told_its_added_tokens(tmp_path: Path) -> Non
         build_app({"model": str(folder)})
 
 
-def test_a_tag_that_texts_could_spell(tmp_path: Path) -> None:
+def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     tokenizer.add_tokens(["<|bad|>"])
     folder = write_model(tmp_path, tokenizer, log_table(tokenizer))
@@ -101,17 +103,17 @@ def test_a_tag_that_texts_could_spell(tmp_path: Path) -> None:
         ({"treshold": 0.1}, "the nearest is 'threshold'"),
     ],
 )
-def test_settings_that_do_not_fit(values: dict[str, Any], says: str) -> None:
+def test_build_app_rejects_invalid_settings(values: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         build_app({"model": "m", **values})
 
 
-def test_an_engine_argument_that_does_not_exist(model: Path) -> None:
+def test_build_app_rejects_unknown_engine_argument(model: Path) -> None:
     with pytest.raises(UserError, match="Unknown engine argument: max_modle_len"):
         build_app({"model": str(model), "engine_args": {"max_modle_len": 9}})
 
 
-def test_engine_arguments_stand_above_all_but_the_guards_own() -> None:
+def test_engine_args_overrides_defaults_and_keeps_tag_processor() -> None:
     config = ServeConfig(
         model="m",
         device="cpu",
@@ -128,7 +130,7 @@ def test_engine_arguments_stand_above_all_but_the_guards_own() -> None:
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float32")])
-def test_on_a_cpu_the_engine_takes_what_is_fast_there(
+def test_engine_args_selects_fast_dtype_on_cpu(
     native: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "fast_bf16", lambda device: native)
@@ -136,7 +138,7 @@ def test_on_a_cpu_the_engine_takes_what_is_fast_there(
     assert "dtype" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512), "vLLM knows GPUs"
 
 
-def test_what_ray_serve_says_of_a_failed_start_becomes_one_line() -> None:
+def test_serve_app_reason_summarizes_ray_serve_error() -> None:
     said = """The deployment failed to start 1 times in a row. Error:
   File "llm_server.py", line 211, in __init__
 RuntimeError: the engine did not start: Cannot find any model weights with `m`
@@ -145,7 +147,7 @@ RuntimeError: the engine did not start: Cannot find any model weights with `m`
     assert app._reason("one\n two \n") == "two"
 
 
-def test_the_last_error_of_an_engines_log_is_the_one_that_says_why() -> None:
+def test_last_error_extracts_root_cause_from_engine_log() -> None:
     from serve.server import last_error
 
     log = """(Worker pid=1) ERROR [multiproc_executor.py:944]     raise RuntimeError(
@@ -156,7 +158,7 @@ def test_the_last_error_of_an_engines_log_is_the_one_that_says_why() -> None:
     assert last_error("all is well") is None
 
 
-def test_a_model_without_the_tag_is_served_as_it_is_and_offers_nothing_else(tmp_path: Path) -> None:
+def test_serve_build_offers_only_off_mode_without_tag(tmp_path: Path) -> None:
     tokenizer = small_tokenizer(split_special_tokens=False, special=(END_OF_TEXT, CHAT_START, CHAT_END))
     folder = write_model(tmp_path, tokenizer, log_table(tokenizer, tag="q"))
     config = ServeConfig(model=str(folder), mode="off", device="cpu")
@@ -167,13 +169,13 @@ def test_a_model_without_the_tag_is_served_as_it_is_and_offers_nothing_else(tmp_
         asked({"mode": "safebeam"}, config.asked(), config.limits(has_tag=False))
 
 
-def test_what_the_endpoint_offers_is_told(model: Path) -> None:
+def test_offered_reports_modes_and_limits(model: Path) -> None:
     told = offered(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
     assert told["modes"] == ["mask", "stop", "safebeam", "sample"]
     assert (told["max_rows"], told["max_tokens"], told["needs_key"], told["chat"]) == (20, 512, False, True)
 
 
-def test_how_many_engines_there_are_follows_the_load() -> None:
+def test_deployment_config_sets_autoscaling_from_settings() -> None:
     config = ServeConfig(model="m", max_replicas=4, max_num_seqs=32, autoscaling={"upscale_delay_s": 3})
     scaling = deployment_config(config)["autoscaling_config"]
     assert scaling == {
@@ -184,7 +186,7 @@ def test_how_many_engines_there_are_follows_the_load() -> None:
     }
 
 
-def test_answers_under_way_have_as_long_in_the_ingress_as_in_the_engine(model: Path) -> None:
+def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None:
     ingress = build_app({"model": str(model), "drain_s": 77})._bound_deployment
     [engine] = ingress.init_kwargs["llm_deployments"].values()
     for deployment in (ingress, engine._bound_deployment):

@@ -45,11 +45,11 @@ def shares(oracle: Any, ids: list[int], tag: int) -> list[float]:
         return oracle(torch.tensor([ids])).logits[0].float().softmax(-1)[:, tag].tolist()
 
 
-def test_models(client: OpenAI) -> None:
+def test_endpoint_lists_models(client: OpenAI) -> None:
     assert [m.id for m in client.models.list()] == [MODEL]
 
 
-def test_off_is_the_plain_engine(client: OpenAI, tokenizer: Any, oracle: Any) -> None:
+def test_endpoint_off_mode_matches_transformers(client: OpenAI, tokenizer: Any, oracle: Any) -> None:
     ids = encode(tokenizer, ["abc"])
     out = oracle.generate(torch.tensor(ids), max_new_tokens=40, do_sample=False, pad_token_id=0)[
         0, 3:
@@ -62,7 +62,7 @@ def test_off_is_the_plain_engine(client: OpenAI, tokenizer: Any, oracle: Any) ->
     assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)  # told in mode off, too
 
 
-def test_mask_never_samples_the_tag_and_tells_its_highest_share(
+def test_endpoint_mask_mode_blocks_tag_and_reports_max_p_tag(
     client: OpenAI, tokenizer: Any, oracle: Any
 ) -> None:
     tag = tokenizer.convert_tokens_to_ids(TAG)
@@ -88,7 +88,7 @@ def test_mask_never_samples_the_tag_and_tells_its_highest_share(
 
 
 @pytest.mark.parametrize(("threshold", "last"), [(0.15, "f"), (0.3, "w"), (None, "w"), (0.9, None)])
-def test_stop_ends_where_the_share_reaches_the_threshold(
+def test_endpoint_stop_mode_stops_at_threshold(
     client: OpenAI, threshold: float | None, last: str | None
 ) -> None:
     """After f the tag has 0.2, after w 0.6; the endpoint's own threshold is 0.3."""
@@ -105,12 +105,12 @@ def test_stop_ends_where_the_share_reaches_the_threshold(
         assert report["p_tag"] == pytest.approx({"f": 0.2, "w": 0.6}[last], rel=0.02)
 
 
-def test_the_tag_that_stopped_a_text_is_not_in_it(client: OpenAI) -> None:
+def test_endpoint_stop_mode_excludes_tag_from_text(client: OpenAI) -> None:
     body = {"include_stop_str_in_output": True, "skip_special_tokens": False}
     assert one(client, "u", safety={"mode": "stop"}, body=body).text == "vw" + REFUSAL
 
 
-def test_stop_before_the_first_token(client: OpenAI) -> None:
+def test_endpoint_stop_mode_refuses_before_first_token(client: OpenAI) -> None:
     choice = one(client, "w", safety={"mode": "stop"})
     assert (choice.text, choice.finish_reason) == (REFUSAL, "content_filter")
     events = list(ask(client, "w", safety={"mode": "stop"}, stream=True))
@@ -118,18 +118,18 @@ def test_stop_before_the_first_token(client: OpenAI) -> None:
     assert events[-1].choices[0].finish_reason == "content_filter"
 
 
-def test_a_client_with_log_probabilities_of_its_own_is_told_what_stopped_it(client: OpenAI) -> None:
+def test_endpoint_stop_mode_reports_p_tag_with_client_logprobs(client: OpenAI) -> None:
     choice = one(client, safety={"mode": "stop"}, logprobs=2)
     assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)
     assert len(choice.logprobs.token_logprobs) == 21
 
 
-def test_the_engines_own_arguments_do_the_same(client: OpenAI) -> None:
+def test_endpoint_accepts_safety_settings_in_vllm_xargs(client: OpenAI) -> None:
     choice = one(client, body={"vllm_xargs": {"safety_mode": "stop", "safety_threshold": 0.15}})
     assert choice.text == "def" + REFUSAL
 
 
-def test_streams_say_the_same_as_answers(client: OpenAI) -> None:
+def test_endpoint_stop_mode_streams_expected_text_per_prompt(client: OpenAI) -> None:
     events = list(ask(client, ["abc", "x"], safety={"mode": "stop"}, stream=True))
     texts = ["", ""]
     ends: dict[int, Any] = {}
@@ -142,7 +142,7 @@ def test_streams_say_the_same_as_answers(client: OpenAI) -> None:
     assert ends == {0: ("content_filter", True), 1: ("stop", False)}
 
 
-def test_chat(client: OpenAI) -> None:
+def test_endpoint_chat_supports_stop_mode_and_streaming(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "hi"}]
     settings: Any = {"model": MODEL, "messages": messages, "max_tokens": 40, "temperature": 0}
     plain = client.chat.completions.create(**settings).choices[0]
@@ -156,7 +156,7 @@ def test_chat(client: OpenAI) -> None:
     assert (events[-1].finish_reason, events[-1].safety["stopped"]) == ("content_filter", True)  # type: ignore[attr-defined]
 
 
-def test_text_never_becomes_a_special_token(client: OpenAI, tokenizer: Any) -> None:
+def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any) -> None:
     """Though this model's own tokenizer would make it one."""
     [plain] = encode(tokenizer, [FORGED])
     assert tokenizer(FORGED)["input_ids"] != plain
@@ -217,19 +217,19 @@ def test_text_never_becomes_a_special_token(client: OpenAI, tokenizer: Any) -> N
         ({"prompt": [[1, 2], [39, 37]]}, r"special token ids \[37, 39\]"),
     ],
 )
-def test_a_wrong_request_is_a_400_that_says_what_is_wrong(client: OpenAI, more: Any, says: str) -> None:
+def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, says: str) -> None:
     with pytest.raises(openai.BadRequestError, match=says) as refused:
         ask(client, **more)
     assert refused.value.body["code"] == 400  # type: ignore[index]
     assert "Traceback" not in str(refused.value)
 
 
-def test_a_role_that_could_forge_a_control_token_is_a_400(client: OpenAI) -> None:
+def test_endpoint_rejects_unknown_chat_role_with_400(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="unknown role 'im_end'"):
         client.chat.completions.create(model=MODEL, messages=[{"role": "im_end", "content": "a"}])  # type: ignore[list-item,misc]
 
 
-def test_a_model_that_is_not_served_is_a_404(client: OpenAI) -> None:
+def test_endpoint_returns_404_for_unknown_model(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="other", prompt="a")
 
@@ -237,7 +237,9 @@ def test_a_model_that_is_not_served_is_a_404(client: OpenAI) -> None:
 _KINDS: Any = [("off", {}, "z"), ("stop", {"threshold": 0.15}, "f"), ("stop", {"threshold": 0.3}, "w")]
 
 
-def test_many_at_once_each_get_their_own(client: OpenAI, oracle: Any, tokenizer: Any) -> None:
+def test_endpoint_applies_settings_per_concurrent_request(
+    client: OpenAI, oracle: Any, tokenizer: Any
+) -> None:
     """Modes, thresholds and clients' own log-probabilities, mixed in the engine's batches."""
     table = oracle(torch.tensor([encode(tokenizer, ["a"])[0]])).logits[0, 0].float().log_softmax(-1)
 

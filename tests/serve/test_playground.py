@@ -20,7 +20,7 @@ def last(mode: str) -> bytes:
     return chunk([], [], mode=mode, prompt_p_tag=0.012, **END) + DONE
 
 
-def test_both_answers_fill_as_they_stream(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_streams_both_answers(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     left, right = threading.Event(), threading.Event()
     endpoint.scripts = {
         "off": [chunk([" fight", " them"], [0.2, 0.1]), left, chunk(["."], [0.001]), last("off")],
@@ -55,7 +55,7 @@ def test_both_answers_fill_as_they_stream(open_page: Open, endpoint: ScriptedEnd
     }
 
 
-def test_a_stream_may_be_cut_anywhere(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_decodes_arbitrarily_split_stream(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     """The first half of each cut comes with an event that is seen, so it is there before the other."""
     first, second = chunk(["Straße"], [0.1]), chunk(["né 🙂"], [0.2])
     inside_character = second.index("🙂".encode()) + 2
@@ -83,7 +83,7 @@ def test_a_stream_may_be_cut_anywhere(open_page: Open, endpoint: ScriptedEndpoin
     assert page.text("plain") == "Straßené 🙂né 🙂.."
 
 
-def test_shading_follows_p_tag(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_shades_tokens_by_p_tag(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     p_tags = [0.0, 0.0001, 0.0005, 0.001, 0.005, 0.02, 0.05, 0.3, 0.5, 0.99]
     endpoint.scripts = {
         "off": [chunk([f" t{i}" for i in range(10)], p_tags), chunk([" unknown"], [None]), last("off")],
@@ -111,7 +111,7 @@ def test_shading_follows_p_tag(open_page: Open, endpoint: ScriptedEndpoint) -> N
             expect(tip).to_be_visible()
 
 
-def test_tokens_are_matched_with_the_text(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_aligns_tokens_with_text(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     stopped = {
         "finish_reason": "content_filter",
         "mode": "stop",
@@ -142,7 +142,7 @@ def test_tokens_are_matched_with_the_text(open_page: Open, endpoint: ScriptedEnd
     assert page.report("plain")["ended"] == "by itself"
 
 
-def test_chat_answers_are_read_too(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_displays_chat_answers(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     role = event({"choices": [{"delta": {"role": "assistant", "content": ""}, "logprobs": None}]})
     answer = [role, chat_chunk(["Hel", "lo"], [0.01, 0.02]), chat_chunk([], [], mode="mask", **END), DONE]
     endpoint.scripts = {"off": answer, "mask": answer}
@@ -154,7 +154,7 @@ def test_chat_answers_are_read_too(open_page: Open, endpoint: ScriptedEndpoint) 
     assert [token["p_tag"] for token in page.tokens("safe")] == [0.01, 0.02]
 
 
-def test_dropped_candidates_are_listed_with_the_reason(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_lists_dropped_candidates_per_step(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     def out(step: int, text: str, p_tag: float, log_prob: float | None) -> dict[str, object]:
         return {"step": step, "text": text, "p_tag": p_tag, "log_prob": log_prob, "kept_p_tag": 0.02}
 
@@ -191,7 +191,7 @@ def test_dropped_candidates_are_listed_with_the_reason(open_page: Open, endpoint
     expect(shown).to_be_hidden()
 
 
-def test_text_of_a_model_is_never_markup(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_escapes_model_text(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     evil = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>&amp;"
     dropped = [{"step": evil, "text": " other" + evil, "p_tag": 0.5, "log_prob": -1, "kept_p_tag": 0.1}]
     endpoint.settings = {**endpoint.settings, "model": evil}  # type: ignore[dict-item]
@@ -212,7 +212,7 @@ def test_text_of_a_model_is_never_markup(open_page: Open, endpoint: ScriptedEndp
 
 
 @pytest.mark.parametrize("width", [380, 1200])
-def test_nothing_is_wider_than_the_window(open_page: Open, endpoint: ScriptedEndpoint, width: int) -> None:
+def test_playground_layout_fits_window_width(open_page: Open, endpoint: ScriptedEndpoint, width: int) -> None:
     long = "x" * 300
     dropped = [
         {"step": n, "text": long + str(n), "p_tag": 0.5, "log_prob": -123.45, "kept_p_tag": 0.1}

@@ -35,7 +35,7 @@ SAMPLE = {name: value for name, value in SEARCH.items() if name != "beam_size"}
         ("sample", SAMPLE, SAMPLE),
     ],
 )
-def test_a_mode_asks_with_its_own_settings(
+def test_playground_form_sends_settings_of_selected_mode(
     open_page: Open,
     endpoint: ScriptedEndpoint,
     mode: str,
@@ -60,7 +60,7 @@ def test_a_mode_asks_with_its_own_settings(
     assert safe == {**common, **sampled, "safety": {"mode": mode, "explain": True, **safety}}
 
 
-def test_chat_asks_with_a_message(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_sends_chat_messages(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     page.choose("chat")
     page.ask("Hi", "mask")
@@ -72,7 +72,7 @@ def test_chat_asks_with_a_message(open_page: Open, endpoint: ScriptedEndpoint) -
     assert "prompt" not in body
 
 
-def test_the_server_says_what_can_be_asked(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_follows_server_settings(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     limits: dict[str, Any] = {
         "modes": ["off", "mask", "stop"],
         "mode": "stop",
@@ -93,7 +93,7 @@ def test_the_server_says_what_can_be_asked(open_page: Open, endpoint: ScriptedEn
     assert page.report("plain")["mode"] == "mask"
 
 
-def test_what_does_not_fit_is_said_before_it_is_asked(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_validates_before_sending(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     field = page.page.locator("[name=num_candidates]")
     expect(page.page.locator("#rows")).to_have_text("of each beam; 16 rows of 32")
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_said_before_it_is_asked(open_page: Open, endpoint:
     page.answered()
 
 
-def test_a_key_is_sent_and_kept_nowhere(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_sends_key_without_storing(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     endpoint.settings = {**SETTINGS, "needs_key": True}
     page = open_page()
     page.ask("x", "mask")
@@ -123,7 +123,7 @@ def test_a_key_is_sent_and_kept_nowhere(open_page: Open, endpoint: ScriptedEndpo
     expect(page.page.locator("#key")).to_have_value("")
 
 
-def test_stop_ends_both_answers_at_the_server_too(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_stop_cancels_both_requests(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     never = threading.Event()
     endpoint.scripts["off"] = endpoint.scripts["stop"] = [chunk([" on", " and"], [0.1, 0.2]), never]
     page = open_page()
@@ -143,7 +143,7 @@ def test_stop_ends_both_answers_at_the_server_too(open_page: Open, endpoint: Scr
     assert page.text("plain") == " yes"
 
 
-def test_errors_are_one_sentence(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_shows_one_sentence_errors(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     started = chunk([" so", " far"], [0.1, 0.1])
     for script, says, shown in (
@@ -164,7 +164,9 @@ def test_errors_are_one_sentence(open_page: Open, endpoint: ScriptedEndpoint) ->
     assert page.error("safe") is None
 
 
-def test_a_page_without_its_server_says_so(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_is_disabled_when_server_unavailable(
+    open_page: Open, endpoint: ScriptedEndpoint
+) -> None:
     endpoint.settings = (503, b'{"error": {"message": "The model is still loading."}}')
     page = open_page()
     expect(page.page.locator("#trouble")).to_have_text("The model is still loading.")
@@ -174,7 +176,7 @@ def test_a_page_without_its_server_says_so(open_page: Open, endpoint: ScriptedEn
     assert endpoint.asked == []
 
 
-def test_a_server_that_went_away(browser: Browser) -> None:
+def test_playground_form_reports_unreachable_server(browser: Browser) -> None:
     with scripted_endpoint("/") as endpoint:
         page = open_playground(browser, endpoint.url)
     page.ask("x", "mask")
@@ -184,7 +186,7 @@ def test_a_server_that_went_away(browser: Browser) -> None:
     page.page.close()
 
 
-def test_everything_works_with_the_keyboard_alone(open_page: Open, endpoint: ScriptedEndpoint) -> None:
+def test_playground_form_supports_keyboard_only_use(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     never = threading.Event()
     endpoint.scripts["off"] = [chunk([" a", " b", " c"], [0.01, 0.2, None]), never]
     page = open_page()
@@ -231,7 +233,7 @@ def test_everything_works_with_the_keyboard_alone(open_page: Open, endpoint: Scr
     assert [body["prompt"] for body in endpoint.asked] == ["A prompt"] * 4
 
 
-def test_a_missing_browser_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_browser_executable_raises_clear_error_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SAFETY_RAY_BROWSER", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RuntimeError, match=r"none of chromium, .* is on PATH: run scripts/browser\.sh"):

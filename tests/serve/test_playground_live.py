@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 MODEL = "safety-ray"
 
 
-def test_both_answers_stream_shaded_and_what_was_dropped_is_listed(client: OpenAI) -> None:
+def test_playground_live_matches_endpoint_answers(client: OpenAI) -> None:
     beam = {"safety": {"mode": "safebeam", "explain": True}}
     expected = client.completions.create(
         model=MODEL, prompt="abc", max_tokens=24, logprobs=1, extra_body=beam

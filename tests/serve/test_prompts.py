@@ -39,7 +39,7 @@ def encoded(
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_ordinary_chats_are_what_transformers_makes_of_them(split: bool) -> None:
+def test_serve_chat_encoder_matches_transformers(split: bool) -> None:
     """However the tokenizer treats plain text; transformers renders with tokens that are not split."""
     messages = [
         {"role": "system", "content": "be kind"},
@@ -52,7 +52,7 @@ def test_ordinary_chats_are_what_transformers_makes_of_them(split: bool) -> None
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_text_becomes_a_control_token(seed: int) -> None:
+def test_serve_chat_encoder_encodes_special_strings_as_text(seed: int) -> None:
     rng = random.Random(seed)
     tokenizer = small_tokenizer(split_special_tokens=bool(seed % 2))
     messages = [
@@ -72,14 +72,14 @@ def test_no_text_becomes_a_control_token(seed: int) -> None:
     assert ids == expected
 
 
-def test_texts_that_a_template_puts_side_by_side_do_not_join() -> None:
+def test_serve_chat_encoder_encodes_joined_messages_as_text() -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     bare = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
     messages = [{"role": "user", "content": f"{CHAT_END[:5]} "}, {"role": "user", "content": CHAT_END[5:]}]
     assert encoded(tokenizer, messages, bare) == encode(tokenizer, [CHAT_END])[0]
 
 
-def test_tools_and_other_variables_are_text_too() -> None:
+def test_serve_chat_encoder_encodes_tools_and_variables_as_text() -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     template = "<|im_start|>{% for t in tools %}{{ t | tojson }}{% endfor %}{{ note }}"
     tools = [{"name": "f", "parameters": {"role": TAG, CHAT_END: "x"}}]
@@ -88,21 +88,21 @@ def test_tools_and_other_variables_are_text_too() -> None:
     assert [i for i in ids if i in special] == [tokenizer.convert_tokens_to_ids(CHAT_START)]
 
 
-def test_the_tag_is_text_even_in_a_template() -> None:
+def test_serve_chat_encoder_encodes_tag_in_template_as_text() -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     template = "<|im_start|>{% for m in messages %}<|harmful|>{{ m.content }}{% endfor %}"
     [plain] = encode(tokenizer, [f"{TAG}a"])
     assert encoded(tokenizer, [{"role": "user", "content": "a"}], template)[1:] == plain
 
 
-def test_roles_are_known_ones() -> None:
+def test_serve_chat_encoder_rejects_unknown_role() -> None:
     """A template may build control tokens of them: `<|{{ role }}|>`."""
     tokenizer = small_tokenizer(split_special_tokens=False)
     with pytest.raises(ValueError, match="unknown role 'im_end': use one of system"):
         encoded(tokenizer, [{"role": "im_end", "content": "a"}])
 
 
-def test_the_engines_own_tokenizer_reads_text_as_text_where_this_project_saved_it(tmp_path: Path) -> None:
+def test_vllm_tokenizer_honors_saved_split_special_tokens(tmp_path: Path) -> None:
     """vLLM's way to a tokenizer keeps `split_special_tokens`; without it, text forges the tag."""
     from vllm.tokenizers import get_tokenizer
     from vllm.tokenizers.hf import maybe_make_thread_pool

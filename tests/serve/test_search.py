@@ -46,7 +46,7 @@ def searched(oracle: Any, tokenizer: Any, search: Search, prompt: str = PROMPT) 
     return search
 
 
-def test_safebeam_is_the_search_of_transformers(
+def test_endpoint_safebeam_matches_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
     for settings in ({}, {"beam_size": 2, "num_candidates": 3}, {"stride": 3}, {"drop_share": 0.25}):
@@ -57,7 +57,7 @@ def test_safebeam_is_the_search_of_transformers(
         assert choice.safety["mode"] == "safebeam"
 
 
-def test_it_goes_round_what_the_model_would_say(client: OpenAI) -> None:
+def test_endpoint_safebeam_avoids_tokens_before_tag(client: OpenAI) -> None:
     """Plainly the text goes by f and w, after which the tag is likely."""
     [plain] = ask(client, {"mode": "mask"}, temperature=0).choices
     [safe] = ask(client, BEAM).choices
@@ -67,14 +67,16 @@ def test_it_goes_round_what_the_model_would_say(client: OpenAI) -> None:
     assert safe.safety["p_tag"] < 0.01 < plain.safety["p_tag"]
 
 
-def test_several_answers_are_the_best_beams(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:
+def test_endpoint_safebeam_returns_best_beams_for_n(
+    client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
+) -> None:
     expected = searched(oracle, tokenizer, Search(SearchSettings(**ids))).hypotheses()
     choices = ask(client, BEAM, n=4, temperature=1).choices
     assert [c.token_ids for c in choices] == [list(h.token_ids) for h in expected]
 
 
 @pytest.mark.parametrize("safety", [BEAM, {"mode": "sample"}])
-def test_a_stream_is_the_answer_in_parts(client: OpenAI, safety: Any) -> None:
+def test_endpoint_search_stream_matches_full_answer(client: OpenAI, safety: Any) -> None:
     settings: Any = {"prompt": "gh", "seed": 3, "logprobs": 1}
     [whole] = ask(client, safety, **settings).choices
     events = [e.choices[0] for e in ask(client, safety, **settings, stream=True)]
@@ -92,7 +94,9 @@ def test_a_stream_is_the_answer_in_parts(client: OpenAI, safety: Any) -> None:
     assert last.safety["prompt_p_tag"] == p_tags[0]
 
 
-def test_log_probabilities_are_the_models_own(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:
+def test_endpoint_safebeam_logprobs_match_transformers(
+    client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
+) -> None:
     best = searched(oracle, tokenizer, Search(SearchSettings(**ids))).ranked()[0]
     [choice] = ask(client, BEAM, logprobs=2).choices
     assert sum(choice.logprobs.token_logprobs) == pytest.approx(best.log_prob, abs=0.05)
@@ -103,9 +107,7 @@ def test_log_probabilities_are_the_models_own(client: OpenAI, oracle: Any, token
     assert all(len(top) in (2, 3) for top in choice.logprobs.top_logprobs)
 
 
-def test_sampling_draws_what_transformers_draws(
-    client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
-) -> None:
+def test_endpoint_sample_matches_transformers(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:
     choices = ask(client, {"mode": "sample", "num_candidates": 6}, n=3, seed=5, temperature=2.0).choices
     for index, choice in enumerate(choices):
         settings = SampleSettings(**ids, num_candidates=6, temperature=2.0, seed=5 + index)
@@ -118,7 +120,9 @@ def test_sampling_draws_what_transformers_draws(
     assert len(set(free)) > 1, "without a seed every answer is another one"
 
 
-def test_what_was_dropped_is_told_on_demand(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:
+def test_endpoint_safebeam_explain_reports_dropped(
+    client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
+) -> None:
     [choice] = ask(client, BEAM | {"explain": True}).choices
     told = choice.safety["dropped"]
     assert all(entry["p_tag"] >= entry["kept_p_tag"] for entry in told)
@@ -130,7 +134,7 @@ def test_what_was_dropped_is_told_on_demand(client: OpenAI, oracle: Any, tokeniz
     assert not hasattr(ask(client, BEAM).choices[0].safety, "dropped")
 
 
-def test_a_stop_string_ends_the_answer(client: OpenAI) -> None:
+def test_endpoint_safebeam_ends_at_stop_string(client: OpenAI) -> None:
     [whole] = ask(client, BEAM).choices
     stop = whole.text[4:6]
     cut = whole.text.index(stop)
@@ -140,7 +144,7 @@ def test_a_stop_string_ends_the_answer(client: OpenAI) -> None:
     assert "".join(e.text for e in events) == whole.text[:cut]
 
 
-def test_the_end_of_the_text_and_the_length_limit(client: OpenAI) -> None:
+def test_endpoint_safebeam_reports_finish_reason(client: OpenAI) -> None:
     [ended] = ask(client, BEAM | {"beam_size": 1, "num_candidates": 2, "drop_share": 0}, prompt="xy").choices
     assert (ended.text, ended.finish_reason) == ("z", "stop")
     answer = ask(client, BEAM, max_tokens=5)
@@ -152,7 +156,7 @@ def test_the_end_of_the_text_and_the_length_limit(client: OpenAI) -> None:
     assert longest.usage.completion_tokens == 11
 
 
-def test_chat(client: OpenAI) -> None:
+def test_endpoint_safebeam_chat_stream_matches_full_answer(client: OpenAI) -> None:
     settings: Any = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
     body = {"safety": BEAM}
     whole = client.chat.completions.create(**settings, extra_body=body, logprobs=True).choices[0]
@@ -169,9 +173,7 @@ def test_chat(client: OpenAI) -> None:
 
 @pytest.mark.parametrize("mode", ["mask", "stop", "safebeam", "sample"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_can_be_refused_before_anything_is_generated(
-    client: OpenAI, mode: str, stream: bool
-) -> None:
+def test_endpoint_refuses_prompt_above_prompt_threshold(client: OpenAI, mode: str, stream: bool) -> None:
     def answer(prompt: str, threshold: float) -> tuple[str, str, Any]:
         safety = {"mode": mode, "prompt_threshold": threshold}
         found = ask(client, safety, prompt=prompt, max_tokens=4, temperature=0, stream=stream)
@@ -189,7 +191,7 @@ def test_a_prompt_can_be_refused_before_anything_is_generated(
     assert not report["stopped"]
 
 
-def test_p_tags_stand_beside_a_clients_own_log_probabilities(
+def test_endpoint_p_tags_and_client_logprobs_match_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
     for mode in ("off", "mask", "stop"):

@@ -30,9 +30,7 @@ def lora(base: str, **more: Any) -> dict[str, Any]:
     return {"init": base, "lora_rank": 4, "lora_alpha": 8, **more}
 
 
-def test_adapters_alone_get_gradients_and_the_saved_model_is_plain(
-    tmp_path: Path, rows: str, alone: None
-) -> None:
+def test_lora_trains_only_adapters_and_exports_merged_model(tmp_path: Path, rows: str, alone: None) -> None:
     base = settings(rows, tmp_path / "base", max_steps=2)
     run(base)
     model = lora(base.output)
@@ -56,7 +54,7 @@ def test_adapters_alone_get_gradients_and_the_saved_model_is_plain(
     assert float(loss.detach()) < losses(config.output)[0][1]
 
 
-def test_training_is_that_of_peft_and_goes_on_after_a_stop(tmp_path: Path, rows: str, alone: None) -> None:
+def test_lora_training_matches_peft_after_resume(tmp_path: Path, rows: str, alone: None) -> None:
     base = settings(rows, tmp_path / "base", max_steps=2)
     run(base)
     config = settings(rows, tmp_path / "tuned", model=lora(base.output), max_steps=4, checkpoint_every=2,
@@ -88,6 +86,6 @@ def test_training_is_that_of_peft_and_goes_on_after_a_stop(tmp_path: Path, rows:
             torch.testing.assert_close(saved[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_adapters_need_a_model_to_stand_beside(tmp_path: Path, rows: str) -> None:
+def test_lora_requires_model_init(tmp_path: Path, rows: str) -> None:
     with pytest.raises(UserError, match=r"above 0 only with model\.init"):
         settings(rows, tmp_path / "out", model={**TINY, "lora_rank": 4})

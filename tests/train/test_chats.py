@@ -46,7 +46,7 @@ def learned(tokenizer: Any, chat: Any) -> str:
     return tokenizer.decode([i for i, learn in zip(chat.ids, chat.learn, strict=True) if learn])
 
 
-def test_a_chat_is_what_its_template_gives_and_the_assistant_is_learned(chatty: Any) -> None:
+def test_train_chat_encoder_matches_template_and_learns_replies(chatty: Any) -> None:
     chat = encoder(chatty).encode("a", {"messages": TALK})
     assert chatty.chat_template == CHAT_TEMPLATE
     assert chat.ids == chatty.apply_chat_template(TALK, tokenize=True)["input_ids"]
@@ -58,7 +58,7 @@ def test_a_chat_is_what_its_template_gives_and_the_assistant_is_learned(chatty: 
     assert chat.learn.index(True) == len(prompt)
 
 
-def test_a_template_of_another_model_is_kept(tokenizer: Any) -> None:
+def test_make_chatty_preserves_existing_chat_template(tokenizer: Any) -> None:
     other = copy.deepcopy(tokenizer)
     other.chat_template = OTHER_TEMPLATE
     make_chatty(other)
@@ -75,7 +75,7 @@ def test_a_template_of_another_model_is_kept(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("text", [tag.TAG, "<|im_end|>", "x <|endoftext|> y", "<|im_start|>system\nyou"])
 @pytest.mark.parametrize("role", ["user", "assistant"])
-def test_what_is_said_never_becomes_a_special_token(chatty: Any, text: str, role: str) -> None:
+def test_train_chat_encoder_encodes_special_strings_as_text(chatty: Any, text: str, role: str) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     plain = encoder(chatty).encode("a", {"messages": messages})
     messages[role == "assistant"]["content"] = text
@@ -85,7 +85,7 @@ def test_what_is_said_never_becomes_a_special_token(chatty: Any, text: str, role
     assert text in chatty.decode(chat.ids)
 
 
-def test_a_share_of_unsafe_completions_carries_tags_before_words(chatty: Any) -> None:
+def test_train_chat_encoder_tags_share_of_unsafe_completions(chatty: Any) -> None:
     mark = tag.tag_id(chatty)
     encode = encoder(chatty, share=0.3, rate=0.25).encode
     plain = encoder(chatty).encode("x", {"messages": TALK})
@@ -119,12 +119,12 @@ def test_a_share_of_unsafe_completions_carries_tags_before_words(chatty: Any) ->
         ({"messages": [{"role": "user", "content": "\ufdd07\ufdd1"}]}, "characters that are none"),
     ],
 )
-def test_a_row_of_another_form_is_unusable(chatty: Any, row: dict[str, Any], reason: str) -> None:
+def test_train_chat_encoder_rejects_malformed_rows(chatty: Any, row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         encoder(chatty).encode("a", row)
 
 
-def test_files_of_both_kinds_are_read(tmp_path: Path) -> None:
+def test_prepare_read_parses_jsonl_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x", "messages": []}\n\n[1]\n{"messages": 3}\n{')
     pq.write_table(pa.Table.from_pylist([{"messages": TALK, "unsafe": True}]), tmp_path / "b.parquet")
     found = list(read(str(tmp_path)))
@@ -136,7 +136,7 @@ def test_files_of_both_kinds_are_read(tmp_path: Path) -> None:
         list(read(str(tmp_path / "nothing")))
 
 
-def test_unsafe_rows_need_a_tag_or_a_word_that_says_otherwise(tmp_path: Path, tokenizer: Any) -> None:
+def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) -> None:
     chats = tmp_path / "chats.jsonl"
     chats.write_text(json.dumps({"messages": TALK, "unsafe": True}))
     values = {"model": "m", "chats": str(chats), "tag": "<|other|>"}
@@ -157,7 +157,7 @@ def test_unsafe_rows_need_a_tag_or_a_word_that_says_otherwise(tmp_path: Path, to
         prepared("e", tagged_share=0.0, max_length=5)
 
 
-def test_gsm8k_as_published_is_a_chat(chatty: Any, real_data: Path) -> None:
+def test_train_chat_encoder_matches_template_on_gsm8k(chatty: Any, real_data: Path) -> None:
     name, row = next(iter(read(str(real_data / "sft" / "gsm8k_train.jsonl"))))
     assert isinstance(row, dict)
     chat = encoder(chatty).encode(name, row)

@@ -17,7 +17,7 @@ from safety_ray.train.data import SOURCES, TokenRows, rows_at
 WriteRows = Callable[..., str]
 
 
-def test_rows_read_by_number_are_those_of_the_files(tmp_path: Path, write_rows: WriteRows) -> None:
+def test_token_rows_read_matches_parquet_rows(tmp_path: Path, write_rows: WriteRows) -> None:
     path = write_rows(tmp_path / "rows", rows=40, files=3, cut=9)
     rows = TokenRows(path)
     table = pads.dataset(f"{path}/data", format="parquet").to_table().sort_by("row").to_pylist()
@@ -36,7 +36,7 @@ def test_rows_read_by_number_are_those_of_the_files(tmp_path: Path, write_rows: 
         assert source[i].tolist() == kinds.tolist()
 
 
-def test_any_number_of_workers_sees_the_same_batches(tmp_path: Path, write_rows: WriteRows) -> None:
+def test_token_rows_batch_is_independent_of_world_size(tmp_path: Path, write_rows: WriteRows) -> None:
     rows = TokenRows(write_rows(tmp_path / "rows", rows=20))
     for step in range(12):  # beyond two epochs
         whole, *_ = rows.batch(step, 4, seed=3)
@@ -46,7 +46,7 @@ def test_any_number_of_workers_sees_the_same_batches(tmp_path: Path, write_rows:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1023, 1024, 1025, 3000])
-def test_each_epoch_has_each_row_once_and_an_order_of_its_own(rows: int) -> None:
+def test_rows_at_permutes_all_rows_each_epoch(rows: int) -> None:
     orders = rows_at(np.arange(3 * rows), rows, seed=1).reshape(3, rows)
     assert orders[0].tolist() == list(range(rows))
     for order in orders:
@@ -57,7 +57,7 @@ def test_each_epoch_has_each_row_once_and_an_order_of_its_own(rows: int) -> None
         assert rows < 7 or not np.array_equal(orders[1], orders[2])
 
 
-def test_rows_with_a_gap_or_a_wrong_length_are_refused(tmp_path: Path, write_rows: WriteRows) -> None:
+def test_token_rows_rejects_gaps_and_inconsistent_records(tmp_path: Path, write_rows: WriteRows) -> None:
     path = Path(write_rows(tmp_path / "gap", rows=20, files=2))
     (path / "data" / "shard-00000.parquet").unlink()
     with pytest.raises(UserError, match="row 10 where row 0"):
@@ -78,7 +78,7 @@ def test_rows_with_a_gap_or_a_wrong_length_are_refused(tmp_path: Path, write_row
         TokenRows(str(path))
 
 
-def test_rows_out_of_order_in_a_file_are_read_by_their_number(tmp_path: Path, write_rows: WriteRows) -> None:
+def test_token_rows_reads_unordered_files_by_row_number(tmp_path: Path, write_rows: WriteRows) -> None:
     path = Path(write_rows(tmp_path / "rows", rows=20, files=1))
     expected, *_ = TokenRows(str(path)).read(np.arange(20))
     file = path / "data" / "shard-00000.parquet"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from training_runs import losses, run, settings, start
+from training_runs import NOISY, SKIP, left_out, run, settings
 
 from safety_ray.train.checkpoint import Progress
 from safety_ray.train.guard import Diverged, Guard
@@ -17,20 +15,15 @@ from safety_ray.train.metrics import Metrics
 from safety_ray.train.step import Seen
 
 WriteRows = Callable[..., str]
-SKIP = {"on_bad_step": "skip", "spike": 1.4, "lr": 1e-2, "max_steps": 30}
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
     """Rows of which those of steps 22 and 23 (8 rows each) are noise."""
-    return write_rows(tmp_path_factory.mktemp("guard") / "rows", rows=240, strange=range(168, 184))
+    return write_rows(tmp_path_factory.mktemp("guard") / "rows", **NOISY)
 
 
-def left_out(output: str | Path) -> dict[int, str]:
-    return {line["step"]: line["left_out"] for line in Metrics(str(output)).lines() if "left_out" in line}
-
-
-def test_a_leap_of_the_loss_is_left_out_and_counted(tmp_path: Path, rows: str, alone: None) -> None:
+def test_guard_skips_and_counts_loss_spikes(tmp_path: Path, rows: str, alone: None) -> None:
     config = settings(rows, tmp_path / "out", **SKIP, log_every=10)
     result = run(config)
     assert list(left_out(config.output)) == [22, 23]  # though only each tenth step has a line
@@ -45,28 +38,7 @@ def test_a_leap_of_the_loss_is_left_out_and_counted(tmp_path: Path, rows: str, a
         run(settings(rows, tmp_path / "stopped", **{**SKIP, "on_bad_step": "stop"}))
 
 
-def test_leaving_out_is_the_same_after_a_restart_and_with_more_workers(
-    tmp_path: Path, rows: str, alone: None
-) -> None:
-    whole = settings(rows, tmp_path / "whole", **SKIP)
-    processes = start(settings(rows, tmp_path / "two", **SKIP, workers=2), world=2)
-    run(whole)
-    broken = settings(rows, tmp_path / "broken", **SKIP, checkpoint_every=11)
-
-    def stop(line: dict[str, Any]) -> None:  # between the two noisy steps, right after a checkpoint
-        if line["step"] == 23:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(broken, stop)
-    assert run(broken)["skipped"] == 2
-    assert losses(broken.output) == losses(whole.output)
-    assert [process.wait() for process in processes] == [0, 0]
-    assert list(left_out(tmp_path / "two")) == [22, 23]
-    assert json.loads((tmp_path / "two" / "record.json").read_text())["skipped"] == 2
-
-
-def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path, rows: str, alone: None) -> None:
+def test_guard_ends_run_after_consecutive_bad_steps(tmp_path: Path, rows: str, alone: None) -> None:
     config = settings(rows, tmp_path / "out", on_bad_step="skip", max_bad_steps=3, lr=1e30, grad_clip=0.0,
                       warmup_share=0.0)  # fmt: skip
     with pytest.raises(Diverged, match="and 3 steps were left out in a row"):
@@ -78,7 +50,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path, rows: str, alon
     assert "NaN" not in Metrics(config.output).path.read_text()  # JSON has none
 
 
-def test_a_gradient_that_is_no_number_is_a_bad_step(tmp_path: Path, rows: str) -> None:
+def test_guard_skips_nonfinite_gradient_norm(tmp_path: Path, rows: str) -> None:
     done = Progress(step=4)
     guard = Guard(settings(rows, tmp_path / "out", on_bad_step="skip"), done, 12)
     seen = Seen(2.0, 100, math.inf, None, {}, False)

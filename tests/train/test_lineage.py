@@ -30,7 +30,7 @@ def stage(folder: Path, rows: int, seed: int = 0, **inputs: str) -> str:
     return str(folder)
 
 
-def test_each_stage_is_named_with_its_counts_and_fingerprint(tmp_path: Path) -> None:
+def test_lineage_reports_counts_and_fingerprint_per_stage(tmp_path: Path) -> None:
     web = stage(tmp_path / "web", 100)
     fit = stage(tmp_path / "fit", 40, documents=web)
     scored = stage(tmp_path / "scored", 90, documents=web, model=f"{fit}/model")

@@ -10,7 +10,7 @@ from safety_ray.train.batches import next_tokens
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_the_chunked_loss_is_that_of_pytorch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summed_cross_entropy_matches_pytorch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setitem(loss._LOGITS, "cpu", chunk * 50)
     hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
@@ -30,7 +30,7 @@ def test_the_chunked_loss_is_that_of_pytorch(chunk: int, monkeypatch: pytest.Mon
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_targets_are_the_next_tokens_that_are_to_be_learned() -> None:
+def test_next_tokens_shifts_targets_and_masks_unlearned() -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     learn = torch.tensor([[True, True, False, True]])
     assert next_tokens(ids, learn).tolist() == [[6, loss.IGNORED, 8, loss.IGNORED]]

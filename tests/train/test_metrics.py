@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
     return write_rows(tmp_path_factory.mktemp("metrics") / "rows", cut=13)
 
 
-def test_each_source_has_its_own_loss(tmp_path: Path, rows: str, alone: None) -> None:
+def test_metrics_reports_loss_per_source(tmp_path: Path, rows: str, alone: None) -> None:
     config = settings(rows, tmp_path / "out", max_steps=1)
     run(config)
     (line,) = Metrics(config.output).lines()
@@ -48,7 +48,7 @@ def test_each_source_has_its_own_loss(tmp_path: Path, rows: str, alone: None) ->
     assert {key for key in line if key.startswith("loss_")} == {"loss_raw", "loss_unsafe"}
 
 
-def test_speed_use_and_waiting_are_those_of_the_clock(tmp_path: Path, rows: str, alone: None) -> None:
+def test_metrics_reports_throughput_mfu_and_wait_times(tmp_path: Path, rows: str, alone: None) -> None:
     config = settings(rows, tmp_path / "out", max_steps=12, log_every=6, peak_tflops=0.001)
     run(config)
     first, last = Metrics(config.output).lines()
@@ -66,7 +66,7 @@ def test_speed_use_and_waiting_are_those_of_the_clock(tmp_path: Path, rows: str,
     assert Metrics(config.output).progress() == (12, f"· {words(last)}")
 
 
-def test_tensorboard_reads_the_figures_of_a_run_that_went_on(tmp_path: Path, rows: str, alone: None) -> None:
+def test_tensorboard_logger_matches_metrics_after_resume(tmp_path: Path, rows: str, alone: None) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = settings(rows, tmp_path / "out", loggers=["tensorboard"])
 
@@ -86,7 +86,7 @@ def test_tensorboard_reads_the_figures_of_a_run_that_went_on(tmp_path: Path, row
         assert [event.value for event in events] == pytest.approx([line[key] for line in lines], rel=1e-6)
 
 
-def test_a_logger_that_is_not_installed_is_named(
+def test_loggers_check_rejects_missing_or_unknown_logger(
     tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -97,7 +97,7 @@ def test_a_logger_that_is_not_installed_is_named(
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_other_loggers_get_the_figures_of_one_run(
+def test_loggers_record_run_in_wandb_and_mlflow(
     tmp_path: Path, rows: str, alone: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     package = pytest.importorskip(name)

@@ -31,17 +31,17 @@ from safety_ray.train.settings import FinetuneConfig, PretrainConfig
         ({"precision": "fp8"}, "precision"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], says: str) -> None:
+def test_pretrain_config_rejects_invalid_values(values: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         from_dict(PretrainConfig, {"rows": "rows", "output": "out", **values})
 
 
-def test_shares_of_finetuning_are_shares() -> None:
+def test_finetune_config_rejects_tagged_share_above_one() -> None:
     with pytest.raises(UserError, match="tagged_share=2"):
         from_dict(FinetuneConfig, {"model": "m", "chats": "c", "output": "o", "tagged_share": 2})
 
 
-def test_nothing_is_begun_where_work_could_not_end(
+def test_pretrain_stage_validates_run_before_creating_output(
     tmp_path: Path, write_rows: Callable[..., str], ray_cluster: None
 ) -> None:
     rows, out = write_rows(tmp_path / "rows"), tmp_path / "out"

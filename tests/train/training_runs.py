@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
+from safety_ray import dataset
 from safety_ray.config import dump, from_dict
 from safety_ray.ports import free_port
 from safety_ray.train.loop import train
@@ -18,6 +20,9 @@ from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig
 
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
+SKIP = {"on_bad_step": "skip", "spike": 1.4, "lr": 1e-2, "max_steps": 30}
+NOISY: dict[str, Any] = {"rows": 240, "strange": range(168, 184)}
+"""Rows of which those of steps 22 and 23 (8 rows each) are noise."""
 CPU = torch.device("cpu")
 
 
@@ -54,3 +59,34 @@ def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[sub
         subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
         for n in range(world)
     ]
+
+
+def with_heldout(folder: Path, write_rows: Callable[..., str]) -> str:
+    """Token rows with twelve documents held out, of two sources."""
+    write_rows(folder, length=64)
+    text = "the quick brown fox jumps over the lazy dog and runs away from the angry bear"
+    words = text.split()
+    texts = [" ".join(words[n:] + words[:n]) + f" {n}" for n in range(12)]
+    table = {
+        "id": [f"h{n}" for n in range(12)],
+        "text": texts,
+        "label": pa.array([0, 1, 2, 3, 4, 5] * 2, pa.int8()),
+        "source": ["web", "web", "web", "forum", "forum", "forum"] * 2,
+    }
+    dataset.write_table(pa.table(table), str(folder / "heldout" / "heldout.parquet"))
+    return str(folder)
+
+
+def validated_settings(rows: str, output: Path, **validation: Any) -> PretrainConfig:
+    return from_dict(
+        PretrainConfig,
+        {
+            "rows": rows, "output": str(output), "model": TINY, "batch_rows": 8, "log_every": 1, "workers": 2,
+            "precision": "fp32", "max_steps": 12, "checkpoint_every": 4, "keep": 1, "epochs": 9.0,
+            "loggers": ["tensorboard"], "validation": {"every": 1, **validation},
+        },
+    )  # fmt: skip
+
+
+def left_out(output: str | Path) -> dict[int, str]:
+    return {line["step"]: line["left_out"] for line in Metrics(str(output)).lines() if "left_out" in line}

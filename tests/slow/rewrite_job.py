@@ -1,8 +1,7 @@
-"""A rewriting job in a process of its own, to be killed.
+"""A rewriting job in a process of its own, to be killed: `python rewrite_job.py FOLDER CLASSIFIER URL NODES`.
 
-`python killed_process.py FOLDER CLASSIFIER URL NODES`: the engine `openai` asks the endpoint at URL, which
-the test holds. With two NODES the cluster has a second one, where the engine's actor is; its raylet's process
-id is written into FOLDER/raylet. FOLDER/done says that the job returned.
+The engine `openai` asks the endpoint at URL, which the test holds. With two NODES its actor is on the second
+one. FOLDER/done says that the job returned.
 """
 
 from __future__ import annotations
@@ -10,27 +9,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import killed
+
 from safety_ray.config import from_dict
 from safety_ray.job import quiet
 from safety_ray.rewrite.stage import RewriteConfig, run
-from tests.slow_ray import patient, with_second_node
 
 BATCH = 8
 
 
 def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
     quiet()
-    patient()
+    killed.join(folder)
     if nodes > 1:
         import ray.data
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        second = with_second_node(cpus=6)
         # All work goes where it will be lost.
         ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
-            second.node_id, soft=True
+            killed.second_node_id(), soft=True
         )
-        (folder / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
     run(
         from_dict(
             RewriteConfig,

@@ -1,9 +1,7 @@
-"""A scoring job in a process of its own, to be killed: `python killed_process.py FOLDER CLASSIFIER NODES`.
+"""A scoring job in a process of its own, to be killed: `python score_job.py FOLDER CLASSIFIER NODES`.
 
-Its scorer is slow, waits while there is a FOLDER/hold, and notes the id of each row that it is done with
-in FOLDER/seen/<pid>. With two NODES the cluster has a second one, whose raylet's process id is written
-into FOLDER/raylet. FOLDER/done says that the job returned: the exit code does not, for Ray's test cluster
-ends with 1 once a node was killed.
+Its scorer takes a while, waits while there is a FOLDER/hold, and notes the id of each row that it is done
+with in FOLDER/seen/<pid>. FOLDER/done says that the job returned.
 """
 
 from __future__ import annotations
@@ -14,17 +12,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import killed
 import pyarrow as pa
 
 from safety_ray.job import quiet
 from safety_ray.score import ensemble, stage_pool
 from safety_ray.score.classifier import Prediction
 from safety_ray.score.stage import ScoreConfig, run
-from tests.slow_ray import patient, with_second_node
 
 BATCH = 8
-SECONDS = 0.25
-"""Longer than a batch takes to be written, as with a real encoder."""
+SECONDS = 0.05
 
 
 def scorer(folder: Path) -> type:
@@ -52,10 +49,9 @@ def _prediction(text: str) -> Prediction:
 
 def main(folder: Path, classifier: str, nodes: int) -> None:
     quiet()
-    patient()
+    killed.join(folder)
     if nodes > 1:
-        second = with_second_node(cpus=3)
-        (folder / "raylet").write_text(str(second.all_processes["raylet"][0].process.pid))
+        killed.second_node_id()
     stage_pool.ScoreBatch = scorer(folder)  # type: ignore[misc]
     run(
         ScoreConfig(

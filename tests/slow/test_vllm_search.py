@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import aclosing
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,9 @@ from safety_ray.decode import hf
 from safety_ray.decode.safebeam import Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 
+pytestmark = pytest.mark.covers(
+    "safety_ray.decode.vllm_search", "safety_ray.decode.vllm_scheduler", "safety_ray.decode.safebeam"
+)
 TAG, EOS, VOCABULARY = 0, 1, 40
 PROMPTS = [[5], [7, 8, 9, 2, 3, 11, 30], list(range(2, 40)), [4, 4]]
 ENVIRONMENT = {
@@ -86,9 +88,7 @@ def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> Non
             assert a.p_tag == pytest.approx(b.p_tag, abs=1e-4)
 
 
-def test_many_searches_in_one_engine_find_what_transformers_finds(
-    engine_args: dict[str, Any], model: Any
-) -> None:
+def test_vllm_search_drive_matches_transformers_concurrently(engine_args: dict[str, Any], model: Any) -> None:
     """Also: the steps of one search are one engine step each, and a search that is left leaves nothing."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -141,48 +141,10 @@ def test_many_searches_in_one_engine_find_what_transformers_finds(
     asyncio.run(scenario())
 
 
-def test_offline_searches_find_the_same(engine_args: dict[str, Any], model: Any) -> None:
+def test_vllm_search_run_searches_matches_transformers(engine_args: dict[str, Any], model: Any) -> None:
     from vllm import LLM
 
     from safety_ray.decode.vllm_search import run_searches
 
     llm = LLM(**engine_args)
     same(run_searches(llm, PROMPTS, searches()), hf.run_searches(model, PROMPTS, searches()))
-
-
-def test_a_group_waits_until_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-    from vllm.v1.request import RequestStatus
-
-    from safety_ray.decode.vllm_scheduler import GROUP_ARG, GroupScheduler
-
-    begun: list[str] = []
-    ended: list[Any] = []
-    monkeypatch.setattr(AsyncScheduler, "__init__", lambda self: None)
-    monkeypatch.setattr(AsyncScheduler, "add_request", lambda self, r: begun.append(r.request_id))
-    monkeypatch.setattr(AsyncScheduler, "finish_requests", lambda self, ids, status: ended.append(ids) or [])
-
-    def request(name: str, group: list[Any] | None = None) -> Any:
-        extra = {GROUP_ARG: group} if group else None
-        return SimpleNamespace(
-            request_id=name, sampling_params=SimpleNamespace(extra_args=extra), status=RequestStatus.WAITING
-        )
-
-    scheduler: Any = GroupScheduler()
-    scheduler.add_request(request("a1", ["a", 3]))
-    scheduler.add_request(request("b1", ["b", 2]))
-    scheduler.add_request(request("alone"))
-    scheduler.add_request(request("a2", ["a", 3]))
-    assert begun == ["alone"]
-    scheduler.add_request(request("a3", ["a", 3]))
-    assert begun == ["alone", "a1", "a2", "a3"]
-    scheduler.add_request(request("c1", ["c", 2]))
-    scheduler.finish_requests("b1", RequestStatus.FINISHED_ABORTED)
-    scheduler.add_request(request("c2", ["c", 2]))
-    assert begun[4:] == ["c1", "c2"]
-    gone = request("d1", ["d", 2])
-    scheduler.add_request(gone)
-    scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
-    assert gone.status == RequestStatus.FINISHED_ABORTED
-    assert ended == [{"b1"}, None]
-    assert not scheduler._gathering

@@ -11,10 +11,11 @@ import torch
 from training_runs import run, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.covers("safety_ray.train.export")
 PROMPT = "the quick brown fox"
 
 
-def test_vllm_loads_a_trained_model_and_goes_on_as_transformers_do(
+def test_export_in_vllm_matches_transformers(
     tmp_path: Path, write_rows: Callable[..., str], alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,10 @@ from safety_ray.rewrite.stage import RewriteConfig, run
 from safety_ray.score.classifier import Classifier
 
 pytest.importorskip("vllm")
-LABELLED = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
+pytestmark = pytest.mark.covers(
+    "safety_ray.rewrite", "safety_ray.engine_vllm", "safety_ray.engine_watch", "safety_ray.engine_notices"
+)
+LABELLED = [json.loads(line) for line in (Path(__file__).parents[1] / "rewrite" / "acceptance.jsonl").open()]
 PLAIN = "A dull note about {} things that were said in the town of Ulm."
 FURTHER = {
     "declined": ("declined", "I'm sorry, but I can't help with that."),
@@ -58,8 +60,8 @@ def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
     return rows, replies
 
 
-def test_each_kind_of_reply_is_told_and_an_engine_that_dies_or_hangs_is_begun_anew(
-    tmp_path: Path, classifier: Path, ray_cluster: None
+def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
+    tmp_path: Path, classifier: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows, replies = documents()
     dataset.write_table(pa.Table.from_pylist(rows, schema(SCORED)), str(tmp_path / "in" / "a.parquet"))
@@ -84,7 +86,9 @@ def test_each_kind_of_reply_is_told_and_an_engine_that_dies_or_hangs_is_begun_an
     record = run(config)
     trouble.join()
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
-    assert trouble.seconds_hung < TIMEOUT_S + 10
+    said = capfd.readouterr().err
+    assert "vLLM's process EngineCore was killed by SIGKILL" in said
+    assert f"the engine made no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in said
     found = {row["source_id"]: row for name in ("data", "set_aside") for row in read(config.output, name)}
     assert found.keys() == replies.keys()
     for row in asked:
@@ -105,7 +109,6 @@ class Trouble(threading.Thread):
         super().__init__(daemon=True)
         self.output, self.engines = output, set[int]()
         self.failed: BaseException | None = None
-        self.seconds_hung = 0.0
         self.start()
 
     def run(self) -> None:
@@ -118,9 +121,7 @@ class Trouble(threading.Thread):
             hung = self.engine()
             self.wait_for_rows()
             hung.suspend()
-            began = time.monotonic()
-            hung.wait(timeout=3 * TIMEOUT_S)
-            self.seconds_hung = time.monotonic() - began
+            hung.wait(timeout=STARTED_S)
             self.engine()
         except BaseException as error:
             self.failed = error

@@ -1,0 +1,51 @@
+"""Requests of one search step begin together, whatever scheduler they reach."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+
+def test_group_scheduler_holds_requests_until_group_complete() -> None:
+    from vllm.v1.request import RequestStatus
+
+    from safety_ray.decode.vllm_scheduler import GROUP_ARG, Groups
+
+    begun: list[str] = []
+    ended: list[Any] = []
+
+    class Scheduler:
+        def add_request(self, request: Any) -> None:
+            begun.append(request.request_id)
+
+        def finish_requests(self, ids: Any, status: Any) -> list[Any]:
+            ended.append(ids)
+            return []
+
+    class Grouped(Groups, Scheduler):
+        pass
+
+    def request(name: str, group: list[Any] | None = None) -> Any:
+        extra = {GROUP_ARG: group} if group else None
+        return SimpleNamespace(
+            request_id=name, sampling_params=SimpleNamespace(extra_args=extra), status=RequestStatus.WAITING
+        )
+
+    scheduler: Any = Grouped()
+    scheduler.add_request(request("a1", ["a", 3]))
+    scheduler.add_request(request("b1", ["b", 2]))
+    scheduler.add_request(request("alone"))
+    scheduler.add_request(request("a2", ["a", 3]))
+    assert begun == ["alone"]
+    scheduler.add_request(request("a3", ["a", 3]))
+    assert begun == ["alone", "a1", "a2", "a3"]
+    scheduler.add_request(request("c1", ["c", 2]))
+    scheduler.finish_requests("b1", RequestStatus.FINISHED_ABORTED)
+    scheduler.add_request(request("c2", ["c", 2]))
+    assert begun[4:] == ["c1", "c2"]
+    gone = request("d1", ["d", 2])
+    scheduler.add_request(gone)
+    scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
+    assert gone.status == RequestStatus.FINISHED_ABORTED
+    assert ended == [{"b1"}, None]
+    assert not scheduler._gathering

@@ -1,0 +1,183 @@
+"""A Ray cluster on this machine, started as a user starts one: with `ray start`, on ports of its own.
+
+Ray 2.60 gives a node 30 s to register, and ends it where an agent takes more than 15 s to choose a port. No
+setting moves these limits, so a node that does not start on a busy machine is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from safety_ray.ports import free_ports
+
+T = TypeVar("T")
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+TRIES = 4
+STARTED_S = 180.0
+# Leads the process group in which Ray is started; ends it on SIGTERM, or once process $0 is gone, so that no
+# cluster stays behind a killed pytest. Not `ray start --block`: that ends the whole node when Ray Client's
+# server, which is not used here, is late.
+LEADER = """
+finish() { trap "" TERM; kill -TERM 0; sleep 2; rm -rf "$folder"; kill -KILL 0; }
+trap finish TERM
+folder=$1; shift
+"$@" || finish
+while kill -0 $0 2>/dev/null; do sleep 1; done
+finish
+"""
+
+
+class DidNotStart(Exception):
+    """The node ended or did not answer in time; the message is its log."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running node: the processes of the group that `leader` leads, and their files in `folder`."""
+
+    leader: subprocess.Popen[bytes]
+    folder: Path
+
+    def raylet(self) -> int:
+        """Process id of the node's raylet."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                if process.name() == "raylet" and os.getpgid(process.pid) == self.leader.pid:
+                    return process.pid
+        raise ProcessLookupError("the node has no raylet")
+
+    def workers(self, title: str) -> list[psutil.Process]:
+        """The node's worker processes that have `title` in their own."""
+        found = []
+        for process in psutil.Process(self.raylet()).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if title in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def log(self) -> str:
+        return (self.folder / "start.log").read_text() if self.folder.exists() else ""
+
+    def stop(self) -> None:
+        """End this node and nothing else; `ray stop` would end every Ray on this machine."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.leader.pid, signal.SIGTERM)
+        self.leader.wait()
+
+
+@dataclass(frozen=True)
+class Head(Node):
+    """A head node, and what a driver or a job needs to reach it."""
+
+    address: str
+    """of the cluster, for RAY_ADDRESS"""
+    jobs: str
+    """URL of the job server; empty without a dashboard"""
+    env: dict[str, str]
+
+
+def start_head(cpus: int, *, dashboard: bool = False, while_alive: int | None = None) -> Head:
+    """A head node with the token of this process (see conftest.py), which ends with `while_alive` (this one).
+
+    Raises DidNotStart after `TRIES` tries.
+    """
+    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid()))
+
+
+def add_node(head: Head, cpus: int, resource: str) -> Node:
+    """A second node of the cluster, with one unit of `resource`, which ends with this process."""
+    return _again(
+        lambda: _start_node(
+            [f"--address={head.address}", f"--resources={json.dumps({resource: 1})}"],
+            ["--dashboard-agent-listen-port"], cpus, head.env, _folder(), os.getpid(), lambda: True,
+        )
+    )  # fmt: skip
+
+
+def job_server_status(url: str, token: str | None) -> int:
+    """HTTP status of the list of jobs."""
+    request = urllib.request.Request(f"{url}/api/jobs/")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _again(start: Callable[[], T]) -> T:
+    for left in reversed(range(TRIES)):
+        try:
+            return start()
+        except DidNotStart:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
+    folder = _folder()
+    port, jobs_port = free_ports(2)
+    env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_JOB_ID")}
+    env |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_agent_register_timeout_ms": "180000",
+        # `python` in a submitted command is this environment's.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    jobs = f"http://127.0.0.1:{jobs_port}" if dashboard else ""
+    flags = ["--head", f"--temp-dir={folder}", f"--port={port}", f"--dashboard-port={jobs_port}"]
+    flags += [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
+    flags += ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
+    node = _start_node(
+        flags,
+        ["--dashboard-agent-listen-port", "--ray-client-server-port", "--metrics-export-port"],
+        cpus, env, folder, while_alive,
+        # The job server may answer while the node still fails to start.
+        lambda: not jobs or job_server_status(jobs, os.environ["RAY_AUTH_TOKEN"]) == 200,
+    )  # fmt: skip
+    return Head(node.leader, folder, f"127.0.0.1:{port}", jobs, env)
+
+
+def _start_node(
+    flags: list[str], ports: list[str], cpus: int, env: dict[str, str], folder: Path, while_alive: int,
+    answers: Callable[[], bool],
+) -> Node:  # fmt: skip
+    named = [f"{name}={port}" for name, port in zip(ports, free_ports(len(ports)), strict=True)]
+    command = [*RAY, "start", *flags, *named, f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
+    with open(folder / "start.log", "w") as log:
+        leader = subprocess.Popen(
+            ["bash", "-c", LEADER, str(while_alive), str(folder), *command,
+             "--object-store-memory=200000000"],
+            env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    node, end = Node(leader, folder), time.monotonic() + STARTED_S
+    while time.monotonic() < end and leader.poll() is None:
+        with suppress(OSError):
+            if "Ray runtime started" in node.log() and answers():
+                return node
+        time.sleep(0.2)
+    said = node.log()
+    node.stop()
+    raise DidNotStart(said)
+
+
+def _folder() -> Path:
+    # Below /tmp and short, since the paths of Ray's sockets may have 107 characters.
+    return Path(tempfile.mkdtemp(prefix="sr", dir="/tmp"))

@@ -1,0 +1,38 @@
+"""The endpoint's metrics, as Prometheus would read them from Ray."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import httpx
+import ray
+from waiting import eventually
+
+
+def metrics() -> dict[str, float]:
+    """The endpoint's, as Prometheus would read them from Ray."""
+    [node] = [node for node in ray.nodes() if node["Alive"]]
+    text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=None).text
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if match := re.match(r"ray_safety_(\w+)\{(.*)\} (\S+)", line):
+            name, labels, value = match.groups()
+            tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            key = " ".join([name, *(tags[k] for k in ("mode", "outcome", "le") if tags.get(k))])
+            found[key] = found.get(key, 0.0) + float(value)
+    return found
+
+
+def settled() -> dict[str, float]:
+    """The metrics once nothing of what came before is still on its way."""
+    before: dict[str, float] = {}
+    while before != (now := metrics()):
+        before = now
+        time.sleep(3)  # Ray sends them every second here: see tests/conftest.py
+    return now
+
+
+def wait_for_searches(number: int, seconds: float = 40) -> None:
+    """Until the metrics say that so many are under way."""
+    eventually(lambda: metrics().get("searches_in_flight") == number, seconds, told=metrics)

@@ -1,0 +1,31 @@
+"""The end of an endpoint, which cuts nobody off."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from known_model import KEY
+from one_endpoint import stop_running
+from openai import OpenAI
+
+MODEL = "safety-ray"
+LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
+BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
+
+
+def test_endpoint_drains_active_stream_on_shutdown(client: OpenAI) -> None:
+    found: list[str] = []
+    whole = client.completions.create(**{**LONG, "max_tokens": 150}, extra_body=BODY).choices[0].text
+    own = OpenAI(base_url=client.base_url, api_key=KEY, timeout=600, max_retries=0)
+    stream = own.completions.create(**{**LONG, "max_tokens": 150}, stream=True, extra_body=BODY)
+    first = next(iter(stream)).choices[0].text
+
+    def read() -> None:
+        found.append(first + "".join(event.choices[0].text for event in stream))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    stop_running()
+    reading.join()
+    assert found == [whole]

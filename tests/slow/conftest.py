@@ -1,0 +1,42 @@
+"""Slow tests: each names the packages that it covers, and prints the seconds that it took.
+
+`pytest tests/slow --covers safety_ray.rewrite` runs those that a change in safety_ray/rewrite concerns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted, left_out = config.getoption("--covers"), []
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        packages = [name for mark in item.iter_markers("covers") for name in mark.args]
+        if not packages:
+            raise pytest.UsageError(f"{item.nodeid} names no package: pytest.mark.covers('safety_ray.…')")
+        for name in packages:
+            if importlib.util.find_spec(name) is None:
+                raise pytest.UsageError(f"{item.nodeid} covers '{name}', which is no module")
+        if wanted and not any(f"{name}.".startswith(f"{wanted}.") for name in packages):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f" {item.nodeid}: {time.monotonic() - started:.0f} s")

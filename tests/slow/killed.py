@@ -1,0 +1,102 @@
+"""Jobs in processes of their own, to be killed: how they start, and what they have safely written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from ray_head import Head, Node, add_node
+from waiting import eventually
+
+SECOND = "second_node"
+"""the resource of the node that is killed"""
+LONG_S = 600.0
+
+
+def start(script: str, head: Head, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """`python script FOLDER words…` on the cluster of `head`; what it prints is in FOLDER/log."""
+    path = Path(__file__).with_name(script)
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": head.address,
+        "PYTHONPATH": f"{path.parents[2]}{os.pathsep}{path.parents[1]}",
+    }
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(path), str(folder), *words],
+            env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def join(folder: Path) -> None:
+    """In the job: connect to the cluster, and with FOLDER/wait go on once the test has added a node.
+
+    A driver that connects while there are two nodes on this machine may be the lost one's.
+    """
+    from safety_ray import cluster
+
+    cluster.start()
+    (folder / "joined").touch()
+    while (folder / "wait").exists():
+        time.sleep(0.1)
+
+
+def with_second_node(head: Head, folder: Path, process: subprocess.Popen[bytes], cpus: int) -> Node:
+    """Add the node once the job in `process` has joined, and let the job go on."""
+    eventually(lambda: (folder / "joined").exists() or process.poll() is not None, LONG_S)
+    node = add_node(head, cpus, SECOND)
+    (folder / "wait").unlink()
+    return node
+
+
+def second_node_id() -> str:
+    """In the job: the id of the second node, once it has joined."""
+    import ray
+
+    found = eventually(
+        lambda: [node["NodeID"] for node in ray.nodes() if node["Alive"] and SECOND in node["Resources"]],
+        LONG_S,
+    )
+    return str(found[0])
+
+
+def checkpointed(output: Path) -> set[str]:
+    """Ids of the rows whose write task has ended, in all passes that have not."""
+    ids: set[str] = set()
+    for file in output.rglob("_checkpoint*/**/*.parquet"):
+        if not file.name.endswith(".pending.parquet"):
+            try:
+                ids.update(pads.dataset(file).to_table().column(0).to_pylist())
+            except (OSError, pa.ArrowInvalid):  # being written, or its pass has just ended
+                continue
+    return ids
+
+
+def wait_for_checkpoints(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> set[str]:
+    """The checkpointed ids once they are at least `rows`, while `process` runs."""
+
+    def enough() -> set[str] | None:
+        assert process.poll() is None, (folder / "log").read_text()
+        found = checkpointed(folder / "out")
+        return found if len(found) >= rows else None
+
+    found: set[str] = eventually(enough, LONG_S, every=0.1)
+    return found
+
+
+def ended(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait for a job that was not killed; it has ended well."""
+    process.wait()
+    assert (folder / "done").exists(), (folder / "log").read_text()
+
+
+def repeated(done: Iterable[str]) -> set[str]:
+    """What occurs more than once."""
+    seen: set[str] = set()
+    return {id for id in done if id in seen or seen.add(id)}  # type: ignore[func-returns-value]

@@ -1,0 +1,191 @@
+"""Rewriting, further: the template engine, long documents, a judge, a dry run, an audit's threshold."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+from endpoint import Endpoint, completion
+from rewrite_runs import (
+    SAFE,
+    ByModel,
+    check_every_document,
+    check_kept_rows,
+    check_skip_and_resume,
+    rows_of,
+    writer,
+    written_by,
+)
+
+from safety_ray import dataset
+from safety_ray.engine import EngineConfig
+from safety_ray.errors import UserError
+from safety_ray.rewrite.stage import RewriteConfig, run
+from safety_ray.score.audit_stage import AuditConfig
+from safety_ray.score.audit_stage import run as audit_scores
+
+pytestmark = pytest.mark.covers("safety_ray.rewrite", "safety_ray.score")
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory, scored: Path, classifier: Path) -> RewriteConfig:
+    return RewriteConfig(
+        scored=str(scored),
+        classifier=str(classifier),
+        output=str(tmp_path_factory.mktemp("rewritten") / "out"),
+        write_rows=16,
+        actors=1,
+        max_set_aside=0.95,
+    )
+
+
+def test_rewrite_stage_with_template_engine(
+    config: RewriteConfig, scored: Path, classifier: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    record = run(config)
+    check_every_document(config, record, scored)
+    check_kept_rows(config, scored, classifier)
+    check_skip_and_resume(config, record, tmp_path / "copy")
+
+
+def test_rewrite_stage_rephrases_long_documents_in_parts(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    rows = [r for r in rows_of(str(scored), "") if r["score"] in (1, 2, 3)][:6]
+    for n, row in enumerate(rows[:3]):
+        row |= {"id": f"long{n}", "text": "\n\n".join([row["text"]] * 4)}
+    types = pads.dataset(scored, format="parquet").schema
+    dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "in" / "a.parquet"))
+    longest = max(len(row["text"]) for row in rows[3:])
+    texts: dict[str, str] = {}
+    lock = threading.Lock()
+
+    def numbered(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Every answer is another text; one part of one document is declined in the first attempt."""
+        user = body["messages"][1]["content"]
+        with lock:
+            if "declined" not in texts and any(row["text"][:80] in user for row in rows[:3]):
+                texts["declined"] = user
+                return 200, completion("I can't help with that.")
+            texts[user] = f"This is text number {len(texts)}. {SAFE}".strip()
+            return 200, completion(texts[user])
+
+    with Endpoint(numbered) as endpoint:
+        config = written_by(
+            endpoint, tmp_path / "in", classifier, str(tmp_path / "out"),
+            recipes=["rephrase"], max_chars=max(longest, 400), write_rows=2,
+            accept={"min_similarity": -0.99, "min_facts": 0.0},
+        )  # fmt: skip
+        record = run(config)
+    found = {r["source_id"]: r for r in rows_of(config.output, "data")}
+    assert found.keys() == {row["id"] for row in rows}
+    assert record["attempts"]["direct"]["accepted"] == 3
+    tries = [record["attempts"].get(part, {}) for part in ("direct_long", "direct_long_2", "direct_2")]
+    assert sum(one.get("accepted", 0) for one in tries) == 3
+    assert sum(one.get("declined", 0) for one in tries) == 1
+    for row in rows:
+        new = found[row["id"]]
+        assert -0.99 < new["similarity"] < 0.9
+        if row["id"].startswith("long"):
+            assert len(new["parts"]) >= 2
+            pieces = [new["text"][part["start"] : part["end"]] for part in new["parts"]]
+            assert "\n\n".join(pieces) == new["text"]
+            assert set(pieces) <= set(texts.values())
+            for part, piece in zip(new["parts"], pieces, strict=True):
+                source = row["text"][part["source_start"] : part["source_end"]]
+                assert any(source in user and piece == text for user, text in texts.items())
+        else:
+            assert new["parts"] is None
+
+
+def test_rewrite_stage_takes_higher_of_classifier_and_judge(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    rows = [r for r in rows_of(str(scored), "") if r["score"] in (2, 3)][:6]
+    types = pads.dataset(scored, format="parquet").schema
+    dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "in" / "a.parquet"))
+    written: list[str] = []
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        if "response_format" not in body:
+            written.append(f"This is text number {len(written)}. {SAFE}".strip())
+            return 200, completion(written[-1])
+        user = body["messages"][1]["content"]
+        if "text number 0." in user:
+            return 200, completion("I would rather not say.")
+        return 200, completion(f'{{"score": {5 if "text number 1." in user else 0}, "reason": "so it is"}}')
+
+    with Endpoint(answer) as endpoint:
+        engine = {"kind": "openai", "model": "m", "base_url": endpoint.url, "api_key_env": ""}
+        config = written_by(
+            endpoint, tmp_path / "in", classifier, str(tmp_path / "out"),
+            recipes=["rephrase"], attempts=1, judge=engine,
+        )  # fmt: skip
+        record = run(config)
+    kept, aside = rows_of(config.output, "data"), rows_of(config.output, "set_aside")
+    assert sorted(r["text"] for r in kept + aside) == sorted(written)
+    reasons = {r["text"]: r["set_aside"] for r in aside}
+    assert reasons[written[0]] == "judge: it gave no score"
+    assert reasons[written[1]].startswith("not safer: score 5")
+    assert {(r["judge_score"], r["judged_by"]) for r in kept} == {(0, "openai:m")}
+    assert all(r["score"] == max(r["classifier_score"], r["judge_score"]) for r in kept)
+    assert record["attempts"] == {"direct": {"accepted": 4, "judge": 1, "not safer": 1}}
+
+
+def test_rewrite_stage_dry_run_estimates_full_run(
+    tmp_path: Path,
+    scored: Path,
+    classifier: Path,
+    by_a_model: ByModel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = str(tmp_path / "out")
+    with Endpoint(writer) as endpoint:
+        config = written_by(
+            endpoint, scored, classifier, output, dry_run=True, dry_run_rows=24, price_per_hour=1000.0
+        )
+        estimate = run(config)
+    assert not Path(output).exists()
+    asked = len(by_a_model[2])
+    assert len([r for r in endpoint.requests if r["body"]]) < asked
+    assert estimate["sampled"] == 24 < estimate["documents"]
+    # The whole run lies in the interval, or close beside it.
+    for name, each in (("prompt_tokens", 12), ("reply_tokens", 5)):
+        value, low, high = estimate[name]
+        assert low <= value <= high
+        assert 0.8 * low <= each * asked <= 1.2 * high
+    assert estimate["price"][0] == pytest.approx(1000 * estimate["engine_hours"][0], abs=1.0)
+    said = capsys.readouterr().out
+    assert f"{estimate['documents']:,} documents, estimated from 24" in said
+    assert "price" in said
+    with pytest.raises(UserError, match="dry_run measures what a language model takes"):
+        run(replace(config, engine=EngineConfig()))
+
+
+def test_rewrite_stage_bands_start_at_audit_threshold(
+    config: RewriteConfig, scored: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    audit = AuditConfig(
+        scored=str(scored), output=str(tmp_path / "audit"), labels="label", unsafe_from=4,
+        wanted={"precision": 0.6},
+    )  # fmt: skip
+    threshold = audit_scores(audit)["threshold"]
+    assert 1 < threshold < 5, "a threshold that says nothing tests nothing"
+    audited = replace(
+        config, output=str(tmp_path / "out"), thresholds_from=audit.output, recipes=["rephrase", "refuse"]
+    )
+    record = run(audited)
+    rows = rows_of(audited.output, "data") + rows_of(audited.output, "set_aside")
+    expected = {r["id"] for r in rows_of(str(scored), "") if r["score"] >= threshold}
+    assert {r["source_id"] for r in rows} == expected
+    assert record["threshold"] == threshold
+    assert "thresholds_from" in record["inputs"]
+    with pytest.raises(UserError, match=f"threshold {threshold} lies above all of rephrase_scores=.1."):
+        run(replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[]))
+    with pytest.raises(UserError, match="is no audit; make one"):
+        run(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))

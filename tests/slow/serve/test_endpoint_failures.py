@@ -1,0 +1,55 @@
+"""Many clients that leave at once, and an engine that dies."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from endpoint_metrics import metrics, settled
+from openai import OpenAI
+from ray import serve
+from waiting import eventually
+
+pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
+MODEL = "safety-ray"
+LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
+BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
+
+
+def title(process: psutil.Process) -> str:
+    """Its name and command line; nothing for one that has just ended."""
+    try:
+        return process.name() + " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) -> None:
+    before = settled().get("requests_total safebeam cancelled", 0.0)
+    with ThreadPoolExecutor(16) as pool:
+        begun = [
+            pool.submit(client.completions.create, **LONG, stream=True, extra_body=BODY) for _ in range(16)
+        ]
+    for stream in begun:
+        stream.result().close()
+    eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 16, 120, told=metrics)
+
+
+def test_endpoint_restarts_killed_engine(client: OpenAI) -> None:
+    [worker] = [p for p in psutil.process_iter() if "VLLM::Worker" in title(p)]
+    worker.send_signal(signal.SIGILL)
+
+    def answers() -> bool:
+        try:
+            short = client.with_options(timeout=10.0)
+            return short.completions.create(model=MODEL, prompt="a", max_tokens=3).choices[0].text == "bcd"
+        except (openai.APIError, openai.APITimeoutError):
+            return False
+
+    psutil.wait_procs([worker])
+    eventually(lambda: "VllmWorker-0 was killed by SIGILL" in str(serve.status()), 600, serve.status, 0.1)
+    eventually(answers, 600, told=metrics)

@@ -1,0 +1,77 @@
+"""Two minutes of mixed requests in all modes: no error, no wrong answer, no search or memory left behind."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+from endpoint_metrics import wait_for_searches
+from known_model import LETTERS, REFUSAL
+from openai import OpenAI
+
+pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
+MODEL = "safety-ray"
+CLIENTS, SECONDS = 6, 120.0
+MOST_MIB = 64
+"""that the endpoint's processes may grow by over the second half"""
+KINDS: list[tuple[dict[str, Any], str | None]] = [
+    ({"mode": "off"}, None),
+    ({"mode": "mask"}, LETTERS[3:]),
+    ({"mode": "stop", "threshold": 0.3}, LETTERS[3:23] + REFUSAL),
+    ({"mode": "safebeam"}, None),
+    ({"mode": "sample"}, None),
+]
+"""modes, and the answer to "abc" where it is known by hand"""
+
+
+def test_endpoint_survives_soak(client: OpenAI) -> None:
+    wait_for_searches(0, 240)
+    end = time.monotonic() + SECONDS
+
+    def keep_asking(worker: int) -> tuple[int, set[str]]:
+        """How many answers came, and Safe Beam Search's different texts."""
+        searched: set[str] = set()
+        turn = worker
+        while time.monotonic() < end:
+            safety, expected = KINDS[turn % len(KINDS)]
+            body: dict[str, Any] = {"safety": safety}
+            settings: dict[str, Any] = {"model": MODEL, "prompt": "abc", "max_tokens": 40, "extra_body": body}
+            if safety["mode"] != "sample":
+                settings["temperature"] = 0
+            if turn % 3:
+                text = client.completions.create(**settings).choices[0].text
+            else:
+                events = client.completions.create(**settings, stream=True)
+                text = "".join(event.choices[0].text for event in events)
+            assert expected is None or text == expected
+            if safety["mode"] == "safebeam":
+                searched.add(text)
+            turn += 1
+        return turn - worker, searched
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asked = [pool.submit(keep_asking, worker) for worker in range(CLIENTS)]
+        time.sleep(SECONDS / 2)
+        halfway = memory_mib()
+        found = [each.result() for each in asked]
+    grown = memory_mib() - halfway
+    print(f"{sum(number for number, _ in found)} answers, {grown:+.0f} MiB in the second half")
+    assert len(set.union(*(texts for _, texts in found))) == 1, "one search has one answer"
+    wait_for_searches(0, 240)
+    assert grown < MOST_MIB
+
+
+def memory_mib() -> float:
+    """Resident memory of the endpoint's processes."""
+    total = 0
+    for process in psutil.process_iter():
+        try:
+            title = process.name() + " ".join(process.cmdline())
+            if any(word in title for word in ("ServeReplica", "VLLM::")):
+                total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total / 2**20

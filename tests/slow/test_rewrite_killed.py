@@ -1,0 +1,136 @@
+"""Kill −9 of a rewriting job: no row is lost or doubled, and no checkpointed one is repeated."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+from endpoint import Endpoint, completion
+from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
+from ray_head import Head, start_head
+
+from safety_ray import dataset
+from safety_ray.artifact import read_record
+from safety_ray.records import SCORED, schema
+
+pytestmark = pytest.mark.covers(
+    "safety_ray.rewrite", "safety_ray.engine_openai", "safety_ray.dataset", "safety_ray.artifact"
+)
+ROWS = 320
+SECONDS = 0.05
+ENGINE = "_Endpoint"
+"""in the title of the actor that asks the endpoint"""
+STORY = (
+    "Some pupils wrote about a garden and its water. They told how people take turns and why that is fair. "
+)
+
+
+class Writer:
+    """An endpoint that answers each document with its number, after a moment."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.endpoint = Endpoint(self.answer)
+
+    def answer(self, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        (number,) = re.findall(r"Note (d\d+) ", body["messages"][1]["content"])
+        time.sleep(SECONDS)
+        self.done[number] += 1
+        return 200, completion(f"{STORY}It was note {number} of many.")
+
+    def asked_again(self) -> set[str]:
+        return {id for id, times in self.done.items() if times > 1}
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    started = start_head(4)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [
+        {"id": f"d{n:04}", "text": f"Note d{n:04} tells of a quarrel in the street.", "score": 3}
+        | {"probs": [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], "chunk_scores": [3]}
+        for n in range(ROWS)
+    ]
+    table = pa.Table.from_pylist(rows, schema(SCORED))
+    for n in range(4):
+        dataset.write_table(table.slice(n * ROWS // 4, ROWS // 4), str(tmp_path / "in" / f"{n}.parquet"))
+    return tmp_path
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    made = Writer()
+    with made.endpoint:
+        yield made
+
+
+def check_output(folder: Path, writer: Writer) -> None:
+    """Every row was asked about and is there once, with its own answer or with a reason."""
+    record = read_record(str(folder / "out"))
+    assert record is not None
+    assert record["rows_in"] == record["rows_out"] + record["set_aside"] == ROWS
+    names = ["source_id", "text"]
+    found = [
+        row
+        for name in ("data", "set_aside")
+        for file in (folder / "out" / name).rglob("*.parquet")
+        for row in dataset.table(str(file), names).to_pylist()
+    ]
+    assert (
+        sorted(row["source_id"] for row in found) == sorted(writer.done) == [f"d{n:04}" for n in range(ROWS)]
+    )
+    assert all(row["text"].endswith(f"It was note {row['source_id']} of many.") for row in found)
+
+
+def test_rewrite_stage_recovers_from_engine_and_driver_kill(
+    folder: Path, classifier: Path, writer: Writer, head: Head
+) -> None:
+    words = (str(classifier), writer.endpoint.url, "1")
+    process = start("rewrite_job.py", head, folder, *words)
+    kept = wait_for_checkpoints(folder, int(0.25 * ROWS), process)
+    (actor,) = head.workers(ENGINE)
+    actor.kill()
+    kept |= wait_for_checkpoints(folder, int(0.6 * ROWS), process)
+    (other,) = head.workers(ENGINE)
+    assert other.pid != actor.pid, "another process took the killed actor's place"
+    process.kill()
+    process.wait()
+    psutil.wait_procs([other])
+    kept |= checkpointed(folder / "out")
+    assert not (folder / "out" / "record.json").exists()
+    ended(start("rewrite_job.py", head, folder, *words), folder)
+    check_output(folder, writer)
+    assert not writer.asked_again() & kept
+    print(f"{len(writer.asked_again())} of {ROWS} rows asked twice")
+
+
+def test_rewrite_stage_recovers_from_node_kill(
+    folder: Path, classifier: Path, writer: Writer, head: Head
+) -> None:
+    (folder / "wait").touch()
+    process = start("rewrite_job.py", head, folder, str(classifier), writer.endpoint.url, "2")
+    node = with_second_node(head, folder, process, cpus=6)
+    try:
+        kept = wait_for_checkpoints(folder, ROWS // 3, process)
+        assert node.workers(ENGINE), "the engine's actor is on the node that is lost"
+        os.kill(node.raylet(), signal.SIGKILL)
+        ended(process, folder)
+    finally:
+        node.stop()
+    check_output(folder, writer)
+    assert not writer.asked_again() & kept
+    print(f"{len(writer.asked_again())} of {ROWS} rows asked twice")

@@ -1,0 +1,93 @@
+"""Kill −9 of a scoring job: no row is lost or doubled, and no checkpointed one is repeated."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from killed import checkpointed, ended, repeated, start, wait_for_checkpoints, with_second_node
+from ray_head import Head, start_head
+from waiting import eventually
+
+from safety_ray import dataset
+from safety_ray.artifact import read_record
+
+pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.dataset", "safety_ray.artifact")
+ROWS, BATCH = 1600, 8
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    started = start_head(4)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    table = pa.table(
+        {"id": [f"d{n:04}" for n in range(ROWS)], "text": [f"text {n} " + "x" * (n % 7) for n in range(ROWS)]}
+    )
+    for n in range(4):
+        dataset.write_table(table.slice(n * ROWS // 4, ROWS // 4), str(tmp_path / "in" / f"{n}.parquet"))
+    return tmp_path
+
+
+def seen(folder: Path) -> dict[int, list[str]]:
+    """The ids that each actor's process was done with; the last line may be half written."""
+    return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}
+
+
+def done_twice(folder: Path) -> set[str]:
+    return repeated(id for ids in seen(folder).values() for id in ids)
+
+
+def check_output(folder: Path) -> None:
+    """The output is whole, and each row has the score that its text has."""
+    record = read_record(str(folder / "out"))
+    assert record is not None
+    assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (ROWS, ROWS, 0)
+    found = dataset.table(str(folder / "out"))
+    assert found.column("id").to_pylist() == [f"d{n:04}" for n in range(ROWS)]
+    assert [len(t) % 6 for t in found.column("text").to_pylist()] == found.column("score").to_pylist()
+
+
+def test_score_stage_recovers_from_actor_and_driver_kill(folder: Path, classifier: Path, head: Head) -> None:
+    process = start("score_job.py", head, folder, str(classifier), "1")
+    kept = wait_for_checkpoints(folder, int(0.3 * ROWS), process)
+    (folder / "hold").touch()  # else the other actor might finish before there is a new one
+    actors = seen(folder)
+    os.kill(next(pid for pid, ids in actors.items() if ids), signal.SIGKILL)
+    eventually(lambda: len(seen(folder)) == len(actors) + 1, 600, told=lambda: "no actor took its place")
+    (folder / "hold").unlink()
+    kept |= wait_for_checkpoints(folder, int(0.6 * ROWS), process)
+    assert len(done_twice(folder)) <= BATCH, "no more than the killed actor's batch"
+    process.kill()
+    process.wait()
+    kept |= checkpointed(folder / "out")
+    assert not (folder / "out" / "record.json").exists()
+    ended(start("score_job.py", head, folder, str(classifier), "1"), folder)
+    check_output(folder)
+    assert not done_twice(folder) & kept
+    print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")
+
+
+def test_score_stage_recovers_from_node_kill(folder: Path, classifier: Path, head: Head) -> None:
+    (folder / "wait").touch()
+    process = start("score_job.py", head, folder, str(classifier), "2")
+    node = with_second_node(head, folder, process, cpus=3)
+    try:
+        kept = wait_for_checkpoints(folder, ROWS // 2, process)
+        actors = seen(folder)
+        os.kill(node.raylet(), signal.SIGKILL)
+        ended(process, folder)
+    finally:
+        node.stop()
+    check_output(folder)
+    assert len(seen(folder)) > len(actors), "actors were restarted on the node that is left"
+    assert not done_twice(folder) & kept
+    print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")

@@ -1,0 +1,100 @@
+"""Kill −9 of a training process and of a worker, and several nodes: no step is lost, no loss changes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import psutil
+import pytest
+from training_runs import TINY, losses, run, settings, start
+
+from safety_ray.config import from_dict
+from safety_ray.train import stage
+from safety_ray.train.metrics import Metrics
+from safety_ray.train.settings import PretrainConfig
+
+pytestmark = pytest.mark.covers("safety_ray.train")
+WriteRows = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
+    """Rows of two documents, the second from token 13 on."""
+    return write_rows(tmp_path_factory.mktemp("killed") / "rows", cut=13)
+
+
+def test_pretrain_stage_recovers_from_killed_worker(
+    tmp_path: Path, write_rows: WriteRows, ray_cluster: None
+) -> None:
+    output = tmp_path / "out"
+    config = from_dict(
+        PretrainConfig,
+        {
+            "rows": write_rows(tmp_path / "rows", length=64), "output": str(output), "model": TINY,
+            "batch_rows": 8, "log_every": 1, "workers": 2, "min_workers": 1, "max_steps": 150,
+            "checkpoint_every": 5, "epochs": 99.0,
+        },
+    )  # fmt: skip
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(Metrics(str(output)), killed))
+    killer.start()
+    record = stage.run(config)
+    killer.join()
+    assert killed[0] < 150, "killed before the last step"
+    lines = Metrics(str(output)).lines()
+    assert [line["step"] for line in lines] == list(range(1, 151))
+    assert record["steps"] == 150
+    assert record["tokens"] == lines[-1]["tokens"] > 150 * 8 * 50
+
+
+def kill_a_worker(metrics: Metrics, killed: list[int]) -> None:
+    """Once eight steps are done, kill one of the training workers; notes the steps done by then."""
+    while len(metrics.lines()) < 8:
+        time.sleep(0.01)
+    worker = next(p for p in psutil.process_iter() if "RayTrainWorker" in title(p))
+    worker.send_signal(signal.SIGKILL)
+    killed.append(len(metrics.lines()))
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_train_loop_resumes_after_sigkill_with_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
+    config = settings(rows, tmp_path / "killed", max_steps=150, checkpoint_every=3)
+    (process,) = start(config)
+    while len(losses(config.output)) < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 10 <= len(losses(config.output)) < 150
+    run(config)
+    undisturbed = settings(rows, tmp_path / "whole", max_steps=150, checkpoint_every=150)
+    run(undisturbed)
+    assert losses(config.output) == losses(undisturbed.output)
+
+
+def test_pretrain_node_shards_match_one_worker(tmp_path: Path, rows: str, alone: None) -> None:
+    plain = settings(rows, tmp_path / "plain", max_steps=6)
+    nodes = settings(rows, tmp_path / "nodes", max_steps=6, workers=4, shard_within="node",
+                     activation_checkpointing=True)  # fmt: skip
+    processes = start(nodes, world=4, per_node=2)
+    run(plain)
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert np.array(losses(nodes.output)) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
+    # What four workers of two nodes wrote, one worker goes on from, and without computing again.
+    fsspec.filesystem("file").rm(f"{nodes.output}/checkpoints/step-00000006", recursive=True)
+    seen: list[int] = []
+    run(settings(rows, Path(nodes.output), max_steps=6), lambda line: seen.append(line["step"]))
+    assert seen == [5, 6]
+    assert np.array(losses(nodes.output)) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
