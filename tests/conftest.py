@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_head import start_head
+from ray_head import Head, start_head
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -67,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster() -> Iterator[Head]:
     """A real Ray on this machine, started once for this process; jobs that tests start join it, too."""
     import ray
 
@@ -77,7 +77,7 @@ def ray_cluster() -> Iterator[None]:
     head = start_head(cluster.SLOTS)
     os.environ["RAY_ADDRESS"] = head.address
     cluster.start()
-    yield
+    yield head
     ray.shutdown()
     del os.environ["RAY_ADDRESS"]
     head.stop()

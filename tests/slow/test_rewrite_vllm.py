@@ -12,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+from ray_head import Head
 from tiny_writer import ENDLESS, train
 from waiting import eventually
 
@@ -61,7 +62,7 @@ def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
 
 
 def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
-    tmp_path: Path, classifier: Path, ray_cluster: None, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, classifier: Path, ray_cluster: Head, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows, replies = documents()
     dataset.write_table(pa.Table.from_pylist(rows, schema(SCORED)), str(tmp_path / "in" / "a.parquet"))
@@ -82,7 +83,7 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
     asked = tasks.from_documents(dataset.table(config.scored), config.recipe_of(), config.draws()).to_pylist()
     loss = train(tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in asked])
     assert loss < 0.05, "the model has learned its replies"
-    trouble = Trouble(Path(config.output))
+    trouble = Trouble(ray_cluster, Path(config.output))
     record = run(config)
     trouble.join()
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
@@ -105,9 +106,9 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
 class Trouble(threading.Thread):
     """Kills the first engine process when it has written rows, and stops the second one when that has."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, head: Head, output: Path) -> None:
         super().__init__(daemon=True)
-        self.output, self.engines = output, set[int]()
+        self.head, self.output, self.engines = head, output, set[int]()
         self.failed: BaseException | None = None
         self.start()
 
@@ -129,13 +130,9 @@ class Trouble(threading.Thread):
     def engine(self) -> psutil.Process:
         """The next one, once it has started."""
         (found,) = eventually(
-            lambda: [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "EngineCore" in title(child) and child.pid not in self.engines
-            ],
+            lambda: [child for child in self.head.workers("EngineCore") if child.pid not in self.engines],
             STARTED_S,
-            every=0.02,
+            every=0.1,
         )
         self.engines.add(found.pid)
         return found
@@ -147,14 +144,6 @@ class Trouble(threading.Thread):
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
-
-
-def title(process: psutil.Process) -> str:
-    """Its name and command line; nothing for one that has just ended."""
-    try:
-        return process.name() + " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def expected(

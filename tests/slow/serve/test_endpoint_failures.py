@@ -11,7 +11,7 @@ import psutil
 import pytest
 from endpoint_metrics import metrics, settled
 from openai import OpenAI
-from ray import serve
+from ray_head import Head
 from waiting import eventually
 
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
@@ -20,12 +20,10 @@ LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
 BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 
-def title(process: psutil.Process) -> str:
-    """Its name and command line; nothing for one that has just ended."""
-    try:
-        return process.name() + " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def controller_log(head: Head) -> str:
+    """What Ray Serve says of its replicas."""
+    logs = head.folder.glob("session_latest/logs/serve/controller_*.log")
+    return "".join(log.read_text() for log in logs)
 
 
 def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) -> None:
@@ -39,8 +37,8 @@ def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) ->
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 16, 120, told=metrics)
 
 
-def test_endpoint_restarts_killed_engine(client: OpenAI) -> None:
-    [worker] = [p for p in psutil.process_iter() if "VLLM::Worker" in title(p)]
+def test_endpoint_restarts_killed_engine(client: OpenAI, ray_cluster: Head) -> None:
+    [worker] = ray_cluster.workers("VLLM::Worker")
     worker.send_signal(signal.SIGILL)
 
     def answers() -> bool:
@@ -51,5 +49,5 @@ def test_endpoint_restarts_killed_engine(client: OpenAI) -> None:
             return False
 
     psutil.wait_procs([worker])
-    eventually(lambda: "VllmWorker-0 was killed by SIGILL" in str(serve.status()), 600, serve.status, 0.1)
+    eventually(lambda: "VllmWorker-0 was killed by SIGILL" in controller_log(ray_cluster), 600)
     eventually(answers, 600, told=metrics)

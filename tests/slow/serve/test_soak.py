@@ -6,11 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 import pytest
 from endpoint_metrics import wait_for_searches
 from known_model import LETTERS, REFUSAL
 from openai import OpenAI
+from ray_head import Head
 
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
 MODEL = "safety-ray"
@@ -27,7 +27,7 @@ KINDS: list[tuple[dict[str, Any], str | None]] = [
 """modes, and the answer to "abc" where it is known by hand"""
 
 
-def test_endpoint_survives_soak(client: OpenAI) -> None:
+def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
     wait_for_searches(0, 240)
     end = time.monotonic() + SECONDS
 
@@ -55,23 +55,16 @@ def test_endpoint_survives_soak(client: OpenAI) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         asked = [pool.submit(keep_asking, worker) for worker in range(CLIENTS)]
         time.sleep(SECONDS / 2)
-        halfway = memory_mib()
+        halfway = memory_mib(ray_cluster)
         found = [each.result() for each in asked]
-    grown = memory_mib() - halfway
+    grown = memory_mib(ray_cluster) - halfway
     print(f"{sum(number for number, _ in found)} answers, {grown:+.0f} MiB in the second half")
     assert len(set.union(*(texts for _, texts in found))) == 1, "one search has one answer"
     wait_for_searches(0, 240)
     assert grown < MOST_MIB
 
 
-def memory_mib() -> float:
+def memory_mib(head: Head) -> float:
     """Resident memory of the endpoint's processes."""
-    total = 0
-    for process in psutil.process_iter():
-        try:
-            title = process.name() + " ".join(process.cmdline())
-            if any(word in title for word in ("ServeReplica", "VLLM::")):
-                total += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return total / 2**20
+    processes = [*head.workers("ServeReplica"), *head.workers("VLLM::")]
+    return float(sum(process.memory_info().rss for process in processes) / 2**20)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import psutil
 import pytest
+from ray_head import Head
 from training_runs import TINY, losses, run, settings, start
 
 from safety_ray.config import from_dict
@@ -30,7 +30,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
 
 
 def test_pretrain_stage_recovers_from_killed_worker(
-    tmp_path: Path, write_rows: WriteRows, ray_cluster: None
+    tmp_path: Path, write_rows: WriteRows, ray_cluster: Head
 ) -> None:
     output = tmp_path / "out"
     config = from_dict(
@@ -42,7 +42,7 @@ def test_pretrain_stage_recovers_from_killed_worker(
         },
     )  # fmt: skip
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker, args=(Metrics(str(output)), killed))
+    killer = threading.Thread(target=kill_a_worker, args=(ray_cluster, Metrics(str(output)), killed))
     killer.start()
     record = stage.run(config)
     killer.join()
@@ -53,20 +53,12 @@ def test_pretrain_stage_recovers_from_killed_worker(
     assert record["tokens"] == lines[-1]["tokens"] > 150 * 8 * 50
 
 
-def kill_a_worker(metrics: Metrics, killed: list[int]) -> None:
+def kill_a_worker(head: Head, metrics: Metrics, killed: list[int]) -> None:
     """Once eight steps are done, kill one of the training workers; notes the steps done by then."""
     while len(metrics.lines()) < 8:
         time.sleep(0.01)
-    worker = next(p for p in psutil.process_iter() if "RayTrainWorker" in title(p))
-    worker.send_signal(signal.SIGKILL)
+    head.workers("RayTrainWorker")[0].kill()
     killed.append(len(metrics.lines()))
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def test_train_loop_resumes_after_sigkill_with_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
