@@ -1,7 +1,7 @@
 """A scoring job in a process of its own, to be killed: `python score_job.py FOLDER CLASSIFIER NODES`.
 
-Its scorer takes a while, waits while there is a FOLDER/hold, and notes the id of each row that it is done
-with in FOLDER/seen/<pid>. FOLDER/done says that the job returned.
+Its scorer notes each row that it is done with in FOLDER/seen/<pid>, and waits once there are as many
+as FOLDER/allowed says. FOLDER/done says that the job returned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from safety_ray.score.classifier import Prediction
 from safety_ray.score.stage import ScoreConfig, run
 
 BATCH = 8
-SECONDS = 0.05
 
 
 def scorer(folder: Path) -> type:
@@ -31,8 +30,7 @@ def scorer(folder: Path) -> type:
             (folder / "seen" / str(os.getpid())).touch()
 
         def __call__(self, batch: pa.Table) -> pa.Table:
-            time.sleep(SECONDS)
-            while (folder / "hold").exists():
+            while _noted(folder) >= int((folder / "allowed").read_text()):
                 time.sleep(0.1)
             found = ensemble.classify(batch, lambda texts: [_prediction(text) for text in texts])
             with (folder / "seen" / str(os.getpid())).open("a") as file:
@@ -40,6 +38,10 @@ def scorer(folder: Path) -> type:
             return found
 
     return Noting
+
+
+def _noted(folder: Path) -> int:
+    return sum(file.read_text().count("\n") for file in (folder / "seen").iterdir())
 
 
 def _prediction(text: str) -> Prediction:

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.covers(
     "safety_ray.rewrite", "safety_ray.engine_openai", "safety_ray.dataset", "safety_ray.artifact"
 )
 ROWS = 320
-SECONDS = 0.05
 ENGINE = "_Endpoint"
 """in the title of the actor that asks the endpoint"""
 STORY = (
@@ -35,15 +34,17 @@ STORY = (
 
 
 class Writer:
-    """An endpoint that answers each document with its number, after a moment."""
+    """An endpoint that answers each document with its number, while it is `allowed` more answers."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
+        self.allowed = 0
         self.endpoint = Endpoint(self.answer)
 
     def answer(self, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
         (number,) = re.findall(r"Note (d\d+) ", body["messages"][1]["content"])
-        time.sleep(SECONDS)
+        while self.done.total() >= self.allowed:
+            time.sleep(0.05)
         self.done[number] += 1
         return 200, completion(f"{STORY}It was note {number} of many.")
 
@@ -100,10 +101,12 @@ def test_rewrite_stage_recovers_from_engine_and_driver_kill(
     folder: Path, classifier: Path, writer: Writer, head: Head
 ) -> None:
     words = (str(classifier), writer.endpoint.url, "1")
+    writer.allowed = int(0.35 * ROWS)
     process = start("rewrite_job.py", head, folder, *words)
     kept = wait_for_checkpoints(folder, int(0.25 * ROWS), process)
     (actor,) = head.workers(ENGINE)
     actor.kill()
+    writer.allowed = int(0.7 * ROWS)
     kept |= wait_for_checkpoints(folder, int(0.6 * ROWS), process)
     (other,) = head.workers(ENGINE)
     assert other.pid != actor.pid, "another process took the killed actor's place"
@@ -112,6 +115,7 @@ def test_rewrite_stage_recovers_from_engine_and_driver_kill(
     psutil.wait_procs([other])
     kept |= checkpointed(folder / "out")
     assert not (folder / "out" / "record.json").exists()
+    writer.allowed = 10 * ROWS
     ended(start("rewrite_job.py", head, folder, *words), folder)
     check_output(folder, writer)
     assert not writer.asked_again() & kept
@@ -122,12 +126,14 @@ def test_rewrite_stage_recovers_from_node_kill(
     folder: Path, classifier: Path, writer: Writer, head: Head
 ) -> None:
     (folder / "wait").touch()
+    writer.allowed = ROWS // 2
     process = start("rewrite_job.py", head, folder, str(classifier), writer.endpoint.url, "2")
     node = with_second_node(head, folder, process, cpus=6)
     try:
         kept = wait_for_checkpoints(folder, ROWS // 3, process)
         assert node.workers(ENGINE), "the engine's actor is on the node that is lost"
         os.kill(node.raylet(), signal.SIGKILL)
+        writer.allowed = 10 * ROWS
         ended(process, folder)
     finally:
         node.stop()

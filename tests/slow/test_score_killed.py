@@ -37,6 +37,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def allow(folder: Path, rows: int) -> None:
+    """Let the job score so many rows, and no more than a batch beyond them for each of its actors."""
+    new = folder / "allowed.new"
+    new.write_text(str(rows))
+    new.replace(folder / "allowed")
+
+
 def seen(folder: Path) -> dict[int, list[str]]:
     """The ids that each actor's process was done with; the last line may be half written."""
     return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}
@@ -57,19 +64,20 @@ def check_output(folder: Path) -> None:
 
 
 def test_score_stage_recovers_from_actor_and_driver_kill(folder: Path, classifier: Path, head: Head) -> None:
+    allow(folder, int(0.4 * ROWS))
     process = start("score_job.py", head, folder, str(classifier), "1")
     kept = wait_for_checkpoints(folder, int(0.3 * ROWS), process)
-    (folder / "hold").touch()  # else the other actor might finish before there is a new one
     actors = seen(folder)
     os.kill(next(pid for pid, ids in actors.items() if ids), signal.SIGKILL)
     eventually(lambda: len(seen(folder)) == len(actors) + 1, 600, told=lambda: "no actor took its place")
-    (folder / "hold").unlink()
+    allow(folder, int(0.7 * ROWS))
     kept |= wait_for_checkpoints(folder, int(0.6 * ROWS), process)
     assert len(done_twice(folder)) <= BATCH, "no more than the killed actor's batch"
     process.kill()
     process.wait()
     kept |= checkpointed(folder / "out")
     assert not (folder / "out" / "record.json").exists()
+    allow(folder, 2 * ROWS)
     ended(start("score_job.py", head, folder, str(classifier), "1"), folder)
     check_output(folder)
     assert not done_twice(folder) & kept
@@ -78,12 +86,14 @@ def test_score_stage_recovers_from_actor_and_driver_kill(folder: Path, classifie
 
 def test_score_stage_recovers_from_node_kill(folder: Path, classifier: Path, head: Head) -> None:
     (folder / "wait").touch()
+    allow(folder, int(0.6 * ROWS))
     process = start("score_job.py", head, folder, str(classifier), "2")
     node = with_second_node(head, folder, process, cpus=3)
     try:
         kept = wait_for_checkpoints(folder, ROWS // 2, process)
         actors = seen(folder)
         os.kill(node.raylet(), signal.SIGKILL)
+        allow(folder, 2 * ROWS)
         ended(process, folder)
     finally:
         node.stop()
