@@ -25,11 +25,11 @@ def notices() -> Any:
     """The handle of this job's `Notices`, whose sentences are printed here, on standard error."""
     import ray
 
-    return _notices(ray.get_runtime_context().get_job_id())
+    return _notices(ray.get_runtime_context().get_worker_id())
 
 
 @cache
-def _notices(job: str) -> Any:
+def _notices(driver: str) -> Any:
     import ray
 
     actor = ray.remote(Notices).options(num_cpus=0).remote()

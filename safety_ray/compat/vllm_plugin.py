@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
-from safety_ray.compat.amx import amx_supported, request_amx
+from safety_ray.compat.amx import request_amx
 from safety_ray.compat.killed_children import report_killed_children
-
-logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Make this process fit for AMX kernels, and report child processes that a signal kills."""
-    if amx_supported() and not request_amx():
-        logger.error("Linux refuses AMX tiles to this process: bfloat16 may end it with SIGILL; use float32.")
+    """Allow AMX kernels in this process, and report child processes that a signal kills.
+
+    Where Linux refuses AMX, `safety_ray.device.cpu_dtype` has chosen float32 and said so.
+    """
+    request_amx()
     report_killed_children()

@@ -55,9 +55,8 @@ class FirstLook:
                 f"the classifier gives all {len(pieces):,} pieces of the texts to fit on the score "
                 f"{scores[0] if scores else None}: there is nothing to tell apart; give other documents."
             )
-        from sklearn.linear_model import (
-            LogisticRegression,  # most actors that import this file have no cascade
-        )
+        # Here, since most actors that import this file have no cascade.
+        from sklearn.linear_model import LogisticRegression
 
         found = LogisticRegression(C=strength, max_iter=200).fit(
             _vectorizer(features).transform(pieces), scores

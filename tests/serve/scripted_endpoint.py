@@ -127,9 +127,9 @@ def scripted_endpoint(prefix: str) -> Iterator[ScriptedEndpoint]:
             return None
 
         def wait(self, moment: threading.Event) -> bool:
-            """Whether it came, while the client was there; half a minute at most."""
+            """Whether it came, while the client was there; five minutes at most."""
             self.connection.settimeout(0.02)
-            for _ in range(1500):
+            for _ in range(15_000):
                 if moment.is_set():
                     return True
                 try:
