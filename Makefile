@@ -19,9 +19,8 @@ check: setup  ## style, types and import contracts
 	.venv/bin/lint-imports
 
 test: export HF_HUB_OFFLINE = 1
-test: unexport SAFETY_RAY_DATA
 test: check  ## before each commit: all checks and the fast tests
-	$(PY) -m pytest -n 2
+	env -u SAFETY_RAY_DATA $(PY) -m pytest -n 2
 
 test-all: export HF_HUB_OFFLINE = 1
 test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also on published data

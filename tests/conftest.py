@@ -27,7 +27,7 @@ _TESTS = Path(__file__).parent
 # First, so that no process waits at the end; the metrics before other requests to the endpoint.
 _LONGEST = (
     "serve/test_endpoint_metrics.py", "serve", "rewrite", "test_pipeline.py", "train/test_stage.py",
-    "train/test_validation.py", "test_job_submit.py", "test_engine_vllm.py", "score", "train",
+    "train/test_validation.py", "test_engine_vllm.py", "score", "train",
 )  # fmt: skip
 _TOGETHER = {
     "the endpoint": ("tests/serve/",),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from ray_head import RAY, Head, job_server_status, start_head
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.covers("jobs", "safety_ray.cluster", "safety_ray.job")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
