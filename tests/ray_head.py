@@ -138,6 +138,8 @@ def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
     env |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_agent_register_timeout_ms": "180000",
+        # Ray's workers have niceness 15: beside a busy process of niceness 0 they get hardly any time.
+        "RAY_worker_niceness": "0",
         # `python` in a submitted command is this environment's.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
