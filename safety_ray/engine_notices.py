@@ -1,4 +1,4 @@
-"""Tell the driver in a sentence why an engine ended: what its actors log stays on their machine."""
+"""Report on the driver why an engine ended; the logs of its actors stay on their own machines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Notices:
-    """A Ray actor that hands sentences from the engines' actors to the driver."""
+    """A Ray actor that forwards messages from the engines' actors to the driver."""
 
     def __init__(self) -> None:
         self.sentences: asyncio.Queue[str] = asyncio.Queue()
@@ -22,7 +22,7 @@ class Notices:
 
 
 def notices() -> Any:
-    """The handle of this job's `Notices`, whose sentences are printed here, on standard error."""
+    """Return the handle of this job's `Notices`; this process prints its messages to standard error."""
     import ray
 
     return _notices(ray.get_runtime_context().get_worker_id())

@@ -1,9 +1,9 @@
 """Kill an engine that stops producing tokens, so that Ray restarts the actor; report why an engine ended.
 
-ray.data.llm ends an engine's actor where vLLM says that its processes died, and Ray Data then starts another
-and repeats the rows that were not done. A process that neither works nor dies says nothing.
+If vLLM reports that its processes died, ray.data.llm ends the engine's actor, and Ray Data starts a new actor
+and repeats the unfinished rows. A process that hangs reports nothing.
 
-What ray.data.llm drops of an answer is kept here, too: how much of its prompt the prefix cache held.
+This module also keeps a value that ray.data.llm drops: the number of prompt tokens found in the prefix cache.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from safety_ray.compat.killed_children import last_killed, worker_log
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What is put in the place of vLLM's own metrics of an answer, which nobody asked for."""
+    """Metrics of an answer, in place of vLLM's own metrics, which are not used."""
 
     cached_tokens: int
-    """tokens of the prompt that the prefix cache held"""
+    """prompt tokens found in the prefix cache"""
 
 
 _REPORT_S = 10.0
 
 
 class Watch:
-    """Calls `end` once requests are open and none of them has made a token for `timeout_s` seconds.
+    """Call `end` if requests are open and no token has been generated for `timeout_s` seconds.
 
-    `hear` is to be called for each step of the engine that made some.
+    Call `hear` after each engine step that generated tokens.
     """
 
     def __init__(self, timeout_s: float, end: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class Watch:
         self.heard = time.monotonic()
 
     async def listen(self, stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """What `stream` gives; its request is open until it ends."""
+        """Yield the items of `stream`; its request counts as open until the stream ends."""
         if not self.open:
             self.hear()
         self.open += 1
@@ -64,9 +64,9 @@ class Watch:
 
 
 def watched(udf: type, timeout_s: float, notices: Any) -> type:
-    """ray.data.llm's actor class of an engine, with a watch over that engine.
+    """Return ray.data.llm's actor class for an engine, extended with a `Watch` on that engine.
 
-    `notices` is the handle of a `safety_ray.engine_notices.Notices`, which hears why an engine ended.
+    `notices` is the handle of a `safety_ray.engine_notices.Notices`, which receives the reason if it ends.
     """
 
     class Watched(udf):  # type: ignore[misc]
@@ -84,7 +84,7 @@ def watched(udf: type, timeout_s: float, notices: Any) -> type:
                 return process(*args, **kwargs)
 
             def asked(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-                # ray.data.llm waits for the whole answer: handing on each token would cost time for nothing.
+                # ray.data.llm waits for the whole answer, so streaming each token would only add overhead.
                 kwargs["sampling_params"].output_kind = RequestOutputKind.FINAL_ONLY
                 return watch.listen(_with_cached(generate(*args, **kwargs)))
 
@@ -100,7 +100,7 @@ async def _with_cached(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 class _Reporting:
-    """vLLM's `generate`, which reports the engine's death before ray.data.llm ends the actor for it."""
+    """Wrap vLLM's `generate` to report a dead engine before ray.data.llm ends the actor."""
 
     def __init__(self, generate: Callable[..., AsyncIterator[Any]], notices: Any) -> None:
         self.generate, self.notices = generate, notices
@@ -113,14 +113,14 @@ class _Reporting:
             async for said in self.generate(*args, **kwargs):
                 yield said
         except EngineDeadError as error:
-            # One report for all open requests; the first that ends takes the actor with it.
+            # One report for all open requests: the first request that fails ends the actor.
             self.reported = self.reported or asyncio.create_task(self.report(str(error)))
             await asyncio.shield(self.reported)
             raise
 
     async def report(self, error: str) -> None:
         sentence = None
-        for _ in range(20):  # the engine core may be about to say which signal killed its worker
+        for _ in range(20):  # the engine core may still print which signal killed its worker
             if sentence := last_killed(worker_log()):
                 break
             await asyncio.sleep(0.1)
@@ -129,7 +129,7 @@ class _Reporting:
 
 
 def end_actor(timeout_s: float, notices: Any) -> None:
-    """End this process and the engine's, which could hold their GPUs for ever, a stopped one too."""
+    """Kill this process and the engine's processes, including stopped ones, which would keep their GPUs."""
     import psutil
     import ray
 
@@ -137,4 +137,4 @@ def end_actor(timeout_s: float, notices: Any) -> None:
     ray.wait([notices.put.remote(f"{sentence} Ray restarts the engine.")], timeout=_REPORT_S)
     for process in psutil.Process().children(recursive=True):
         process.kill()
-    os._exit(1)  # an exit that Ray takes for a crash: it repeats the rows on a new actor
+    os._exit(1)  # Ray treats this exit as a crash and repeats the rows on a new actor

@@ -1,4 +1,4 @@
-"""A stage that raises on the way, as it does when its job breaks."""
+"""Run a stage that raises an error partway, as in a job that fails."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 
 def broken_run(run: Callable[[], object], match: str) -> None:
-    """`run()` raises what `match` fits; afterwards no actor of its stream is left.
+    """Assert that `run()` raises an error matching `match`, then release the actors of its stream.
 
-    In a job they end with its process. Here the traceback holds them, and with them the CPUs that the next
-    run waits for, until Python's collector comes by.
+    In a job the actors end with the process. Here the traceback keeps the actors, and the CPUs that the next
+    run needs, until Python's garbage collector runs.
     """
     with pytest.raises(Exception, match=match):
         run()

@@ -1,4 +1,4 @@
-"""What all tests share: a Ray for each test process, where real data lies, the corpus and a classifier."""
+"""Shared fixtures: a Ray cluster per test process, the folder of real data, the corpus and a classifier."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ray_head import Head, start_head
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-# Two test processes share two cores: threads that spin while they wait for each other would take both.
+# Two test processes share two cores, and threads that spin while waiting for each other would use both.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-# One token for all Rays of a run, set before Ray is imported; none in the home directory is read or written.
+# One token for all clusters of a run, set before Ray is imported; a token in the home directory is not used.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # tests read them; Ray's default is 10 s
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # for tests of metrics; Ray's default is 10 s
 
 
 _TESTS = Path(__file__).parent
-# First, so that no process waits at the end; the metrics before other requests to the endpoint.
+# Run first, so that no process idles at the end; the metrics tests run before other requests to the endpoint.
 _LONGEST = (
     "serve/test_endpoint_metrics.py", "serve", "rewrite", "test_pipeline.py", "train/test_stage.py",
     "train/test_validation.py", "test_engine_vllm.py", "score", "train",
@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _group(nodeid: str) -> str:
-    """What stays in one process: a file, or those that share what takes long to make."""
+    """Return the group that runs in one process: a file, or files that share a slow fixture."""
     path = nodeid.split("::")[0]
     return next((name for name, paths in _TOGETHER.items() if path.startswith(paths)), path)
 
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `pytest -n 2` groups stay whole. xdist's own marker for them does nothing with pytest 9.2."""
+    """Keep groups in one process with `pytest -n 2`; xdist's group marker has no effect with pytest 9.2."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
@@ -68,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Head]:
-    """A real Ray on this machine, started once for this process; jobs that tests start join it, too."""
+    """A real Ray cluster on this machine, started once per process; jobs started by tests also use it."""
     import ray
 
     from safety_ray import cluster, job
@@ -85,7 +85,7 @@ def ray_cluster() -> Iterator[Head]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real datasets named by SAFETY_RAY_DATA; tests that use it skip without."""
+    """The folder of real datasets named by SAFETY_RAY_DATA; without it, tests that need it are skipped."""
     path = Path(os.environ.get("SAFETY_RAY_DATA", ""))
     if not os.environ.get("SAFETY_RAY_DATA") or not path.is_dir():
         pytest.skip("SAFETY_RAY_DATA names no folder")
@@ -94,14 +94,14 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all test processes of this run use."""
+    """A folder shared by all test processes of this run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
 def corpus(shared: Path) -> Path:
-    """The shipped corpus, one document a seed: a finished folder of labelled documents."""
+    """The shipped corpus with one document per seed: a finished folder of labelled documents."""
     from safety_ray.corpus.seeds import load_seeds
     from safety_ray.corpus.stage import CorpusConfig, run
 
@@ -119,6 +119,6 @@ def classifier(shared: Path, corpus: Path) -> Path:
 
     folder = shared / "classifier"
     with (shared / "classifier.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # made by the test process that comes first
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first test process creates it
         run(FitConfig(labelled=str(corpus), output=str(folder), windows=1))
     return folder

@@ -1,7 +1,7 @@
-"""A Ray cluster on this machine, started as a user starts one: with `ray start`, on ports of its own.
+"""A Ray cluster on this machine, started as a user would: with `ray start`, on its own ports.
 
-Ray 2.60 gives a node 30 s to register, and ends it where an agent takes more than 15 s to choose a port. No
-setting moves these limits, so a node that does not start on a busy machine is started again.
+Ray 2.60 gives a node 30 s to register, and stops the node if an agent takes more than 15 s to choose a port.
+These limits are not configurable, so a node that fails to start on a busy machine is started again.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ T = TypeVar("T")
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 TRIES = 4
 STARTED_S = 180.0
-# Leads the process group in which Ray is started; ends it on SIGTERM, or once process $0 is gone, so that no
-# cluster stays behind a killed pytest. Not `ray start --block`: that ends the whole node when Ray Client's
-# server, which is not used here, is late.
+# Leader of the process group in which Ray is started. Kills the group on SIGTERM or once process $0 has
+# ended, so that no cluster outlives a killed pytest. `ray start --block` is not used because it stops the
+# whole node if Ray Client's server, which is not used here, starts late.
 LEADER = """
 finish() { trap "" TERM; kill -TERM 0; sleep 2; rm -rf "$folder"; kill -KILL 0; }
 trap finish TERM
@@ -43,18 +43,18 @@ finish
 
 
 class DidNotStart(Exception):
-    """The node ended or did not answer in time; the message is its log."""
+    """Raised if a node exits or does not respond in time; the message is its log."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A running node: the processes of the group that `leader` leads, and their files in `folder`."""
+    """A running node: the process group of `leader`, with its files in `folder`."""
 
     leader: subprocess.Popen[bytes]
     folder: Path
 
     def raylet(self) -> int:
-        """Process id of the node's raylet."""
+        """Return the process id of the node's raylet."""
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 if process.name() == "raylet" and os.getpgid(process.pid) == self.leader.pid:
@@ -62,7 +62,7 @@ class Node:
         raise ProcessLookupError("the node has no raylet")
 
     def workers(self, title: str) -> list[psutil.Process]:
-        """The node's worker processes that have `title` in their own."""
+        """Return the node's worker processes whose process title contains `title`."""
         found = []
         for process in psutil.Process(self.raylet()).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -74,7 +74,7 @@ class Node:
         return (self.folder / "start.log").read_text() if self.folder.exists() else ""
 
     def stop(self) -> None:
-        """End this node and nothing else; `ray stop` would end every Ray on this machine."""
+        """Stop only this node; `ray stop` would stop every Ray cluster on this machine."""
         with suppress(ProcessLookupError):
             os.killpg(self.leader.pid, signal.SIGTERM)
         self.leader.wait()
@@ -82,25 +82,26 @@ class Node:
 
 @dataclass(frozen=True)
 class Head(Node):
-    """A head node, and what a driver or a job needs to reach it."""
+    """A head node, with the settings that a driver or a job needs to connect."""
 
     address: str
-    """of the cluster, for RAY_ADDRESS"""
+    """address of the cluster, for RAY_ADDRESS"""
     jobs: str
     """URL of the job server; empty without a dashboard"""
     env: dict[str, str]
 
 
 def start_head(cpus: int, *, dashboard: bool = False, while_alive: int | None = None) -> Head:
-    """A head node with the token of this process (see conftest.py), which ends with `while_alive` (this one).
+    """Start a head node with the token of this process (see conftest.py).
 
+    The node stops when process `while_alive` (default: this one) ends.
     Raises DidNotStart after `TRIES` tries.
     """
     return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid()))
 
 
 def add_node(head: Head, cpus: int, resource: str) -> Node:
-    """A second node of the cluster, with one unit of `resource`, which ends with this process."""
+    """Add a node with one unit of `resource` to the cluster; it stops when this process ends."""
     return _again(
         lambda: _start_node(
             [f"--address={head.address}", f"--resources={json.dumps({resource: 1})}"],
@@ -110,7 +111,7 @@ def add_node(head: Head, cpus: int, resource: str) -> Node:
 
 
 def job_server_status(url: str, token: str | None) -> int:
-    """HTTP status of the list of jobs."""
+    """Return the HTTP status of a request for the list of jobs."""
     request = urllib.request.Request(f"{url}/api/jobs/")
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -140,7 +141,7 @@ def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
         "RAY_agent_register_timeout_ms": "180000",
         # Ray's workers have niceness 15: beside a busy process of niceness 0 they get hardly any time.
         "RAY_worker_niceness": "0",
-        # `python` in a submitted command is this environment's.
+        # Make `python` in a submitted command refer to this environment.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     jobs = f"http://127.0.0.1:{jobs_port}" if dashboard else ""
@@ -181,5 +182,5 @@ def _start_node(
 
 
 def _folder() -> Path:
-    # Below /tmp and short, since the paths of Ray's sockets may have 107 characters.
+    # A short path under /tmp, because the paths of Ray's sockets are limited to 107 characters.
     return Path(tempfile.mkdtemp(prefix="sr", dir="/tmp"))

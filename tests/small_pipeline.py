@@ -1,4 +1,4 @@
-"""A pipeline small enough for tests, and what its summary must say."""
+"""A pipeline small enough for tests, and checks of its summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small(output: Path, *words: str) -> PipelineConfig:
 
 
 def check_summary(output: Path, names: list[str], documents: int) -> dict[str, Any]:
-    """The summary of a finished run of the stages `names` on `documents`, which lost no row."""
+    """Check that a finished run of stages `names` on `documents` lost no row, and return its summary."""
     summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
     stages = {row["name"]: row for row in summary["stages"]}
     assert list(stages) == names

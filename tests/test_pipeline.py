@@ -1,4 +1,4 @@
-"""The loop up to token rows, small, on documents of one's own; tests/slow/ has the whole of it."""
+"""A small pipeline up to token rows, on a user's own documents; tests/slow/ tests the whole pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what comes by and by."""
+"""Wait for a condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def eventually(
     told: Callable[[], object] = str,
     every: float = 0.5,
 ) -> Any:
-    """What `holds`, asked `every` so many seconds; an assertion with what is `told` after `seconds`."""
+    """Poll `holds` until its value is true, and return the value; fail with `told()` after `seconds`.
+
+    The interval between polls is `every` seconds.
+    """
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {told()}"

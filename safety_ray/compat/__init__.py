@@ -1,1 +1,1 @@
-"""Workarounds for faults of the libraries below, one file each, with the reason and the versions."""
+"""Workarounds for bugs in dependencies, one file each, with the reason and the affected versions."""

@@ -1,8 +1,9 @@
-"""Say which signal killed a process of a vLLM engine; vLLM 0.29 names at most a number, in a log.
+"""Report which signal killed a process of a vLLM engine; vLLM 0.29 logs at most the signal number.
 
-The worker is a child of the engine core, which is a child of the process that asks for text. Only a parent
-learns how its child ended, so each process of an engine waits for its own children and prints a sentence, and
-the asking process finds it in the log file that Ray gives it and its descendants.
+The worker is a child of the engine core, which is a child of the process that requests text. Only a parent
+process can read a child's exit status, so each process of an engine waits for its own children and prints a
+message. The requesting process reads this message from the log file that Ray assigns to it and its
+descendants.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _NAMES = ("EngineCore", "VllmWorker", "Worker_")
-_ORDINARY = {signal.SIGINT, signal.SIGTERM}  # how an engine is stopped
+_ORDINARY = {signal.SIGINT, signal.SIGTERM}  # sent when an engine is stopped
 _HINTS = {
     signal.SIGKILL: "; the machine may have run out of memory",
     signal.SIGILL: "; its processor lacks an instruction, or Linux refuses it: try dtype float32",
@@ -26,13 +27,13 @@ _wrapped = threading.Lock()
 
 
 def killed_by(name: str, number: int) -> str:
-    """The sentence for process `name` that signal `number` killed."""
+    """Return the message for process `name`, killed by signal `number`."""
     sig = signal.Signals(number)
     return f"vLLM's process {name} was killed by {sig.name} ({signal.strsignal(sig)}{_HINTS.get(sig, '')})."
 
 
 def report_killed_children() -> None:
-    """Print a sentence whenever a signal kills a vLLM process that this process starts from now on."""
+    """Print a message whenever a signal kills a vLLM process that this process starts after this call."""
     if not _wrapped.acquire(blocking=False):
         return
     start = BaseProcess.start
@@ -46,13 +47,13 @@ def report_killed_children() -> None:
 
 
 def last_killed(log: str) -> str | None:
-    """The last such sentence in the text of a log."""
+    """Return the last of these messages in the text of a log, or None."""
     found: list[str] = _SENTENCE.findall(log)
     return found[-1] if found else None
 
 
 def worker_log() -> str:
-    """What this Ray worker and its descendants have printed; empty where that goes to no file."""
+    """Return the output of this Ray worker and its descendants; empty if stdout is not a file."""
     path = Path("/proc/self/fd/1").resolve()
     return path.read_text(errors="replace") if path.is_file() else ""
 
@@ -60,7 +61,7 @@ def worker_log() -> str:
 def _report(child: BaseProcess) -> None:
     connection.wait([child.sentinel])
     end = time.monotonic() + 10
-    while (code := child.exitcode) is None and time.monotonic() < end:  # another thread is about to learn it
+    while (code := child.exitcode) is None and time.monotonic() < end:  # another thread may be reaping it
         time.sleep(0.01)
     if code is not None and code < 0 and -code not in _ORDINARY:
         print(killed_by(child.name, -code), flush=True)

@@ -1,4 +1,4 @@
-"""What vLLM runs in every process of an engine: entry point `vllm.general_plugins` in pyproject.toml."""
+"""vLLM plugin, loaded in every process of an engine: entry point `vllm.general_plugins` in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from safety_ray.compat.killed_children import report_killed_children
 
 
 def register() -> None:
-    """Allow AMX kernels in this process, and report child processes that a signal kills.
+    """Request AMX permission for this process, and report child processes killed by a signal.
 
-    Where Linux refuses AMX, `safety_ray.device.cpu_dtype` has chosen float32 and said so.
+    If Linux refuses AMX, `safety_ray.device.cpu_dtype` has already chosen float32 and logged a warning.
     """
     request_amx()
     report_killed_children()

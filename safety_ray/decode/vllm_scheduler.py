@@ -1,11 +1,11 @@
-"""Starts the requests of one search step in one engine step (a scheduler class for vLLM).
+"""Start all requests of one search step in the same engine step (a scheduler class for vLLM).
 
     LLM(..., scheduler_cls=SCHEDULER)
 
-A step of Safe Beam Search sends one request per candidate. They reach the engine one after another,
-and it would begin with the first while the others are under way: two steps of the model, or more,
-instead of one. Requests that name a group, `SamplingParams(extra_args={GROUP_ARG: [name, size]})`,
-wait here until the whole group has come. Others are not touched.
+A step of Safe Beam Search sends one request per candidate. The requests arrive one after another, and
+the engine would start the first before the others arrive: two or more model steps instead of one.
+Requests that name a group, `SamplingParams(extra_args={GROUP_ARG: [name, size]})`, wait here until the
+whole group has arrived. Other requests are not affected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUP_ARG = "search_group"
 
 
 class Groups:
-    """Groups of requests that begin together, for a scheduler class that follows in the bases."""
+    """Mixin that starts the requests of a group together; list it before a scheduler class in the bases."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ class Groups:
     def finish_requests(
         self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
     ) -> list[Request]:
-        """Also forgets requests that still wait for their group; a group that lost one never begins."""
+        """Also drop requests that still wait for their group; a group that loses a request never starts."""
         if isinstance(request_ids, str):
             request_ids = [request_ids]
         ids = None if request_ids is None else set(request_ids)
@@ -63,4 +63,4 @@ class Groups:
 
 
 class GroupScheduler(Groups, AsyncScheduler):
-    """vLLM's scheduler with groups."""
+    """vLLM's asynchronous scheduler with request groups."""

@@ -1,4 +1,4 @@
-"""The sum of the tokens that all scoring actors compute, in an actor that imports no library of a model."""
+"""Total of the tokens computed by all scoring actors, in an actor that imports no model library."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Tally:
-    """Tokens and places that all actors of this run have computed; what they repeat counts again."""
+    """Tokens and positions computed by all actors of this run; repeated work counts again."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
 
     @classmethod
     def near(cls) -> Tally:
-        """A new one on the driver's node, which cannot be lost without the run."""
+        """Create a tally on the driver's node, which cannot fail without ending the run."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(_Sums).options(num_cpus=0, scheduling_strategy=here).remote())
 

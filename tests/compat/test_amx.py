@@ -1,4 +1,4 @@
-"""vLLM's bfloat16 kernels on processors with AMX: allowed in each process, or float32 where Linux refuses."""
+"""vLLM's bfloat16 kernels on processors with AMX: enabled in each process, or float32 if Linux refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which signal killed a process of an engine is said in one sentence by its parent."""
+"""The parent of an engine process reports in one message which signal killed it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def rows_of(output: str, name: str) -> list[dict[str, Any]]:
 
 
 def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """Texts as a language model would send them, by what the prompt asks for; some are unusable."""
+    """Return texts as a language model would, depending on the prompt; some are unusable."""
     user = body["messages"][1]["content"]
     number = body["seed"] % 5
     if "web page of moral education" in user:
@@ -64,7 +64,7 @@ def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str
 
 
 def written_by(endpoint: Endpoint, scored: Path, classifier: Path, output: str, **more: Any) -> RewriteConfig:
-    """With acceptance by form and score alone: the writer's texts are not about their sources."""
+    """Settings that accept by form and score only: the texts of `writer` do not match their sources."""
     values = {
         "scored": str(scored), "classifier": str(classifier), "output": output, "actors": 1,
         "max_set_aside": 0.95, "accept": {"min_similarity": -1.0, "min_facts": 0.0},
@@ -83,7 +83,7 @@ ByModel = tuple[RewriteConfig, dict[str, Any], list[dict[str, Any]]]
 def by_a_model(
     tmp_path_factory: pytest.TempPathFactory, scored: Path, classifier: Path, ray_cluster: None
 ) -> Iterator[ByModel]:
-    """A run with a language model: its settings, its record, and what was asked."""
+    """A run with a language model: its settings, its record, and the requests sent."""
     output = str(tmp_path_factory.mktemp("by_a_model") / "out")
     with Endpoint(writer, first=[429]) as endpoint:
         config = written_by(endpoint, scored, classifier, output)
@@ -92,7 +92,7 @@ def by_a_model(
 
 
 def check_every_document(config: RewriteConfig, record: dict[str, Any], scored: Path) -> None:
-    """Every document of a recipe's scores was rewritten, or rejected with its reason."""
+    """Check that every document in a recipe's score range was rewritten, or rejected with a reason."""
     kept, aside = rows_of(config.output, "data"), rows_of(config.output, "set_aside")
     band = {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
     expected = {f"{r['id']}/{band[r['score']]}" for r in rows_of(str(scored), "") if r["score"]}
@@ -106,7 +106,7 @@ def check_every_document(config: RewriteConfig, record: dict[str, Any], scored: 
 
 
 def check_kept_rows(config: RewriteConfig, scored: Path, classifier: Path) -> None:
-    """Kept rows are safer than their source, traceable to it, and whole."""
+    """Check that kept rows are safer than their source, traceable to it, and complete."""
     table = dataset.table(config.output)
     for field in schema(REWRITTEN):
         assert table.schema.field(field.name).type == field.type
@@ -123,12 +123,12 @@ def check_kept_rows(config: RewriteConfig, scored: Path, classifier: Path) -> No
     assert "label" not in table.column_names
     again = Classifier.load(classifier, "cpu").predict([r["text"] for r in rows.values()])
     same = sum(p.score == r["score"] for p, r in zip(again, rows.values(), strict=True))
-    # bfloat16 sums depend on the batch, so a text between two scores may fall to either side.
+    # bfloat16 sums depend on the batch, so a text close to the boundary of two scores may get either.
     assert same >= 0.9 * len(rows)
 
 
 def check_skip_and_resume(config: RewriteConfig, record: dict[str, Any], copy: Path) -> None:
-    """A finished run is skipped; one that lost a pass and its record does that pass again, alike."""
+    """Check that a finished run is skipped, and that a lost pass and record are reproduced identically."""
     assert run(config) == record
     shutil.copytree(config.output, copy)
     (copy / "record.json").unlink()

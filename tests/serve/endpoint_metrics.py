@@ -1,4 +1,4 @@
-"""The endpoint's metrics, as Prometheus would read them from Ray."""
+"""Read the endpoint's metrics from Ray, as Prometheus would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from waiting import eventually
 
 
 def metrics() -> dict[str, float]:
-    """The endpoint's, as Prometheus would read them from Ray."""
+    """Return the endpoint's metrics from Ray, as Prometheus would read them."""
     [node] = [node for node in ray.nodes() if node["Alive"]]
     text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=None).text
     found: dict[str, float] = {}
@@ -25,14 +25,14 @@ def metrics() -> dict[str, float]:
 
 
 def settled() -> dict[str, float]:
-    """The metrics once nothing of what came before is still on its way."""
+    """Return the metrics once all updates from earlier requests have arrived."""
     before: dict[str, float] = {}
     while before != (now := metrics()):
         before = now
-        time.sleep(3)  # Ray sends them every second here: see tests/conftest.py
+        time.sleep(3)  # Ray exports metrics every second here: see tests/conftest.py
     return now
 
 
 def wait_for_searches(number: int, seconds: float = 40) -> None:
-    """Until the metrics say that so many are under way."""
+    """Wait until the metrics report `number` searches in flight."""
     eventually(lambda: metrics().get("searches_in_flight") == number, seconds, told=metrics)

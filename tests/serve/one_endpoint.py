@@ -1,4 +1,4 @@
-"""Fixtures: one endpoint for all tests that need one (it takes most of a minute to start), and a browser."""
+"""Fixtures: one endpoint shared by all tests (starting it takes most of a minute), and a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serve.app import ServeConfig, start, stop
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """As another project writes it: it makes special tokens of text that spells them."""
+    """A tokenizer as other projects write it: it parses special tokens in plain text."""
     return small_tokenizer(split_special_tokens=False)
 
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     return write_model(tmp_path_factory.mktemp("model"), tokenizer, log_table(tokenizer))
 
 
-_running: list[tuple[OpenAI, ServeConfig]] = []  # the one endpoint, while it runs
+_running: list[tuple[OpenAI, ServeConfig]] = []  # the shared endpoint, while it runs
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig
 
 @pytest.fixture
 def client(ray_cluster: None, config: ServeConfig) -> OpenAI:
-    """A client of the endpoint, which is started by the first test that asks for it."""
+    """A client of the endpoint, which is started by the first test that uses this fixture."""
     if not _running:
         url = start(config)
         assert url == f"http://127.0.0.1:{config.port}/v1"
@@ -62,7 +62,7 @@ def client(ray_cluster: None, config: ServeConfig) -> OpenAI:
 
 @pytest.fixture
 def no_endpoint() -> None:
-    """For tests that start their own."""
+    """Stop the shared endpoint, for tests that start their own."""
     stop_running()
 
 
@@ -75,7 +75,7 @@ def stop_running() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Opened after a module's endpoint and closed before the next module: see browser.py for why."""
+    """A browser, opened after a module's endpoint and closed before the next module (see browser.py)."""
     with launched() as started:
         yield started
 
@@ -88,7 +88,7 @@ def endpoint() -> Iterator[ScriptedEndpoint]:
 
 @pytest.fixture
 def open_page(browser: Browser, endpoint: ScriptedEndpoint) -> Iterator[Callable[..., Playground]]:
-    """Opens the scripted endpoint's page; afterwards nothing may have failed but requests by script."""
+    """Open the scripted endpoint's page; afterwards check that only scripted requests have failed."""
     opened: list[Playground] = []
 
     def open_one(**how: Any) -> Playground:

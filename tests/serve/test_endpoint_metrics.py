@@ -1,6 +1,6 @@
-"""Metrics of answers, and of searches whose clients have gone.
+"""Metrics of answers, and of searches whose clients have disconnected.
 
-First of all tests that use the endpoint: what earlier requests add may reach the metrics seconds later.
+These tests run before all other tests of the endpoint, since metrics may arrive seconds after a request.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def test_endpoint_cancels_search_after_client_disconnect(client: OpenAI) -> None
         stream.close()
     wait_for_searches(0, 120)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    with closing(HTTPConnection(client.base_url.host, client.base_url.port)) as whole:  # not a stream
+    with closing(HTTPConnection(client.base_url.host, client.base_url.port)) as whole:  # without streaming
         whole.request("POST", "/v1/completions", json.dumps(LONG | BODY), headers)
         wait_for_searches(1, 120)
     wait_for_searches(0, 120)
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 4, told=metrics)
-    time.sleep(5)  # Ray would have forgotten by now that nothing is under way
+    time.sleep(5)  # by now Ray would have dropped a stale gauge of zero
     wait_for_searches(0)

@@ -1,4 +1,4 @@
-"""The end of an endpoint, which cuts nobody off."""
+"""Graceful shutdown of an endpoint."""
 
 from __future__ import annotations
 

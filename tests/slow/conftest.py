@@ -1,6 +1,6 @@
-"""Slow tests: each names the packages that it covers, and prints the seconds that it took.
+"""Slow tests: each names the packages that it covers and prints its duration in seconds.
 
-`pytest tests/slow --covers safety_ray.rewrite` runs those that a change in safety_ray/rewrite concerns.
+`pytest tests/slow --covers safety_ray.rewrite` runs the tests that cover safety_ray/rewrite.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, to be killed: how they start, and what they have safely written."""
+"""Jobs in separate processes, to be killed: start them, and read the rows that they have checkpointed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ray_head import Head, Node, add_node
 from waiting import eventually
 
 SECOND = "second_node"
-"""the resource of the node that is killed"""
+"""resource of the node that is killed"""
 LONG_S = 600.0
 
 
 def start(script: str, head: Head, folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """`python script FOLDER words…` on the cluster of `head`; what it prints is in FOLDER/log."""
+    """Run `python script FOLDER words…` on the cluster of `head`, with its output in FOLDER/log."""
     path = Path(__file__).with_name(script)
     environment = {
         **os.environ,
@@ -35,9 +35,9 @@ def start(script: str, head: Head, folder: Path, *words: str) -> subprocess.Pope
 
 
 def join(folder: Path) -> None:
-    """In the job: connect to the cluster, and with FOLDER/wait go on once the test has added a node.
+    """In the job: connect to the cluster; if FOLDER/wait exists, wait until the test has added a node.
 
-    A driver that connects while there are two nodes on this machine may be the lost one's.
+    A driver that connects while two nodes run on this machine may attach to the node that is killed.
     """
     from safety_ray import cluster
 
@@ -48,7 +48,7 @@ def join(folder: Path) -> None:
 
 
 def with_second_node(head: Head, folder: Path, process: subprocess.Popen[bytes], cpus: int) -> Node:
-    """Add the node once the job in `process` has joined, and let the job go on."""
+    """Add a node once the job in `process` has joined, then let the job continue."""
     eventually(lambda: (folder / "joined").exists() or process.poll() is not None, LONG_S)
     node = add_node(head, cpus, SECOND)
     (folder / "wait").unlink()
@@ -56,7 +56,7 @@ def with_second_node(head: Head, folder: Path, process: subprocess.Popen[bytes],
 
 
 def second_node_id() -> str:
-    """In the job: the id of the second node, once it has joined."""
+    """In the job: return the id of the second node, once it has joined."""
     import ray
 
     found = eventually(
@@ -67,19 +67,19 @@ def second_node_id() -> str:
 
 
 def checkpointed(output: Path) -> set[str]:
-    """Ids of the rows whose write task has ended, in all passes that have not."""
+    """Return the ids of rows whose write task has finished, in all passes that are not finished."""
     ids: set[str] = set()
     for file in output.rglob("_checkpoint*/**/*.parquet"):
         if not file.name.endswith(".pending.parquet"):
             try:
                 ids.update(pads.dataset(file).to_table().column(0).to_pylist())
-            except (OSError, pa.ArrowInvalid):  # being written, or its pass has just ended
+            except (OSError, pa.ArrowInvalid):  # being written, or its pass has just finished
                 continue
     return ids
 
 
 def wait_for_checkpoints(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> set[str]:
-    """The checkpointed ids once they are at least `rows`, while `process` runs."""
+    """Wait for at least `rows` checkpointed ids while `process` runs, and return them."""
 
     def enough() -> set[str] | None:
         assert process.poll() is None, (folder / "log").read_text()
@@ -91,12 +91,12 @@ def wait_for_checkpoints(folder: Path, rows: int, process: subprocess.Popen[byte
 
 
 def ended(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait for a job that was not killed; it has ended well."""
+    """Wait for a job that is not killed, and check that it succeeded."""
     process.wait()
     assert (folder / "done").exists(), (folder / "log").read_text()
 
 
 def repeated(done: Iterable[str]) -> set[str]:
-    """What occurs more than once."""
+    """Return the items that occur more than once."""
     seen: set[str] = set()
     return {id for id in done if id in seen or seen.add(id)}  # type: ignore[func-returns-value]

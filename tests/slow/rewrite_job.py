@@ -1,7 +1,7 @@
-"""A rewriting job in a process of its own, to be killed: `python rewrite_job.py FOLDER CLASSIFIER URL NODES`.
+"""A rewriting job in a separate process, to be killed: `python rewrite_job.py FOLDER CLASSIFIER URL NODES`.
 
-The engine `openai` asks the endpoint at URL, which the test holds. With two NODES its actor is on the second
-one. FOLDER/done says that the job returned.
+The engine `openai` sends requests to the endpoint at URL, which the test controls. With two NODES, its actor
+runs on the second node. FOLDER/done exists once the job has returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
         import ray.data
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        # All work goes where it will be lost.
+        # Run all work on the node that will be killed.
         ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
             killed.second_node_id(), soft=True
         )

@@ -1,7 +1,7 @@
-"""A scoring job in a process of its own, to be killed: `python score_job.py FOLDER CLASSIFIER NODES`.
+"""A scoring job in a separate process, to be killed: `python score_job.py FOLDER CLASSIFIER NODES`.
 
-Its scorer notes each row that it is done with in FOLDER/seen/<pid>, and waits once there are as many
-as FOLDER/allowed says. FOLDER/done says that the job returned.
+Its scorer records each completed row in FOLDER/seen/<pid>, and pauses once the number of rows reaches
+the limit in FOLDER/allowed. FOLDER/done exists once the job has returned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""vLLM's offline engine and its own server in bfloat16 on a processor with AMX.
+"""vLLM's offline engine and vLLM's own server in bfloat16 on a processor with AMX.
 
 Ray Data's engine and the endpoint are covered by tests/test_engine_vllm.py and tests/serve.
 """

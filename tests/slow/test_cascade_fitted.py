@@ -1,4 +1,4 @@
-"""A cascade fitted to a real classifier: its audit, and a scoring run with it."""
+"""A cascade fitted to a real classifier: its audit, and a scoring run that uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.covers("safety_ray.score.cascade", "safety_ray.score.ca
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, corpus: Path, classifier: Path) -> Path:
-    """A cascade of the shipped corpus; its families are the sources."""
+    """A cascade fitted on the shipped corpus; its families are the sources."""
     folder = tmp_path_factory.mktemp("cascade") / "out"
     cascade_fit.run(
         CascadeConfig(
@@ -62,7 +62,7 @@ def test_cascade_settled_texts_skip_classifier(
     tmp_path: Path, ray_cluster: None, fitted: Path, classifier: Path, corpus: Path
 ) -> None:
     rows = dataset.table(str(corpus), ["id", "text"]).slice(0, 120)
-    # A stale column of an earlier run gives way.
+    # A stale column from an earlier run is replaced.
     rows = rows.append_column("settled_by", pa.array(["someone"] * len(rows)))
     dataset.write_table(rows, str(tmp_path / "in" / "a.parquet"))
     config = ScoreConfig(
@@ -84,7 +84,7 @@ def test_cascade_settled_texts_skip_classifier(
             assert (row["settled_by"], row["score"], row["chunk_scores"]) == ("cascade", 0, None)
             assert row["probs"] == pytest.approx(probs, abs=1e-5)
     assert record["settled"] == {"cascade": len(found) - len(read), "classifier": len(read)}
-    # Only what the encoder has read was computed.
+    # Only the texts that the encoder read were computed.
     tokens = sum(len(c) for chunks in encoder.encoder.chunk_ids(sorted(set(read))) for c in chunks)
     assert record["tokens"]["read"] == tokens
     assert record["tokens"]["padding"] == pytest.approx(1 - tokens / record["tokens"]["computed"], abs=1e-4)

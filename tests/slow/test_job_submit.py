@@ -1,4 +1,4 @@
-"""The same commands run on a cluster: a real head node, asked as `ray job submit` asks it."""
+"""The same commands on a cluster: jobs submitted to a real head node with `ray job submit`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def head() -> Iterator[Head]:
     """A head node with a job server."""
     started = start_head(4, dashboard=True)
     yield started
-    print(started.log())  # shown with the tests that failed because of it
+    print(started.log())  # shown with the tests that fail because of it
     started.stop()
 
 
@@ -33,7 +33,7 @@ def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
 def test_job_submit_runs_jobs_on_cluster(head: Head, tmp_path: Path) -> None:
     corpus, documents = tmp_path / "corpus", tmp_path / "documents"
     first = f"python -m jobs.corpus output={corpus} documents=700"
-    # A stage with Ray Data: its workers, too, take the package from the uploaded folder.
+    # A stage with Ray Data: its workers also import the package from the uploaded folder.
     second = f"python -m jobs.ingest input={corpus}/data output={documents}"
     done = submit(head, "bash", "-c", f"{first} && {second}")
     assert done.returncode == 0, done.stdout + done.stderr

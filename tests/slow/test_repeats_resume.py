@@ -1,4 +1,4 @@
-"""Same text, one score, across files and a broken run."""
+"""Score each distinct text once, across files and after a failed run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.dataset")
 
 
 def watched(folder: Path, poison: list[str], output: Path) -> type:
-    """The stage's actor, which notes each text that reaches its classifier.
+    """Return the stage's actor class, extended to record each text that reaches its classifier.
 
-    It fails at `poison`, once `output` holds rows of others.
+    The actor fails at the texts `poison`, once `output` contains other rows.
     """
     folder.mkdir(exist_ok=True)
 

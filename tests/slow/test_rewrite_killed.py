@@ -1,4 +1,4 @@
-"""Kill −9 of a rewriting job: no row is lost or doubled, and no checkpointed one is repeated."""
+"""SIGKILL during a rewriting job: no row is lost or duplicated, and no checkpointed row is repeated."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.covers(
 )
 ROWS = 320
 ENGINE = "_Endpoint"
-"""in the title of the actor that asks the endpoint"""
+"""part of the process title of the actor that sends requests to the endpoint"""
 STORY = (
     "Some pupils wrote about a garden and its water. They told how people take turns and why that is fair. "
 )
 
 
 class Writer:
-    """An endpoint that answers each document with its number, while it is `allowed` more answers."""
+    """An endpoint that answers each document with its number, up to `allowed` answers in total."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
@@ -49,7 +49,7 @@ class Writer:
         return 200, completion(f"{STORY}It was note {number} of many.")
 
     def times(self, ids: set[str]) -> dict[str, int]:
-        """How often each of the rows `ids` was answered, also for an engine that had gone."""
+        """Return how often each row in `ids` was answered, including answers to an engine that was killed."""
         return {id: self.done[id] for id in ids}
 
     def asked_again(self) -> int:
@@ -84,7 +84,7 @@ def writer() -> Iterator[Writer]:
 
 
 def check_output(folder: Path, writer: Writer) -> None:
-    """Every row was asked about and is there once, with its own answer or with a reason."""
+    """Check that every row was requested and is written once, with its own answer or with a reason."""
     record = read_record(str(folder / "out"))
     assert record is not None
     assert record["rows_in"] == record["rows_out"] + record["set_aside"] == ROWS

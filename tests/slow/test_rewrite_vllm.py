@@ -1,4 +1,4 @@
-"""Rewriting with a real engine: a small model that gives good replies and each kind of bad one, and dies."""
+"""Rewriting with a real engine that is killed: a small model with good replies and each kind of bad reply."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ FURTHER = {
     "empty": ("engine", ""),
     "short": ("form", "Too short."),
 }
-"""Replies of kinds that the labelled sample has not: their kind and what is said."""
+"""kind and text of replies whose kinds do not occur in the labelled sample"""
 MAX_TOKENS, TIMEOUT_S = 160, 20.0
-STARTED_S = 600.0  # an engine has begun and answers, on any machine
+STARTED_S = 600.0  # enough for an engine to start and answer on any machine
 
 
 def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
-    """Scored documents, and for the id of each the kind that a person gave the reply ("" is a good one) and
-    the reply: of the labelled sample two good texts of a recipe and one of each kind of bad one."""
+    """Return scored documents, and for each id the reply and its kind as labelled by a person ("" is good).
+
+    From the labelled sample it takes two good texts per recipe and one of each kind of bad text.
+    """
     seen: Counter[tuple[str, str]] = Counter()
     rows, replies = [], {}
     for n, one in enumerate(LABELLED):
@@ -104,7 +106,7 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
 
 
 class Trouble(threading.Thread):
-    """Kills the first engine process when it has written rows, and stops the second one when that has."""
+    """Kill the first engine process once rows are written, and suspend the second one once more are."""
 
     def __init__(self, head: Head, output: Path) -> None:
         super().__init__(daemon=True)
@@ -117,8 +119,8 @@ class Trouble(threading.Thread):
             first = self.engine()
             self.wait_for_rows()
             first.kill()
-            # Rows that the killed one had answered may still be on their way to disk; they are there long
-            # before another one has started.
+            # Rows answered by the killed engine may not be on disk yet; they are written long before the
+            # next engine has started.
             hung = self.engine()
             self.wait_for_rows()
             hung.suspend()
@@ -128,7 +130,7 @@ class Trouble(threading.Thread):
             self.failed = error
 
     def engine(self) -> psutil.Process:
-        """The next one, once it has started."""
+        """Return the next engine process, once it has started."""
         (found,) = eventually(
             lambda: [child for child in self.head.workers("EngineCore") if child.pid not in self.engines],
             STARTED_S,
@@ -138,7 +140,7 @@ class Trouble(threading.Thread):
         return found
 
     def wait_for_rows(self) -> None:
-        """Until more of them are on disk than are there now."""
+        """Wait until more files of rows are on disk than now."""
         before = self.files()
         eventually(lambda: self.files() > before, STARTED_S, every=0.02)
 
@@ -149,7 +151,7 @@ class Trouble(threading.Thread):
 def expected(
     asked: list[dict[str, Any]], replies: dict[str, tuple[str, str]], classifier: Path
 ) -> dict[str, int]:
-    """The kinds as the plain functions tell them of the replies that were taught."""
+    """Return the expected count of each kind, computed directly from the replies used for training."""
     texts = [replies[row["source_id"]][1] for row in asked]
     scores = [found.score for found in Classifier.load(classifier, "cpu").predict(texts)]
     alike = similarities(

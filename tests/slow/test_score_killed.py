@@ -1,4 +1,4 @@
-"""Kill −9 of a scoring job: no row is lost or doubled, and no checkpointed one is repeated."""
+"""SIGKILL during a scoring job: no row is lost or duplicated, and no checkpointed row is repeated."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def allow(folder: Path, rows: int) -> None:
-    """Let the job score so many rows, and no more than a batch beyond them for each of its actors."""
+    """Let the job score `rows` rows, plus at most one batch per actor."""
     new = folder / "allowed.new"
     new.write_text(str(rows))
     new.replace(folder / "allowed")
 
 
 def seen(folder: Path) -> dict[int, list[str]]:
-    """The ids that each actor's process was done with; the last line may be half written."""
+    """Return the ids completed by each actor's process; the last line may be incomplete."""
     return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}
 
 
@@ -54,7 +54,7 @@ def done_twice(folder: Path) -> set[str]:
 
 
 def check_output(folder: Path) -> None:
-    """The output is whole, and each row has the score that its text has."""
+    """Check that the output is complete and each row has the score of its text."""
     record = read_record(str(folder / "out"))
     assert record is not None
     assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (ROWS, ROWS, 0)

@@ -1,4 +1,4 @@
-"""Searches on a real vLLM engine, against the transformers backend on the same random model."""
+"""Searches on a real vLLM engine, compared with the transformers backend on the same random model."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> Non
 
 
 def test_vllm_search_drive_matches_transformers_concurrently(engine_args: dict[str, Any], model: Any) -> None:
-    """Also: the steps of one search are one engine step each, and a search that is left leaves nothing."""
+    """Also check that each search step is one engine step, and that a cancelled search leaves no requests."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -1,4 +1,4 @@
-"""The whole loop, small: every stage for real, on the shipped corpus, up to an endpoint that answers."""
+"""The whole pipeline at small size: every real stage, on the shipped corpus, up to a running endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings for the tests: in this process, and in processes of their own as torchrun starts them."""
+"""Training runs for the tests: in this process, or in separate processes as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from safety_ray.train.settings import PretrainConfig
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
 SKIP = {"on_bad_step": "skip", "spike": 1.4, "lr": 1e-2, "max_steps": 30}
 NOISY: dict[str, Any] = {"rows": 240, "strange": range(168, 184)}
-"""Rows of which those of steps 22 and 23 (8 rows each) are noise."""
+"""Rows of which those of steps 22 and 23 (8 rows each) are noise"""
 CPU = torch.device("cpu")
 
 
@@ -44,7 +44,7 @@ def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
 
 
 def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[subprocess.Popen[bytes]]:
-    """The loop in processes of its own, as torchrun starts them."""
+    """Start the training loop in separate processes, as torchrun starts them."""
     left_out = ("model", "loggers", "validation")
     words = [f"{key}={value}" for key, value in dump(config).items() if key not in left_out]
     words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
@@ -62,7 +62,7 @@ def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[sub
 
 
 def with_heldout(folder: Path, write_rows: Callable[..., str]) -> str:
-    """Token rows with twelve documents held out, of two sources."""
+    """Write token rows with twelve held-out documents from two sources."""
     write_rows(folder, length=64)
     text = "the quick brown fox jumps over the lazy dog and runs away from the angry bear"
     words = text.split()

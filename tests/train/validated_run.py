@@ -1,4 +1,4 @@
-"""Fixtures: a training of two workers on Ray, every checkpoint of which is measured."""
+"""Fixtures: a training run with two workers on Ray, with validation of every checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def validated_rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRo
 
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
-    """A classifier of six levels with random weights."""
+    """A six-level classifier with random weights."""
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
     settings = BertConfig(

@@ -1,4 +1,4 @@
-"""Rewriting, further: the template engine, long documents, a judge, a dry run, an audit's threshold."""
+"""Further rewriting runs: the template engine, long documents, a judge, a dry run, an audit's threshold."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_rewrite_stage_rephrases_long_documents_in_parts(
     lock = threading.Lock()
 
     def numbered(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """Every answer is another text; one part of one document is declined in the first attempt."""
+        """Return a different text per request; decline one chunk of one document in the first attempt."""
         user = body["messages"][1]["content"]
         with lock:
             if "declined" not in texts and any(row["text"][:80] in user for row in rows[:3]):
@@ -154,7 +154,7 @@ def test_rewrite_stage_dry_run_estimates_full_run(
     asked = len(by_a_model[2])
     assert len([r for r in endpoint.requests if r["body"]]) < asked
     assert estimate["sampled"] == 24 < estimate["documents"]
-    # The whole run lies in the interval, or close beside it.
+    # The full run lies within the interval, or close to it.
     for name, each in (("prompt_tokens", 12), ("reply_tokens", 5)):
         value, low, high = estimate[name]
         assert low <= value <= high

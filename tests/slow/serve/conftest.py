@@ -28,6 +28,6 @@ __all__ = [
 
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """The endpoint ends with the tests of this folder."""
+    """Stop the endpoint after the last test of this folder."""
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
         stop_running()

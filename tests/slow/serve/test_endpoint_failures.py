@@ -1,4 +1,4 @@
-"""Many clients that leave at once, and an engine that dies."""
+"""Many clients that disconnect at once, and an engine that is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 
 def controller_log(head: Head) -> str:
-    """What Ray Serve says of its replicas."""
+    """Return Ray Serve's log about its replicas."""
     logs = head.folder.glob("session_latest/logs/serve/controller_*.log")
     return "".join(log.read_text() for log in logs)
 

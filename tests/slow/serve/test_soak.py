@@ -1,4 +1,4 @@
-"""Two minutes of mixed requests in all modes: no error, no wrong answer, no search or memory left behind."""
+"""Two minutes of mixed requests in all modes: no error, no wrong answer, no leaked search or memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
 MODEL = "safety-ray"
 CLIENTS, SECONDS = 6, 120.0
 MOST_MIB = 64
-"""that the endpoint's processes may grow by over the second half"""
+"""maximum memory growth of the endpoint's processes over the second half"""
 KINDS: list[tuple[dict[str, Any], str | None]] = [
     ({"mode": "off"}, None),
     ({"mode": "mask"}, LETTERS[3:]),
@@ -24,7 +24,7 @@ KINDS: list[tuple[dict[str, Any], str | None]] = [
     ({"mode": "safebeam"}, None),
     ({"mode": "sample"}, None),
 ]
-"""modes, and the answer to "abc" where it is known by hand"""
+"""modes, with the answer to "abc" if it is known by hand"""
 
 
 def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
@@ -32,7 +32,7 @@ def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
     end = time.monotonic() + SECONDS
 
     def keep_asking(worker: int) -> tuple[int, set[str]]:
-        """How many answers came, and Safe Beam Search's different texts."""
+        """Return the number of answers, and the distinct texts from Safe Beam Search."""
         searched: set[str] = set()
         turn = worker
         while time.monotonic() < end:
@@ -65,6 +65,6 @@ def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
 
 
 def memory_mib(head: Head) -> float:
-    """Resident memory of the endpoint's processes."""
+    """Return the resident memory of the endpoint's processes."""
     processes = [*head.workers("ServeReplica"), *head.workers("VLLM::")]
     return float(sum(process.memory_info().rss for process in processes) / 2**20)

@@ -1,4 +1,4 @@
-"""More load than an endpoint has room for: another engine, and until it is there a 503."""
+"""Load beyond an endpoint's capacity: it starts another engine, and returns 503 until the engine is ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMEOUT_S = 5.0
 
 @pytest.fixture
 def small(ray_cluster: None, no_endpoint: None, config: ServeConfig) -> Iterator[OpenAI]:
-    """Two rows at once, two requests that wait, and a second engine under load."""
+    """An endpoint with two concurrent rows, two queued requests, and a second engine under load."""
     settings = dataclasses.replace(
         config,
         max_num_seqs=2,
@@ -45,7 +45,7 @@ def engines() -> int:
 
 
 def ask(client: OpenAI) -> str:
-    """An answer that takes longer than the endpoint allows."""
+    """Request an answer that takes longer than the endpoint allows."""
     try:
         client.completions.create(
             model="safety-ray",

@@ -1,4 +1,4 @@
-"""A trained model in vLLM: the folder is enough, and it says what transformers says."""
+"""A trained model in vLLM: it loads from the folder alone, and its output matches transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss that diverges, and a validation that fails, in a training on Ray."""
+"""A diverging loss and a failing validation in a training run on Ray."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_pretrain_stage_raises_user_error_for_divergence(
     values = {"batch_rows": 8, "log_every": 1, "workers": 1, "model": TINY, "output": str(tmp_path / "out")}
     diverging = {"lr": 1e30, "grad_clip": 0.0, "warmup_share": 0.0}
     config = from_dict(PretrainConfig, {**values, **diverging, "rows": write_rows(tmp_path / "rows")})
-    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background of a shell
+    before = signal.getsignal(signal.SIGINT)  # ignored if the tests run in the background of a shell
     with pytest.raises(UserError, match="at step"):
         stage.run(config)
     assert signal.getsignal(signal.SIGINT) is before

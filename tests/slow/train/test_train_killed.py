@@ -1,4 +1,4 @@
-"""Kill −9 of a training process and of a worker, and several nodes: no step is lost, no loss changes."""
+"""SIGKILL of a training process and of a worker, and several nodes: no step is lost, no loss changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WriteRows = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
-    """Rows of two documents, the second from token 13 on."""
+    """Rows of two documents, the second starting at token 13."""
     return write_rows(tmp_path_factory.mktemp("killed") / "rows", cut=13)
 
 
@@ -54,7 +54,7 @@ def test_pretrain_stage_recovers_from_killed_worker(
 
 
 def kill_a_worker(head: Head, metrics: Metrics, killed: list[int]) -> None:
-    """Once eight steps are done, kill one of the training workers; notes the steps done by then."""
+    """Kill a training worker once eight steps are done, and record the number of steps done by then."""
     while len(metrics.lines()) < 8:
         time.sleep(0.01)
     head.workers("RayTrainWorker")[0].kill()
@@ -84,7 +84,7 @@ def test_pretrain_node_shards_match_one_worker(tmp_path: Path, rows: str, alone:
     run(plain)
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
     assert np.array(losses(nodes.output)) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
-    # What four workers of two nodes wrote, one worker goes on from, and without computing again.
+    # One worker resumes from the checkpoint of four workers on two nodes, without activation checkpointing.
     fsspec.filesystem("file").rm(f"{nodes.output}/checkpoints/step-00000006", recursive=True)
     seen: list[int] = []
     run(settings(rows, Path(nodes.output), max_steps=6), lambda line: seen.append(line["step"]))

@@ -1,4 +1,4 @@
-"""Two training processes, as torchrun starts them: the losses of one, and the same steps left out."""
+"""Two training processes, as torchrun starts them: same losses and same skipped steps as one process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_train_loop_loss_is_same_for_two_workers(tmp_path: Path, rows: str, alon
     assert len(expected) == 12
     assert np.array(losses(tmp_path / "two")) == pytest.approx(np.array(expected), rel=1e-4)
 
-    # A checkpoint of two workers goes on with one.
+    # One worker resumes from a checkpoint of two workers.
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000012")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000008")
     seen: list[int] = []
