@@ -17,6 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 
 WIDTH, SPECIAL = 64, (END_OF_TEXT, CHAT_START, CHAT_END, TAG)
+POSITIONS = 2048
+LONG_TOKENS = 1900
+"""of a search that is still under way when a test looks, cancels it or adds another"""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 REFUSAL = " [no.]"
 KEY, OTHER_KEY = "key-of-the-tests-0001", "key-of-the-tests-0002"
@@ -82,7 +85,7 @@ def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, table: torch.T
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=32,
-            max_position_embeddings=512,
+            max_position_embeddings=POSITIONS,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
             tie_word_embeddings=False,

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 import uvicorn
-from known_model import KEY, OTHER_KEY
+from known_model import KEY, LONG_TOKENS, OTHER_KEY
 from openai import OpenAI
 from waiting import eventually
 
@@ -143,7 +143,7 @@ def test_endpoint_serves_settings_and_page_without_key(client: OpenAI) -> None:
 def test_endpoint_limits_concurrent_requests_per_key(client: OpenAI) -> None:
     """And what has ended, or whose client has gone, makes room again."""
     other = OpenAI(base_url=client.base_url, api_key=OTHER_KEY, max_retries=0)
-    long_one: Any = {"model": MODEL, "prompt": "b", "max_tokens": 400, "stream": True}
+    long_one: Any = {"model": MODEL, "prompt": "b", "max_tokens": LONG_TOKENS, "stream": True}
     search: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
     def open_one(_: int) -> Any:

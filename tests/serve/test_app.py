@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from known_model import log_table, small_tokenizer, write_model
+from known_model import POSITIONS, log_table, small_tokenizer, write_model
 
 from safety_ray import device
 from safety_ray.errors import UserError
@@ -172,7 +172,12 @@ def test_serve_build_offers_only_off_mode_without_tag(tmp_path: Path) -> None:
 def test_offered_reports_modes_and_limits(model: Path) -> None:
     told = offered(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
     assert told["modes"] == ["mask", "stop", "safebeam", "sample"]
-    assert (told["max_rows"], told["max_tokens"], told["needs_key"], told["chat"]) == (20, 512, False, True)
+    assert (told["max_rows"], told["max_tokens"], told["needs_key"], told["chat"]) == (
+        20,
+        POSITIONS,
+        False,
+        True,
+    )
 
 
 def test_deployment_config_sets_autoscaling_from_settings() -> None:

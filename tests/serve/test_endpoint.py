@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from known_model import KEY, LETTERS, REFUSAL
+from known_model import KEY, LETTERS, POSITIONS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
@@ -208,7 +208,7 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "no use for presence_penalty"),
         ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave top_k out"),
         ({"logprobs": 25}, "logprobs=25 must be 0 to 20"),
-        ({"prompt": "abc " * 500}, "maximum context length"),
+        ({"prompt": "abc " * POSITIONS}, "maximum context length"),
         ({"safety": {"mode": "stop"}, "logit_bias": {"40": -100}}, "which logit_bias changes"),
         ({"safety": {"mode": "stop"}, "body": {"allowed_token_ids": [1]}}, "which allowed_token_ids changes"),
         ({"body": {"use_beam_search": True}}, "use_beam_search is not offered here: ask for safety mode"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from known_model import LETTERS, REFUSAL
+from known_model import LETTERS, POSITIONS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
@@ -151,7 +151,7 @@ def test_endpoint_safebeam_reports_finish_reason(client: OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 5
     longest = client.completions.create(
-        model=MODEL, prompt="a" * 500, max_tokens=11, extra_body={"safety": BEAM}
+        model=MODEL, prompt="a" * (POSITIONS - 12), max_tokens=11, extra_body={"safety": BEAM}
     )
     assert longest.usage.completion_tokens == 11
 

@@ -10,15 +10,15 @@ from one_endpoint import stop_running
 from openai import OpenAI
 
 MODEL = "safety-ray"
-LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
+LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 150}
 BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 
 def test_endpoint_drains_active_stream_on_shutdown(client: OpenAI) -> None:
     found: list[str] = []
-    whole = client.completions.create(**{**LONG, "max_tokens": 150}, extra_body=BODY).choices[0].text
+    whole = client.completions.create(**LONG, extra_body=BODY).choices[0].text
     own = OpenAI(base_url=client.base_url, api_key=KEY, timeout=600, max_retries=0)
-    stream = own.completions.create(**{**LONG, "max_tokens": 150}, stream=True, extra_body=BODY)
+    stream = own.completions.create(**LONG, stream=True, extra_body=BODY)
     first = next(iter(stream)).choices[0].text
 
     def read() -> None:

@@ -10,13 +10,14 @@ import openai
 import psutil
 import pytest
 from endpoint_metrics import metrics, settled
+from known_model import LONG_TOKENS
 from openai import OpenAI
 from ray_head import Head
 from waiting import eventually
 
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
 MODEL = "safety-ray"
-LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": 400}
+LONG: Any = {"model": MODEL, "prompt": "ab", "max_tokens": LONG_TOKENS}
 BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from known_model import KEY
+from known_model import KEY, LONG_TOKENS
 from openai import OpenAI
 from ray import serve
 from waiting import eventually
@@ -50,7 +50,7 @@ def ask(client: OpenAI) -> str:
         client.completions.create(
             model="safety-ray",
             prompt="ab",
-            max_tokens=400,
+            max_tokens=LONG_TOKENS,
             extra_body={"ignore_eos": True, "safety": {"mode": "safebeam"}},
         )
     except openai.InternalServerError as error:
