@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray_head import Head, start_head
 
 HERE = Path(__file__).parent
 
@@ -40,3 +41,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     reporter = item.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(f" {item.nodeid}: {time.monotonic() - started:.0f} s")
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    """A cluster of the test's own, whose nodes and drivers it may kill."""
+    started = start_head(4)
+    yield started
+    started.stop()

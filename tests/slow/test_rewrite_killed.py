@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from endpoint import Endpoint, completion
 from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
-from ray_head import Head, start_head
+from ray_head import Head
 
 from safety_ray import dataset
 from safety_ray.artifact import read_record
@@ -54,13 +54,6 @@ class Writer:
 
     def asked_again(self) -> int:
         return sum(times > 1 for times in self.done.values())
-
-
-@pytest.fixture
-def head() -> Iterator[Head]:
-    started = start_head(4)
-    yield started
-    started.stop()
 
 
 @pytest.fixture

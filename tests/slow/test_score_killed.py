@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from killed import checkpointed, ended, repeated, start, wait_for_checkpoints, with_second_node
-from ray_head import Head, start_head
+from ray_head import Head
 from waiting import eventually
 
 from safety_ray import dataset
@@ -18,13 +17,6 @@ from safety_ray.artifact import read_record
 
 pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.dataset", "safety_ray.artifact")
 ROWS, BATCH = 1600, 8
-
-
-@pytest.fixture
-def head() -> Iterator[Head]:
-    started = start_head(4)
-    yield started
-    started.stop()
 
 
 @pytest.fixture
