@@ -47,11 +47,6 @@ SCORED = (
     Column("probs", _PROBS, "the classifier's probability of each score, of the chunk that decided"),
     Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk in order"),
 )
-SETTLED_BY = "settled_by"
-SETTLED = (
-    Column(SETTLED_BY, pa.string(), "cascade: its first look, with score 0; classifier: the encoder read it"),
-)
-"""Columns beside those of SCORED that a row has where a classifier took part."""
 ENSEMBLE = (
     Column("classifier_score", pa.int8(), "the classifier's score 0-5, where a judge scored as well"),
     Column("judge_score", pa.int8(), "the judge's score 0-5"),

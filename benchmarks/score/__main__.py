@@ -1,8 +1,8 @@
-"""What scoring costs, and what the cascade saves: one run, a table for each part.
+"""Measure what scoring costs: one run, a table for each part.
 
     python -m benchmarks.score data=$SAFETY_RAY_DATA classifier=runs/demo/fit
     python -m benchmarks.score data=$SAFETY_RAY_DATA parts=[ngrams]
-    python -m benchmarks.score data=$SAFETY_RAY_DATA classifier=... cascade=... parts=[job]
+    python -m benchmarks.score data=$SAFETY_RAY_DATA classifier=... parts=[job]
 
 Ways are measured in turns. Beside the clock stands the CPU time of all processes that took part, which
 other work on the machine blurs less.

@@ -1,4 +1,4 @@
-"""The whole job on Ray: pools of several sizes, the cascade on and off, and a corpus larger than memory."""
+"""The whole job on Ray: pools of several sizes, and a corpus larger than memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FEW = 8
 def rows(config: ScoreBenchmark) -> Iterator[str]:
     table = documents(config.data, config.documents // len(config.sources), config.sources)
     yield f"{len(table):,} documents, the start of Ray and of the actors apart; every process is counted\n"
-    yield "| job | documents per CPU second | documents/s | start, CPU s | settled | padding |"
-    yield "|---|---|---|---|---|---|"
+    yield "| job | documents per CPU second | documents/s | start, CPU s | padding |"
+    yield "|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as scratch:
         few, all_ = f"{scratch}/few", f"{scratch}/all"
         dataset.write_table(table.slice(0, _FEW), f"{few}/a.parquet")
@@ -37,8 +37,6 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
             documents=all_, output=f"{scratch}/out", classifier=config.classifier, batch_rows=64
         )
         jobs = {f"{n} actors": replace(base, actors=n) for n in config.actors}
-        if config.cascade:
-            jobs["with the cascade"] = replace(base, actors=config.actors[-1], cascade=config.cascade)
         _run(replace(base, documents=few, output=f"{scratch}/warm"), Cost())  # imports, files in memory
         for number, (name, job) in enumerate(jobs.items()):
             start, cost = Cost(), Cost()
@@ -46,10 +44,10 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
             record = _run(replace(job, output=f"{scratch}/all{number}"), cost)
             cost.wall[0] -= start.wall[0]
             cost.cpu[0] -= start.cpu[0]
-            settled, more = record["settled"]["cascade"] / record["rows_out"], len(table) - _FEW
+            more = len(table) - _FEW
             yield (
                 f"| {name} | {more / cost.cpu[0]:,.1f} | {more / cost.wall[0]:,.1f} | {start.cpu[0]:.0f} "
-                f"| {settled:.0%} | {record['tokens']['padding']:.1%} |"
+                f"| {record['tokens']['padding']:.1%} |"
             )
 
 

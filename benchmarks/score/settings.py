@@ -20,15 +20,14 @@ PARTS = ("encoder", "job", "ngrams", "memory")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreBenchmark:
-    """Measures what scoring costs, and what the cascade saves."""
+    """Measures what scoring costs."""
 
     data: str = setting("folder of real data: web/ and toxicity/")
     classifier: str = setting("folder of a finished fit", default="")
-    cascade: str = setting("folder of a cascade of that classifier; empty: the job runs without", default="")
     parts: list[str] = setting("what to measure", factory=lambda: list(PARTS))
     documents: int = setting("real documents, as many of each source", default=400)
     sources: list[str] = setting(
-        "where they are from; the cascade's held-out sources are the fair ones",
+        "where they are from",
         factory=lambda: ["web articles", "news", "comments", "forum posts"],
     )
     rounds: int = setting("times that each way is measured, in turns; the median counts", default=3)

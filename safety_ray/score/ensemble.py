@@ -1,4 +1,4 @@
-"""One score of several scorers: the first look's, the classifier's, the judge's.
+"""One score of two scorers, the classifier and the judge.
 
 The paper takes the higher one of judge and classifier, for recall (section 1).
 """
@@ -11,46 +11,23 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safety_ray.records import ENSEMBLE, SCORED, SETTLED, SETTLED_BY
-from safety_ray.score.cascade import CASCADE, CLASSIFIER
+from safety_ray.records import ENSEMBLE, SCORED
 from safety_ray.score.label import Names
 
 if TYPE_CHECKING:
     from safety_ray.score.classifier import Prediction
 
-_LOOK = "_first_look"
 JUDGED = Names("judge_score", "judge_reason", "judged_by")
-ADDED = tuple(c.name for c in (*SCORED, *SETTLED, *ENSEMBLE) if c.name not in ("id", "text"))
+ADDED = tuple(c.name for c in (*SCORED, *ENSEMBLE) if c.name not in ("id", "text"))
 """Every column that scoring may add."""
 
 
-def look(batch: pa.Table, probs: list[list[float] | None]) -> pa.Table:
-    """`batch` with what a first look says: the six probabilities of each row that it settles, else None."""
-    return _without(batch, _LOOK).append_column(_LOOK, pa.array(probs, pa.list_(pa.float32())))
-
-
 def classify(batch: pa.Table, predict: Callable[[list[str]], list[Prediction]]) -> pa.Table:
-    """`batch` with the classifier's columns; `predict` sees the texts that no first look has settled.
-
-    A settled row has score 0, the first look's probabilities and no chunk scores.
-    """
-    texts = batch.column("text").to_pylist()
-    looks = batch.column(_LOOK).to_pylist() if _LOOK in batch.column_names else [None] * len(texts)
-    rest = predict([text for text, probs in zip(texts, looks, strict=True) if probs is None])
-    predictions = iter(rest)
-    rows = []
-    for probs in looks:
-        if probs is not None:
-            rows.append({"score": 0, "probs": probs, "chunk_scores": None, SETTLED_BY: CASCADE})
-        else:
-            p = next(predictions)
-            rows.append(
-                {"score": p.score, "probs": p.probs, "chunk_scores": p.chunk_scores, SETTLED_BY: CLASSIFIER}
-            )
-    batch = _without(batch, _LOOK)
-    for column in (*SCORED, *SETTLED):
+    """Return `batch` with the classifier's columns."""
+    predictions = predict(batch.column("text").to_pylist())
+    for column in SCORED:
         if column.name not in ("id", "text"):
-            values = pa.array([row[column.name] for row in rows], column.type)
+            values = pa.array([getattr(p, column.name) for p in predictions], column.type)
             batch = _without(batch, column.name).append_column(column.name, values)
     return batch
 
@@ -71,7 +48,7 @@ def combine(batch: pa.Table, ensemble: str, alone: bool) -> pa.Table:
         for column in (c for c in SCORED if c.name in ("probs", "chunk_scores")):
             batch = _without(batch, column.name)
             batch = batch.append_column(column.name, pa.nulls(len(batch), column.type))
-        batch, score = _without(_without(batch, "classifier_score"), SETTLED_BY), judge
+        batch, score = _without(batch, "classifier_score"), judge
     else:
         own = batch.column("classifier_score")
         chosen = {"max": pc.max_element_wise(own, judge), "classifier": own, "judge": judge}[ensemble]

@@ -1,6 +1,5 @@
 """documents → scored: a pool of classifiers, a language model as judge, or both over the stream.
 
-With a `cascade`, a first look settles the plainly safe texts before the classifier's encoder reads them.
 A text that occurs more than once is scored once. `data/texts` (with a judge `data/first` and
 `data/again`) holds the rows that were scored, `data/copies` those that took the score of another.
 """
@@ -19,9 +18,8 @@ from safety_ray import artifact, cluster, dataset, engine, filesystem
 from safety_ray.artifact import Artifact
 from safety_ray.config import setting
 from safety_ray.errors import UserError
-from safety_ray.records import DOCUMENT, SCORED, SETTLED_BY
+from safety_ray.records import DOCUMENT, SCORED
 from safety_ray.score import ensemble, stage_repeats
-from safety_ray.score.cascade import BY, FirstLook
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.judge import AGAIN, FIRST, Judge, check_is_model, judge_rows
 from safety_ray.score.pool import Pool
@@ -42,9 +40,6 @@ class ScoreConfig(Pool):
     output: str = setting("folder to write")
     scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
     classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
-    cascade: str = setting(
-        "folder of a finished cascade: its first look settles the plainly safe texts; empty: none", default=""
-    )
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
         "the score of a row that both scored: the higher one, or that of one of them", default="max"
@@ -54,8 +49,6 @@ class ScoreConfig(Pool):
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
-        if self.cascade and not self.classifies:
-            raise UserError("cascade saves the classifier work, and scorers=judge has none; leave it out.")
         if self.classifies and not self.classifier:
             raise UserError(f"scorers={self.scorers} needs classifier: the folder of a finished fit.")
         if self.judges:
@@ -80,15 +73,11 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if not artifact.is_finished(config.output):
         if config.classifies:
             Classifier.load(config.classifier, "cpu")  # a missing one fails here, not in an actor
-        if config.cascade:
-            _check_cascade(config)
         if config.judges:
             engine.check(config.judge)
     inputs = {"documents": config.documents}
     if config.classifies:
         inputs |= artifact.local_input("classifier", config.classifier)
-    if config.cascade:
-        inputs["cascade"] = config.cascade
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
@@ -114,8 +103,6 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     by: dict[str, Any] = {"judge": config.judge.label} if config.judges else {}
     if tally is not None:
         by["tokens"] = tally.record()
-        data = out.sub("data")
-        by["settled"] = {n: dataset.count_where(data, SETTLED_BY, [n]) if counts.rows_out else 0 for n in BY}
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, set_aside=counts.set_aside,
         scored_texts=texts, copies=repeats.copies, **by,
@@ -124,20 +111,6 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if fs.exists(root):
         fs.rm(root, recursive=True)
     return record
-
-
-def _check_cascade(config: ScoreConfig) -> None:
-    """UserError where the cascade is missing, or learnt from another classifier."""
-    FirstLook.load(config.cascade)
-    record = artifact.read_record(config.cascade)
-    local = artifact.local_input("classifier", config.classifier).get("classifier")
-    mark = artifact.input_fingerprint(local) if local else None
-    named = record is not None and (local or record["config"]["classifier"] == config.classifier)
-    if record is None or not named or record["inputs"].get("classifier") != mark:
-        raise UserError(
-            f"the cascade '{config.cascade}' was not fitted to the classifier '{config.classifier}'; "
-            "run python -m jobs.cascade with that one."
-        )
 
 
 def _repeats(config: ScoreConfig, rows: int) -> Repeats:
@@ -163,7 +136,7 @@ def _score_texts(
 ) -> dataset.Counts:
     """Write `ds` with scores. The model of a judge never needs room beside the classifier."""
     if config.classifies:
-        ds = score(ds, config, config.classifier, texts, cascade=config.cascade, tally=tally)
+        ds = score(ds, config, config.classifier, texts, tally=tally)
         settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}
         if not config.judges:
             return dataset.write(ds, out, **settings, max_set_aside=1.0, part=_TEXTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ import ray.data
 import torch
 
 from safety_ray.score import ensemble
-from safety_ray.score.cascade import FirstLook
 from safety_ray.score.classifier import Classifier
 from safety_ray.score.pool import Pool
 
@@ -20,35 +18,20 @@ from safety_ray.score.pool import Pool
 class ScoreBatch:
     """One actor of the pool: holds the classifier, adds score columns to batches."""
 
-    def __init__(
-        self, classifier: str, batch_tokens: int, device: str, cascade: str = "", tally: Any = None
-    ) -> None:
+    def __init__(self, classifier: str, batch_tokens: int, device: str, tally: Any = None) -> None:
         threads = 1 if device == "cpu" else 4
         torch.set_num_threads(threads)
         if device != "cpu":  # a GPU must not wait for one core's tokenizer
             os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
         self.classifier = Classifier.load(classifier, device)
         self.batch_tokens, self.tally = batch_tokens, tally
-        self.look = Look(cascade) if cascade else None
         self.tokens = Tokens(self.classifier.encoder.model) if tally is not None else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if self.look:
-            batch = self.look(batch)
         batch = ensemble.classify(batch, lambda texts: self.classifier.predict(texts, self.batch_tokens))
         if self.tokens:
             self.tally.add(*self.tokens.take())
         return batch
-
-
-class Look:
-    """The first look at a batch: marks the rows it settles, with their probabilities."""
-
-    def __init__(self, cascade: str) -> None:
-        self.first_look = FirstLook.load(cascade)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return ensemble.look(batch, self.first_look.settle(batch.column("text").to_pylist()))
 
 
 class Tokens:
@@ -73,7 +56,6 @@ def score(
     classifier: str,
     rows: int,
     *,
-    cascade: str = "",
     tally: Any = None,
     actor: type[ScoreBatch] | None = None,
 ) -> ray.data.Dataset:
@@ -84,27 +66,11 @@ def score(
     least, most = config.size(resources.get("CPU", 1), gpus, rows)
     # A file may be one block: cut it, so that all actors have work and little is lost with one.
     ds = ds.repartition(target_num_rows_per_block=config.batch_rows, strict=True)
-    if cascade and on_gpus:  # hashing words is work for the CPUs beside it
-        ds = ds.map_batches(
-            _look, fn_kwargs={"cascade": cascade}, batch_format="pyarrow", batch_size=config.batch_rows
-        )
-        cascade = ""
     return ds.map_batches(
         actor or ScoreBatch,
-        fn_constructor_args=(
-            classifier, config.batch_tokens, "cuda" if on_gpus else "cpu", cascade, tally
-        ),
+        fn_constructor_args=(classifier, config.batch_tokens, "cuda" if on_gpus else "cpu", tally),
         batch_format="pyarrow",
         batch_size=config.batch_rows,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         **({"num_gpus": config.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
     )  # fmt: skip
-
-
-@cache
-def _looks(cascade: str) -> Look:
-    return Look(cascade)
-
-
-def _look(batch: pa.Table, cascade: str) -> pa.Table:
-    return _looks(cascade)(batch)
