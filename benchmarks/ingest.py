@@ -34,13 +34,13 @@ from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.job import main
 from safety_ray.ingest.archives import records
 from safety_ray.ingest.html import EXTRACTIONS, extract
 from safety_ray.ingest.payload import to_text
 from safety_ray.ingest.source import Source
-from safety_ray.job import main
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

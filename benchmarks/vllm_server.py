@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from safety_ray.ports import free_port
+from safety_ray.core.ports import free_port
 
 
 @contextmanager

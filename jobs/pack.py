@@ -1,7 +1,227 @@
-"""scored + rewritten → token rows."""
+"""Scored and rewritten documents become token rows, the tag in unsafe ones (paper, section 4).
 
-from safety_ray.job import main
-from safety_ray.pack.stage import PackConfig, run
+    <output>/data/shard-00000.parquet   rows of records.TOKEN_ROW, numbered through all shards
+    <output>/tokenizer/                 a transformers tokenizer that knows the tag
+    <output>/heldout/heldout.parquet    web documents that are trained on in no form, all columns
+
+Four steps, each skipped where an earlier, broken run ended it: the held-out documents; the
+tokenizer; token ids of every document, in `encoded/` until the end; rows, shard by shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray.data
+from ray.data import Dataset
+from ray.data.context import ShuffleStrategy
+
+from safety_ray.core import artifact, cluster, dataset, filesystem, progress
+from safety_ray.core.artifact import Artifact
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import Column
+from safety_ray.pack import inputs, mixture, selection, shards, vocabulary
+from safety_ray.pack.encode import encode_rows
+from safety_ray.pack.selection import CHUNKS, HELDOUT, ROOT, ROOT_SCORE, SPLIT, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.settings import PackConfig
+from safety_ray.pack.shards import Counts, Schedule
+from safety_ray.pack.vocabulary import Vocabulary
+
+__all__ = ["PackConfig", "pack_documents"]
+
+_BATCH = 256
+_ENCODED = "encoded"
+
+
+def pack_documents(config: PackConfig) -> dict[str, Any]:
+    """Write the token rows of `config` and return the record; a finished folder is skipped."""
+    given, config = config, inputs.with_threshold(config)
+    out = artifact.begin(config.output, given, inputs.paths(config))
+    if out.record is not None:
+        return out.record
+    cluster.start()
+    chosen = Selection(
+        config.seed,
+        frozenset(config.raw_scores),
+        frozenset(config.recipes),
+        config.tag_from,
+        config.heldout_share,
+        by_chunk=config.tag_scope == "chunk",
+        heldout_ids=inputs.hold_out(config, out),
+        roots=inputs.roots(config),
+    )
+    sources = {"web": _select(config.scored, inputs.WEB, (SPLIT, CHUNKS), selection.select_raw, chosen)}
+    totals = {"web": dataset.count(config.scored)}
+    if inputs.has_rewritten(config):
+        sources["rewritten"] = _select(
+            config.rewritten, inputs.MADE, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
+        )
+        totals["rewritten"] = dataset.count(config.rewritten)
+    web, *made = sources.values()
+    # Ray has no union of one.
+    words = _tokenizer(config, out, web.union(*made) if made else web, sum(totals.values()))
+    encoded, rejected = _encode(config, out, sources, words, totals)
+    order = mixture.Order(mixture.sources(config.mixture), shards.tokens_of(encoded))
+    schedule = Schedule(order, config.shards, words.tag_id, config.tags_start, config.tags_until)
+    counts = shards.count(encoded, schedule)
+    rows = _pack(config, out, encoded, words, counts, schedule)
+    _settle(out)
+    return out.commit(
+        rows_in=sum(totals.values()),
+        rows_out=rows,
+        rejected=rejected,
+        balanced=False,  # documents in, token rows out; _encode has balanced the documents
+        row_length=config.row_length,
+        vocab_size=words.size,
+        tag=config.tag,
+        tag_from=config.tag_from,
+        tag_id=words.tag_id,
+        end_of_text_id=words.end_id,
+        tokens=counts.tokens.total(),
+        tags=counts.tags,
+        padding=rows * config.row_length - counts.tokens.total(),
+        documents=counts.uses[TRAIN],
+        heldout=counts.uses[HELDOUT],
+        unselected=counts.uses[UNSELECTED],
+        tokens_by_recipe=dict(sorted(counts.recipes.items())),
+    )
+
+
+def _select(
+    path: str, needed: tuple[Column, ...], extra: tuple[str, ...], function: Any, chosen: Selection
+) -> Dataset:
+    names = [c.name for c in needed] + [n for n in dataset.columns(path) if n in extra]
+    found = ray.data.read_parquet(dataset.files(path), columns=names)
+    return found.map_batches(
+        function, fn_kwargs={"selection": chosen}, batch_format="pyarrow", batch_size=_BATCH
+    )
+
+
+def _tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int) -> Vocabulary:
+    folder = out.sub("tokenizer")
+    if not shards.exists(folder):
+        made = (
+            vocabulary.open_existing(config.tokenizer, config.tag)
+            if config.tokenizer
+            else vocabulary.train(_texts(documents, total), config.vocab_size, config.tag, config.row_length)
+        )
+        vocabulary.save(made, folder)
+    return inputs.tables(config, vocabulary.load(folder))
+
+
+def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
+    line, done = progress.Line("tokenizer", total, "documents"), 0
+    texts = documents.map_batches(selection.only_trained, batch_format="pyarrow", batch_size=None)
+    for batch in texts.iter_batches(batch_format="pyarrow", batch_size=_BATCH):
+        yield batch.column("text").drop_null().to_pylist()
+        done += len(batch)
+        line.show(done)
+    line.show(done, final=True)
+
+
+def _encode(
+    config: PackConfig, out: Artifact, sources: dict[str, Dataset], words: Vocabulary, totals: dict[str, int]
+) -> tuple[list[str], int]:
+    """Write the ids of every document into `encoded/`; returns its files and how many were rejected.
+
+    One pass for each source: Ray's row checkpoints keep a processor for each source of a pass, and
+    a pass that goes on over two of them would find none left on two cores.
+    """
+    part, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
+    settings = {"seed": config.seed, "tag_rate": config.tag_rate, "tag_from": config.tag_from}
+    for name, documents in sources.items():
+        counts = dataset.write(
+            documents.map_batches(
+                encode_rows,
+                fn_kwargs={"vocabulary": words, **settings},
+                batch_format="pyarrow",
+                batch_size=_BATCH,
+            ),
+            part,
+            label=f"ids {name}",
+            total=totals[name],
+            max_rejected=config.max_rejected,
+            part=name,
+        )
+        if counts.rows_out + counts.rejected != totals[name]:
+            raise RuntimeError(
+                f"{part.path}: of {totals[name]} {name} documents {counts.rows_out} came out and "
+                f"{counts.rejected} were rejected: some were lost or doubled; is every id unique?"
+            )
+        rejected += counts.rejected
+    return dataset.files(part.sub("data")), rejected
+
+
+def _pack(
+    config: PackConfig,
+    out: Artifact,
+    encoded: list[str],
+    words: Vocabulary,
+    counts: Counts,
+    schedule: Schedule,
+) -> int:
+    """Write the shards that are not there yet; returns the number of token rows in all shards."""
+    if not counts.tokens:
+        raise UserError(
+            f"no rows are left to train on: raw_scores={config.raw_scores} and recipes={config.recipes} "
+            f"leave out {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
+        )
+    first_rows, rows = shards.first_rows(counts.tokens, config.row_length)
+    missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
+    if missing:
+        write = partial(
+            shards.write_shard,
+            path=out.path,
+            row_length=config.row_length,
+            end_id=words.end_id,
+            first_rows=first_rows,
+            not_learned=None if config.learn_tags else words.tag_id,
+        )
+        counter = progress.RowCounter(out.sub("data"))
+        with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
+            wanted = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
+                shards.only_shards,
+                fn_kwargs={"shards": missing, "schedule": schedule},
+                batch_format="pyarrow",
+                batch_size=None,
+            )
+            grouped = wanted.groupby("shard", num_partitions=len(missing))
+            grouped.map_groups(write, batch_format="pyarrow").materialize()
+    written, _ = progress.RowCounter(out.sub("data"))()
+    if written != rows:
+        raise RuntimeError(f"{out.path}/data holds {written} rows, not the {rows} that its documents fill.")
+    return rows
+
+
+@contextmanager
+def _shuffle_by_tasks() -> Iterator[None]:
+    """On one machine, shuffle with tasks alone: Ray's default keeps actors, slow to start on few cores.
+
+    A dataset takes its settings when it is made, so it must be made inside.
+    """
+    context = ray.data.DataContext.get_current()
+    before = context.shuffle_strategy
+    if len(ray.nodes()) == 1:
+        context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+    try:
+        yield
+    finally:
+        context.shuffle_strategy = before
+
+
+def _settle(out: Artifact) -> None:
+    """Keep what was rejected, remove the ids by document."""
+    fs, root = filesystem.find(out.path)
+    if fs.exists(f"{root}/rejected"):
+        fs.rm(f"{root}/rejected", recursive=True)
+    fs.mv(f"{root}/{_ENCODED}/rejected", f"{root}/rejected", recursive=True)
+    fs.rm(f"{root}/{_ENCODED}", recursive=True)
+
 
 if __name__ == "__main__":
-    main(PackConfig, run)
+    from jobs.cli import main
+
+    main("pack")

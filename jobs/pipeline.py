@@ -1,7 +1,281 @@
-"""documents → classifier → scored → rewritten → report card → token rows → model → metrics → endpoint."""
+"""All stages in order, from documents to an endpoint. A stage reads the outputs of the stages it names.
 
-from safety_ray.job import main
-from safety_ray.pipeline import PipelineConfig, run
+    python -m jobs.pipeline configs/pipeline/demo.yaml plan=true
+    python -m jobs.pipeline configs/pipeline/demo.yaml until=pack
+    python -m jobs.pipeline configs/pipeline/demo.yaml from=pretrain
+    python -m jobs.pipeline configs/pipeline/demo.yaml only=[score,report]
+
+    <output>/<stage>/        the output folder of each stage
+    <output>/summary.json    rows and seconds of each stage, main results, answers of the endpoint
+
+All settings are checked before the first stage starts. A finished stage is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.audit import AuditConfig, audit_scores
+from jobs.corpus import CorpusConfig, make_corpus
+from jobs.evaluate import EvaluateConfig, evaluate_model
+from jobs.finetune import FinetuneConfig, finetune_model
+from jobs.fit import FitConfig, fit_classifier
+from jobs.ingest import IngestConfig, ingest_documents
+from jobs.label import LabelConfig, label_documents
+from jobs.pack import PackConfig, pack_documents
+from jobs.pretrain import PretrainConfig, pretrain_model
+from jobs.report import ReportConfig, write_report_card
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from jobs.score import ScoreConfig, score_documents
+from safety_ray.core import artifact, filesystem
+from safety_ray.core.config import from_dict, setting
+from safety_ray.core.errors import UserError, nearest
+from safety_ray.ingest.readers import list_files
+from serve.ask import AskConfig, ask_endpoint
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineConfig:
+    """Runs the stages in order, from documents to an endpoint that has answered."""
+
+    output: str = setting("folder that holds one folder per stage, and summary.json")
+    input: str = setting("your own documents (file, folder or glob); empty: the shipped corpus", default="")
+    from_: str = setting("first stage to run; the ones before it must be finished", default="")
+    until: str = setting("last stage to run; empty: all", default="")
+    only: list[str] = setting("run these stages and no other", factory=list)
+    plan: bool = setting("print which stages are finished and which would run, and stop", default=False)
+    seed: int = setting("seed of every stage", default=0)
+    corpus: dict[str, Any] = setting("settings of corpus (see safety-ray corpus --help)", factory=dict)
+    ingest: dict[str, Any] = setting("settings of ingest", factory=dict)
+    label: dict[str, Any] = setting("settings of label; empty: no such stage", factory=dict)
+    fit: dict[str, Any] = setting("settings of fit", factory=dict)
+    score: dict[str, Any] = setting("settings of score", factory=dict)
+    audit: dict[str, Any] = setting("settings of audit; empty: no such stage", factory=dict)
+    rewrite: dict[str, Any] = setting("settings of rewrite", factory=dict)
+    report: dict[str, Any] = setting("settings of report", factory=dict)
+    pack: dict[str, Any] = setting("settings of pack", factory=dict)
+    pretrain: dict[str, Any] = setting("settings of pretrain", factory=dict)
+    finetune: dict[str, Any] = setting("settings of finetune; empty: no such stage", factory=dict)
+    evaluate: dict[str, Any] = setting("settings of evaluate", factory=dict)
+    endpoint: dict[str, Any] = setting("settings of endpoint (see python -m serve.ask --help)", factory=dict)
+
+    def __post_init__(self) -> None:
+        stages = stages_of(self)
+        for key, names in (("from", [self.from_]), ("until", [self.until]), ("only", self.only)):
+            for name in filter(None, names):
+                stage_named(name, stages, key)
+        if self.only and (self.from_ or self.until):
+            raise UserError("only names all stages to run; leave out from and until.")
+        if self.from_ and self.until and not selected(self, stages):
+            raise UserError(f"from={self.from_} comes after until={self.until}; swap them.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of the pipeline."""
+
+    name: str
+    config: Any
+    """its config class"""
+    run: Callable[[Any], dict[str, Any]]
+    makes: str
+    """what it makes, in a few words"""
+    reads: dict[str, Stage | Output | list[Output]] = field(default_factory=dict)
+    """its settings that name outputs of other stages"""
+
+    def output(self, *folders: str) -> Output:
+        return Output(self, "/".join(folders))
+
+    def needs(self) -> list[Stage]:
+        """The stages whose outputs it reads."""
+        values = [value if isinstance(value, list) else [value] for value in self.reads.values()]
+        return [value.stage if isinstance(value, Output) else value for some in values for value in some]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A folder inside a stage's output folder."""
+
+    stage: Stage
+    folder: str
+
+
+CORPUS = Stage("corpus", CorpusConfig, make_corpus, "labelled documents")
+INGEST = Stage(
+    "ingest", IngestConfig, ingest_documents, "checked documents", {"input": CORPUS.output("data")}
+)
+LABEL = Stage("label", LabelConfig, label_documents, "labels by a judge", {"documents": INGEST})
+
+
+def stages_of(pipeline: PipelineConfig) -> list[Stage]:
+    """Return the stages in their order. Optional ones are left out if their section is empty."""
+    label, audit, finetune = bool(pipeline.label), bool(pipeline.audit), bool(pipeline.finetune)
+    fit = Stage("fit", FitConfig, fit_classifier, "harm classifier", {"labelled": LABEL if label else CORPUS})
+    score = Stage(
+        "score", ScoreConfig, score_documents, "scores 0-5", {"documents": INGEST, "classifier": fit}
+    )
+    audited = Stage("audit", AuditConfig, audit_scores, "precision, recall, threshold", {"scored": score})
+    # Only an audit with `wanted` chooses a threshold.
+    threshold: dict[str, Any] = {"thresholds_from": audited} if pipeline.audit.get("wanted") else {}
+    rewrite = Stage(
+        "rewrite", RewriteConfig, rewrite_documents, "rephrased, refused, moralized",
+        {"scored": score, "classifier": fit, **threshold},
+    )  # fmt: skip
+    rewritten = {"scored": score, "rewritten": rewrite}
+    report = Stage("report", ReportConfig, write_report_card, "Data Safety Report Card", {**rewritten})
+    pack = Stage("pack", PackConfig, pack_documents, "token rows with tags", {**rewritten, **threshold})
+    pretrain = Stage("pretrain", PretrainConfig, pretrain_model, "model", {"rows": pack})
+    finetuned = Stage("finetune", FinetuneConfig, finetune_model, "finetuned model", {"model": pretrain})
+    model = finetuned if finetune else pretrain
+    # Documents that the run held out, and those of the corpus, which any model can be measured on.
+    heldout = [pack.output("heldout"), CORPUS.output("heldout")]
+    evaluate = Stage(
+        "evaluate", EvaluateConfig, evaluate_model, "metrics",
+        {"model": model, "classifier": fit, "documents": heldout},
+    )  # fmt: skip
+    endpoint = Stage("endpoint", AskConfig, ask_endpoint, "answers of the endpoint", {"model": model})
+    stages = [CORPUS, INGEST, *[LABEL] * label, fit, score, *[audited] * audit, rewrite, report, pack]
+    return [*stages, pretrain, *[finetuned] * finetune, evaluate, endpoint]
+
+
+def stage_named(name: str, stages: list[Stage], key: str) -> Stage:
+    """Return the stage `name`. Raises UserError if this pipeline has no such stage."""
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise UserError(
+            f"{key}={name} is no stage; the nearest is '{nearest(name, names)}' ({', '.join(names)})."
+        )
+    return stages[names.index(name)]
+
+
+def selected(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
+    """Return the stages to run."""
+    if pipeline.only:
+        return [stage for stage in stages if stage.name in pipeline.only]
+    names = [stage.name for stage in stages]
+    first = names.index(pipeline.from_) if pipeline.from_ else 0
+    last = names.index(pipeline.until) if pipeline.until else len(names) - 1
+    return stages[first : last + 1]
+
+
+def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
+    """Return a stage's config: the folders it reads and writes, the seed, then its own section."""
+
+    def path(value: Stage | Output | list[Output]) -> str | list[str]:
+        if isinstance(value, list):
+            return [str(path(one)) for one in value]
+        if isinstance(value, Stage):
+            return f"{pipeline.output}/{value.name}"
+        return f"{pipeline.output}/{value.stage.name}/{value.folder}"
+
+    fixed: Settings = {"output": f"{pipeline.output}/{stage.name}"}
+    fixed |= {key: path(value) for key, value in stage.reads.items()}
+    if stage is INGEST and pipeline.input:
+        fixed["input"] = pipeline.input
+    section: Settings = getattr(pipeline, stage.name)
+    clash = sorted(section.keys() & fixed.keys())
+    if clash:
+        raise UserError(f"{stage.name}.{clash[0]} is set by the pipeline itself; leave it out.")
+    if "seed" in stage.config.__dataclass_fields__:
+        fixed["seed"] = pipeline.seed
+    return from_dict(stage.config, {**fixed, **section}, where=f"the section '{stage.name}'")
+
+
+def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
+    """Run the selected stages. Returns and writes the summary: {"stages", "results", "endpoint"}."""
+    started = time.time()
+    if pipeline.input:  # a wrong path fails now, not after the corpus is made
+        list_files(pipeline.input, str(pipeline.ingest.get("format", "auto")))
+    stages = stages_of(pipeline)
+    chosen = selected(pipeline, stages)
+    configs = {stage.name: config_of(stage, pipeline) for stage in stages}
+    if pipeline.plan:
+        print(plan_table(pipeline, stages, chosen))
+        return {}
+    check_earlier_finished(pipeline, chosen)
+    records: dict[str, dict[str, Any]] = {}
+    for number, stage in enumerate(chosen, start=1):
+        config = configs[stage.name]
+        finished = artifact.is_finished(config.output)
+        print(f"[{number}/{len(chosen)}] {stage.name}: {stage.makes}  → {config.output}", flush=True)
+        records[stage.name] = stage.run(config)
+        if finished:
+            print("  finished earlier, skipped", flush=True)
+    summary = summarize(records)
+    fs, root = filesystem.find(pipeline.output)
+    fs.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
+    print(summary_table(summary))
+    print(f"\nsummary: {pipeline.output}/summary.json")
+    if "report" in records:
+        print(f"report card: {pipeline.output}/report/card.html")
+    total = sum(record["seconds"] for record in records.values())
+    print(f"{total:.0f} s of work, {time.time() - started:.0f} s in this run")
+    return summary
+
+
+def check_earlier_finished(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
+    """Raise UserError if a stage to run reads the output of one that is neither finished nor to run."""
+    for stage in chosen:
+        for needed in stage.needs():
+            if stage is INGEST and pipeline.input:
+                continue
+            if needed not in chosen and not artifact.is_finished(f"{pipeline.output}/{needed.name}"):
+                raise UserError(
+                    f"{stage.name} reads {pipeline.output}/{needed.name}, which is not finished; "
+                    f"run the pipeline with until={needed.name} first."
+                )
+
+
+def plan_table(pipeline: PipelineConfig, stages: list[Stage], chosen: list[Stage]) -> str:
+    """Format what each stage reads, whether it is finished, and whether it would run."""
+    lines = [f"{'stage':<10} {'state':<12} {'this run':<10} reads"]
+    for stage in stages:
+        state = artifact.state(f"{pipeline.output}/{stage.name}")
+        action = (
+            "-" if stage not in chosen else {"finished": "skip", "unfinished": "resume"}.get(state, "run")
+        )
+        reads = ", ".join(dict.fromkeys(needed.name for needed in stage.needs()))
+        reads = pipeline.input if stage is INGEST and pipeline.input else reads
+        lines.append(f"{stage.name:<10} {state:<12} {action:<10} {reads}".rstrip())
+    return "\n".join(lines)
+
+
+RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe")
+
+
+def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what the records of the stages say; empty values for stages that did not run."""
+    return {
+        "stages": [
+            {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
+            for name, record in records.items()
+        ],
+        "results": {k: records["evaluate"]["results"][k] for k in RESULTS} if "evaluate" in records else {},
+        "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Format the summary for the console."""
+    lines = ["", f"{'stage':<12}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
+    for row in summary["stages"]:
+        counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
+        lines.append(f"{row['name']:<12}{counts}{row['seconds']:>10.1f}")
+    lines.append("")
+    for key, value in summary["results"].items():
+        lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")
+    for mode, answer in summary["endpoint"].items():
+        lines.append(f"\nendpoint, {mode}: {json.dumps(answer, ensure_ascii=False)}")
+    return "\n".join(lines)
+
 
 if __name__ == "__main__":
-    main(PipelineConfig, run)
+    from jobs.cli import main
+
+    main("pipeline")

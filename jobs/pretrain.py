@@ -1,7 +1,295 @@
-"""token rows → model."""
+"""token rows → model: the training loop runs in the workers of Ray Train.
 
-from safety_ray.job import main
-from safety_ray.train.stage import PretrainConfig, run
+<output>/model/              Hugging Face folder
+<output>/checkpoints/        the newest `keep` checkpoints
+<output>/metrics.jsonl       one line per `log_every` steps
+<output>/validation.jsonl    one line per validated checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import ray
+import ray.train
+import torch
+from ray.exceptions import GetTimeoutError, RayError
+from ray.train import Checkpoint, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import ValidationConfig as RayValidation
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from safety_ray.compat.ray_preemption import preempted_nodes
+from safety_ray.core import artifact, cluster, progress
+from safety_ray.core.errors import UserError
+from safety_ray.train import loggers
+from safety_ray.train.checkpoint import remove_old
+from safety_ray.train.data import TokenRows
+from safety_ray.train.guard import Diverged
+from safety_ray.train.loop import train
+from safety_ray.train.metrics import Metrics, Validations
+from safety_ray.train.model import check_continues, folder, load_tokenizer
+from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
+from safety_ray.train.validate import check, validate
+from safety_ray.train.validation import ValidationConfig
+
+__all__ = ["ModelConfig", "PretrainConfig", "pretrain_model"]
+_NOTE = "checkpoint.json"
+
+
+def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
+    """Train a model on `config.rows`. Returns the record; a finished folder is skipped."""
+    rows, model = TokenRows(config.rows), config.model
+    config.steps(len(rows))
+    if model.init:
+        check_continues(model.init, load_tokenizer(f"{config.rows}/tokenizer", "rows"), rows.length)
+    out = begin(config, {"rows": config.rows, **model_input(model.init)})
+    if out.record is not None:
+        return out.record
+    result = run_training(replace(config, output=out.path), model, rows)
+    return out.commit(balanced=False, rows_in=len(rows), rows_out=1, **result)
+
+
+def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
+    """Open the output folder, after checking that the cluster has room: settings cannot change later."""
+    if artifact.read_record(config.output) is None:
+        loggers.check(config.loggers)
+        cluster.start()
+        _check_workers_fit(config)
+    return artifact.begin(config.output, config, inputs)
+
+
+def _check_workers_fit(config: TrainingConfig) -> None:
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    if config.autoscale:
+        return
+    workers = config.min_workers or config.workers
+    beside = config.validation.cpus if config.validation.every else 0
+    needed = workers * config.cpus_per_worker + beside
+    if needed > cpus:
+        raise UserError(
+            f"{'min_' * bool(config.min_workers)}workers={workers} with "
+            f"cpus_per_worker={config.cpus_per_worker}"
+            f"{f' and validation.cpus={beside}' * bool(beside)} need "
+            f"{needed} CPUs and the cluster has {cpus}; take fewer, or set "
+            "autoscale=true where the cluster grows on demand."
+        )
+    if config.validation.every and config.validation.gpus > gpus:
+        raise UserError(
+            f"validation.gpus={config.validation.gpus:g} and the cluster has {gpus}; 0 validates on CPUs."
+        )
+    if config.device == "gpu" and config.workers > gpus:
+        raise UserError(
+            f"workers={config.workers} need {config.workers} GPUs and the cluster has {gpus}; "
+            "take fewer, or device=cpu."
+        )
+
+
+def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str, Any]:
+    """Run the training loop in Ray Train's workers. Returns the loop's result.
+
+    Ray Train replaces a lost worker, and all workers resume from the newest checkpoint.
+    """
+    validating = bool(config.validation.every)
+    if validating:
+        check(config.validation, rows.path, config.seed)
+        config = replace(config, validation=_with_absolute_paths(config.validation))
+    model = replace(model, init=_absolute(folder(model.init)))
+    gpu = config.device == "gpu" or (
+        config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.workers
+    )
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config,
+            "model": model,
+            "rows": _absolute(rows.path),
+        },
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+        validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
+    )
+    metrics, validations = Metrics(config.output), Validations(config.output)
+
+    def done() -> tuple[int, str]:
+        steps, note = metrics.progress()
+        return steps, f"{note} {validations.words()}".rstrip()
+
+    with progress.watch("train", config.steps(len(rows)), done, unit="steps"):
+        shutil.rmtree(storage, ignore_errors=True)
+        result = fit_interruptibly(trainer)
+    shutil.rmtree(storage, ignore_errors=True)
+    if "diverged" in result.return_value:
+        raise Diverged(result.return_value["diverged"])
+    returned: dict[str, Any] = result.return_value
+    logged = returned.pop("validations")
+    return returned | (finish_validation(config, logged) if validating else {})
+
+
+def fit_interruptibly(trainer: TorchTrainer) -> Any:
+    """Run `trainer.fit()` so that Ctrl-C raises KeyboardInterrupt here and ends the training.
+
+    In the main thread Ray Train would replace the SIGINT handler, and exit the process with code 1.
+    """
+    outcome: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, name="trainer.fit", daemon=True).start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        ray.shutdown()  # the workers must not continue without their driver
+        raise
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Run the training loop in one worker."""
+    # Steps are not reported to Ray Train, which accepts one report in two seconds and blocks faster workers;
+    # metrics.jsonl has them. Checkpoints are reported if they are validated.
+    config: TrainingConfig = settings["config"]
+    torch.set_num_threads(config.cpus_per_worker)
+    more: dict[str, Any] = {}
+    validations = Validations(config.output)
+    if config.validation.every:
+        steps = config.steps(len(TokenRows(settings["rows"])))
+        more = {"whole": Reporter(config, steps), "validations": validations}
+    try:
+        result = train(
+            config, settings["model"], settings["rows"], device=get_device(), going=Preemption(), **more
+        )
+        return {**result, "validations": validations.seen}
+    except Diverged as error:  # every retry would diverge as well, so do not replace the workers
+        return {"diverged": str(error)}
+
+
+class Preemption:
+    """Callable: whether Ray announced since the last call that nodes of this training will be preempted."""
+
+    def __init__(self) -> None:
+        self.nodes: frozenset[str] = frozenset()
+
+    def __call__(self) -> bool:
+        nodes = preempted_nodes()
+        new, self.nodes = bool(nodes - self.nodes), nodes
+        return new
+
+
+def model_input(path: str) -> dict[str, str]:
+    """The model `path` as an input with a fingerprint; none for a hub id."""
+    fs, root = fsspec.core.url_to_fs(folder(path))
+    return {"model": folder(path)} if path and fs.exists(root) else {}
+
+
+def _with_absolute_paths(config: ValidationConfig) -> ValidationConfig:
+    documents = [_absolute(path) for path in config.documents]
+    return replace(config, documents=documents, classifier=_absolute(config.classifier))
+
+
+def _absolute(path: str) -> str:
+    """`path` as a worker in another working directory finds it; a hub id stays what it is."""
+    return str(Path(path).resolve()) if path and "://" not in path and Path(path).exists() else path
+
+
+class Reporter:
+    """Reports checkpoints to Ray Train for validation; called in every worker."""
+
+    def __init__(self, config: TrainingConfig, steps: int) -> None:
+        self.config, self.steps = config, steps
+        self.waiting: set[int] = set()
+
+    def __call__(self, step: int, path: str) -> frozenset[int]:
+        """Report the checkpoint of `step`. Returns the reported steps that are not validated yet."""
+        each = self.config.checkpoint_every * self.config.validation.every
+        if step % each and step != self.steps:
+            return frozenset(self.waiting)
+        done = Validations(self.config.output).steps()
+        self.waiting -= done
+        new = step not in done and ray.train.get_context().get_world_rank() == 0
+        with tempfile.TemporaryDirectory() as folder:
+            # Ray Train accepts only checkpoints in its own folder: report a file with the path of this one.
+            (Path(folder) / _NOTE).write_text(json.dumps({"step": step, "path": path}))
+            note = Checkpoint.from_directory(folder) if new else None
+            ray.train.report({"step": step}, checkpoint=note, validation=new)
+        if new:
+            self.waiting.add(step)
+        return frozenset(self.waiting)
+
+
+def validation_task(config: TrainingConfig, model: ModelConfig, rows: str) -> RayValidation:
+    """Return the task that Ray Train runs for each reported checkpoint, one at a time, during training."""
+    return RayValidation(
+        fn=partial(validate_checkpoint, config=config, model=model, rows=rows),
+        ray_remote_kwargs={"num_cpus": 0},
+    )
+
+
+def validate_checkpoint(
+    note: Checkpoint, *, config: TrainingConfig, model: ModelConfig, rows: str
+) -> dict[str, Any]:
+    """Validate a checkpoint in a task of its own, so that a crash or a timeout only costs a line."""
+    with note.as_directory() as folder:
+        note_of = json.loads((Path(folder) / _NOTE).read_text())
+    asked = config.validation
+    task = (
+        ray.remote(validate)
+        .options(num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=0)
+        .remote(asked, model, rows, config.seed, note_of["path"])
+    )
+    try:
+        figures: dict[str, Any] = ray.get(task, timeout=asked.timeout_s)
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        figures = {"error": f"not done after validation.timeout_s={asked.timeout_s:g} s"}
+    except RayError as error:
+        figures = {"error": str(error).strip().splitlines()[-1]}
+    Validations(config.output).append({"step": note_of["step"], **figures})
+    return figures
+
+
+def finish_validation(config: TrainingConfig, logged: int) -> dict[str, Any]:
+    """Log the validations that finished after the last step, and delete the checkpoints kept for them.
+
+    Returns the newest line of validation.jsonl for the record, if there is one.
+    """
+    validations = Validations(config.output, seen=logged)
+    late = validations.new()
+    if late and config.loggers:
+        with closing(loggers.Loggers(config.loggers, config.output, 0, {})) as others:
+            for line in late:
+                others.validated(line)
+    remove_old(config.checkpoint_folder(), config.keep)
+    lines = validations.lines()
+    return {"validation": lines[-1]} if lines else {}
+
 
 if __name__ == "__main__":
-    main(PretrainConfig, run)
+    from jobs.cli import main
+
+    main("pretrain")

@@ -1,7 +1,401 @@
-"""scored → rewritten: rephrased, refused, moralized."""
+"""scored → rewritten: documents of score 1-3 are rephrased, of 4-5 turned into refusals and moral education.
 
-from safety_ray.job import main
-from safety_ray.rewrite.stage import RewriteConfig, run
+    <output>/data/<part>/          accepted texts
+    <output>/rejected/<part>/     texts that were not accepted, each with its reason
+    <output>/drafts/               what the steps of a pass store; removed at the end
+
+Tasks run in passes, one for each kind of task, document length and attempt:
+
+    part               tasks                                               prompt
+    direct             documents                                           rephrase or refuse
+    direct_long        documents longer than max_chars                     rephrase, chunk by chunk
+    direct_2           what direct did not accept                          another style and sampler seed
+    direct_long_2      what direct_long did not accept                     the same
+    moralize...        accepted refusals, so it runs last                  moralize
+
+A pass is the list of steps in `steps_of`. A stored step is written to disk before the next one starts: a
+language model and the classifier never share memory, and a failed run keeps every reply it has paid for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data import Dataset
+
+from jobs.label import judge_rows
+from jobs.score import classify
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import artifact, cluster, dataset, filesystem, threshold
+from safety_ray.core.artifact import Artifact
+from safety_ray.core.dataset import Counts
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
+from safety_ray.judge import ensemble
+from safety_ray.llm import engine
+from safety_ray.llm.engine import USAGE
+from safety_ray.rewrite import acceptance, estimate, tasks, template
+from safety_ray.rewrite.compare import ScoreAndCompare
+from safety_ray.rewrite.settings import RewriteConfig
+
+__all__ = ["RewriteConfig", "rewrite_documents"]
+DIRECT, MORALIZE = "direct", "moralize"
+_DRAFTS, _GENERATED, _OUTCOMES = "drafts", "generated", "outcomes"
+_DOCUMENTS_PER_BLOCK = 2_000
+"""documents whose chunks are joined in one block"""
+_REFUSAL = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
+_EMPTY = schema((*_REFUSAL, Column("engine", pa.string(), ""))).empty_table()
+_ARROW: Any = {"batch_format": "pyarrow"}
+
+
+def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
+    """Rewrite `config.scored`. Returns the record, or the estimate of a dry run."""
+    if not artifact.is_finished(config.output) or config.dry_run:
+        Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
+        engine.check(config.engine)
+        if config.judge.kind != "template":
+            engine.check(config.judge)
+    inputs = {"scored": config.scored, **artifact.local_input("classifier", config.classifier)}
+    recipe_of = config.recipe_of()
+    more: dict[str, Any] = {}
+    if config.thresholds_from:
+        inputs["thresholds_from"] = config.thresholds_from
+        more["threshold"] = threshold.audited(config.thresholds_from)
+        recipe_of = config.recipe_of(more["threshold"])
+        if not recipe_of:
+            raise UserError(
+                f"thresholds_from: the audit's threshold {more['threshold']} lies above all of "
+                f"rephrase_scores={config.rephrase_scores} and refuse_scores={config.refuse_scores}."
+            )
+    if config.dry_run:
+        cluster.start()
+        return dry_run(config, recipe_of)
+    out = artifact.begin(config.output, config, inputs=inputs)
+    if out.record is not None:
+        return out.record
+    cluster.start()
+    rows_in, counts = run_passes(config, recipe_of, out)
+    outcomes = read_outcomes(config, out)
+    if config.engine.kind != "template":
+        more |= count_tokens(out)
+    if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
+        dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
+    for name in (_DRAFTS, _OUTCOMES):
+        filesystem.remove(out.sub(name))
+    return out.commit(
+        rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
+        engine=config.engine.label, attempts=outcomes, **more,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One attempt at the tasks of one kind and length."""
+
+    kind: str
+    long: bool
+    attempt: int
+
+    @property
+    def part(self) -> str:
+        """Name of the folders that the pass writes."""
+        return f"{self.kind}{'_long' * self.long}{f'_{self.attempt}' * (self.attempt > 1)}"
+
+
+def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) -> tuple[int, Counts]:
+    """Run all passes. Returns (number of tasks, counts)."""
+
+    def documents() -> Dataset:
+        return dataset.read(config.scored, SCORED).map_batches(
+            partial(tasks.from_documents, recipe_of=recipe_of, draws=config.draws()), **_ARROW
+        )
+
+    def refusals() -> Dataset:
+        return dataset.read(out.sub("data"), _REFUSAL).map_batches(
+            partial(tasks.from_refusals, draws=config.draws()), **_ARROW
+        )
+
+    total = dataset.count_where(config.scored, "score", list(recipe_of))
+    counts = run_attempts(config, out, DIRECT, documents, "id", total)
+    if "moralize" in config.recipes and counts.rows_out:
+        refused = dataset.count_where(out.sub("data"), "recipe", ["refuse"])
+        counts += run_attempts(config, out, MORALIZE, refusals, "id", refused)
+        total += refused
+    dataset.check_share(out.path, counts, config.max_rejected)
+    return total, counts
+
+
+def run_attempts(
+    config: RewriteConfig,
+    out: Artifact,
+    kind: str,
+    first_tasks: Callable[[], Dataset],
+    source_id: str,
+    total: int,
+) -> Counts:
+    """Run the passes of one kind. Each attempt after the first gets the tasks that the one before rejected.
+
+    `source_id` is the name of the tasks' source id in the dataset that `first_tasks` reads.
+    """
+    counts = Counts(0, 0)
+    for long in (False, True):
+        rejected = 0
+        for attempt in range(1, config.attempts + 1):
+            this, before = Pass(kind, long, attempt), Pass(kind, long, attempt - 1)
+            done = dataset.written(out, this.part)
+            if done is None and attempt == 1:
+                done = run_pass(config, out, this, first_tasks(), source_id, total)
+            elif done is None and not rejected:
+                break
+            elif done is None:
+                retry = dataset.read(out.sub("rejected", before.part), (tasks.REJECTED_SOURCE,)).map_batches(
+                    partial(tasks.again, draws=config.draws(attempt)), **_ARROW
+                )
+                done = run_pass(config, out, this, retry, "source_id", rejected)
+            if attempt > 1:
+                drop_retried(out, before)
+            counts, rejected = counts + Counts(done.rows_out, 0), done.rejected
+        counts += Counts(0, rejected)
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A stream of rows, and how a resumed run recognizes rows that are already written."""
+
+    ds: Dataset
+    total: int
+    """about how many"""
+    resume_by: str
+    """column of the written rows that identifies them"""
+    read_as: str
+    """the name of that column in the dataset that `ds` reads"""
+
+
+def run_pass(
+    config: RewriteConfig, out: Artifact, this: Pass, ds: Dataset, source_id: str, total: int
+) -> Counts:
+    """Generate, score and accept or reject the texts of one pass. Returns the counts of its part."""
+    rows = Rows(
+        ds.map_batches(partial(tasks.only, long=this.long, max_chars=config.max_chars), **_ARROW),
+        total, resume_by="source_id", read_as=source_id,
+    )  # fmt: skip
+    for step in steps_of(config, this):
+        rows = step.apply(rows)
+        if step.stored:
+            stored = store(config, out, this, step, rows)
+            if stored is None:  # no task of this kind
+                dataset.mark_written(out, this.part)
+                return Counts(0, 0)
+            rows = stored
+        if step.judged:
+            rows = judge(config, out, this, rows)
+    return dataset.write(
+        rows.ds, out, label=this.part, total=rows.total, write_rows=config.write_rows,
+        max_rejected=1.0, resume_by=rows.resume_by, read_as=rows.read_as, part=this.part,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a pass: rows in, rows out."""
+
+    name: str
+    apply: Callable[[Rows], Rows]
+    stored: bool = False
+    """write the rows to drafts/<name>/<part> and continue from there"""
+    judged: bool = False
+    """ask the judge about the stored rows"""
+
+
+def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
+    """Return the steps of a pass in their order. Input: tasks; output: rows of the part."""
+    uses_model = config.engine.kind != "template"
+    uses_judge = config.judge.kind != "template"
+
+    def each(function: Callable[[pa.Table], pa.Table]) -> Callable[[Rows], Rows]:
+        return lambda rows: replace(rows, ds=rows.ds.map_batches(function, **_ARROW))
+
+    def generate(rows: Rows) -> Rows:
+        return replace(rows, ds=generate_drafts(rows.ds, config, this.attempt))
+
+    def join(rows: Rows) -> Rows:
+        # All chunks of a document meet in one block.
+        blocks = rows.ds.repartition(rows.total // _DOCUMENTS_PER_BLOCK + 1, keys=[tasks.WHOLE])
+        joined = blocks.map_batches(tasks.join_parts, batch_format="pyarrow", batch_size=None)
+        return replace(rows, ds=joined, read_as=tasks.WHOLE)
+
+    def score(rows: Rows) -> Rows:
+        # The template engine keeps sentences of the source, so similarity needs no check.
+        compares = config.accept.compares and uses_model
+        actor = ScoreAndCompare if compares else None
+        scored = classify(rows.ds, config, config.classifier, rows.total, actor=actor)
+        if uses_judge:
+            scored = scored.map_batches(ensemble.keep_classifier_score, **_ARROW)
+        return replace(rows, ds=scored)
+
+    def cut(rows: Rows) -> Rows:
+        draws = config.draws(this.attempt)
+        chunks = rows.ds.map_batches(partial(tasks.cut, draws=draws), **_ARROW)
+        # A document gives several rows, so no column identifies them: a failed run cuts again.
+        return Rows(chunks, 0, resume_by="", read_as="")
+
+    accept = partial(tasks.settle, bounds=config.accept, reason_column=dataset.REASON)
+    long_first = [Step("chunks", cut, stored=True)] if this.long else []
+    long_last = [Step("joined", join)] if this.long else []
+    return [
+        *long_first,
+        Step(_GENERATED, generate, stored=uses_model or this.long),
+        *long_last,
+        Step("scored", score, stored=uses_judge, judged=uses_judge),
+        Step("accepted", each(accept)),
+    ]
+
+
+def generate_drafts(ds: Dataset, config: RewriteConfig, attempt: int) -> Dataset:
+    """Generate and parse a reply for each task."""
+    # Blocks of a write task's size: the unit that actors share, and the most that a failure repeats.
+    ds = ds.repartition(target_num_rows_per_block=config.write_rows, strict=True)
+    generate = engine.processor(
+        config.engine_of(attempt), template=partial(template.write, seed=config.seed + attempt - 1)
+    )
+    return generate(ds).map_batches(tasks.read_replies, **_ARROW)
+
+
+def store(config: RewriteConfig, out: Artifact, this: Pass, step: Step, rows: Rows) -> Rows | None:
+    """Write `rows` below drafts/ and read them back. Returns None if there are none."""
+    folder = Artifact(out.sub(_DRAFTS, step.name, this.part), {}, {})
+    counts = dataset.write(
+        rows.ds, folder, label=f"{this.part} {step.name}", total=rows.total or None,
+        write_rows=config.write_rows, resume_by=rows.resume_by or None, read_as=rows.read_as or None,
+    )  # fmt: skip
+    if not counts.rows_out:
+        return None
+    return Rows(dataset.read(folder.sub("data"), ()), counts.rows_out, resume_by="id", read_as="id")
+
+
+def judge(config: RewriteConfig, out: Artifact, this: Pass, rows: Rows) -> Rows:
+    """Add the judge's score and take the higher of both. Rows without a judgement get a null score."""
+    folder = Artifact(out.sub(_DRAFTS, "judged", this.part), {}, {})
+    judge_rows(
+        rows.ds, folder, config.judge, seed=config.seed, total=rows.total, write_rows=config.write_rows,
+        names=ensemble.JUDGED, finish=partial(ensemble.combine, ensemble="max", judge_only=False),
+    )  # fmt: skip
+    return replace(rows, ds=dataset.read(folder.path, ()))
+
+
+def drop_retried(out: Artifact, this: Pass) -> None:
+    """Delete the rejected rows of a pass that a later attempt now holds, after counting their reasons."""
+    fs, root = filesystem.find(out.sub("rejected", this.part))
+    files = [name for name in fs.find(root) if name.endswith(".parquet")]
+    if not files:
+        return
+    fs_notes, note = filesystem.find(out.sub(_OUTCOMES, f"{this.part}.json"))
+    if not fs_notes.exists(note):
+        fs_notes.makedirs(note.rsplit("/", 1)[0], exist_ok=True)
+        with fs_notes.open(note, "w") as file:
+            json.dump(count_reasons(out, this), file)
+    for name in files:  # the empty folder marks the part as complete
+        fs.rm(name)
+
+
+def count_reasons(out: Artifact, this: Pass) -> dict[str, int]:
+    """Return the number of rejected rows of a pass by kind of reason."""
+    counts = dataset.written(out, this.part)
+    found: Counter[str] = Counter()
+    if counts and counts.rejected:
+        groups = dataset.groups(out.sub("rejected", this.part), [dataset.REASON])
+        for (reason,), rows in groups.items():
+            found[acceptance.kind(reason)] += rows
+    return {kind: found[kind] for kind in (*acceptance.KINDS, *sorted(found)) if found[kind]}
+
+
+def read_outcomes(config: RewriteConfig, out: Artifact) -> dict[str, dict[str, int]]:
+    """Return how many rows of each part were accepted, and rejected by kind of reason."""
+    outcomes = {}
+    attempts = range(1, config.attempts + 1)
+    for this in (Pass(k, long, n) for k in (DIRECT, MORALIZE) for long in (False, True) for n in attempts):
+        counts = dataset.written(out, this.part)
+        if counts is None:
+            continue
+        fs, note = filesystem.find(out.sub(_OUTCOMES, f"{this.part}.json"))
+        reasons = json.loads(fs.cat_file(note)) if fs.exists(note) else count_reasons(out, this)
+        if counts.rows_out or reasons:
+            outcomes[this.part] = {"accepted": counts.rows_out, **reasons}
+    return outcomes
+
+
+def count_tokens(out: Artifact) -> dict[str, Any]:
+    """Return and print the tokens of all attempts; {} if the engine did not count any."""
+    folder = out.sub(_DRAFTS, _GENERATED)
+    fs, root = filesystem.find(folder)
+    if not fs.exists(root):
+        return {}
+    columns = dataset.table(folder, list(USAGE))
+    tokens = {name: pc.sum(columns.column(name)).as_py() or 0 for name in USAGE}
+    if not tokens["prompt_tokens"]:
+        return {}
+    share = tokens["cached_tokens"] / tokens["prompt_tokens"]
+    print(
+        f"{tokens['prompt_tokens']:,} prompt tokens ({share:.0%} from the prefix cache), "
+        f"{tokens['reply_tokens']:,} reply tokens",
+        flush=True,
+    )
+    return {"tokens": tokens}
+
+
+def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
+    """Rewrite a sample into `<output>.dry-run`, then estimate and print what the full run would take."""
+    if config.engine.kind == "template":
+        raise UserError("dry_run measures what a language model takes: set engine.kind to vllm or openai.")
+    folder = f"{config.output}.dry-run"
+    filesystem.remove(folder)
+    sample = sample_documents(config, recipe_of)
+    if not len(sample):
+        raise UserError(f"'{config.scored}' has no document with a score that is rewritten.")
+    dataset.write_table(sample, f"{folder}/sample/sample.parquet")
+    out = Artifact(f"{folder}/rewritten", {}, {})
+    batch_size = max(config.engine.batch_size, len(sample))
+    one_engine = replace(config.engine, batch_size=batch_size, concurrency=1, max_concurrency=0)
+    settings = replace(config, scored=f"{folder}/sample", output=out.path, engine=one_engine, dry_run=False)
+    _, counts = run_passes(settings, recipe_of, out)
+    documents = {score: dataset.count_where(config.scored, "score", [score]) for score in sorted(recipe_of)}
+    usage = dataset.table(out.sub(_DRAFTS, _GENERATED), estimate.USED)
+    found = estimate.estimate(config, recipe_of, documents, sample, usage) | {
+        "accepted_share": round(counts.rows_out / max(1, counts.rows_out + counts.rejected), 3),
+        "sample": folder,
+    }
+    fs, root = filesystem.find(folder)
+    with fs.open(f"{root}/estimate.json", "w") as file:
+        json.dump(found, file, indent=1)
+    print(estimate.table(found), flush=True)
+    return found
+
+
+def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Table:
+    """Return the `dry_run_rows` documents with the lowest hashes: the same ones every time."""
+    names = [
+        c for c in ("id", "text", "score", "chunk_scores", "probs") if c in dataset.columns(config.scored)
+    ]
+    lowest = partial(
+        estimate.lowest_hashes, scores=sorted(recipe_of), seed=config.seed, most=config.dry_run_rows
+    )
+    blocks = dataset.read(config.scored, SCORED).select_columns(names).map_batches(lowest, **_ARROW)
+    found = pa.table({})
+    for block in blocks.iter_batches(batch_format="pyarrow", batch_size=None):
+        found = pa.concat_tables([found, block]) if len(found) else block
+        found = found.sort_by("rank").slice(0, config.dry_run_rows)
+    return found.drop_columns(["rank"]) if len(found) else found
+
 
 if __name__ == "__main__":
-    main(RewriteConfig, run)
+    from jobs.cli import main
+
+    main("rewrite")

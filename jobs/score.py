@@ -1,7 +1,208 @@
-"""documents → scored."""
+"""documents → scored: a classifier, a language model as judge, or both give each document a score 0-5.
 
-from safety_ray.job import main
-from safety_ray.score.stage import ScoreConfig, run
+<output>/data/texts/           rows scored by the classifier; with a judge data/first/ and data/again/
+<output>/data/copies/          rows whose text occurs more than once: they take the score of one of them
+<output>/rejected/            rows without a score, each with its reason
+<output>/classified/           the classifier's scores until the judge has finished (scorers=both)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.label import AGAIN, FIRST, judge_rows
+from safety_ray.classifier import deduplication
+from safety_ray.classifier.batches import ScoreBatch
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.classifier.deduplication import Duplicates
+from safety_ray.classifier.pool import Pool
+from safety_ray.classifier.token_totals import TokenTotals
+from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core.artifact import Artifact
+from safety_ray.core.cluster import Shared
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import DOCUMENT, SCORED
+from safety_ray.judge import ensemble
+from safety_ray.judge.settings import Judge, check_is_model
+from safety_ray.llm import engine
+
+_TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
+_DIGESTS_PER_BLOCK = 1_000_000
+_ARROW: Any = {"batch_format": "pyarrow"}
+_WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig(Pool):
+    """Scores documents 0-5 for harm with a fitted classifier, a language model as judge, or both."""
+
+    documents: str = setting("dataset with id and text")
+    output: str = setting("folder to write", identity=False)
+    scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
+    classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
+    judge: Judge = setting("the judge: vllm or openai", factory=Judge)
+    ensemble: Literal["max", "classifier", "judge"] = setting(
+        "the score of a row that both scored: the higher one, or that of one of them", default="max"
+    )
+    max_rejected: float = setting(
+        "share of rows rejected above which the job fails", default=0.05, identity=False
+    )
+    seed: int = setting("seed of the document markers that the judge sees", default=0)
+
+    def __post_init__(self) -> None:
+        Pool.__post_init__(self)
+        if self.classifies and not self.classifier:
+            raise UserError(f"scorers={self.scorers} needs classifier: the folder of a finished fit.")
+        if self.judges:
+            check_is_model(self.judge, "judge")
+        elif self.judge.kind != "template":
+            raise UserError(
+                "scorers=classifier asks no judge; set scorers to judge or both, or leave judge out."
+            )
+        if self.ensemble != "max" and self.scorers != "both":
+            raise UserError(f"ensemble={self.ensemble} chooses between two scores, so it needs scorers=both.")
+
+    @property
+    def classifies(self) -> bool:
+        return self.scorers != "judge"
+
+    @property
+    def judges(self) -> bool:
+        return self.scorers != "classifier"
+
+
+def score_documents(config: ScoreConfig) -> dict[str, Any]:
+    """Score `config.documents`. Returns the record; a finished folder is skipped."""
+    if not artifact.is_finished(config.output):
+        if config.classifies:
+            Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
+        if config.judges:
+            engine.check(config.judge)
+    inputs = {"documents": config.documents}
+    if config.classifies:
+        inputs |= artifact.local_input("classifier", config.classifier)
+    out = artifact.begin(config.output, config, inputs=inputs)
+    if out.record is not None:
+        return out.record
+    cluster.start()
+
+    documents = dataset.read(config.documents, DOCUMENT)
+    rows = dataset.count(config.documents)
+    found = find_duplicates(documents, rows)
+    duplicates = Shared(found)
+    texts = documents
+    if found.copies:
+        texts = documents.map_batches(
+            deduplication.keep, fn_kwargs={"found": duplicates, "copies": False}, **_ARROW
+        )
+    totals = start_totals() if config.classifies else None
+    counts = score_texts(config, out, texts, rows - found.copies, totals)
+
+    if found.copies:
+        scores = Shared(scores_of_owners(out, found, duplicates))
+        copies = documents.map_batches(
+            deduplication.keep, fn_kwargs={"found": duplicates, "copies": True}, **_ARROW
+        ).map_batches(deduplication.fill, fn_kwargs={"found": duplicates, "scores": scores}, **_ARROW)
+        counts += dataset.write(
+            copies, out, label="copies", total=found.copies, write_rows=config.write_rows,
+            max_rejected=1.0, part=_COPIES,
+        )  # fmt: skip
+    dataset.check_share(out.path, counts, config.max_rejected)
+
+    more: dict[str, Any] = {"judge": config.judge.label} if config.judges else {}
+    if totals is not None:
+        more["tokens"] = ray.get(totals.record.remote())
+    record = out.commit(
+        rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
+        scored_texts=rows - found.copies, copies=found.copies, **more,
+    )  # fmt: skip
+    filesystem.remove(out.sub(_CLASSIFIED))
+    return record
+
+
+def find_duplicates(documents: Dataset, rows: int) -> Duplicates:
+    """Find texts that occur more than once, by a shuffle of digests."""
+    groups = (
+        documents.select_columns(["id", "text"])
+        .map_batches(deduplication.digests, **_ARROW)
+        .repartition(rows // _DIGESTS_PER_BLOCK + 1, keys=[deduplication.KEY])
+        .map_batches(deduplication.duplicates, **_WHOLE_BLOCKS)
+    )
+    return Duplicates.of(list(groups.iter_batches(**_WHOLE_BLOCKS)))
+
+
+def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, totals: Any) -> dataset.Counts:
+    """Write `ds` with scores. Classifier and judge run one after the other and never share memory."""
+    if config.classifies:
+        ds = classify(ds, config, config.classifier, texts, totals=totals)
+        settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}
+        if not config.judges:
+            return dataset.write(ds, out, **settings, max_rejected=1.0, part=_TEXTS)
+        classified = Artifact(out.sub(_CLASSIFIED), {}, {})
+        dataset.write(ds.map_batches(ensemble.keep_classifier_score, **_ARROW), classified, **settings)
+        ds = dataset.read(classified.sub("data"), SCORED)
+    return judge_rows(
+        ds, out, config.judge, seed=config.seed, total=texts, write_rows=config.write_rows,
+        names=ensemble.JUDGED,
+        finish=partial(ensemble.combine, ensemble=config.ensemble, judge_only=not config.classifies),
+    )  # fmt: skip
+
+
+def classify(
+    ds: Dataset,
+    pool: Pool,
+    classifier: str,
+    rows: int,
+    *,
+    totals: Any = None,
+    actor: type[ScoreBatch] | None = None,
+) -> Dataset:
+    """Add score columns to `ds`, about `rows` rows, with a pool of actors of class `actor` (`ScoreBatch`)."""
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0.0)
+    on_gpus = pool.on_gpus(gpus)
+    least, most = pool.size(resources.get("CPU", 1), gpus, rows)
+    # One file may be one block; smaller blocks keep all actors busy and limit what a failure repeats.
+    ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
+    return ds.map_batches(
+        actor or ScoreBatch,
+        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals),
+        batch_format="pyarrow",
+        batch_size=pool.batch_rows,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        **({"num_gpus": pool.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
+    )
+
+
+def scores_of_owners(out: Artifact, found: Duplicates, duplicates: Shared[Duplicates]) -> pa.Table:
+    """Return the score columns of each text that occurs more than once, in the order of `found.keys`."""
+    owners: list[pa.Table] = []
+    for part in (_TEXTS, FIRST, AGAIN):
+        counts = dataset.written(out, part) or dataset.Counts(0, 0)
+        folders = [("data", counts.rows_out), ("rejected", counts.rejected)]
+        for path in (out.sub(folder, part) for folder, rows in folders if rows):
+            names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
+            scored = ray.data.read_parquet(dataset.files(path), columns=["id", *names, dataset.REASON])
+            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"found": duplicates}, **_ARROW)
+            owners += list(of_part.iter_batches(**_WHOLE_BLOCKS))
+    return found.arrange([table for table in owners if len(table)], out.path)
+
+
+def start_totals() -> Any:
+    """Start the actor that sums token counts, on the driver's node: that node's loss ends the job anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(TokenTotals).options(num_cpus=0, scheduling_strategy=here).remote()
+
 
 if __name__ == "__main__":
-    main(ScoreConfig, run)
+    from jobs.cli import main
+
+    main("score")

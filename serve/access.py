@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 
 PAGE = Path(__file__).parent / "playground"
 OPEN = {"", "/", "/v1/safety", *(f"/{file.name}" for file in PAGE.iterdir())}  # GET without a key

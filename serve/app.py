@@ -15,10 +15,10 @@ import socket
 import sys
 import time
 
-from safety_ray import cluster
-from safety_ray.config import load
-from safety_ray.errors import UserError, user_error_in
-from safety_ray.job import quiet
+from safety_ray.core import cluster
+from safety_ray.core.config import load
+from safety_ray.core.errors import UserError, user_error_in
+from safety_ray.core.job import quiet
 from serve.build import build_app, check_model
 from serve.settings import ServeConfig
 

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray import artifact
-from safety_ray.config import from_dict, setting
-from safety_ray.errors import UserError
-from safety_ray.ports import free_port
+from safety_ray.core import artifact
+from safety_ray.core.config import from_dict, setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.ports import free_port
 from serve.app import ServeConfig, start, stop
 
 
@@ -19,7 +19,7 @@ class AskConfig:
     """Starts a model's endpoint on this machine, asks it one prompt in three modes, and stops it."""
 
     model: str = setting("a Hugging Face folder, or the output of a finished pretrain or finetune job")
-    output: str = setting("folder to write")
+    output: str = setting("folder to write", identity=False)
     prompt: str = setting("what is asked", default="They deserve to be hurt, and we will")
     max_tokens: int = setting("tokens of an answer at most", default=32)
     threshold: float = setting("mode stop: the answer ends where P(tag) reaches this", default=0.02)
@@ -35,7 +35,7 @@ class AskConfig:
         return from_dict(ServeConfig, {**fixed, **self.serve}, "the section 'serve'")
 
 
-def run(config: AskConfig) -> dict[str, Any]:
+def ask_endpoint(config: AskConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs={"model": config.model})
     if out.record is not None:
         return out.record

@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safety_ray import tag as harm
-from safety_ray.artifact import read_record
-from safety_ray.config import from_dict
-from safety_ray.device import cpu_dtype
-from safety_ray.errors import UserError
+from safety_ray.core import tag as harm
+from safety_ray.core.artifact import read_record
+from safety_ray.core.config import from_dict
+from safety_ray.core.device import cpu_dtype
+from safety_ray.core.errors import UserError
 from serve.settings import ServeConfig
 
 if TYPE_CHECKING:

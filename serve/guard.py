@@ -15,14 +15,8 @@ from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 
-from safety_ray.decode.processor import (
-    MODE_ARG,
-    PROMPT_ARG,
-    REPORT_ARG,
-    THRESHOLD_ARG,
-    check_sampling,
-)
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
+from safety_ray.decode.processor import MODE_ARG, PROMPT_ARG, REPORT_ARG, THRESHOLD_ARG, check_sampling
 from serve.metrics import Metrics
 from serve.report import Report
 from serve.safety import Asked, Limits, asked

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from safety_ray.core.errors import UserError, nearest
 from safety_ray.decode.processor import MODES as ENGINE_MODES
 from safety_ray.decode.processor import Safety, check_share
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.errors import UserError, nearest
 
 Mode = Literal["off", "mask", "stop", "safebeam", "sample"]
 MODES: tuple[str, ...] = get_args(Mode)

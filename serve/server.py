@@ -22,8 +22,8 @@ from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.async_utils import make_async
 
 from safety_ray.compat.killed_children import last_killed, worker_log
+from safety_ray.core.errors import UserError
 from safety_ray.decode.vllm_processor import CONFIG_KEY
-from safety_ray.errors import UserError
 from serve.guard import KEY_ARG, Guard, Request
 from serve.metrics import Metrics
 from serve.prompts import ChatEncoder

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_ray import tag as harm
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core import tag as harm
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 from serve.access import AccessRules, read_keys
 from serve.safety import Asked, Limits, Mode, check_limits
 

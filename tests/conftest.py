@@ -26,8 +26,8 @@ os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # for tests of 
 _TESTS = Path(__file__).parent
 # Run first, so that no process idles at the end; the metrics tests run before other requests to the endpoint.
 _LONGEST = (
-    "serve/test_endpoint_metrics.py", "serve", "rewrite", "test_pipeline.py", "train/test_stage.py",
-    "train/test_validation.py", "test_engine_vllm.py", "score", "train",
+    "serve/test_endpoint_metrics.py", "serve", "rewrite", "jobs/test_pipeline.py", "train/test_stage.py",
+    "train/test_validation.py", "llm/test_engine_vllm.py", "jobs", "judge", "classifier", "train",
 )  # fmt: skip
 _TOGETHER = {
     "the endpoint": ("tests/serve/",),
@@ -71,7 +71,7 @@ def ray_cluster() -> Iterator[Head]:
     """A real Ray cluster on this machine, started once per process; jobs started by tests also use it."""
     import ray
 
-    from safety_ray import cluster, job
+    from safety_ray.core import cluster, job
 
     job.quiet()
     head = start_head(cluster.SLOTS)
@@ -102,23 +102,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def corpus(shared: Path) -> Path:
     """The shipped corpus with one document per seed: a finished folder of labelled documents."""
+    from jobs.corpus import CorpusConfig, make_corpus
     from safety_ray.corpus.seeds import load_seeds
-    from safety_ray.corpus.stage import CorpusConfig, run
 
     folder = shared / "corpus"
     with (shared / "corpus.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run(CorpusConfig(output=str(folder), documents=len(load_seeds())))
+        make_corpus(CorpusConfig(output=str(folder), documents=len(load_seeds())))
     return folder
 
 
 @pytest.fixture(scope="session")
 def classifier(shared: Path, corpus: Path) -> Path:
     """A harm classifier fitted on the shipped corpus with the packaged encoder."""
-    from safety_ray.score.fit import FitConfig, run
+    from jobs.fit import FitConfig, fit_classifier
 
     folder = shared / "classifier"
     with (shared / "classifier.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first test process creates it
-        run(FitConfig(labelled=str(corpus), output=str(folder), windows=1))
+        fit_classifier(FitConfig(labelled=str(corpus), output=str(folder), windows=1))
     return folder

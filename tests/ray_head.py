@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import psutil
 
-from safety_ray.ports import free_ports
+from safety_ray.core.ports import free_ports
 
 T = TypeVar("T")
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safety_ray.config import load
-from safety_ray.pipeline import PipelineConfig
+from jobs.pipeline import PipelineConfig
+from safety_ray.core.config import load
 
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = [
@@ -31,7 +31,7 @@ def check_summary(output: Path, names: list[str], documents: int) -> dict[str, A
     assert stages["ingest"]["rows_out"] == documents
     assert stages["score"]["rows_in"] == stages["score"]["rows_out"] == documents
     rewrite = stages["rewrite"]
-    assert rewrite["rows_in"] == rewrite["rows_out"] + rewrite["set_aside"] > 40
+    assert rewrite["rows_in"] == rewrite["rows_out"] + rewrite["rejected"] > 40
     for name in names:
         record = json.loads((output / name / "record.json").read_text())
         assert record["config"]["output"].endswith(name)

@@ -21,8 +21,8 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.decode.settings import DecodeBenchmark, Row, make_model, make_prompts, open_model
-from safety_ray.job import main
-from safety_ray.tag import tag_id
+from safety_ray.core.job import main
+from safety_ray.core.tag import tag_id
 
 
 def run(config: DecodeBenchmark) -> dict[str, Any]:

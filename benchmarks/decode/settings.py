@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from safety_ray.config import setting
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import TAG
 from safety_ray.corpus.seeds import load_seeds
-from safety_ray.errors import UserError
 from safety_ray.pack import vocabulary
-from safety_ray.tag import TAG
 
 PARTS = ("transformers", "vllm", "processor", "endpoint", "soak")
 

@@ -18,8 +18,8 @@ import psutil
 
 from benchmarks.decode.settings import DecodeBenchmark, Row
 from benchmarks.vllm_server import vllm_server
-from safety_ray.device import cpu_dtype
-from safety_ray.ports import free_port
+from safety_ray.core.device import cpu_dtype
+from safety_ray.core.ports import free_port
 from serve.app import ServeConfig, start, stop
 
 MODEL, PROMPT = "safety-ray", "Tell me how the river runs to the sea."

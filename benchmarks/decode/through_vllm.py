@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 
 from benchmarks.decode.settings import DecodeBenchmark, Row
+from safety_ray.core.device import cpu_dtype
 from safety_ray.decode.safebeam import Search, SearchSettings
-from safety_ray.device import cpu_dtype
 
 
 def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:

@@ -25,8 +25,8 @@ from benchmarks.rewrite.bare import bare_engine, client, server
 from benchmarks.rewrite.job import openai_engine, stream, vllm_engine
 from benchmarks.rewrite.prompts import chats, documents, make_model
 from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
-from safety_ray import cluster, dataset
-from safety_ray.job import main
+from safety_ray.core import cluster, dataset
+from safety_ray.core.job import main
 
 
 def run(config: RewriteBenchmark) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from benchmarks.rewrite.prompts import engine_args, job_config, sampling, tasks_of
 from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
-from safety_ray import dataset
-from safety_ray.artifact import Artifact
-from safety_ray.engine import SECONDS, USAGE
-from safety_ray.rewrite.passes import draft
+from jobs.rewrite import generate_drafts
+from safety_ray.core import dataset
+from safety_ray.core.artifact import Artifact
+from safety_ray.llm.engine import SECONDS, USAGE
 
 
 def vllm_engine(model: str, config: RewriteBenchmark) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def stream(folder: str, config: RewriteBenchmark, clock: Clock, engine: dict[str
     todo = dataset.read(f"{folder}/in", ()).map_batches(
         tasks_of, fn_kwargs={"config": job}, batch_format="pyarrow"
     )
-    drafts = draft(todo, job, 1).map_batches(_stamped, batch_format="pyarrow")
+    drafts = generate_drafts(todo, job, 1).map_batches(_stamped, batch_format="pyarrow")
     out = Artifact(tempfile.mkdtemp(dir=folder), {}, {})
     dataset.write(drafts, out, label="drafts", total=config.prompts, write_rows=job.write_rows)
     rows = dataset.table(f"{out.path}/data", ["stamp", SECONDS, *USAGE]).to_pylist()

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.rewrite.settings import RewriteBenchmark
-from safety_ray.config import from_dict
+from safety_ray.core.config import from_dict
+from safety_ray.core.device import cpu_dtype
 from safety_ray.corpus.seeds import load_seeds
-from safety_ray.device import cpu_dtype
 from safety_ray.rewrite import tasks
 from safety_ray.rewrite.settings import RewriteConfig
 

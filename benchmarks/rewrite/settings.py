@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 
 PARTS = ("vllm", "openai", "acceptance")
 

@@ -17,8 +17,8 @@ import torch
 import transformers
 
 from benchmarks.score.settings import ScoreBenchmark
-from safety_ray.device import fast_bf16
-from safety_ray.job import main
+from safety_ray.core.device import fast_bf16
+from safety_ray.core.job import main
 
 
 def run(config: ScoreBenchmark) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from transformers import AutoModel
 
 from benchmarks.score.settings import ScoreBenchmark, in_turns
 from benchmarks.score.texts import documents
-from safety_ray.score.classifier import Classifier
-from safety_ray.score.encoder import packaged_folder
-from safety_ray.score.stage_pool import Tokens
+from safety_ray.classifier.batches import TokenCounter
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.classifier.encoder import packaged_folder
 
 
 def rows(config: ScoreBenchmark) -> Iterator[str]:
@@ -29,7 +29,7 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
     tokens, width = len(ids), ours.encoder.max_tokens
     at_once = max(1, 2048 // width)  # what is fastest here
     packed = [ids[i : i + width] for i in range(0, tokens - width + 1, width)]
-    counts = {name: Tokens(c.encoder.model) for name, c in {"ours": ours, "fp32": exact}.items()}
+    counts = {name: TokenCounter(c.encoder.model) for name, c in {"ours": ours, "fp32": exact}.items()}
     scores: dict[str, np.ndarray] = {}
     padding: dict[str, tuple[int, int]] = {}
 

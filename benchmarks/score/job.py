@@ -16,10 +16,11 @@ import ray._private.internal_api
 
 from benchmarks.score.settings import Cost, ScoreBenchmark, all_processes
 from benchmarks.score.texts import documents
-from safety_ray import cluster, dataset
-from safety_ray.score import ensemble, stage_pool
-from safety_ray.score.classifier import Prediction
-from safety_ray.score.stage import ScoreConfig, run
+from jobs import score
+from jobs.score import ScoreConfig, score_documents
+from safety_ray.classifier.batches import ScoreBatch, add_scores
+from safety_ray.classifier.classifier import Prediction
+from safety_ray.core import cluster, dataset
 
 _FEW = 8
 
@@ -53,26 +54,26 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
 
 def _run(job: ScoreConfig, cost: Cost) -> dict[str, Any]:
     with all_processes(cost):
-        record = run(job)
+        record = score_documents(job)
     ray.shutdown()
     return record
 
 
-class CheapScorer(stage_pool.ScoreBatch):
+class CheapScorer(ScoreBatch):
     """Scores by length: what is measured is the stream around the classifier."""
 
     def __init__(self, *settings: Any) -> None: ...
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         safe = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-        return ensemble.classify(batch, lambda texts: [Prediction(0, safe, [0]) for _ in texts])
+        return add_scores(batch, lambda texts: [Prediction(0, safe, [0]) for _ in texts])
 
 
 def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
     """A corpus several times the object store, through the job with a scorer that costs nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         number = _large(Path(scratch, "in"), config.corpus_mb)
-        stage_pool.ScoreBatch = CheapScorer  # type: ignore[misc]
+        score.ScoreBatch = CheapScorer  # type: ignore[misc]
         cost = Cost()
         with all_processes(cost):
             ray.init(
@@ -83,7 +84,7 @@ def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
             )  # fmt: skip
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars, context.use_datasource_v2 = False, False
-            record = run(
+            record = score_documents(
                 ScoreConfig(
                     documents=f"{scratch}/in", output=f"{scratch}/out", classifier=config.classifier,
                     batch_rows=512, write_rows=512,

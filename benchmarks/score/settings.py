@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 
 PARTS = ("encoder", "job", "ngrams", "memory")
 

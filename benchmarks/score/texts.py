@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.errors import UserError
-from safety_ray.records import stable_hash
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import stable_hash
 
 Texts = Iterator[tuple[str, int | None]]
 _PIECE = 3000

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from benchmarks.train.settings import Row, TrainBenchmark
-from safety_ray.job import main
+from safety_ray.core.job import main
 
 
 def run(config: TrainBenchmark) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.train.settings import LENGTH, VOCABULARY
-from safety_ray.config import from_dict
+from safety_ray.core.config import from_dict
 from safety_ray.train.batches import Batch, document_positions, next_tokens
 from safety_ray.train.model import LanguageModel, build
 from safety_ray.train.settings import ModelConfig

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.train.settings import VOCABULARY, Row, TrainBenchmark
-from safety_ray import tag
+from safety_ray.core import tag
 from safety_ray.corpus.seeds import load_seeds
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.rows import pack_rows

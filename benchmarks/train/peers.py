@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from benchmarks.train.model import batch_of, network
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
-from safety_ray.job import quiet
+from safety_ray.core.job import quiet
 
 Steps = Callable[[int], list[tuple[float, float]]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 
 PARTS = ("peers", "ways", "waits", "packing")
 VOCABULARY, LENGTH = 8192, 256

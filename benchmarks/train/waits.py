@@ -13,12 +13,10 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
-from safety_ray import dataset
-from safety_ray.config import from_dict
-from safety_ray.corpus.stage import CorpusConfig
-from safety_ray.corpus.stage import run as write_corpus
-from safety_ray.pack.stage import PackConfig
-from safety_ray.pack.stage import run as pack
+from jobs.corpus import CorpusConfig, make_corpus
+from jobs.pack import PackConfig, pack_documents
+from safety_ray.core import dataset
+from safety_ray.core.config import from_dict
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig
@@ -30,11 +28,11 @@ def rows(config: TrainBenchmark) -> Iterator[Row]:
 
 
 def _run(config: TrainBenchmark, folder: Path) -> Row:
-    write_corpus(CorpusConfig(output=f"{folder}/corpus", documents=4000))
+    make_corpus(CorpusConfig(output=f"{folder}/corpus", documents=4000))
     corpus = dataset.table(f"{folder}/corpus")
     scored = corpus.append_column("score", corpus.column("label").cast("int8"))
     dataset.write_table(scored, f"{folder}/scored/a.parquet")
-    pack(
+    pack_documents(
         PackConfig(
             scored=f"{folder}/scored", output=f"{folder}/rows", row_length=LENGTH, vocab_size=VOCABULARY
         )

@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.train.model import batch_of, network
 from benchmarks.train.settings import LENGTH, SHAPES, VOCABULARY, Row, TrainBenchmark
-from safety_ray.ports import free_port
+from safety_ray.core.ports import free_port
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.settings import PretrainConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 
+from safety_ray.core.records import stable_hash
 from safety_ray.corpus.seeds import SLOT, Seed
-from safety_ray.records import stable_hash
 
 _SENTENCE = re.compile(r"(?<=[.!?])[ ]+(?=[\"'A-Z0-9])")
 _LEAVE_OUT = 0.3

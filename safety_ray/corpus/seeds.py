@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from safety_ray.records import stable_hash
+from safety_ray.core.records import stable_hash
 
 SLOT = re.compile(r"\{([^{}]*)\}")
 HELDOUT_ONE_IN = 6

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.errors import UserError
 
 
 def safe_beam_search(

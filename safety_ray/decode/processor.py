@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from safety_ray.errors import UserError, nearest
+from safety_ray.core.errors import UserError, nearest
 
 Mode = Literal["off", "mask", "stop"]
 MODES: tuple[str, ...] = get_args(Mode)

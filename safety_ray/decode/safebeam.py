@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

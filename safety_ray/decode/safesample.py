@@ -17,8 +17,8 @@ import math
 import random
 from dataclasses import dataclass
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Beam, Search, SearchSettings, most_likely
-from safety_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

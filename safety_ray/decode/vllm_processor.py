@@ -20,8 +20,8 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 from vllm.v1.sample.sampler import Sampler
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import REPORT_ARG, Safety, TagRows, check_sampling, ending, requested
-from safety_ray.errors import UserError
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from safety_ray import dataset, filesystem
-from safety_ray.errors import UserError
-from safety_ray.records import DOCUMENT, require, stable_hash
+from safety_ray.core import dataset, filesystem
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import DOCUMENT, require, stable_hash
 
 SAFE, UNSAFE = "safe", "unsafe"
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
+from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.continuations import BEAM, SAFEBEAM
 from safety_ray.evaluate.reading import Reading
-from safety_ray.records import stable_hash
 
 CONFIDENCE = 0.95
 

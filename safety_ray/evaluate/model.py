@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray import tag
-from safety_ray.artifact import read_record
-from safety_ray.errors import UserError
+from safety_ray.core import tag
+from safety_ray.core.artifact import read_record
+from safety_ray.core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import encode
 from safety_ray.evaluate.documents import Document, Prompt, prompts
 from safety_ray.evaluate.model import Description
-from safety_ray.tag import encode
 
 _TASK_TOKENS = 8192  # tokens of documents that one task reads
 

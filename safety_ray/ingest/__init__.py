@@ -1,1 +1,1 @@
-"""Web documents in: crawls, pages and tables from anywhere; one row a document, bad ones set aside."""
+"""Web documents in: crawls, pages and tables from anywhere; one row a document, bad ones rejected."""

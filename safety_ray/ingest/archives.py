@@ -1,4 +1,4 @@
-"""The records of a WARC or WET file: every one whole, set aside with its offset, or counted.
+"""The records of a WARC or WET file: every one whole, rejected with its offset, or counted.
 
 FastWARC reads the records. It stops at the first one that does not fit and takes a file that was
 cut off for one that ends; so each record is checked against what lies in the file where nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 
 ColumnMap = dict[str, str]
 """from a document's column to the field that it is read from; dots lead into nested fields"""

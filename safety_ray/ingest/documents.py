@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from safety_ray.core.records import DOCUMENT, FINEWEB, schema, stable_hash
 from safety_ray.ingest.columns import ColumnMap, renamed
 from safety_ray.ingest.raw import Raw
-from safety_ray.records import DOCUMENT, FINEWEB, schema, stable_hash
 
 OPTIONAL = pa.schema(
     [("label", pa.int8()), *((n, pa.string()) for n in ("category", "kind", "family", "split"))]
@@ -23,7 +23,7 @@ _ALWAYS = pa.schema(
         ("extra", pa.string()),  # a JSON object of the fields that have no column of their own
         ("source_file", pa.string()),
         ("source_position", pa.int64()),
-        ("set_aside", pa.string()),  # why the record is no document
+        ("rejected_reason", pa.string()),  # why the record is no document
     ]
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -37,7 +37,7 @@ def row_schema(optional: list[str]) -> pa.Schema:
 
 
 def to_row(raw: Raw, columns: pa.Schema, max_bytes: int, names: ColumnMap | None = None) -> dict[str, Any]:
-    """The row of one record; `set_aside` holds the reason where it is no document.
+    """The row of one record; `rejected` holds the reason where it is no document.
 
     A record without an id gets one of 16 hex digits: the 64-bit BLAKE2b hash of its URL (empty where
     it has none) and its text, so that it has the same one in every run, file and order. A record that
@@ -50,7 +50,7 @@ def to_row(raw: Raw, columns: pa.Schema, max_bytes: int, names: ColumnMap | None
         wrong = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes)
         problem = problem or wrong
     if problem:
-        row |= {"id": row["id"] or f"{raw.file}#{raw.position}", "text": None, "set_aside": problem}
+        row |= {"id": row["id"] or f"{raw.file}#{raw.position}", "text": None, "rejected_reason": problem}
     return row
 
 
@@ -77,7 +77,7 @@ def _fill(row: dict[str, Any], value: dict[str, Any], columns: pa.Schema, max_by
     return None
 
 
-_RESERVED = ("id", "text", "extra", "source_file", "source_position", "set_aside")
+_RESERVED = ("id", "text", "extra", "source_file", "source_position", "rejected_reason")
 
 
 def _cast(value: Any, kind: pa.DataType) -> Any:
@@ -97,12 +97,12 @@ def _clean(text: str) -> str:
 
 
 def mark_duplicates(rows: pa.Table) -> pa.Table:
-    """Set aside all but the first (by file and position) row of each id.
+    """Rejected all but the first (by file and position) row of each id.
 
     `rows` must hold every row of the ids in it. Rows that already have a reason keep it.
     """
     ordered = rows.sort_by([(name, "ascending") for name in ("id", "source_file", "source_position")])
-    reasons = ordered.column("set_aside").to_pylist()
+    reasons = ordered.column("rejected_reason").to_pylist()
     ids = ordered.column("id").to_pylist()
     first: str | None = None
     for i, one in enumerate(ids):
@@ -110,5 +110,5 @@ def mark_duplicates(rows: pa.Table) -> pa.Table:
             if one == first:
                 reasons[i] = f"duplicate id '{one}'"
             first = one
-    at = ordered.schema.get_field_index("set_aside")
-    return ordered.set_column(at, "set_aside", pa.array(reasons, pa.string()))
+    at = ordered.schema.get_field_index("rejected_reason")
+    return ordered.set_column(at, "rejected_reason", pa.array(reasons, pa.string()))

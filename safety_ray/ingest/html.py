@@ -22,7 +22,7 @@ EXTRACTIONS: dict[str, dict[str, Any]] = {
 }
 """Options of trafilatura by name; benchmarks/ingest.py compares them on pages with gold text."""
 
-logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is set aside with a reason
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is rejected with a reason
 
 
 @dataclass(frozen=True, slots=True)

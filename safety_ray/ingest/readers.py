@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
-from safety_ray import filesystem
-from safety_ray.errors import UserError
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
 from safety_ray.ingest.pages import read_archive, read_html
 from safety_ray.ingest.raw import Raw
 from safety_ray.ingest.tables import first_fields, read_jsonl, read_parquet
@@ -119,10 +119,11 @@ def read(
 
 
 def _hidden(relative: str) -> bool:
-    """Ray and Spark leave _SUCCESS and .crc files; a stage's set_aside/ is not its data."""
+    """Return whether a file is not data: Ray's and Spark's markers, and what a stage writes beside data/."""
     parts = relative.strip("/").split("/")
     return any(p.startswith((".", "_")) for p in parts) or parts[0] in (
-        "set_aside",
+        "rejected",
+        "set_aside",  # the name of rejected/ in earlier versions
         "record.json",
         "config.json",
     )

@@ -6,8 +6,8 @@ import io
 import time
 from typing import Any
 
-from safety_ray import filesystem
-from safety_ray.errors import UserError
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
 
 WAITS = (1.0, 4.0, 16.0)
 """Seconds before each new try to read on; after the last the job fails rather than lose what follows."""

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.ingest.columns import field_names
 from safety_ray.ingest.raw import Raw
 from safety_ray.ingest.source import Source

@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from safety_ray import tag
-from safety_ray.dataset import REASON
+from safety_ray.core import tag
+from safety_ray.core.dataset import REASON
+from safety_ray.core.records import stable_hash
 from safety_ray.pack.personas import with_persons
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
 from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary
-from safety_ray.records import stable_hash
 
 ENCODED = pa.schema(
     [
-        *SELECTED,  # text stays only in rows that are set aside
+        *SELECTED,  # text stays only in rows that are rejected
         ("order", pa.uint64()),  # the document's hash, of which its place in the training is made
         ("input_ids", pa.list_(pa.int32())),  # tags and end-of-text included
         ("tokens", pa.int64()),
@@ -39,7 +39,7 @@ def encode_rows(
     Where a row has `chunk_scores`, tags stand in chunks of score `tag_from` and above alone.
 
     A document in whose ids a special token appears, or, if unsafe, whose words cannot be found, is
-    set aside with its reason.
+    rejected with its reason.
     """
     names, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
     chunks = rows.column(CHUNKS).to_pylist()

@@ -10,13 +10,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safety_ray import artifact, dataset, threshold
-from safety_ray.artifact import Artifact
+from safety_ray.core import artifact, dataset, threshold
+from safety_ray.core.artifact import Artifact
+from safety_ray.core.records import REWRITTEN, SCORED, require
 from safety_ray.pack import selection, shards, vocabulary
 from safety_ray.pack.selection import CHUNKS, ROOT, SPLIT
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
-from safety_ray.records import REWRITTEN, SCORED, require
 
 WEB = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
 MADE = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from safety_ray.config import from_dict, setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import from_dict, setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
 from safety_ray.pack.selection import RAW, RECIPES
-from safety_ray.records import SCORES
 
 Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]

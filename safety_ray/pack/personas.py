@@ -10,7 +10,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from safety_ray.records import stable_hash
+from safety_ray.core.records import stable_hash
 
 _ROLE = re.compile(r"^(User|Assistant)(?=: )", re.MULTILINE)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from safety_ray.records import LEARN, SPAN, TOKEN_ROW, schema
+from safety_ray.core.records import LEARN, SPAN, TOKEN_ROW, schema
 
 
 def pack_rows(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safety_ray.dataset import REASON
-from safety_ray.errors import UserError
-from safety_ray.records import SCORES, stable_hash
+from safety_ray.core.dataset import REASON
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES, stable_hash
 
 RAW, RECIPES = "raw", ("rephrase", "refuse", "moralize")
 TRAIN, HELDOUT, UNSELECTED = "train", "heldout", "unselected"

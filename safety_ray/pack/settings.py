@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_ray import tag
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core import tag
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
 from safety_ray.pack.mixture import sources
 from safety_ray.pack.selection import RECIPES
 from safety_ray.pack.vocabulary import SMALLEST
-from safety_ray.records import SCORES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class PackConfig:
 
     scored: str = setting("scored web documents")
     rewritten: str = setting("what was made of them; empty: nothing", default="")
-    output: str = setting("folder for token rows, tokenizer and held-out documents")
+    output: str = setting("folder for token rows, tokenizer and held-out documents", identity=False)
     seed: int = setting("seed of tags, order and held-out documents", default=0)
     row_length: int = setting("tokens in a row", default=256)
     tokenizer: str = setting("folder or hub id of a tokenizer; empty: train one on the rows", default="")
@@ -53,10 +53,10 @@ class PackConfig:
     )
     heldout_share: float = setting("share held out where no column `split` says which", default=0.05)
     shards: int = setting("files of rows; one is put together in memory", default=4)
-    max_set_aside: float = setting("share of documents that may fail", default=0.01)
+    max_rejected: float = setting("share of documents that may fail", default=0.01, identity=False)
 
     def __post_init__(self) -> None:
-        for name in ("tag_rate", "heldout_share", "max_set_aside"):
+        for name in ("tag_rate", "heldout_share", "max_rejected"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} does not fit: it must be from 0 to 1.")
         for name, least in (("row_length", 16), ("shards", 1)):

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray import dataset, filesystem
-from safety_ray.errors import UserError
+from safety_ray.core import dataset, filesystem
+from safety_ray.core.errors import UserError
 from safety_ray.pack.mixture import Order
 from safety_ray.pack.rows import pack_rows
 

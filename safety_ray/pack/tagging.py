@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from safety_ray.records import stable_hash
+from safety_ray.core.records import stable_hash
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

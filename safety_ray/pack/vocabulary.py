@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from safety_ray import filesystem
-from safety_ray.errors import UserError
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

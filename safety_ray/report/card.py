@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray.records import SCORES
+from safety_ray.core.records import SCORES
 from safety_ray.report import interval, ngrams
 from safety_ray.report.interval import MILLION, rate
 from safety_ray.report.ngrams import load_lists

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from safety_ray.records import SCORES
+from safety_ray.core.records import SCORES
 from safety_ray.report.card import share
 from safety_ray.report.wording import number
 

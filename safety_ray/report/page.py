@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from safety_ray.records import SCORES
+from safety_ray.core.records import SCORES
 from safety_ray.report.card import share
 from safety_ray.report.tally import RECIPES
 from safety_ray.report.wording import NONE, between, big, change, compare, number, percent

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from safety_ray.errors import UserError
-from safety_ray.records import SCORES
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
 from safety_ray.report.ngrams import find_ngrams, load_lists
 
 ORIGINAL = "original"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 
 KINDS = (
     *("engine", "declined", "form", "judge", "empty"),

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from safety_ray.classifier.batches import ScoreBatch
+from safety_ray.classifier.encoder import PACKAGED, Encoder
 from safety_ray.rewrite.tasks import PROBLEM, SIMILARITY, SOURCE
-from safety_ray.score.encoder import PACKAGED, Encoder
-from safety_ray.score.stage_pool import ScoreBatch
 
 
 class ScoreAndCompare(ScoreBatch):
@@ -26,7 +26,7 @@ class ScoreAndCompare(ScoreBatch):
         pairs = {
             n: (row["text"], row[SOURCE])
             for n, row in enumerate(rows)
-            # What is set aside for another reason need not be compared.
+            # What is rejected for another reason need not be compared.
             if row["recipe"] == "rephrase" and not row[PROBLEM] and row["score"] < row["source_score"]
         }
         found = dict(zip(pairs, similarities(self.encoder, list(pairs.values())), strict=True))

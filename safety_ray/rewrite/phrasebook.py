@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import TypeVar
 
-from safety_ray.records import stable_hash
+from safety_ray.core.records import stable_hash
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 
 
 class Published(NamedTuple):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from safety_ray.config import setting
-from safety_ray.engine import EngineConfig
-from safety_ray.errors import UserError
-from safety_ray.records import SCORES
+from safety_ray.classifier.pool import Pool
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
+from safety_ray.judge.settings import Judge
+from safety_ray.llm.engine import EngineConfig
 from safety_ray.rewrite.acceptance import Bounds
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.tasks import Draw
-from safety_ray.score.judge import Judge
-from safety_ray.score.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class RewriteConfig(Pool):
     classifier: str = setting(
         "folder of a finished fit, or hub id of a published classifier: it scores every rewritten text"
     )
-    output: str = setting("folder to write")
+    output: str = setting("folder to write", identity=False)
     engine: EngineConfig = setting("what writes the texts", factory=EngineConfig)
     recipes: list[str] = setting("which of the recipes to run", factory=lambda: list(RECIPES))
     rephrase_scores: list[int] = setting("scores that are rephrased", factory=lambda: [1, 2, 3])
@@ -42,13 +42,18 @@ class RewriteConfig(Pool):
         "a language model that scores the texts as well; the higher score counts; template: none",
         factory=Judge,
     )
-    max_set_aside: float = setting("share of tasks set aside above which the job fails", default=0.5)
+    max_rejected: float = setting(
+        "share of tasks rejected above which the job fails", default=0.5, identity=False
+    )
     seed: int = setting("seed of styles and phrases", default=0)
-    dry_run: bool = setting("rewrite a sample only, and say what all of it would take", default=False)
-    dry_run_rows: int = setting("documents in that sample", default=64)
+    dry_run: bool = setting(
+        "rewrite a sample only, and say what all of it would take", default=False, identity=False
+    )
+    dry_run_rows: int = setting("documents in that sample", default=64, identity=False)
     price_per_hour: float = setting(
         "of one engine's machine, in any currency: a dry run then says what all of it costs",
         default=0.0,
+        identity=False,
     )
 
     def __post_init__(self) -> None:
@@ -68,8 +73,8 @@ class RewriteConfig(Pool):
         both = sorted(set(self.rephrase_scores) & set(self.refuse_scores))
         if both:
             raise UserError(f"score {both[0]} stands in rephrase_scores and in refuse_scores; choose one.")
-        if not 0 <= self.max_set_aside <= 1:
-            raise UserError(f"max_set_aside={self.max_set_aside} must lie in [0, 1].")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"max_rejected={self.max_rejected} must lie in [0, 1].")
         if not 1 <= self.attempts <= 5:
             raise UserError(f"attempts={self.attempts} must be an integer from 1 to 5.")
         if self.max_chars < 200:

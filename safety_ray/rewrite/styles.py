@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safety_ray.prompts import text
+from safety_ray.llm.prompts import text
 from safety_ray.rewrite.phrasebook import pick
 
 STYLES: dict[str, tuple[str, ...]] = {

@@ -11,17 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray import prompts
-from safety_ray.engine import ERROR, REPLY, SECONDS, USAGE
-from safety_ray.records import ENSEMBLE, REWRITTEN, Column
+from safety_ray.core import dataset
+from safety_ray.core.records import ENSEMBLE, REWRITTEN, Column
+from safety_ray.llm import prompts
+from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
 from safety_ray.rewrite import acceptance, parse, split
 from safety_ray.rewrite.harm import harm_name, harm_of
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.styles import describe, draw
 
 PROBLEM, SOURCE, PARTS, WHOLE, SIMILARITY = "problem", "source", "parts", "whole", "similarity"
-ASIDE = Column("set_aside_source", pa.string(), "what it was made from")
-"""In rows that were set aside, for another try and for people; null in rows that were kept."""
+REJECTED_SOURCE = Column(dataset.SOURCE, pa.string(), "the source text")
+"""Column of rejected rows, for another attempt and for people; null in accepted rows."""
 PART = pa.struct(
     [
         ("source_start", pa.int32()),  # characters of the source that the part was made from
@@ -87,13 +88,13 @@ def from_refusals(batch: pa.Table, draws: Draw) -> pa.Table:
 
 
 def again(batch: pa.Table, draws: Draw) -> pa.Table:
-    """Rows that were set aside as tasks for another try, each with a style it has not had yet."""
-    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style", ASIDE.name]
+    """Rows that were rejected as tasks for another try, each with a style it has not had yet."""
+    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style", REJECTED_SOURCE.name]
     rows = [
-        {**row, "id": row["source_id"], "text": row[ASIDE.name], "before": row["style"]}
+        {**row, "id": row["source_id"], "text": row[REJECTED_SOURCE.name], "before": row["style"]}
         for row in batch.select(names).to_pylist()
     ]
-    return _tasks(_without(batch, ASIDE.name), rows, draws)
+    return _tasks(_without(batch, REJECTED_SOURCE.name), rows, draws)
 
 
 def _tasks(kept: pa.Table, rows: list[dict[str, Any]], draws: Draw) -> pa.Table:
@@ -236,7 +237,7 @@ def settle(batch: pa.Table, bounds: acceptance.Bounds, reason_column: str) -> pa
     first = [column.name for column in REWRITTEN] + ["root_id", "harm", "engine", "attempt", SIMILARITY]
     gone = {PROBLEM, SOURCE, SECONDS, reason_column}
     others = [n for n in batch.column_names if n not in {*first, *gone}]
-    batch = batch.select(first + others).append_column(ASIDE.name, pa.array(sources, pa.string()))
+    batch = batch.select(first + others).append_column(REJECTED_SOURCE.name, pa.array(sources, pa.string()))
     return batch.append_column(reason_column, pa.array(reasons, pa.string()))
 
 

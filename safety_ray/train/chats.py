@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray import records, tag
+from safety_ray.core import records, tag
 
 ROLES = ("system", "user", "assistant")
 CHAT_TEMPLATE = (

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from safety_ray import filesystem
+from safety_ray.core import filesystem
 
 Whole = Callable[[int, str], frozenset[int]]
 """Told step and path of a checkpoint that is whole; returns steps whose checkpoints are still being read."""

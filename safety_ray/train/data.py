@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray import dataset
-from safety_ray.artifact import read_record
-from safety_ray.errors import UserError
-from safety_ray.records import LEARN, TOKEN_ROW, require, stable_hash
+from safety_ray.core import dataset
+from safety_ray.core.artifact import read_record
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import LEARN, TOKEN_ROW, require, stable_hash
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

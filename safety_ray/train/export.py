@@ -13,7 +13,7 @@ import transformers
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from safety_ray import tag
+from safety_ray.core import tag
 from safety_ray.train.adapters import merged
 from safety_ray.train.model import LanguageModel
 

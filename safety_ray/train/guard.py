@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train.checkpoint import Progress
 from safety_ray.train.settings import TrainingConfig
 from safety_ray.train.step import Seen

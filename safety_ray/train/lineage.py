@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from safety_ray.artifact import read_record
-from safety_ray.errors import UserError
+from safety_ray.core.artifact import read_record
+from safety_ray.core.errors import UserError
 
-_COUNTS = (("rows_in", "rows in"), ("rows_out", "out"), ("set_aside", "set aside"))
+_COUNTS = (("rows_in", "rows in"), ("rows_out", "out"), ("rejected", "rejected"))
 _DEEP = 12  # stages there can be one behind the other
 
 

@@ -6,13 +6,12 @@ environment variables: WANDB_MODE, MLFLOW_TRACKING_URI and the like.
 
 from __future__ import annotations
 
-import importlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -121,8 +120,15 @@ def _same_run(note: Path) -> dict[str, Any]:
 
 
 def _package(name: str) -> Any:
+    """Import the package of a logger, which is optional. Raises UserError if it is not installed."""
     try:
-        return importlib.import_module(_PACKAGES[name])
+        if name == "tensorboard":
+            import tensorboardX as package
+        elif name == "wandb":
+            import wandb as package
+        else:
+            import mlflow as package
+        return package
     except ImportError as error:
         raise UserError(
             f"loggers: '{name}' needs a package that is not installed: pip install {_PACKAGES[name]}."

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from safety_ray import artifact, job
-from safety_ray.config import dump
-from safety_ray.errors import UserError
+from safety_ray.core import artifact, job
+from safety_ray.core.config import dump
+from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches

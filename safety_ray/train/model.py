@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from safety_ray import tag
-from safety_ray.errors import UserError
+from safety_ray.core import tag
+from safety_ray.core.errors import UserError
 from safety_ray.train.adapters import adapt
 from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig

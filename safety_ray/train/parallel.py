@@ -11,8 +11,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from safety_ray.device import fast_bf16
-from safety_ray.errors import UserError
+from safety_ray.core.device import fast_bf16
+from safety_ray.core.errors import UserError
 
 _SMALL = 1 << 30  # parameters whose whole copy a worker can keep from forward to backward, in bytes
 

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safety_ray import artifact, dataset, records, tag
-from safety_ray.errors import UserError
-from safety_ray.records import LEARN
+from safety_ray.core import artifact, dataset, records, tag
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import LEARN
 from safety_ray.train.chats import Chat, ChatEncoder, Unusable, make_chatty
 from safety_ray.train.settings import FinetuneConfig
 
 _WRITE = 1024  # rows written at a time
 _SCHEMA = records.schema(records.TOKEN_ROW).append(pa.field(LEARN, pa.list_(pa.bool_())))
-_ASIDE = pa.schema([("id", pa.string()), ("row", pa.string()), (dataset.REASON, pa.string())])
+_REJECTED = pa.schema([("id", pa.string()), ("row", pa.string()), (dataset.REASON, pa.string())])
 
 
 def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, longest: int) -> dict[str, Any]:
@@ -61,18 +61,20 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         chats.append((name, chat))
     chats.sort(key=lambda named: records.stable_hash(config.seed, "order", named[0]))
     length = min(max((len(chat.ids) for _, chat in chats), default=1), most)
-    dataset.write_table(pa.Table.from_pylist(bad, schema=_ASIDE), out.sub("set_aside", "shard-00000.parquet"))
+    dataset.write_table(
+        pa.Table.from_pylist(bad, schema=_REJECTED), out.sub("rejected", "shard-00000.parquet")
+    )
     target = out.sub("data", "shard-00000.parquet")
     dataset.write_table(_SCHEMA.empty_table(), target)  # makes the folder
     with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for at in range(0, len(chats), _WRITE):
             writer.write_table(_table(chats[at : at + _WRITE], at, length))
-    dataset.check_share(out.path, dataset.Counts(len(chats), len(bad)), config.max_set_aside)
+    dataset.check_share(out.path, dataset.Counts(len(chats), len(bad)), config.max_rejected)
     tokenizer.save_pretrained(out.sub("tokenizer"))
     return out.commit(
         rows_in=len(chats) + len(bad),
         rows_out=len(chats),
-        set_aside=len(bad),
+        rejected=len(bad),
         tagged=sum(chat.tagged for _, chat in chats),
         cut=cut,
         row_length=length,

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_ray import tag
-from safety_ray.config import setting
-from safety_ray.errors import UserError
+from safety_ray.core import tag
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
 from safety_ray.train.validation import ValidationConfig
 
 LOGGERS = ("tensorboard", "wandb", "mlflow")
@@ -68,7 +68,9 @@ class ModelConfig:
 class TrainingConfig:
     """What every training has: length, batch, optimiser, schedule, workers, checkpoints."""
 
-    output: str = setting("folder to write, which every worker reaches; the model is in <output>/model")
+    output: str = setting(
+        "folder to write, which every worker reaches; the model is in <output>/model", identity=False
+    )
     seed: int = setting("of the first weights and of the order of rows", default=0)
     epochs: float = setting("passes over the token rows; the first is in the rows' order", default=1.0)
     max_steps: int = setting("stop after that many steps; 0: after the epochs", default=0)
@@ -88,21 +90,29 @@ class TrainingConfig:
     )
     compile: bool = setting("torch.compile each block: costs a minute, pays in long runs", default=False)
     activation_checkpointing: bool = setting(
-        "compute each block again in the backward pass: less memory, a third more work", default=False
+        "compute each block again in the backward pass: less memory, a third more work",
+        default=False,
+        identity=False,
     )
     shard_within: Literal["all", "node"] = setting(
-        "share the model out over all workers, or a whole copy over those of each node", default="all"
+        "share the model out over all workers, or a whole copy over those of each node",
+        default="all",
+        identity=False,
     )
-    workers: int = setting("Ray Train workers", default=2)
+    workers: int = setting("Ray Train workers", default=2, identity=False)
     min_workers: int = setting(
-        "go on with as few as these while nodes are missing, and grow again; 0: always `workers`", default=0
+        "go on with as few as these while nodes are missing, and grow again; 0: always `workers`",
+        default=0,
+        identity=False,
     )
-    cpus_per_worker: int = setting("CPUs, and threads, of a worker", default=1)
+    cpus_per_worker: int = setting("CPUs, and threads, of a worker", default=1, identity=False)
     device: Literal["auto", "cpu", "gpu"] = setting(
-        "auto: GPUs where the cluster has one for each worker", default="auto"
+        "auto: GPUs where the cluster has one for each worker", default="auto", identity=False
     )
-    autoscale: bool = setting("the cluster grows: wait for workers that do not fit yet", default=False)
-    max_failures: int = setting("times that a lost worker is replaced", default=2)
+    autoscale: bool = setting(
+        "the cluster grows: wait for workers that do not fit yet", default=False, identity=False
+    )
+    max_failures: int = setting("times that a lost worker is replaced", default=2, identity=False)
     on_bad_step: Literal["stop", "skip"] = setting(
         "where the loss or a gradient is no number, or the loss leaps: end the run, or leave the step out",
         default="stop",
@@ -111,18 +121,19 @@ class TrainingConfig:
         "a loss so many times the median of the last 64 is a leap; 0: no loss is", default=0.0
     )
     max_bad_steps: int = setting("steps left out in a row that end the run", default=10)
-    checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100)
-    keep: int = setting("checkpoints that stay", default=2)
+    checkpoint_every: int = setting("steps from checkpoint to checkpoint", default=100, identity=False)
+    keep: int = setting("checkpoints that stay", default=2, identity=False)
     checkpoints: str = setting(
         "folder or URL (s3://, gs://) for them; empty: <output>/checkpoints", default=""
     )
-    log_every: int = setting("steps from line to line of metrics.jsonl", default=10)
+    log_every: int = setting("steps from line to line of metrics.jsonl", default=10, identity=False)
     peak_tflops: float = setting(
         "what a worker's device can do, to show the share in use (MFU); 0: what is known of the GPU",
         default=0.0,
+        identity=False,
     )
     loggers: list[str] = setting(
-        "where the figures go beside metrics.jsonl: tensorboard, wandb, mlflow", factory=list
+        "where the figures go beside metrics.jsonl: tensorboard, wandb, mlflow", factory=list, identity=False
     )
     validation: ValidationConfig = setting("what checkpoints are measured on", factory=ValidationConfig)
 
@@ -215,7 +226,7 @@ class FinetuneConfig(TrainingConfig):
     add_tag: bool = setting("give a model that was trained without the tag one now", default=False)
     tagged_share: float = setting("share of the completions of unsafe rows that carry tags", default=0.1)
     tag_rate: float = setting("chance of a tag before a word of such a completion", default=0.05)
-    max_set_aside: float = setting("share of rows that may be unusable", default=0.5)
+    max_rejected: float = setting("share of rows that may be unusable", default=0.5, identity=False)
     lr: float = setting("highest learning rate", default=3e-4)
     batch_rows: int = setting("chats in a step, over all workers", default=16)
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
@@ -226,7 +237,7 @@ class FinetuneConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        for key in ("tagged_share", "tag_rate", "max_set_aside"):
+        for key in ("tagged_share", "tag_rate", "max_rejected"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"{key}={getattr(self, key)}: must be in [0, 1].")
         for key in ("max_length", "lora_rank"):

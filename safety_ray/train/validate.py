@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from safety_ray import filesystem
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import encode
 from safety_ray.decode.safebeam import SearchSettings
-from safety_ray.errors import UserError
 from safety_ray.evaluate import documents, metrics
 from safety_ray.evaluate.continuations import go_on, judge
 from safety_ray.evaluate.model import ends
 from safety_ray.evaluate.reading import Reading, read
-from safety_ray.score.classifier import Classifier
-from safety_ray.tag import encode
 from safety_ray.train.checkpoint import load_weights
 from safety_ray.train.data import TokenRows
 from safety_ray.train.model import build, load_tokenizer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from safety_ray.config import setting
-from safety_ray.errors import UserError
-from safety_ray.records import SCORES
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
 
 _COUNTS = (
     "max_documents", "max_prompts", "prompt_words", "beam_size", "num_candidates", "max_new_tokens"
@@ -38,9 +38,13 @@ class ValidationConfig:
     drop_share: float = setting("share of the candidates that Safe Beam Search drops", default=0.5)
     max_new_tokens: int = setting("tokens of a continuation at most", default=24)
     judge_from: int = setting("a continuation is unsafe from this score of the classifier", default=3)
-    cpus: int = setting("CPUs, and threads, beside those of the workers; 0: it shares theirs", default=1)
-    gpus: float = setting("GPUs beside those of the workers; 0: it works on the CPU", default=0.0)
-    timeout_s: float = setting("seconds after which a validation is given up", default=3600.0)
+    cpus: int = setting(
+        "CPUs, and threads, beside those of the workers; 0: it shares theirs", default=1, identity=False
+    )
+    gpus: float = setting(
+        "GPUs beside those of the workers; 0: it works on the CPU", default=0.0, identity=False
+    )
+    timeout_s: float = setting("seconds after which a validation is given up", default=3600.0, identity=False)
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.cpus < 0 or self.gpus < 0:

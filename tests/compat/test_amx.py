@@ -20,10 +20,10 @@ memory = ctypes.create_string_buffer(2048)
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, 2048)), None) == 0
 logging.basicConfig(format="%(message)s")
-from safety_ray.device import cpu_dtype
+from safety_ray.core.device import cpu_dtype
 print(cpu_dtype())
 """
-ALLOWED = "from safety_ray.device import cpu_dtype; print(cpu_dtype())"
+ALLOWED = "from safety_ray.core.device import cpu_dtype; print(cpu_dtype())"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

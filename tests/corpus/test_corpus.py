@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
+from jobs.corpus import CorpusConfig, documents, make_corpus
+from safety_ray.core.errors import UserError
 from safety_ray.corpus.expand import expand
 from safety_ray.corpus.seeds import SLOT, load_seeds
-from safety_ray.corpus.stage import CorpusConfig, documents, run
-from safety_ray.errors import UserError
 
 CATEGORIES = {
     "Violent Crimes", "Non-Violent Crimes", "Sex-Related Crimes", "Child Sexual Exploitation", "Defamation",
@@ -66,6 +66,6 @@ def test_corpus_config_rejects_too_few_documents(tmp_path) -> None:
 
 def test_corpus_stage_skips_finished_run(tmp_path) -> None:
     config = CorpusConfig(output=str(tmp_path / "out"), documents=600)
-    first = run(config)
+    first = make_corpus(config)
     assert first["rows_out"] == 600
-    assert run(config) == first
+    assert make_corpus(config) == first

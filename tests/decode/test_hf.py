@@ -12,9 +12,9 @@ from brute_force import Text, answers, brute_force
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.hf import expand, safe_beam_search, safe_beam_search_batch
 from safety_ray.decode.safebeam import Hypothesis
-from safety_ray.errors import UserError
 
 TAG, EOS, PAD = 3, 5, 0
 

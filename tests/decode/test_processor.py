@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import Safety, TagRows, check_sampling, ending, requested
-from safety_ray.errors import UserError
 
 VOCAB, TAG, EOS = 17, 5, 3
 

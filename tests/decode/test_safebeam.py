@@ -12,8 +12,8 @@ from brute_force import answers, brute_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings, search
-from safety_ray.errors import UserError
 
 Row = list[float]
 TAG, EOS = 0, 1

@@ -10,9 +10,9 @@ import torch
 from test_safebeam import EOS, TAG, Table
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.errors import UserError
 
 DRAWS = 4000
 

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from safety_ray import dataset, tag
+from jobs.corpus import documents
+from safety_ray.core import dataset, tag
 from safety_ray.corpus.seeds import load_seeds
-from safety_ray.corpus.stage import documents
 
 POSITIONS = 128
 

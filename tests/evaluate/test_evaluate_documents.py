@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 from safety_ray.evaluate.documents import Document, choose, prompts
 
 

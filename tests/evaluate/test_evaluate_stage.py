@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from safety_ray import artifact, tag
-from safety_ray.config import load
+from jobs.evaluate import EvaluateConfig, evaluate_model
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import artifact, tag
+from safety_ray.core.config import load
+from safety_ray.core.errors import UserError
 from safety_ray.decode.hf import safe_beam_search
-from safety_ray.errors import UserError
 from safety_ray.evaluate import model
 from safety_ray.evaluate.continuations import judge
-from safety_ray.evaluate.stage import EvaluateConfig, run
-from safety_ray.score.classifier import Classifier
 
 SMALL: dict[str, Any] = {"max_documents": 12, "max_prompts": 6, "prompt_words": 5, "max_new_tokens": 6}
 
@@ -35,7 +35,7 @@ def finished(
         output=str(tmp_path_factory.mktemp("evaluate") / "out"),
         **SMALL,
     )
-    return config, run(config)
+    return config, evaluate_model(config)
 
 
 def test_evaluate_stage_matches_hand_computed_results(
@@ -81,7 +81,7 @@ def test_evaluate_stage_matches_hand_computed_results(
 
 def test_evaluate_stage_skips_finished_output(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:
     config, record = finished
-    assert run(config) == record
+    assert evaluate_model(config) == record
     assert not Path(config.output, "parts").exists()
 
 
@@ -104,7 +104,7 @@ def test_evaluate_stage_resumes_from_finished_parts(
     (parts / "go_on-000000.json").write_text(json.dumps([kept] * 4))
     (parts / "go_on-000004.json").write_text(json.dumps([kept] * 2))
     (parts / "read-000000.json").write_text(json.dumps([reading] * 24))
-    resumed = run(again)["results"]
+    resumed = evaluate_model(again)["results"]
     assert resumed["unsafe_rate_reduction"] == 1.0
     assert resumed["p_tag_auroc"] == 0.5
     assert resumed["counts"]["prompts"] == record["results"]["counts"]["prompts"]
@@ -134,18 +134,18 @@ def config_with(model_path: str, classifier_path: str, documents_path: str, tmp_
 
 def test_evaluate_stage_rejects_invalid_inputs(config_with: Any, documents_path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'none' does not exist"):
-        run(config_with(model="none"))
+        evaluate_model(config_with(model="none"))
     with pytest.raises(UserError, match="holds no model"):
-        run(config_with(model=documents_path))
+        evaluate_model(config_with(model=documents_path))
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(UserError, match="holds no classifier"):
-        run(config_with(classifier=documents_path))
+        evaluate_model(config_with(classifier=documents_path))
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(UserError, match=r"no harmfulness tag '<bad>'.*<\|harmful\|>"):
-        run(config_with(tag="<bad>"))
+        evaluate_model(config_with(tag="<bad>"))
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(UserError, match="prompt_words=5 words and max_new_tokens=124 more"):
-        run(config_with(max_new_tokens=124))
+        evaluate_model(config_with(max_new_tokens=124))
 
 
 def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safety_ray import dataset
-from safety_ray.config import load
-from safety_ray.errors import UserError
+from jobs.ingest import IngestConfig, ingest_documents
+from safety_ray.core import dataset
+from safety_ray.core.config import load
+from safety_ray.core.errors import UserError
 from safety_ray.ingest.columns import field_names, renamed
-from safety_ray.ingest.stage import IngestConfig, run
 
 DOLMA = {"text": "content", "id": "doc_id", "url": "metadata.url", "date": "metadata.crawl.date"}
 
@@ -61,21 +61,21 @@ def test_ingest_columns_map_input_to_documents(tmp_path, ray_cluster, kind) -> N
         pq.write_table(pa.Table.from_pylist([*values, empty]), tmp_path / "a.parquet")
     out = tmp_path / "out"
     source = tmp_path / f"a.{kind}"
-    result = run(IngestConfig(input=str(source), output=str(out), columns=DOLMA))
-    assert (result["rows_out"], result["set_aside"]) == (5, 1)
+    result = ingest_documents(IngestConfig(input=str(source), output=str(out), columns=DOLMA))
+    assert (result["rows_out"], result["rejected"]) == (5, 1)
     rows = dataset.table(str(out)).to_pylist()
     for i, row in enumerate(rows):
         wanted = (f"d{i}", f"Text {i}.", f"http://example.com/{i}", "2024-05-18")
         assert (row["id"], row["text"], row["url"], row["date"]) == wanted
         assert json.loads(row["extra"]) == {"text_": "not the text", "metadata": {"score": i / 2}}
-    (aside,) = pq.read_table(out / "set_aside").to_pylist()
-    assert (aside["id"], aside["set_aside"]) == ("none", "no text")
+    (rejected,) = pq.read_table(out / "rejected").to_pylist()
+    assert (rejected["id"], rejected["rejected_reason"]) == ("none", "no text")
 
 
 def test_ingest_columns_shipped_config_fits_dolma(tmp_path, ray_cluster, real_data) -> None:
     path = real_data / "web" / "cc_en_head-0091.jsonl"
     words = ["configs/ingest/columns.yaml", f"input={path}", f"output={tmp_path / 'out'}"]
-    run(load(IngestConfig, words))
+    ingest_documents(load(IngestConfig, words))
     values = [json.loads(line) for line in path.read_text().splitlines()]
     wanted = {one["id"]: (one["metadata"]["url"], one["metadata"]["date_download"], "en") for one in values}
     rows = dataset.table(str(tmp_path / "out")).to_pylist()
@@ -97,14 +97,16 @@ def test_ingest_columns_reject_invalid_mapping_before_work(tmp_path: Path, colum
     value = {key: one for key, one in record(1).items() if key != "text"}
     (tmp_path / "a.jsonl").write_text(json.dumps(value))
     with pytest.raises(UserError, match=message):
-        run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out"), columns=columns))
+        ingest_documents(
+            IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out"), columns=columns)
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_ingest_columns_reject_html_input(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<html><body><p>Text</p></body></html>")
     with pytest.raises(UserError, match="columns is for JSONL and Parquet"):
-        run(
+        ingest_documents(
             IngestConfig(
                 input=str(tmp_path / "a.html"), output=str(tmp_path / "out"), columns={"text": "content"}
             )

@@ -13,10 +13,10 @@ import trafilatura
 from archive_writer import HTML, Archive, page
 from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
+from jobs.ingest import IngestConfig, ingest_documents
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 from safety_ray.ingest.readers import ENDINGS, format_of, list_files_and_others
-from safety_ray.ingest.stage import IngestConfig, run
 
 PAGES = 400
 
@@ -67,7 +67,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def test_ingest_crawl_matches_warcio_and_trafilatura(tmp_path, ray_cluster) -> None:
     archives = crawl(tmp_path / "crawl")
-    record = run(IngestConfig(input=str(tmp_path / "crawl" / "*.warc.gz"), output=str(tmp_path / "out")))
+    record = ingest_documents(
+        IngestConfig(input=str(tmp_path / "crawl" / "*.warc.gz"), output=str(tmp_path / "out"))
+    )
     wanted = by_the_libraries(archives)
     rows = rows_of(tmp_path / "out")
     cut = f"http://example.com/{PAGES - 1}"
@@ -81,19 +83,19 @@ def test_ingest_crawl_matches_warcio_and_trafilatura(tmp_path, ray_cluster) -> N
         name = Path(row["source_file"]).name
         again = next(iter(WarcioIterator(io.BytesIO(archives[name][row["source_position"] :]))))
         assert again.rec_headers.get_header("WARC-Record-ID") == row["id"]
-    aside = pq.read_table(tmp_path / "out/set_aside").to_pylist()
-    reasons = [row["set_aside"] for row in aside]
+    rejected = pq.read_table(tmp_path / "out/rejected").to_pylist()
+    reasons = [row["rejected_reason"] for row in rejected]
     assert reasons.count("content type 'image/png' is neither HTML nor plain text") == 40
     assert reasons.count("HTTP status 404") == 16
-    broken = [row for row in aside if "break" in row["set_aside"]]
+    broken = [row for row in rejected if "break" in row["rejected_reason"]]
     assert broken
     assert {Path(row["source_file"]).name for row in broken} == {"part-3.warc.gz"}
-    assert all(row["source_position"] > 0 and row["source_file"] for row in aside)
-    assert len(aside) == 56 + len(broken)
-    assert record["rows_in"] == record["rows_out"] + record["set_aside"] == len(rows) + len(aside)
+    assert all(row["source_position"] > 0 and row["source_file"] for row in rejected)
+    assert len(rejected) == 56 + len(broken)
+    assert record["rows_in"] == record["rows_out"] + record["rejected"] == len(rows) + len(rejected)
     assert record["records_passed_over"] == {"request": PAGES, "revisit": 16, "warcinfo": 4}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "config.json", "data", "record.json", "set_aside",
+        "config.json", "data", "record.json", "rejected",
     ]  # fmt: skip
 
 
@@ -109,12 +111,12 @@ def test_ingest_ids_are_independent_of_run_file_and_order(tmp_path, ray_cluster)
     found = []
     for number, folder in enumerate((one, other, one)):
         out = tmp_path / f"out{number}"
-        run(IngestConfig(input=str(folder), output=str(out)))
+        ingest_documents(IngestConfig(input=str(folder), output=str(out)))
         found.append({row["id"]: (row["url"], row["text"]) for row in rows_of(out)})
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 6
-    (aside,) = pq.read_table(tmp_path / "out0/set_aside").to_pylist()
-    assert aside["set_aside"].startswith("duplicate id")
+    (rejected,) = pq.read_table(tmp_path / "out0/rejected").to_pylist()
+    assert rejected["rejected_reason"].startswith("duplicate id")
 
 
 def test_ingest_format_follows_file_name_or_setting(tmp_path, ray_cluster) -> None:
@@ -132,7 +134,9 @@ def test_ingest_format_follows_file_name_or_setting(tmp_path, ray_cluster) -> No
     (tmp_path / "crawl.bin").write_bytes(archive.data)
     with pytest.raises(UserError, match=r"crawl.bin' has no known ending .* format=jsonl\|parquet\|warc"):
         list_files_and_others(str(tmp_path / "crawl.bin"))
-    record = run(IngestConfig(input=str(tmp_path / "crawl.bin"), output=str(tmp_path / "out"), format="warc"))
+    record = ingest_documents(
+        IngestConfig(input=str(tmp_path / "crawl.bin"), output=str(tmp_path / "out"), format="warc")
+    )
     assert record["rows_out"] == 1
     (tmp_path / "web").mkdir()
     (tmp_path / "web/a.warc.gz").write_bytes(archive.data)
@@ -142,7 +146,7 @@ def test_ingest_format_follows_file_name_or_setting(tmp_path, ray_cluster) -> No
 
 def test_ingest_real_crawl_matches_warcio_and_trafilatura(tmp_path, ray_cluster, real_data) -> None:
     source = real_data / "web" / "*.warc*.gz"
-    record = run(IngestConfig(input=str(source), output=str(tmp_path / "out")))
+    record = ingest_documents(IngestConfig(input=str(source), output=str(tmp_path / "out")))
     rows = rows_of(tmp_path / "out")
     archives = {
         name: (real_data / "web" / name).read_bytes() for name in ("whirlwind.warc.gz", "sample-0000.warc.gz")

@@ -1,4 +1,4 @@
-"""Web files become documents; what cannot be read is set aside with its reason, or refused at once."""
+"""Web files become documents; what cannot be read is rejected with its reason, or refused at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
+from jobs.ingest import IngestConfig, ingest_documents
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 from safety_ray.ingest.documents import mark_duplicates
 from safety_ray.ingest.readers import list_files, read
-from safety_ray.ingest.stage import IngestConfig, run
 
 
 def line(**fields: object) -> bytes:
@@ -23,8 +23,8 @@ def line(**fields: object) -> bytes:
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    rows = pq.read_table(folder / "set_aside").to_pylist()
-    return {row["id"]: row["set_aside"] for row in rows}
+    rows = pq.read_table(folder / "rejected").to_pylist()
+    return {row["id"]: row["rejected_reason"] for row in rows}
 
 
 def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster) -> None:
@@ -55,8 +55,8 @@ def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster)
         ),
         web / "d.parquet",
     )
-    record = run(
-        IngestConfig(input=str(web), output=str(tmp_path / "out"), max_bytes=10_000, max_set_aside=1.0)
+    record = ingest_documents(
+        IngestConfig(input=str(web), output=str(tmp_path / "out"), max_bytes=10_000, max_rejected=1.0)
     )
     rows = {row["id"]: row for row in dataset.table(str(tmp_path / "out")).to_pylist()}
     kept = {key for key in rows if not key.startswith("z")}
@@ -81,18 +81,18 @@ def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster)
         "the archive breaks off",
     ):
         assert part in text
-    assert record["rows_in"] == record["rows_out"] + record["set_aside"]
+    assert record["rows_in"] == record["rows_out"] + record["rejected"]
     assert sum(1 for reason in why.values() if reason.startswith("duplicate id")) <= 2
     doubles = [
-        r for r in pq.read_table(tmp_path / "out/set_aside").to_pylist() if "duplicate" in r["set_aside"]
+        r for r in pq.read_table(tmp_path / "out/rejected").to_pylist() if "duplicate" in r["rejected_reason"]
     ]
     assert len(doubles) == 2
 
 
 def test_list_files_accepts_stage_folder_and_glob(tmp_path) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "set_aside").mkdir()
-    for folder in ("data", "set_aside"):
+    (tmp_path / "rejected").mkdir()
+    for folder in ("data", "rejected"):
         pq.write_table(pa.table({"id": ["1"], "text": ["t"]}), tmp_path / folder / "x.parquet")
     (tmp_path / "record.json").write_text("{}")
     assert list_files(str(tmp_path)) == [str(tmp_path / "data/x.parquet")]
@@ -113,7 +113,7 @@ def test_ingest_stage_rejects_unusable_input_before_work(tmp_path, name, content
     if name:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        run(IngestConfig(input=str(tmp_path / (name or "gone")), output=str(tmp_path / "out")))
+        ingest_documents(IngestConfig(input=str(tmp_path / (name or "gone")), output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -127,8 +127,8 @@ def test_ingest_stage_raises_for_too_many_rejected_records(tmp_path, ray_cluster
     (tmp_path / "a.jsonl").write_bytes(
         line(id="1", text="fine") + line(id="2", text="") + line(id="3", text="")
     )
-    with pytest.raises(UserError, match=r"2 of 3 rows were set aside.*most common reason is: empty text"):
-        run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out")))
+    with pytest.raises(UserError, match=r"2 of 3 rows were rejected.*most common reason is: empty text"):
+        ingest_documents(IngestConfig(input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "out")))
 
 
 def test_jsonl_reader_rejects_only_the_oversized_line(tmp_path) -> None:
@@ -167,20 +167,22 @@ def test_mark_duplicates_is_independent_of_block_order() -> None:
             "id": ["a", "b", "a", "a"],
             "source_file": ["2", "1", "1", "1"],
             "source_position": [1, 1, 5, 3],
-            "set_aside": pa.array([None, None, None, "empty text"], pa.string()),
+            "rejected_reason": pa.array([None, None, None, "empty text"], pa.string()),
         }
     )
     for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
         marked = mark_duplicates(rows.take(order)).to_pylist()
         kept = [
-            (r["source_file"], r["source_position"]) for r in marked if r["id"] == "a" and not r["set_aside"]
+            (r["source_file"], r["source_position"])
+            for r in marked
+            if r["id"] == "a" and not r["rejected_reason"]
         ]
         assert kept == [("1", 5)]
 
 
 def test_ingest_stage_reads_real_crawl_text(tmp_path, ray_cluster, real_data) -> None:
     source = real_data / "web" / "cc_en_head-0091.jsonl"
-    run(IngestConfig(input=str(source), output=str(tmp_path / "out")))
+    ingest_documents(IngestConfig(input=str(source), output=str(tmp_path / "out")))
     rows = dataset.table(str(tmp_path / "out"))
     wanted = sorted(json.loads(text)["text"] for text in source.read_text().splitlines())
     assert sorted(rows.column("text").to_pylist()) == wanted

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from archive_writer import Archive, page, pages
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
+from jobs.ingest import IngestConfig, ingest_documents
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 from safety_ray.ingest import source
 from safety_ray.ingest.readers import list_files, read
-from safety_ray.ingest.stage import IngestConfig, run
 
 LIMIT = 4_000_000
 
@@ -154,8 +154,8 @@ def test_source_raises_user_error_for_timeout_mid_archive(tmp_path, monkeypatch,
 
 def test_ingest_stage_reads_http_folder(tmp_path, server, ray_cluster) -> None:
     assert [one.rsplit("/")[-1] for one in list_files(f"{server.url}/")] == list(NAMES)
-    record = run(IngestConfig(input=f"{server.url}/", output=str(tmp_path / "out")))
-    assert (record["rows_out"], record["set_aside"], record["files"]) == (131, 0, 4)
+    record = ingest_documents(IngestConfig(input=f"{server.url}/", output=str(tmp_path / "out")))
+    assert (record["rows_out"], record["rejected"], record["files"]) == (131, 0, 4)
     rows = dataset.table(str(tmp_path / "out")).to_pylist()
     assert {row["source_file"] for row in rows} == {f"{server.url}/{name}" for name in NAMES}
 
@@ -179,9 +179,9 @@ def test_ingest_readers_support_fsspec_memory_filesystem() -> None:
 )
 def test_ingest_stage_raises_user_error_for_unreachable_path(tmp_path, path, message) -> None:
     with pytest.raises(UserError, match=message):
-        run(IngestConfig(input=path, output=str(tmp_path / "out")))
+        ingest_documents(IngestConfig(input=path, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     if "127" not in path:
         (tmp_path / "a.jsonl").write_text('{"text": "x"}')
         with pytest.raises(UserError, match=message):
-            run(IngestConfig(input=str(tmp_path / "a.jsonl"), output=path))
+            ingest_documents(IngestConfig(input=str(tmp_path / "a.jsonl"), output=path))

@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 from small_datasets import HOSTILE, WORDS
 
+from safety_ray.core.tag import TAG
 from safety_ray.pack import vocabulary
-from safety_ray.tag import TAG
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray.dataset import write_table
-from safety_ray.records import REWRITTEN, SCORED, schema
-from safety_ray.tag import CHAT_START, END_OF_TEXT, TAG
+from safety_ray.core.dataset import write_table
+from safety_ray.core.records import REWRITTEN, SCORED, schema
+from safety_ray.core.tag import CHAT_START, END_OF_TEXT, TAG
 
 _SENTENCE = (
     "the a of and to river boat market winter bread engine letter garden people town light story price "

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import stable_hash
 from safety_ray.pack.mixture import Order, sources
-from safety_ray.records import stable_hash
 
 TOKENS = {("raw", 0): 500, ("raw", 5): 200, ("refuse", 4): 100, ("moralize", 4): 200}
 

@@ -16,15 +16,14 @@ import pytest
 from small_datasets import write_rewritten, write_scored
 from transformers import AutoTokenizer
 
-from safety_ray import config as settings
-from safety_ray import dataset
-from safety_ray.dataset import write_table
-from safety_ray.errors import UserError
-from safety_ray.pack.stage import PackConfig, run
-from safety_ray.records import TOKEN_ROW, schema, stable_hash
-from safety_ray.score.audit_stage import AuditConfig
-from safety_ray.score.audit_stage import run as audit_scores
-from safety_ray.tag import TAG
+from jobs.audit import AuditConfig, audit_scores
+from jobs.pack import PackConfig, pack_documents
+from safety_ray.core import config as settings
+from safety_ray.core import dataset
+from safety_ray.core.dataset import write_table
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import TOKEN_ROW, schema, stable_hash
+from safety_ray.core.tag import TAG
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 LENGTH = 64
@@ -42,7 +41,7 @@ def packed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
     scored = write_scored(root / "scored", 120, split=True)
     rewritten = write_rewritten(root / "rewritten", scored)
     made = make(root, rewritten=str(root / "rewritten"), raw_scores=[0, 1, 4, 5])
-    record = run(made)
+    record = pack_documents(made)
     return {"root": root, "scored": scored, "rewritten": rewritten, "config": made, "record": record}
 
 
@@ -128,7 +127,7 @@ def test_pack_stage_orders_documents_by_hash(packed: dict[str, Any]) -> None:
 def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None:
     record = packed["record"]
     assert record["rows_in"] == len(packed["scored"]) + len(packed["rewritten"])
-    uses = record["documents"] + record["heldout"] + record["unselected"] + record["set_aside"]
+    uses = record["documents"] + record["heldout"] + record["unselected"] + record["rejected"]
     assert record["rows_in"] == uses
     assert record["unselected"] == sum(
         r["score"] in (2, 3) and r["split"] != "heldout" for r in packed["scored"]
@@ -137,7 +136,7 @@ def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None
     assert set(record["tokens_by_recipe"]) == {"raw", "rephrase", "refuse", "moralize"}
     assert (record["row_length"], record["tag"]) == (LENGTH, TAG)
     assert sorted(p.name for p in Path(packed["config"].output).iterdir()) == [
-        "config.json", "data", "heldout", "record.json", "set_aside", "tokenizer"
+        "config.json", "data", "heldout", "record.json", "rejected", "tokenizer"
     ]  # fmt: skip
 
 
@@ -151,7 +150,7 @@ def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any],
     scored = write_scored(tmp_path / "scored", 120, split=True, files=4)
     write_rewritten(tmp_path / "rewritten", scored, files=3)
     again = make(tmp_path, rewritten=str(tmp_path / "rewritten"), raw_scores=[0, 1, 4, 5])
-    run(again)
+    pack_documents(again)
     for name in ("data/shard-00000.parquet", "data/shard-00001.parquet", "data/shard-00002.parquet",
                  "heldout/heldout.parquet"):  # fmt: skip
         one, two = (pq.read_table(f"{o}/{name}") for o in (packed["config"].output, again.output))
@@ -161,7 +160,7 @@ def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any],
 
 
 def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, Any], tmp_path: Path) -> None:
-    assert run(packed["config"]) == packed["record"]
+    assert pack_documents(packed["config"]) == packed["record"]
     # As it looks when a run dies while it writes the second shard.
     broken = make(
         packed["root"],
@@ -174,12 +173,12 @@ def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, 
         Path(broken.output, name).unlink()
     kept = [Path(broken.output, n) for n in ("data/shard-00000.parquet", "tokenizer/tokenizer.json")]
     times = [p.stat().st_mtime_ns for p in kept]
-    record = run(broken)
+    record = pack_documents(broken)
     assert [p.stat().st_mtime_ns for p in kept] == times
     assert record["tokens"] == packed["record"]["tokens"]
     assert token_rows(broken.output) == token_rows(packed["config"].output)
     with pytest.raises(UserError, match="tag_rate"):
-        run(settings.from_dict(PackConfig, settings.dump(broken) | {"tag_rate": 0.9}))
+        pack_documents(settings.from_dict(PackConfig, settings.dump(broken) | {"tag_rate": 0.9}))
 
 
 def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -188,19 +187,19 @@ def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, 
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "part-0.parquet"))
     old = f"{packed['config'].output}/tokenizer"
     made = make(
-        tmp_path, tokenizer=old, tag="<|bad|>", heldout_share=0.3, max_set_aside=0.1, tag_rate=1.0, shards=50
+        tmp_path, tokenizer=old, tag="<|bad|>", heldout_share=0.3, max_rejected=0.1, tag_rate=1.0, shards=50
     )
-    record = run(made)
+    record = pack_documents(made)
     new = AutoTokenizer.from_pretrained(f"{made.output}/tokenizer")
     assert len(new) == packed["record"]["vocab_size"] + 1 == record["vocab_size"]
     out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 0.3 * 2**64}
     held = pq.read_table(f"{made.output}/heldout/heldout.parquet")
     assert set(held.column("id").to_pylist()) == out
     assert len(out) == record["heldout"] > 0
-    aside = {"web-0"} - out
-    assert record["set_aside"] == len(aside)
+    rejected = {"web-0"} - out
+    assert record["rejected"] == len(rejected)
     found = documents_of(token_rows(made.output))
-    assert found.keys() == {r["id"] for r in rows} - out - aside
+    assert found.keys() == {r["id"] for r in rows} - out - rejected
     words = sum(
         len(r["text"].split()) - 1
         for r in rows
@@ -222,7 +221,7 @@ def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any]
         tmp_path / "rewritten", [{"id": "web-3", "score": 5}]
     )  # held out, and so is all it became
     with pytest.raises(UserError, match=r"no rows are left to train on: raw_scores=\[\].* held out"):
-        run(made)
+        pack_documents(made)
 
 
 def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -236,7 +235,7 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
         ({"tokenizer": str(tmp_path / "none")}, r"the tokenizer '.*none' cannot be loaded"),
     ):
         with pytest.raises(UserError, match=message):
-            run(make(root, output=output, **more))
+            pack_documents(make(root, output=output, **more))
     assert not Path(output).exists()
 
 
@@ -273,17 +272,19 @@ def test_pack_stage_takes_tag_threshold_from_audit(tmp_path: Path) -> None:
         wanted={"precision": 1.0},
     )  # fmt: skip
     assert audit_scores(audit)["threshold"] == 4
-    record = run(make(tmp_path, thresholds_from=audit.output))
+    record = pack_documents(make(tmp_path, thresholds_from=audit.output))
     by_hand = make(tmp_path, output=str(tmp_path / "by_hand"), tag_from=4)
     assert record["tag_from"] == 4
-    assert record["tags"] == run(by_hand)["tags"] > 0
+    assert record["tags"] == pack_documents(by_hand)["tags"] > 0
     assert token_rows(str(tmp_path / "out")) == token_rows(by_hand.output)
     without = replace(audit, output=str(tmp_path / "without"), wanted={})
     audit_scores(without)
     with pytest.raises(UserError, match="chose no threshold, for it was made without `wanted`"):
-        run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=without.output))
+        pack_documents(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=without.output))
     with pytest.raises(UserError, match="is no audit; make one"):
-        run(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored")))
+        pack_documents(
+            make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored"))
+        )
 
 
 def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: None) -> None:
@@ -297,7 +298,7 @@ def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: 
         },
         tags_start=0.25, learn_tags=False,
     )  # fmt: skip
-    record = run(config)
+    record = pack_documents(config)
     rows = dataset.table(config.output).sort_by("row").to_pylist()
     total = len(rows) * LENGTH
     tag, seen, tokens = record["tag_id"], Counter(), Counter()  # type: ignore[var-annotated]
@@ -334,9 +335,9 @@ def test_pack_stage_tags_by_chunk_scores(tmp_path: Path, ray_cluster: None) -> N
         scored=str(tmp_path / "scored"), output=str(tmp_path / "out"), vocab_size=300, row_length=LENGTH,
         tag_rate=1.0, tag_scope="chunk", heldout_share=0.0,
     )  # fmt: skip
-    record = run(config)
+    record = pack_documents(config)
     assert record["tags"] == 30 * 40
     bare = pa.Table.from_pylist(rows).drop_columns(["chunk_scores"])
     write_table(bare, str(tmp_path / "none" / "a.parquet"))
     with pytest.raises(UserError, match="has no column 'chunk_scores'"):
-        run(replace(config, scored=str(tmp_path / "none"), output=str(tmp_path / "other")))
+        pack_documents(replace(config, scored=str(tmp_path / "none"), output=str(tmp_path / "other")))

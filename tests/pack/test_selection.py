@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import stable_hash
 from safety_ray.pack.selection import (
     RECIPES,
     Selection,
@@ -15,7 +16,6 @@ from safety_ray.pack.selection import (
     select_rewritten,
     trace_roots,
 )
-from safety_ray.records import stable_hash
 
 
 def chosen(**more: object) -> Selection:
@@ -55,7 +55,7 @@ def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
     assert [r["use"] for r in rows[:4]] == ["train", "unselected", "train", "train"]
     assert [r["unsafe"] for r in rows] == [False, False, True, True, False, False]
     assert [r["text"] for r in rows] == ["t", None, "t", "t", "t", "t"]
-    assert [r["set_aside"] for r in rows[3:]] == [
+    assert [r["rejected_reason"] for r in rows[3:]] == [
         None,
         "its score is None, not 0-5",
         "its score is 9, not 0-5",
@@ -64,7 +64,7 @@ def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
 
 def test_select_raw_rejects_documents_without_text() -> None:
     batch = pa.table({"id": ["a", "b"], "text": pa.array([None, ""], pa.string()), "score": [0, 0]})
-    assert [r["set_aside"] for r in select_raw(batch, chosen()).to_pylist()] == ["it has no text"] * 2
+    assert [r["rejected_reason"] for r in select_raw(batch, chosen()).to_pylist()] == ["it has no text"] * 2
 
 
 def test_trace_roots_follows_source_chain() -> None:
@@ -96,8 +96,8 @@ def test_select_rewritten_inherits_heldout_from_root() -> None:
     assert [r["use"] for r in rows[:4]] == ["heldout", "heldout", "train", "unselected"]
     assert [r["source_id"] for r in rows] == ["d1", "d1", "d2", "d3", "d4", None]
     assert not any(r["unsafe"] for r in rows)
-    assert "'shorten'" in rows[4]["set_aside"]
-    assert "made from" in rows[5]["set_aside"]
+    assert "'shorten'" in rows[4]["rejected_reason"]
+    assert "made from" in rows[5]["rejected_reason"]
 
 
 def test_select_rewritten_uses_root_id_column() -> None:

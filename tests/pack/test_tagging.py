@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from safety_ray import tag
+from safety_ray.core import tag
 from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary, tables
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from small_datasets import HOSTILE, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from safety_ray import tag
-from safety_ray.errors import UserError
+from safety_ray.core import tag
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 from safety_ray.pack import vocabulary
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.selection import SELECTED
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 
 MARKS = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
 PIECES = st.sampled_from(
@@ -63,7 +63,7 @@ def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, 
     tables = vocabulary.tables(tokenizer, TAG, "it")
     [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0).to_pylist()
     ids = row["input_ids"]
-    assert row["set_aside"] is None
+    assert row["rejected_reason"] is None
     assert row["tags"] == 0
     assert set(ids[:-1]).isdisjoint(tables.special_ids.tolist())
     assert ids[-1] == tables.end_id == tokenizer.convert_tokens_to_ids(END_OF_TEXT)
@@ -170,7 +170,7 @@ def test_encode_rows_rejects_text_altered_by_tokenizer(saved: str) -> None:
     made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tables = vocabulary.tables(made, TAG, "it")
     [row] = encode_rows(selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
-    assert "byte by byte" in row["set_aside"]
+    assert "byte by byte" in row["rejected_reason"]
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
 
 
@@ -186,4 +186,4 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
         tables.byte_lengths,
     )
     [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0).to_pylist()
-    assert "special token" in row["set_aside"]
+    assert "special token" in row["rejected_reason"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 
-from safety_ray.records import REWRITTEN, SCORED
+from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.report.card import build
 from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from safety_ray import dataset
-from safety_ray.records import REWRITTEN, SCORED, Column, schema
+from safety_ray.core import dataset
+from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
 
 SCORED_ROWS: list[dict[str, Any]] = [
     {"id": "a", "score": 0, "text": "a page about soup and bread with no harm in it"},

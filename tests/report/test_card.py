@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 
-from safety_ray.errors import UserError
-from safety_ray.records import SCORED
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORED
 from safety_ray.report.card import build
 from safety_ray.report.ngrams import find_ngrams, load_lists
 from safety_ray.report.tally import count_originals, count_rewritten, merge

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 import small_data
 
-from safety_ray import artifact, dataset
-from safety_ray.errors import UserError
-from safety_ray.records import SCORED
-from safety_ray.report.stage import ReportConfig, run
+from jobs.report import ReportConfig, write_report_card
+from safety_ray.core import artifact, dataset
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORED
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -29,14 +29,14 @@ def test_report_stage_writes_card_with_expected_numbers(
     config = ReportConfig(
         scored=scored, rewritten=rewritten, output=str(out), title=card["title"], batch_rows=2
     )
-    record = run(config)
-    assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (9, 9, 0)
+    record = write_report_card(config)
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (9, 9, 0)
     assert record["headline"]["ngrams_per_million"]["before"] == pytest.approx(9 / 40 * 1e6, abs=0.001)
     assert {p.name for p in out.iterdir()} == {
         *("card.json", "card.html", "card.png", "README.md", "config.json", "record.json"),
     }
     assert numbers(out) == {key: card[key] for key in numbers(out)}
-    assert run(config) == artifact.read_record(str(out))
+    assert write_report_card(config) == artifact.read_record(str(out))
 
 
 def test_report_stage_resumes_unfinished_folder(tmp_path: Path, ray_cluster) -> None:
@@ -44,7 +44,7 @@ def test_report_stage_resumes_unfinished_folder(tmp_path: Path, ray_cluster) -> 
     config = ReportConfig(scored=scored, output=str(tmp_path / "card"))
     artifact.begin(config.output, config, inputs={"scored": scored})
     (tmp_path / "card" / "card.json").write_text("{")
-    assert run(config)["rows_out"] == 5
+    assert write_report_card(config)["rows_out"] == 5
     assert (tmp_path / "card" / "card.png").stat().st_size > 10_000
     assert "after" not in numbers(tmp_path / "card")["slices"]
 
@@ -53,15 +53,15 @@ def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
     scored, rewritten = small_data.write(tmp_path)
     out = str(tmp_path / "card")
     with pytest.raises(UserError, match="does not exist"):
-        run(ReportConfig(scored=str(tmp_path / "nowhere"), output=out))
+        write_report_card(ReportConfig(scored=str(tmp_path / "nowhere"), output=out))
     with pytest.raises(UserError, match="no column 'recipe'"):
-        run(ReportConfig(scored=scored, rewritten=scored, output=out))
+        write_report_card(ReportConfig(scored=scored, rewritten=scored, output=out))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "plain" / "1.parquet"))
     with pytest.raises(UserError, match="no column 'score'"):
-        run(ReportConfig(scored=str(tmp_path / "plain"), output=out))
+        write_report_card(ReportConfig(scored=str(tmp_path / "plain"), output=out))
     dataset.write_table(small_data.table([], SCORED), str(tmp_path / "empty" / "1.parquet"))
     with pytest.raises(UserError, match="has no rows"):
-        run(ReportConfig(scored=str(tmp_path / "empty"), rewritten=rewritten, output=out))
+        write_report_card(ReportConfig(scored=str(tmp_path / "empty"), rewritten=rewritten, output=out))
     assert not Path(out).exists()
     for wrong in ({"title": " "}, {"title": "two\nlines"}, {"batch_rows": 0}, {"license": ""}):
         with pytest.raises(UserError, match=next(iter(wrong))):
@@ -72,5 +72,5 @@ def test_report_stage_raises_user_error_for_bad_row(tmp_path: Path, ray_cluster)
     rows = [{**row, "score": 9 if row["id"] == "d" else row["score"]} for row in small_data.SCORED_ROWS]
     dataset.write_table(small_data.table(rows, SCORED), str(tmp_path / "scored" / "1.parquet"))
     with pytest.raises(UserError, match="the row with id 'd' has score 9; it must be an integer from 0 to 5"):
-        run(ReportConfig(scored=str(tmp_path / "scored"), output=str(tmp_path / "card")))
+        write_report_card(ReportConfig(scored=str(tmp_path / "scored"), output=str(tmp_path / "card")))
     assert not (tmp_path / "card" / "record.json").exists()

@@ -14,11 +14,11 @@ import pyarrow.dataset as pads
 import pytest
 from endpoint import Endpoint, completion
 
-from safety_ray import dataset
-from safety_ray.config import from_dict
-from safety_ray.records import REWRITTEN, SCORED, schema
-from safety_ray.rewrite.stage import RewriteConfig, run
-from safety_ray.score.classifier import Classifier
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import dataset
+from safety_ray.core.config import from_dict
+from safety_ray.core.records import REWRITTEN, SCORED, schema
 
 SAFE = "Pupils read a page about a garden. It tells how people share water, and why they take turns. " * 3
 DIALOGUE = (
@@ -67,7 +67,7 @@ def written_by(endpoint: Endpoint, scored: Path, classifier: Path, output: str, 
     """Settings that accept by form and score only: the texts of `writer` do not match their sources."""
     values = {
         "scored": str(scored), "classifier": str(classifier), "output": output, "actors": 1,
-        "max_set_aside": 0.95, "accept": {"min_similarity": -1.0, "min_facts": 0.0},
+        "max_rejected": 0.95, "accept": {"min_similarity": -1.0, "min_facts": 0.0},
         "engine": {
             "kind": "openai", "model": "writer", "base_url": endpoint.url, "api_key_env": "",
             "concurrency": 8,
@@ -87,21 +87,21 @@ def by_a_model(
     output = str(tmp_path_factory.mktemp("by_a_model") / "out")
     with Endpoint(writer, first=[429]) as endpoint:
         config = written_by(endpoint, scored, classifier, output)
-        record = run(config)
+        record = rewrite_documents(config)
         yield config, record, [r["body"] for r in endpoint.requests if r["body"]]
 
 
 def check_every_document(config: RewriteConfig, record: dict[str, Any], scored: Path) -> None:
     """Check that every document in a recipe's score range was rewritten, or rejected with a reason."""
-    kept, aside = rows_of(config.output, "data"), rows_of(config.output, "set_aside")
+    kept, rejected = rows_of(config.output, "data"), rows_of(config.output, "rejected")
     band = {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
     expected = {f"{r['id']}/{band[r['score']]}" for r in rows_of(str(scored), "") if r["score"]}
     expected |= {f"{r['id']}/moralize" for r in kept if r["recipe"] == "refuse"}
-    assert Counter(r["id"] for r in kept + aside) == Counter(expected)
+    assert Counter(r["id"] for r in kept + rejected) == Counter(expected)
     assert (record["rows_in"], record["rows_out"]) == (len(expected), len(kept))
-    assert record["set_aside"] == len(aside)
+    assert record["rejected"] == len(rejected)
     assert Counter(r["recipe"] for r in kept).keys() == {"rephrase", "refuse", "moralize"}
-    assert all(r["set_aside"] for r in aside)
+    assert all(r["rejected_reason"] for r in rejected)
     assert not Path(config.output, "drafts").exists()
 
 
@@ -129,17 +129,17 @@ def check_kept_rows(config: RewriteConfig, scored: Path, classifier: Path) -> No
 
 def check_skip_and_resume(config: RewriteConfig, record: dict[str, Any], copy: Path) -> None:
     """Check that a finished run is skipped, and that a lost pass and record are reproduced identically."""
-    assert run(config) == record
+    assert rewrite_documents(config) == record
     shutil.copytree(config.output, copy)
     (copy / "record.json").unlink()
-    for name in ("data", "set_aside"):
+    for name in ("data", "rejected"):
         shutil.rmtree(copy / name / "moralize")
     before = {f: f.stat().st_mtime_ns for f in (copy / "data" / "direct").iterdir()}
-    again = run(replace(config, output=str(copy)))
+    again = rewrite_documents(replace(config, output=str(copy)))
     assert {f: f.stat().st_mtime_ns for f in (copy / "data" / "direct").iterdir()} == before
     assert again["rows_in"] == record["rows_in"]
     texts = [
-        {r["id"]: r["text"] for name in ("data", "set_aside") for r in rows_of(folder, name)}
+        {r["id"]: r["text"] for name in ("data", "rejected") for r in rows_of(folder, name)}
         for folder in (config.output, str(copy))
     ]
     assert texts[0] == texts[1]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from safety_ray.config import from_dict
-from safety_ray.errors import UserError
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core.config import from_dict
+from safety_ray.core.errors import UserError
 from safety_ray.rewrite.acceptance import Bounds, copied, facts_kept, kind, language, verdict
 from safety_ray.rewrite.compare import sentence_encoder, similarities
-from safety_ray.score.classifier import Classifier
 
 SAMPLE = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
 
@@ -39,7 +39,7 @@ def test_acceptance_matches_hand_labelled_sample(classifier: Path) -> None:
     ]
     good = len(SAMPLE) - len(bad)
     print(
-        f"kept {len(kept)} of {good} good texts, set aside {len(caught)} of {len(bad)} bad ones, "
+        f"kept {len(kept)} of {good} good texts, rejected {len(caught)} of {len(bad)} bad ones, "
         f"{sum(named)} with the reason a person gave"
     )
     assert len(caught) >= 0.95 * len(bad)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
-from safety_ray.rewrite.publish_stage import PublishConfig, run
+from jobs.publish import PublishConfig, convert_published
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 
 ROWS = [
     {"root_id": f"w{n}", "recipe": recipe, "source_score": score}
@@ -40,7 +40,7 @@ def rewritten(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory, rewritten: Path, ray_cluster: None) -> Path:
     out = tmp_path_factory.mktemp("published") / "out"
-    record = run(PublishConfig(input=str(rewritten), output=str(out)))
+    record = convert_published(PublishConfig(input=str(rewritten), output=str(out)))
     assert record["sets"] == {
         "safeweb/score_1_rephrased": 1, "safeweb/score_3_rephrased": 2,
         "refuseweb/score_4_refusal": 1, "moral_education/score_4_morals": 1,
@@ -75,7 +75,7 @@ def test_publish_stage_round_trip_restores_rewritten_rows(
     sets: Path, rewritten: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     out = str(tmp_path / "back")
-    record = run(PublishConfig(input=str(sets), output=out, direction="from"))
+    record = convert_published(PublishConfig(input=str(sets), output=out, direction="from"))
     assert record["rows_out"] == len(ROWS)
     names = ["id", "text", "recipe", "style", "source_score", "root_id"]
     before, after = (dataset.table(path, names).to_pylist() for path in (str(rewritten), out))
@@ -89,7 +89,7 @@ def test_publish_stage_reads_paper_file_format(tmp_path: Path, ray_cluster: None
     )
     dataset.write_table(table, str(tmp_path / "refuseweb" / "score_5_refusal" / "train-0.parquet"))
     out = str(tmp_path / "out")
-    run(PublishConfig(input=str(tmp_path / "refuseweb"), output=out, direction="from"))
+    convert_published(PublishConfig(input=str(tmp_path / "refuseweb"), output=out, direction="from"))
     [row] = dataset.table(out).to_pylist()
     assert (row["id"], row["source_id"], row["recipe"]) == ("<urn:1>/refuse", "<urn:1>", "refuse")
     assert (row["source_score"], row["metadata"]) == (5, {"int_score": 3})
@@ -97,9 +97,9 @@ def test_publish_stage_reads_paper_file_format(tmp_path: Path, ray_cluster: None
 
 def test_publish_stage_rejects_invalid_input(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
     with pytest.raises(UserError, match="lies in no folder of a published config"):
-        run(PublishConfig(input=str(rewritten), output=str(tmp_path / "a"), direction="from"))
+        convert_published(PublishConfig(input=str(rewritten), output=str(tmp_path / "a"), direction="from"))
     with pytest.raises(UserError, match="holds no Parquet files"):
-        run(PublishConfig(input=str(tmp_path), output=str(tmp_path / "b"), direction="from"))
+        convert_published(PublishConfig(input=str(tmp_path), output=str(tmp_path / "b"), direction="from"))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "raw" / "a.parquet"))
     with pytest.raises(UserError, match="has no column 'source_id'"):
-        run(PublishConfig(input=str(tmp_path / "raw"), output=str(tmp_path / "c")))
+        convert_published(PublishConfig(input=str(tmp_path / "raw"), output=str(tmp_path / "c")))

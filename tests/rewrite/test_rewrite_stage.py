@@ -13,12 +13,12 @@ import pytest
 from broken_run import broken_run
 from rewrite_runs import ByModel, check_every_document, check_kept_rows, check_skip_and_resume, rows_of
 
-from safety_ray import dataset
-from safety_ray.artifact import Artifact
-from safety_ray.config import from_dict
-from safety_ray.errors import UserError
-from safety_ray.records import REWRITTEN
-from safety_ray.rewrite.stage import RewriteConfig, run
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from safety_ray.core import dataset
+from safety_ray.core.artifact import Artifact
+from safety_ray.core.config import from_dict
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import REWRITTEN
 
 
 def test_rewrite_stage_rewrites_or_rejects_every_document(by_a_model: ByModel, scored: Path) -> None:
@@ -89,7 +89,7 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
     config = RewriteConfig(
         scored=str(tmp_path / "safe"), classifier=str(classifier), output=str(tmp_path / "out")
     )
-    assert run(config)["rows_in"] == 0
+    assert rewrite_documents(config)["rows_in"] == 0
     assert len(dataset.table(config.output)) == 0
     assert {c.name for c in REWRITTEN} <= set(dataset.columns(config.output))
 
@@ -97,22 +97,22 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
 def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel, scored: Path) -> None:
     config, record, asked = by_a_model
     output = config.output
-    kept, aside = rows_of(output, "data"), rows_of(output, "set_aside")
-    assert record["rows_in"] == len(kept) + len(aside) == len({r["id"] for r in kept + aside})
+    kept, rejected = rows_of(output, "data"), rows_of(output, "rejected")
+    assert record["rows_in"] == len(kept) + len(rejected) == len({r["id"] for r in kept + rejected})
     assert {r["recipe"] for r in kept} == {"rephrase", "refuse", "moralize"}
-    assert {r["engine"] for r in kept + aside} == {"openai:writer"}
+    assert {r["engine"] for r in kept + rejected} == {"openai:writer"}
     refusals = [r["text"] for r in kept if r["recipe"] == "refuse"]
     assert all(text.startswith("User: ") and "\n\nAssistant: " in text for text in refusals)
     assert not Path(output, "drafts").exists()
     assert not Path(output, "tried").exists()
-    # Each row that was set aside first had another attempt, with another prompt and another seed.
+    # Each row that was rejected first had another attempt, with another prompt and another seed.
     outcomes = record["attempts"]
     first, second = outcomes["direct"], outcomes["direct_2"]
     assert first["engine"]
     assert first["declined"]
     assert sum(second.values()) == sum(first.values()) - first["accepted"]
     assert {r["attempt"] for r in kept} == {1, 2}
-    assert {r["attempt"] for r in aside} == {2}
+    assert {r["attempt"] for r in rejected} == {2}
     by_attempt = Counter(r["attempt"] for r in kept)
     assert by_attempt[1] == sum(outcomes[part]["accepted"] for part in ("direct", "moralize"))
     assert len(asked) == sum(sum(one.values()) for one in outcomes.values()) + 1  # one after the rate limit
@@ -120,9 +120,9 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
     sources = [r["text"] for r in rows_of(str(scored), "") if r["score"]]
     for source in sources:
         assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in asked)
-    # What was set aside keeps its source and its reason, for people.
-    assert {r["set_aside_source"] for r in aside if r["recipe"] != "moralize"} <= set(sources)
-    assert "set_aside_source" not in dataset.columns(output)
+    # What was rejected keeps its source and its reason, for people.
+    assert {r["rejected_source"] for r in rejected if r["recipe"] != "moralize"} <= set(sources)
+    assert "rejected_source" not in dataset.columns(output)
     assert all(r["prompt_tokens"] and r["reply_tokens"] for r in kept)
     answered = sum(sum(one.values()) - one.get("engine", 0) for one in outcomes.values())
     assert record["tokens"] == {

@@ -9,9 +9,9 @@ from importlib import resources
 import pyarrow as pa
 import pytest
 
+from jobs.corpus import documents
 from safety_ray.corpus.seeds import load_seeds
-from safety_ray.corpus.stage import documents
-from safety_ray.engine import Outcome, with_outcomes
+from safety_ray.llm.engine import Outcome, with_outcomes
 from safety_ray.rewrite import parse, tasks, template
 from safety_ray.rewrite.acceptance import Bounds, verdict
 from safety_ray.rewrite.harm import HARMS, harm_of, topics_of
@@ -86,14 +86,14 @@ def test_template_engine_writes_distinct_parsable_texts(direct: pa.Table) -> Non
     probs = pa.array([[1.0] + [0.0] * 5] * len(first), pa.list_(pa.float32()))
     scored = first.append_column("score", pa.array([0] * len(first), pa.int8())).append_column("probs", probs)
     scored = scored.append_column("similarity", pa.nulls(len(scored), pa.float32()))
-    settled = tasks.settle(scored, Bounds(), "set_aside")
-    reasons = settled.column("set_aside").to_pylist()
+    settled = tasks.settle(scored, Bounds(), "rejected_reason")
+    reasons = settled.column("rejected_reason").to_pylist()
     # None is empty, a copy, cut off or in another language; some leave out all names.
     assert {reason and reason.split(":")[0] for reason in reasons} == {None, "facts"}
     assert sum(map(bool, reasons)) < len(reasons) / 30
-    sources = settled.column("set_aside_source").to_pylist()
+    sources = settled.column("rejected_source").to_pylist()
     assert [source is None for source in sources] == [reason is None for reason in reasons]
-    refusals = settled.drop_columns(["set_aside", "set_aside_source"])
+    refusals = settled.drop_columns(["rejected_reason", "rejected_source"])
     second = replied(tasks.from_refusals(refusals, draws(5)), 5)
     assert second.column("problem").null_count == len(second) > 100
     texts = first.column("text").to_pylist() + second.column("text").to_pylist()
@@ -274,8 +274,8 @@ def test_rewrite_tasks_split_and_join_long_document() -> None:
 def test_rewrite_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
     first = {row["id"]: row for row in direct.to_pylist()}
     names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
-    aside = direct.select(names).rename_columns([{"source": "set_aside_source"}.get(n, n) for n in names])
-    again = tasks.again(aside, tasks.Draw(5, "template", 12_000, attempt=2)).to_pylist()
+    rejected = direct.select(names).rename_columns([{"source": "rejected_source"}.get(n, n) for n in names])
+    again = tasks.again(rejected, tasks.Draw(5, "template", 12_000, attempt=2)).to_pylist()
     assert {row["id"] for row in again} == first.keys()
     for row in again:
         before = first[row["id"]]

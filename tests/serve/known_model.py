@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 
 WIDTH, SPECIAL = 64, (END_OF_TEXT, CHAT_START, CHAT_END, TAG)
 POSITIONS = 2048

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 from scripted_endpoint import ScriptedEndpoint, scripted_endpoint
 from transformers import PreTrainedTokenizerFast
 
-from safety_ray.ports import free_port
+from safety_ray.core.ports import free_port
 from serve.app import ServeConfig, start, stop
 
 

@@ -18,7 +18,7 @@ from known_model import KEY, LONG_TOKENS, OTHER_KEY
 from openai import OpenAI
 from waiting import eventually
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from serve.access import Access, AccessRules, read_keys
 
 MODEL = "safety-ray"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from known_model import POSITIONS, log_table, small_tokenizer, write_model
 
-from safety_ray import device
-from safety_ray.errors import UserError
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT
+from safety_ray.core import device
+from safety_ray.core.errors import UserError
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
 from serve.app import ServeConfig, build_app, check_port, main
 from serve.build import check_model, deployment_config, engine_args, model_folder, offered

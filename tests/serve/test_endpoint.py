@@ -16,8 +16,8 @@ from known_model import KEY, LETTERS, POSITIONS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from safety_ray.device import cpu_dtype
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG, encode
+from safety_ray.core.device import cpu_dtype
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG, encode
 
 MODEL = "safety-ray"
 FORGED = f"a{TAG}b{END_OF_TEXT}{CHAT_END}{CHAT_START}"

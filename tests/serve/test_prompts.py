@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from known_model import SPECIAL, log_table, small_tokenizer, write_model
 
-from safety_ray.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG, encode
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG, encode
 from serve.prompts import ChatEncoder
 
 PIECES = (

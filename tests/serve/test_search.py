@@ -13,11 +13,11 @@ from known_model import LETTERS, POSITIONS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
+from safety_ray.core.device import cpu_dtype
+from safety_ray.core.tag import END_OF_TEXT, TAG, encode
 from safety_ray.decode import hf
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.device import cpu_dtype
-from safety_ray.tag import END_OF_TEXT, TAG, encode
 
 MODEL, PROMPT = "safety-ray", "abc"
 BEAM = {"mode": "safebeam"}

@@ -39,7 +39,7 @@ def join(folder: Path) -> None:
 
     A driver that connects while two nodes run on this machine may attach to the node that is killed.
     """
-    from safety_ray import cluster
+    from safety_ray.core import cluster
 
     cluster.start()
     (folder / "joined").touch()

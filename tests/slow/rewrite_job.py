@@ -11,9 +11,9 @@ from pathlib import Path
 
 import killed
 
-from safety_ray.config import from_dict
-from safety_ray.job import quiet
-from safety_ray.rewrite.stage import RewriteConfig, run
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from safety_ray.core.config import from_dict
+from safety_ray.core.job import quiet
 
 BATCH = 8
 
@@ -29,13 +29,13 @@ def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
         ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
             killed.second_node_id(), soft=True
         )
-    run(
+    rewrite_documents(
         from_dict(
             RewriteConfig,
             {
                 "scored": str(folder / "in"), "classifier": classifier, "output": str(folder / "out"),
                 "recipes": ["rephrase"], "attempts": 1, "actors": 1, "write_rows": BATCH,
-                "accept": {"min_similarity": -1.0, "min_facts": 0.0, "margin": 1}, "max_set_aside": 1.0,
+                "accept": {"min_similarity": -1.0, "min_facts": 0.0, "margin": 1}, "max_rejected": 1.0,
                 "engine": {
                     "kind": "openai", "model": "writer", "base_url": url, "api_key_env": "",
                     "concurrency": BATCH, "batch_size": BATCH,

@@ -15,16 +15,17 @@ from typing import Any
 import killed
 import pyarrow as pa
 
-from safety_ray.job import quiet
-from safety_ray.score import ensemble, stage_pool
-from safety_ray.score.classifier import Prediction
-from safety_ray.score.stage import ScoreConfig, run
+from jobs import score
+from jobs.score import ScoreConfig, score_documents
+from safety_ray.classifier.batches import ScoreBatch, add_scores
+from safety_ray.classifier.classifier import Prediction
+from safety_ray.core.job import quiet
 
 BATCH = 8
 
 
 def scorer(folder: Path) -> type:
-    class Noting(stage_pool.ScoreBatch):
+    class Noting(ScoreBatch):
         def __init__(self, *settings: Any) -> None:
             (folder / "seen").mkdir(exist_ok=True)
             (folder / "seen" / str(os.getpid())).touch()
@@ -32,7 +33,7 @@ def scorer(folder: Path) -> type:
         def __call__(self, batch: pa.Table) -> pa.Table:
             while _noted(folder) >= int((folder / "allowed").read_text()):
                 time.sleep(0.1)
-            found = ensemble.classify(batch, lambda texts: [_prediction(text) for text in texts])
+            found = add_scores(batch, lambda texts: [_prediction(text) for text in texts])
             with (folder / "seen" / str(os.getpid())).open("a") as file:
                 file.write("".join(f"{id}\n" for id in batch.column("id").to_pylist()))
             return found
@@ -54,8 +55,8 @@ def main(folder: Path, classifier: str, nodes: int) -> None:
     killed.join(folder)
     if nodes > 1:
         killed.second_node_id()
-    stage_pool.ScoreBatch = scorer(folder)  # type: ignore[misc]
-    run(
+    score.ScoreBatch = scorer(folder)  # type: ignore[misc]
+    score_documents(
         ScoreConfig(
             documents=str(folder / "in"), output=str(folder / "out"), classifier=classifier,
             actors=2 * nodes, batch_rows=BATCH, write_rows=BATCH,

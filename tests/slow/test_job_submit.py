@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray_head import RAY, Head, job_server_status, start_head
 
-pytestmark = pytest.mark.covers("jobs", "safety_ray.cluster", "safety_ray.job")
+pytestmark = pytest.mark.covers("jobs", "safety_ray.core.cluster", "safety_ray.core.job")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +41,7 @@ def test_job_submit_runs_jobs_on_cluster(head: Head, tmp_path: Path) -> None:
     made = json.loads((corpus / "record.json").read_text())
     assert made["rows_in"] == made["rows_out"] == 700
     read = json.loads((documents / "record.json").read_text())
-    assert read["rows_in"] == read["rows_out"] + read["set_aside"] == 700
+    assert read["rows_in"] == read["rows_out"] + read["rejected"] == 700
 
 
 def test_job_submit_reports_user_error_without_traceback(head: Head, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pytest
 from broken_run import broken_run
 from repeated_texts import rows
 
-from safety_ray import dataset
-from safety_ray.score import stage_pool
-from safety_ray.score.classifier import Classifier
-from safety_ray.score.stage import ScoreConfig, run
-from safety_ray.score.stage_pool import ScoreBatch
+from jobs import score
+from jobs.score import ScoreConfig, score_documents
+from safety_ray.classifier.batches import ScoreBatch
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import dataset
 
-pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.dataset")
+pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.core.dataset")
 
 
 def watched(folder: Path, poison: list[str], output: Path) -> type:
@@ -53,11 +53,11 @@ def test_score_stage_scores_each_text_once_across_restart(
         batch_rows=8, write_rows=8,
     )  # fmt: skip
     last = table.filter(pa.array([n >= 80 for n in range(120)])).column("text").to_pylist()[-1]
-    monkeypatch.setattr(stage_pool, "ScoreBatch", watched(tmp_path / "broken", [last], tmp_path / "out"))
-    broken_run(lambda: run(config), "the machine is gone")
-    monkeypatch.setattr(stage_pool, "ScoreBatch", watched(tmp_path / "seen", [], tmp_path / "out"))
-    record = run(config)
-    assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (120, 120, 0)
+    monkeypatch.setattr(score, "ScoreBatch", watched(tmp_path / "broken", [last], tmp_path / "out"))
+    broken_run(lambda: score_documents(config), "the machine is gone")
+    monkeypatch.setattr(score, "ScoreBatch", watched(tmp_path / "seen", [], tmp_path / "out"))
+    record = score_documents(config)
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (120, 120, 0)
     assert (record["scored_texts"], record["copies"]) == (len(once), 120 - len(once))
     seen = [t for f in (tmp_path / "seen").glob("*.json") for t in json.loads(f.read_text())]
     assert len(seen) == len(set(seen)), "no text went through the model twice"

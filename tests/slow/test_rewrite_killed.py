@@ -18,12 +18,15 @@ from endpoint import Endpoint, completion
 from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
 from ray_head import Head
 
-from safety_ray import dataset
-from safety_ray.artifact import read_record
-from safety_ray.records import SCORED, schema
+from safety_ray.core import dataset
+from safety_ray.core.artifact import read_record
+from safety_ray.core.records import SCORED, schema
 
 pytestmark = pytest.mark.covers(
-    "safety_ray.rewrite", "safety_ray.engine_openai", "safety_ray.dataset", "safety_ray.artifact"
+    "safety_ray.rewrite",
+    "safety_ray.llm.openai_engine",
+    "safety_ray.core.dataset",
+    "safety_ray.core.artifact",
 )
 ROWS = 320
 ENGINE = "_Endpoint"
@@ -80,11 +83,11 @@ def check_output(folder: Path, writer: Writer) -> None:
     """Check that every row was requested and is written once, with its own answer or with a reason."""
     record = read_record(str(folder / "out"))
     assert record is not None
-    assert record["rows_in"] == record["rows_out"] + record["set_aside"] == ROWS
+    assert record["rows_in"] == record["rows_out"] + record["rejected"] == ROWS
     names = ["source_id", "text"]
     found = [
         row
-        for name in ("data", "set_aside")
+        for name in ("data", "rejected")
         for file in (folder / "out" / name).rglob("*.parquet")
         for row in dataset.table(str(file), names).to_pylist()
     ]

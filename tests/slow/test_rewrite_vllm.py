@@ -16,17 +16,17 @@ from ray_head import Head
 from tiny_writer import ENDLESS, train
 from waiting import eventually
 
-from safety_ray import dataset
-from safety_ray.config import from_dict
-from safety_ray.records import SCORED, schema
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from safety_ray.classifier.classifier import Classifier
+from safety_ray.core import dataset
+from safety_ray.core.config import from_dict
+from safety_ray.core.records import SCORED, schema
 from safety_ray.rewrite import acceptance, tasks
 from safety_ray.rewrite.compare import sentence_encoder, similarities
-from safety_ray.rewrite.stage import RewriteConfig, run
-from safety_ray.score.classifier import Classifier
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.covers(
-    "safety_ray.rewrite", "safety_ray.engine_vllm", "safety_ray.engine_watch", "safety_ray.engine_notices"
+    "safety_ray.rewrite", "safety_ray.llm.vllm_engine", "safety_ray.llm.watchdog", "safety_ray.llm.notices"
 )
 LABELLED = [json.loads(line) for line in (Path(__file__).parents[1] / "rewrite" / "acceptance.jsonl").open()]
 PLAIN = "A dull note about {} things that were said in the town of Ulm."
@@ -73,7 +73,7 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
         {
             "scored": str(tmp_path / "in"), "classifier": str(classifier), "output": str(tmp_path / "out"),
             "recipes": ["rephrase", "refuse"], "attempts": 1, "actors": 1, "write_rows": 2,
-            "max_set_aside": 1.0,
+            "max_rejected": 1.0,
             "engine": {
                 "kind": "vllm", "model": str(tmp_path / "model"), "max_tokens": MAX_TOKENS,
                 "temperature": 0.0,
@@ -86,13 +86,13 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
     loss = train(tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in asked])
     assert loss < 0.05, "the model has learned its replies"
     trouble = Trouble(ray_cluster, Path(config.output))
-    record = run(config)
+    record = rewrite_documents(config)
     trouble.join()
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
     said = capfd.readouterr().err
     assert "vLLM's process EngineCore was killed by SIGKILL" in said
     assert f"the engine made no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in said
-    found = {row["source_id"]: row for name in ("data", "set_aside") for row in read(config.output, name)}
+    found = {row["source_id"]: row for name in ("data", "rejected") for row in read(config.output, name)}
     assert found.keys() == replies.keys()
     for row in asked:
         kind, reply = replies[row["source_id"]]
@@ -114,7 +114,7 @@ class Trouble(threading.Thread):
         self.failed: BaseException | None = None
         self.start()
 
-    def run(self) -> None:
+    def rewrite_documents(self) -> None:
         try:
             first = self.engine()
             self.wait_for_rows()

@@ -12,10 +12,10 @@ from killed import checkpointed, ended, repeated, start, wait_for_checkpoints, w
 from ray_head import Head
 from waiting import eventually
 
-from safety_ray import dataset
-from safety_ray.artifact import read_record
+from safety_ray.core import dataset
+from safety_ray.core.artifact import read_record
 
-pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.dataset", "safety_ray.artifact")
+pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.core.dataset", "safety_ray.core.artifact")
 ROWS, BATCH = 1600, 8
 
 
@@ -49,7 +49,7 @@ def check_output(folder: Path) -> None:
     """Check that the output is complete and each row has the score of its text."""
     record = read_record(str(folder / "out"))
     assert record is not None
-    assert (record["rows_in"], record["rows_out"], record["set_aside"]) == (ROWS, ROWS, 0)
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (ROWS, ROWS, 0)
     found = dataset.table(str(folder / "out"))
     assert found.column("id").to_pylist() == [f"d{n:04}" for n in range(ROWS)]
     assert [len(t) % 6 for t in found.column("text").to_pylist()] == found.column("score").to_pylist()

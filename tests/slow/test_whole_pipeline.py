@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from small_pipeline import check_summary, small
 
-from safety_ray.pipeline import STAGES, run
+from jobs.pipeline import run_pipeline, stages_of
 
 pytestmark = pytest.mark.covers("safety_ray", "jobs", "serve")
 
 
 def test_pipeline_runs_all_stages_up_to_endpoint(tmp_path: Path, ray_cluster: None) -> None:
     output = tmp_path / "runs"
-    run(small(output))
-    summary = check_summary(output, [stage.name for stage in STAGES], 560)
+    config = small(output)
+    run_pipeline(config)
+    summary = check_summary(output, [stage.name for stage in stages_of(config)], 560)
     rewrite = next(row for row in summary["stages"] if row["name"] == "rewrite")
     assert rewrite["rows_in"] > 100
     assert set(summary["results"]) == {

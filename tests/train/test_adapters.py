@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training_runs import CPU, TINY, losses, run, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train.data import TokenRows
 from safety_ray.train.model import build
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safety_ray import artifact, tag
-from safety_ray.config import from_dict
-from safety_ray.errors import UserError
+from safety_ray.core import artifact, tag
+from safety_ray.core.config import from_dict
+from safety_ray.core.errors import UserError
 from safety_ray.train.chats import CHAT_TEMPLATE, ChatEncoder, Unusable, make_chatty
 from safety_ray.train.prepare import prepare, read
 from safety_ray.train.settings import FinetuneConfig

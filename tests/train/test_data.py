@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train.data import SOURCES, TokenRows, rows_at
 
 WriteRows = Callable[..., str]

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_ray import artifact
-from safety_ray.config import setting
+from safety_ray.core import artifact
+from safety_ray.core.config import setting
 from safety_ray.train.lineage import lineage
 
 
@@ -26,7 +26,7 @@ def stage(folder: Path, rows: int, seed: int = 0, **inputs: str) -> str:
     config = StageConfig(output=str(folder), seed=seed, **inputs)
     out = artifact.begin(str(folder), config, inputs)
     (folder / "model").mkdir()
-    out.commit(rows_in=rows + 1, rows_out=rows, set_aside=1)
+    out.commit(rows_in=rows + 1, rows_out=rows, rejected=1)
     return str(folder)
 
 
@@ -37,7 +37,7 @@ def test_lineage_reports_counts_and_fingerprint_per_stage(tmp_path: Path) -> Non
     marks = {name: json.loads((tmp_path / name / "record.json").read_text()) for name in ("web", "scored")}
     lines = lineage("rows", scored)
     assert lines[0] == (
-        f"- rows `{scored}`: 91 rows in, 90 out, 1 set aside; fingerprint `{marks['scored']['fingerprint']}`"
+        f"- rows `{scored}`: 91 rows in, 90 out, 1 rejected; fingerprint `{marks['scored']['fingerprint']}`"
     )
     assert lines[1].startswith(f"  - documents `{web}`: 101 rows in, 100 out")
     assert lines[2].startswith(f"  - model `{fit}/model`: 41 rows in")  # the folder of a training is one up

@@ -13,7 +13,7 @@ import torch
 from training_runs import losses, run, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train import parallel
 from safety_ray.train.data import TokenRows
 from safety_ray.train.guard import Diverged

@@ -13,7 +13,7 @@ import torch
 from training_runs import run, settings
 from transformers import AutoTokenizer
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
 from safety_ray.train.metrics import Metrics, words

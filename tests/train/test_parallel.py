@@ -15,7 +15,7 @@ import torch
 from training_runs import TINY, losses, run, settings, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.errors import UserError
+from safety_ray.core.errors import UserError
 from safety_ray.train import parallel
 from safety_ray.train.batches import document_positions
 from safety_ray.train.data import TokenRows

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from safety_ray.config import from_dict
-from safety_ray.errors import UserError
-from safety_ray.train import stage
+from jobs import pretrain
+from safety_ray.core.config import from_dict
+from safety_ray.core.errors import UserError
 from safety_ray.train.settings import FinetuneConfig, PretrainConfig
 
 
@@ -48,7 +48,7 @@ def test_pretrain_stage_validates_run_before_creating_output(
 
     def refused(says: str, **values: Any) -> None:
         with pytest.raises(UserError, match=says):
-            stage.run(from_dict(PretrainConfig, {"rows": rows, "output": str(out), **values}))
+            pretrain.pretrain_model(from_dict(PretrainConfig, {"rows": rows, "output": str(out), **values}))
         assert not out.exists()
 
     refused("need 999 CPUs and the cluster has", workers=999, batch_rows=999, epochs=99.0)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.config import from_dict
-from safety_ray.train import finetune, stage
+from jobs import finetune, pretrain
+from safety_ray.core.config import from_dict
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import FinetuneConfig, PretrainConfig
 
@@ -40,7 +40,7 @@ def test_pretrain_stage_skips_finished_run(validated: Run) -> None:
     config, record = validated
     weights = Path(config.output) / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    again = stage.run(replace(config, workers=1))  # how many made it does not matter
+    again = pretrain.pretrain_model(replace(config, workers=1))  # how many made it does not matter
     assert again["finished"] == record["finished"]
     assert weights.stat().st_mtime_ns == before
 
@@ -62,7 +62,7 @@ def test_finetune_stage_learns_chats_and_rejects_bad_rows(validated: Run, tmp_pa
     lines = [json.dumps(row) for row in [*good, *bad]] + ["no json"]
     chats.write_text("\n".join(lines))
     output = tmp_path / "out"
-    record = finetune.run(
+    record = finetune.finetune_model(
         from_dict(
             FinetuneConfig,
             {
@@ -72,11 +72,11 @@ def test_finetune_stage_learns_chats_and_rejects_bad_rows(validated: Run, tmp_pa
             },
         )
     )  # fmt: skip
-    assert (record["rows_in"], record["set_aside"]) == (43, 3)
+    assert (record["rows_in"], record["rejected"]) == (43, 3)
     assert 0 < record["tagged"] < 20
     reasons = {
-        row["id"]: row["set_aside"]
-        for row in pq.read_table(output / "rows" / "set_aside" / "shard-00000.parquet").to_pylist()
+        row["id"]: row["rejected_reason"]
+        for row in pq.read_table(output / "rows" / "rejected" / "shard-00000.parquet").to_pylist()
     }
     assert reasons["b1"] == "no messages"
     assert "unknown role 'bot'" in reasons["b2"]

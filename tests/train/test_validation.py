@@ -14,9 +14,9 @@ from tensorboardX.proto.event_pb2 import Event
 from training_runs import validated_settings as settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray import dataset
-from safety_ray.errors import UserError
-from safety_ray.train import stage
+from jobs import pretrain
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
 from safety_ray.train.checkpoint import names
 from safety_ray.train.metrics import Validations
 from safety_ray.train.settings import PretrainConfig
@@ -107,5 +107,5 @@ def test_validation_rejects_invalid_settings_before_training(
     validated_rows: str, tmp_path: Path, validation: dict[str, Any], said: str, ray_cluster: None
 ) -> None:
     with pytest.raises(UserError, match=said):
-        stage.run(settings(validated_rows, tmp_path / "out", **validation))
+        pretrain.pretrain_model(settings(validated_rows, tmp_path / "out", **validation))
     assert not (tmp_path / "out" / "metrics.jsonl").exists()

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from safety_ray import records, tag
+from safety_ray.core import records, tag
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from the angry bear in the dark forest"
 

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from safety_ray import dataset
-from safety_ray.config import dump, from_dict
-from safety_ray.ports import free_port
+from safety_ray.core import dataset
+from safety_ray.core.config import dump, from_dict
+from safety_ray.core.ports import free_port
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig

@@ -10,7 +10,7 @@ import torch
 from training_runs import validated_settings, with_heldout
 from transformers import BertConfig, BertForSequenceClassification
 
-from safety_ray.train import stage
+from jobs import pretrain
 from safety_ray.train.settings import PretrainConfig
 
 WriteRows = Callable[..., str]
@@ -43,4 +43,4 @@ def validated(
         validated_rows, tmp_path_factory.mktemp("validated") / "out", classifier=judge, prompt_words=5,
         max_prompts=3, max_new_tokens=4, judge_from=1,
     )  # fmt: skip
-    return config, stage.run(config)
+    return config, pretrain.pretrain_model(config)

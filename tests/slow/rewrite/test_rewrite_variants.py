@@ -22,12 +22,11 @@ from rewrite_runs import (
     written_by,
 )
 
-from safety_ray import dataset
-from safety_ray.engine import EngineConfig
-from safety_ray.errors import UserError
-from safety_ray.rewrite.stage import RewriteConfig, run
-from safety_ray.score.audit_stage import AuditConfig
-from safety_ray.score.audit_stage import run as audit_scores
+from jobs.audit import AuditConfig, audit_scores
+from jobs.rewrite import RewriteConfig, rewrite_documents
+from safety_ray.core import dataset
+from safety_ray.core.errors import UserError
+from safety_ray.llm.engine import EngineConfig
 
 pytestmark = pytest.mark.covers("safety_ray.rewrite", "safety_ray.score")
 
@@ -40,14 +39,14 @@ def config(tmp_path_factory: pytest.TempPathFactory, scored: Path, classifier: P
         output=str(tmp_path_factory.mktemp("rewritten") / "out"),
         write_rows=16,
         actors=1,
-        max_set_aside=0.95,
+        max_rejected=0.95,
     )
 
 
 def test_rewrite_stage_with_template_engine(
     config: RewriteConfig, scored: Path, classifier: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    record = run(config)
+    record = rewrite_documents(config)
     check_every_document(config, record, scored)
     check_kept_rows(config, scored, classifier)
     check_skip_and_resume(config, record, tmp_path / "copy")
@@ -81,7 +80,7 @@ def test_rewrite_stage_rephrases_long_documents_in_parts(
             recipes=["rephrase"], max_chars=max(longest, 400), write_rows=2,
             accept={"min_similarity": -0.99, "min_facts": 0.0},
         )  # fmt: skip
-        record = run(config)
+        record = rewrite_documents(config)
     found = {r["source_id"]: r for r in rows_of(config.output, "data")}
     assert found.keys() == {row["id"] for row in rows}
     assert record["attempts"]["direct"]["accepted"] == 3
@@ -126,10 +125,10 @@ def test_rewrite_stage_takes_higher_of_classifier_and_judge(
             endpoint, tmp_path / "in", classifier, str(tmp_path / "out"),
             recipes=["rephrase"], attempts=1, judge=engine,
         )  # fmt: skip
-        record = run(config)
-    kept, aside = rows_of(config.output, "data"), rows_of(config.output, "set_aside")
-    assert sorted(r["text"] for r in kept + aside) == sorted(written)
-    reasons = {r["text"]: r["set_aside"] for r in aside}
+        record = rewrite_documents(config)
+    kept, rejected = rows_of(config.output, "data"), rows_of(config.output, "rejected")
+    assert sorted(r["text"] for r in kept + rejected) == sorted(written)
+    reasons = {r["text"]: r["rejected_reason"] for r in rejected}
     assert reasons[written[0]] == "judge: it gave no score"
     assert reasons[written[1]].startswith("not safer: score 5")
     assert {(r["judge_score"], r["judged_by"]) for r in kept} == {(0, "openai:m")}
@@ -149,7 +148,7 @@ def test_rewrite_stage_dry_run_estimates_full_run(
         config = written_by(
             endpoint, scored, classifier, output, dry_run=True, dry_run_rows=24, price_per_hour=1000.0
         )
-        estimate = run(config)
+        estimate = rewrite_documents(config)
     assert not Path(output).exists()
     asked = len(by_a_model[2])
     assert len([r for r in endpoint.requests if r["body"]]) < asked
@@ -164,7 +163,7 @@ def test_rewrite_stage_dry_run_estimates_full_run(
     assert f"{estimate['documents']:,} documents, estimated from 24" in said
     assert "price" in said
     with pytest.raises(UserError, match="dry_run measures what a language model takes"):
-        run(replace(config, engine=EngineConfig()))
+        rewrite_documents(replace(config, engine=EngineConfig()))
 
 
 def test_rewrite_stage_bands_start_at_audit_threshold(
@@ -179,13 +178,15 @@ def test_rewrite_stage_bands_start_at_audit_threshold(
     audited = replace(
         config, output=str(tmp_path / "out"), thresholds_from=audit.output, recipes=["rephrase", "refuse"]
     )
-    record = run(audited)
-    rows = rows_of(audited.output, "data") + rows_of(audited.output, "set_aside")
+    record = rewrite_documents(audited)
+    rows = rows_of(audited.output, "data") + rows_of(audited.output, "rejected")
     expected = {r["id"] for r in rows_of(str(scored), "") if r["score"] >= threshold}
     assert {r["source_id"] for r in rows} == expected
     assert record["threshold"] == threshold
     assert "thresholds_from" in record["inputs"]
     with pytest.raises(UserError, match=f"threshold {threshold} lies above all of rephrase_scores=.1."):
-        run(replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[]))
+        rewrite_documents(
+            replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[])
+        )
     with pytest.raises(UserError, match="is no audit; make one"):
-        run(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))
+        rewrite_documents(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from training_runs import TINY, validated_settings, with_heldout
 
-from safety_ray.config import from_dict
-from safety_ray.errors import UserError
-from safety_ray.train import stage
+from jobs import pretrain
+from safety_ray.core.config import from_dict
+from safety_ray.core.errors import UserError
 from safety_ray.train.checkpoint import names
 from safety_ray.train.settings import PretrainConfig
 
@@ -25,7 +25,7 @@ def test_validation_logs_timeout_and_training_continues(
     write_rows: WriteRows, tmp_path: Path, ray_cluster: None
 ) -> None:
     config = validated_settings(with_heldout(tmp_path / "rows", write_rows), tmp_path / "out", timeout_s=0.01)
-    record = stage.run(replace(config, loggers=[], checkpoint_every=8))
+    record = pretrain.pretrain_model(replace(config, loggers=[], checkpoint_every=8))
     assert record["steps"] == 12
     lines = [json.loads(line) for line in (tmp_path / "out" / "validation.jsonl").read_text().splitlines()]
     assert lines == [
@@ -42,5 +42,5 @@ def test_pretrain_stage_raises_user_error_for_divergence(
     config = from_dict(PretrainConfig, {**values, **diverging, "rows": write_rows(tmp_path / "rows")})
     before = signal.getsignal(signal.SIGINT)  # ignored if the tests run in the background of a shell
     with pytest.raises(UserError, match="at step"):
-        stage.run(config)
+        pretrain.pretrain_model(config)
     assert signal.getsignal(signal.SIGINT) is before

@@ -14,8 +14,8 @@ import pytest
 from ray_head import Head
 from training_runs import TINY, losses, run, settings, start
 
-from safety_ray.config import from_dict
-from safety_ray.train import stage
+from jobs import pretrain
+from safety_ray.core.config import from_dict
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig
 
@@ -44,7 +44,7 @@ def test_pretrain_stage_recovers_from_killed_worker(
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker, args=(ray_cluster, Metrics(str(output)), killed))
     killer.start()
-    record = stage.run(config)
+    record = pretrain.pretrain_model(config)
     killer.join()
     assert killed[0] < 150, "killed before the last step"
     lines = Metrics(str(output)).lines()

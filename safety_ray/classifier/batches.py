@@ -1,0 +1,62 @@
+"""Classify Arrow batches: what each scoring actor runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from safety_ray.classifier.classifier import Classifier, Prediction
+from safety_ray.core.records import SCORED
+
+
+class ScoreBatch:
+    """Callable for an actor pool: loads the classifier once and adds score columns to batches."""
+
+    def __init__(self, classifier: str, batch_tokens: int, device: str, totals: Any = None) -> None:
+        """`totals` is the handle of a `TokenTotals` actor; None counts no tokens."""
+        threads = 1 if device == "cpu" else 4
+        torch.set_num_threads(threads)
+        if device != "cpu":  # one tokenizer thread cannot keep a GPU busy
+            os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
+        self.classifier = Classifier.load(classifier, device)
+        self.batch_tokens, self.totals = batch_tokens, totals
+        self.counter = TokenCounter(self.classifier.encoder.model) if totals is not None else None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        batch = add_scores(batch, lambda texts: self.classifier.predict(texts, self.batch_tokens))
+        if self.counter:
+            self.totals.add.remote(*self.counter.take())
+        return batch
+
+
+class TokenCounter:
+    """Counts the tokens that pass through a model, and the positions computed for them."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._masks: list[torch.Tensor] = []  # summed later, so that a GPU does not wait
+        model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._masks.append(kwargs["attention_mask"])
+
+    def take(self) -> tuple[int, int]:
+        """Return (tokens, positions) since the last call."""
+        masks, self._masks = self._masks, []
+        return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+
+
+def add_scores(batch: pa.Table, predict: Callable[[list[str]], list[Prediction]]) -> pa.Table:
+    """Return `batch` with the classifier's columns, replacing columns of the same names."""
+    predictions = predict(batch.column("text").to_pylist())
+    for column in SCORED:
+        if column.name in ("id", "text"):
+            continue
+        if column.name in batch.column_names:
+            batch = batch.drop_columns([column.name])
+        values = [getattr(prediction, column.name) for prediction in predictions]
+        batch = batch.append_column(column.name, pa.array(values, column.type))
+    return batch

@@ -1,0 +1,153 @@
+"""The harm classifier: an encoder and a linear head over the six scores (paper, section 1)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from safety_ray.classifier.encoder import Encoder
+from safety_ray.classifier.sequence import SequenceClassifier
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import SCORES
+
+_SETTINGS, _HEAD, _ENCODER = "classifier.json", "head.safetensors", "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the classifier says of one text."""
+
+    score: int
+    """0-5, the highest of the chunks' scores"""
+    probs: list[float]
+    """six probabilities, of the chunk that decided"""
+    chunk_scores: list[int]
+    """one score per chunk, in order"""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear head: `weight` (6, width) and `bias` (6,), fp32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, embedded: torch.Tensor) -> torch.Tensor:
+        """(n, width) embeddings to (n, 6) logits."""
+        return embedded @ self.weight.T + self.bias
+
+
+class Classifier:
+    """Scores texts 0-5. A long text is split in chunks, and its score is the highest of theirs."""
+
+    def __init__(
+        self, encoder: Encoder | SequenceClassifier, head: Head | None = None, temperature: float = 1.0
+    ) -> None:
+        """An `Encoder` needs a `head`; a `SequenceClassifier` has one. `temperature` divides logits."""
+        self.encoder, self.head, self.temperature = encoder, head, temperature
+
+    def predict(self, texts: list[str], batch_tokens: int = 0) -> list[Prediction]:
+        """One prediction per text; equal texts are classified once."""
+        unique = list(dict.fromkeys(texts))
+        if not unique:
+            return []
+        chunked = self.encoder.chunk_ids(unique)
+        flat = [chunk for chunks in chunked for chunk in chunks]
+        probs = (self.logits(flat, batch_tokens) / self.temperature).softmax(-1)
+        found: dict[str, Prediction] = {}
+        at = 0
+        for text, chunks in zip(unique, chunked, strict=True):
+            found[text] = combine(probs[at : at + len(chunks)])
+            at += len(chunks)
+        return [found[text] for text in texts]
+
+    def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
+        """(chunks, 6) fp32, before the temperature."""
+        if isinstance(self.encoder, SequenceClassifier):
+            return self.encoder.logits(chunks, batch_tokens)
+        assert self.head is not None
+        return self.head(self.encoder.embed(chunks, batch_tokens))
+
+    def save(self, folder: str | Path, own_encoder: bool = False) -> None:
+        """Write what `load` needs; `own_encoder` keeps the encoder's weights, else its name is enough."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings: dict[str, Any] = {
+            "kind": "sequence" if self.head is None else "head",
+            "encoder": _ENCODER if own_encoder else self.encoder.name,
+            "max_tokens": self.encoder.max_tokens,
+            "trust_remote_code": self.encoder.trust_remote_code,
+            "temperature": self.temperature,
+        }
+        if isinstance(self.encoder, Encoder) and self.head is not None:
+            settings |= {"pooling": self.encoder.pooling, "layers": self.encoder.layers}
+            tensors = {"weight": self.head.weight.contiguous(), "bias": self.head.bias.contiguous()}
+            save_file(tensors, folder / _HEAD)
+        if own_encoder:
+            self.encoder.model.save_pretrained(folder / _ENCODER)
+            self.encoder.tokenizer.save_pretrained(folder / _ENCODER)
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> Classifier:
+        """The classifier `path`: a finished fit's folder, or the folder or hub id of a sequence classifier.
+
+        A sequence classifier is one of transformers with six labels. UserError where it is neither.
+        """
+        folder = Path(path)
+        folder = folder / "classifier" if (folder / "classifier").is_dir() else folder
+        if not (folder / _SETTINGS).is_file():
+            if folder.is_dir() and not _is_checkpoint(folder):
+                raise UserError(f"'{path}' holds no classifier; make one with python -m jobs.fit.")
+            return cls(SequenceClassifier(str(path), device=device))
+        settings = json.loads((folder / _SETTINGS).read_text())
+        if "kind" not in settings:
+            raise UserError(f"'{path}' was written by an earlier version; run its fit again.")
+        own = settings["encoder"] == _ENCODER
+        name = str(folder / _ENCODER) if own else settings["encoder"]
+        trust = settings["trust_remote_code"]
+        if settings["kind"] == "sequence":
+            sequence = SequenceClassifier(name, settings["max_tokens"], device, trust_remote_code=trust)
+            return cls(sequence, None, settings["temperature"])
+        encoder = Encoder(
+            name,
+            settings["max_tokens"],
+            device,
+            pooling=settings["pooling"],
+            layers=settings["layers"],
+            trust_remote_code=trust,
+        )
+        head = load_file(folder / _HEAD)
+        if head["weight"].shape != (SCORES, encoder.width):
+            raise UserError(
+                f"the head in '{folder}' has shape {tuple(head['weight'].shape)}, but the encoder "
+                f"'{encoder.name}' needs ({SCORES}, {encoder.width})."
+            )
+        return cls(encoder, Head(head["weight"].float(), head["bias"].float()), settings["temperature"])
+
+
+def combine(probs: torch.Tensor) -> Prediction:
+    """(chunks, 6) probabilities of one text to its prediction: the most harmful chunk decides."""
+    scores: list[int] = probs.argmax(-1).tolist()
+    chunk = deciding(probs)
+    return Prediction(scores[chunk], [round(p, 6) for p in probs[chunk].tolist()], scores)
+
+
+def deciding(probs: torch.Tensor) -> int:
+    """The chunk that decides: the highest score's, and among those of the same score the surest."""
+    scores = probs.argmax(-1).tolist()
+    best = max(scores)
+    return max((i for i, s in enumerate(scores) if s == best), key=lambda i: float(probs[i, best]))
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a transformers checkpoint, and not a stage's config.json."""
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False

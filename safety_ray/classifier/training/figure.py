@@ -1,0 +1,85 @@
+"""A classifier's figures as pictures: confusion, reliability, and each source seen and unseen."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from safety_ray.core.records import SCORES
+
+_BEFORE, _AFTER, _INK, _SOFT = "#D55E00", "#0072B2", "#1c1b19", "#6a665f"
+
+
+def draw(metrics: dict[str, Any]) -> bytes:
+    """A PNG of `metrics` as `fit.run` writes them."""
+    panels = [_confusion] if metrics["confusion"] else []
+    panels += [_reliability] if any(metrics["calibration"]["after"].values()) else []
+    panels += [_sources] if any(one["auroc"] is not None for one in metrics["sources"].values()) else []
+    figure = Figure(figsize=(5.4 * max(len(panels), 1), 5), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for place, panel in enumerate(panels, start=1):
+        panel(figure.add_subplot(1, len(panels), place), metrics)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _confusion(axes: Axes, metrics: dict[str, Any]) -> None:
+    counts = np.array(metrics["confusion"])
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for y in range(SCORES):
+        for x in range(SCORES):
+            axes.text(
+                x, y, f"{counts[y, x]:,}", ha="center", va="center", fontsize=9,
+                color="white" if shares[y, x] > 0.5 else _INK,
+            )  # fmt: skip
+    axes.set_xlabel("predicted score")
+    axes.set_ylabel("label")
+    axes.set_title(f"Held-out texts, macro F1 {metrics['macro_f1'] or 0:.2f}", loc="left", color=_INK)
+
+
+def _reliability(axes: Axes, metrics: dict[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
+    found = metrics["calibration"]
+    for when, color in (("before", _BEFORE), ("after", _AFTER)):
+        for threshold, style in (("1", "--"), ("3", "-")):
+            curve = found[when][threshold]
+            if curve:
+                label = f"score ≥ {threshold}, {when}: ECE {curve['ece']:.3f}"
+                axes.plot(
+                    curve["said"], curve["true"], style, color=color, marker="o", markersize=4, label=label
+                )
+    axes.set_xlabel("probability that the classifier gave")
+    axes.set_ylabel("share that was unsafe")
+    axes.set_title(f"Reliability, temperature {found['temperature']:.2f}", loc="left", color=_INK)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _sources(axes: Axes, metrics: dict[str, Any]) -> None:
+    unseen = metrics.get("leave_one_out") or {}
+    names = [name for name, one in metrics["sources"].items() if one["auroc"] is not None]
+    bars = [("source was fitted on", _AFTER, [metrics["sources"][name]["auroc"] for name in names])]
+    if unseen:
+        bars.append(
+            ("source was never seen", _BEFORE, [(unseen.get(n) or {}).get("auroc") or 0 for n in names])
+        )
+    height = 0.8 / len(bars)
+    for place, (label, color, values) in enumerate(bars):
+        at = [k + (place - (len(bars) - 1) / 2) * height for k in range(len(names))]
+        drawn = axes.barh(at, values, height * 0.94, color=color, label=label)
+        axes.bar_label(drawn, [f"{v:.2f}" if v else "" for v in values], padding=2, fontsize=8, color=_INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0.4, 1.08)
+    axes.axvline(0.5, color=_SOFT, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("AUROC, mean over the thresholds that the labels tell apart")
+    axes.set_title("Sources", loc="left", color=_INK)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)

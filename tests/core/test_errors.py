@@ -1,0 +1,25 @@
+"""A user's mistake is recognised wherever it was raised, and shown without a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from safety_ray.core.errors import UserError, user_error_in
+
+
+def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
+    import ray.data
+
+    def fail(batch):
+        raise UserError("row 'x' has no text.")
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        ray.data.range(3).map_batches(fail).materialize()
+    assert str(user_error_in(caught.value)).splitlines()[0] == "row 'x' has no text."
+
+
+def test_user_error_in_follows_cause_and_ignores_other_errors() -> None:
+    error = RuntimeError("around it")
+    error.__cause__ = UserError("the cause")
+    assert str(user_error_in(error)) == "the cause"
+    assert user_error_in(RuntimeError("something else")) is None

@@ -1,0 +1,37 @@
+"""The line that says how far a stage is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from safety_ray.core import progress
+from safety_ray.core.dataset import write_table
+
+
+def test_row_counter_reports_rows_rejected_share_and_token_rate(tmp_path: Path) -> None:
+    counter = progress.RowCounter(str(tmp_path))
+    assert counter() == (0, "")
+    rows = pa.table({"id": list("abc"), "reply_tokens": [10, None, 20], "reply_seconds": [1.0, None, 2.0]})
+    write_table(rows, str(tmp_path / "outcome=data" / "a.parquet"))
+    assert [counter()[0], counter()[0]] == [3, 3]
+    assert re.fullmatch(r"[\d,]+ tokens/s", counter()[1])
+    assert counter.tokens == 30
+    write_table(rows.slice(0, 1), str(tmp_path / "outcome=rejected" / "b.parquet"))
+    done, note = counter()
+    assert done == 4
+    assert note.startswith("25% rejected, ")
+    # Later stages keep the tokens that a row took; they write none themselves.
+    later = progress.RowCounter(str(tmp_path / "later"))
+    write_table(rows.drop_columns(["reply_seconds"]), str(tmp_path / "later" / "c.parquet"))
+    assert later() == (3, "")
+
+
+def test_progress_line_reports_elapsed_and_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
+    line = progress.Line("rewrite", 200)
+    line.start -= 60
+    line.show(50, "3% rejected", final=True)
+    assert re.search(r"rewrite +█{6}░{18} 50/200 rows  1:00, 3:00 left 3% rejected", capsys.readouterr().out)

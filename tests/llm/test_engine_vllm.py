@@ -1,0 +1,74 @@
+"""Engine `vllm` for real: a tiny Llama made on the spot, through ray.data.llm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pyarrow as pa
+import pytest
+import ray.data
+import tiny_writer
+
+from safety_ray.core.errors import UserError
+from safety_ray.judge.rubric import ask
+from safety_ray.llm import engine
+from safety_ray.llm.engine import EngineConfig
+
+pytest.importorskip("vllm")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "score": {"type": "integer", "enum": list(range(6))},
+        "reason": {"type": "string", "maxLength": 8},
+    },
+    "required": ["score", "reason"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 0.2M random parameters with a byte tokenizer and a chat template."""
+    import torch
+
+    from safety_ray.llm.prompts import text
+
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = tiny_writer.tokenizer([text("judge"), text("refuse")], words=512)
+    vocabulary.save_pretrained(folder)
+    tiny_writer.model(vocabulary, hidden_size=64, num_attention_heads=2, num_key_value_heads=2).to(
+        torch.bfloat16
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_cluster: None) -> None:
+    config = EngineConfig(
+        kind="vllm", model=str(model), max_tokens=120, temperature=1.0, batch_size=8,
+        engine_args={"max_model_len": 2048, "max_num_seqs": 8},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"'max_modellen'; the nearest is 'max_model_len'"):
+        engine.check(EngineConfig(kind="vllm", model=str(model), engine_args={"max_modellen": 1}))
+    rows = pa.table(
+        {
+            # Three prompts are more tokens than one step holds: on CPU their seeds must survive that.
+            "id": ["a", "b", "c", "too long"],
+            "text": ["One.", "Two.", "Three.", "word " * 3000],
+            "small": pa.array([1, None, 3, 4], pa.int8()),
+            "probs": pa.array([[0.5], [], None, [1.0]], pa.list_(pa.float32())),
+        }
+    )
+    asked = ask(rows, seed=0, start=False)
+    done = engine.processor(config, schema=SCHEMA)(ray.data.from_arrow(asked))
+    out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
+    assert out.select(rows.column_names).equals(rows.sort_by("id"))
+    found = {row["id"]: row for row in out.to_pylist()}
+    for id in ("a", "b", "c"):
+        assert found[id]["engine_error"] is None
+        # A model of random numbers writes any character into the string, control characters too.
+        value = json.loads(found[id]["reply"], strict=False)
+        assert jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
+    assert found["too long"]["reply"] is None
+    assert "maximum context length" in found["too long"]["engine_error"]
