@@ -28,7 +28,7 @@ from safety_ray.core import dataset
 from safety_ray.core.errors import UserError
 from safety_ray.llm.engine import EngineConfig
 
-pytestmark = pytest.mark.covers("safety_ray.rewrite", "safety_ray.score")
+pytestmark = pytest.mark.covers("safety_ray.rewrite", "safety_ray.classifier", "safety_ray.judge")
 
 
 @pytest.fixture(scope="session")
