@@ -32,7 +32,7 @@ LABELLED = [json.loads(line) for line in (Path(__file__).parents[1] / "rewrite" 
 PLAIN = "A dull note about {} things that were said in the town of Ulm."
 FURTHER = {
     "declined": ("declined", "I'm sorry, but I can't help with that."),
-    "endless": ("engine", "and so it goes on" + ", and on" * 40 + ENDLESS),
+    "endless": ("engine", "and so it goes on" + ", and on" * 40 + ENDLESS),  # codespell:ignore
     "empty": ("engine", ""),
     "short": ("form", "Too short."),
 }
