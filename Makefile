@@ -32,7 +32,7 @@ test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also
 	$(PY) -m pytest tests/slow -v
 
 pins:  ## rewrite requirements/ from what .venv holds
-	@$(PY) scripts/pins.py
+	@. scripts/uv.sh && pip_config=$$($(PY) -m pip config list) && configure_uv && $(PY) scripts/pins.py
 
 clean:  ## remove .venv and caches; runs/ is kept
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info setup.log
