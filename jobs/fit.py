@@ -38,9 +38,13 @@ class FitConfig:
         "dataset with id, text and label 0-5; `label_max`, `source`, `split` and `family` if it has them",
         default="",
     )
-    sources: list[str] = setting("published sets to read below `data`, by name", factory=list)
-    data: str = setting("folder of the published sets", default="data")
-    per_source: int = setting("texts of a published set at most; 0: all", default=0)
+    sources: list[str] = setting(
+        f"published label sets to read from `data`: {datasets.summary()}", factory=list
+    )
+    data: str = setting(
+        "folder with the files of the published label sets (see docs/score.md)", default="data"
+    )
+    per_source: int = setting("maximum number of texts of a published label set; 0: all", default=0)
     output: str = setting("folder to write", identity=False)
     classifier: str = setting(
         "a sequence classifier (folder or hub id) to measure and calibrate in place of a fit", default=""
@@ -70,7 +74,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not self.labelled and not self.sources:
             raise UserError("FitConfig needs labelled, a dataset, or sources, names of published sets.")
-        datasets.check(self.sources)
+        datasets.check_names(self.sources)
         if not 0 < self.heldout_share < 1:
             raise UserError(f"heldout_share={self.heldout_share} must lie between 0 and 1.")
         if self.unsafe_weight <= 0 or self.l2 < 0:
@@ -87,6 +91,9 @@ class FitConfig:
 
 
 def fit_classifier(config: FitConfig) -> dict[str, Any]:
+    """Train or load a classifier, measure and calibrate it. Return the record; skip a finished folder."""
+    if not artifact.is_finished(config.output):
+        datasets.check_files(config.sources, config.data)
     inputs = {"labelled": config.labelled} if config.labelled else {}
     inputs |= {"data": config.data} if config.sources else {}
     out = artifact.begin(config.output, config, inputs=inputs)

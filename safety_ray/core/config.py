@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -106,7 +107,7 @@ def describe(cls: type) -> str:
     lines.append("")
     for key, kind, default, help in _settings(cls):
         head = f"  {key}: {kind}" + ("  (required)" if default is _REQUIRED else f" = {default}")
-        lines += [head, f"      {help}"]
+        lines += [head, *textwrap.wrap(help, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 

@@ -1,65 +1,35 @@
-"""Prose that is calm as a rule, in pieces of every length from one sentence to a page.
+"""Split prose without labels into chunks of different lengths, from one sentence to a page.
 
-Without it a classifier fitted on sets of short shouting texts takes length or a sober tone for a sign
-of either kind. Nobody labelled it, so it only says what is most likely: an encyclopedia is 0 or 1, a
-web article at most 2, the news, which speak of war and crime, at most 3.
+Without such texts, a classifier trained on sets of short aggressive texts uses a text's length or sober
+style as a signal. The label of a chunk is a range: the lowest level is 0, the highest one depends on the
+kind of prose.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
+from safety_ray.classifier.datasets.label_set import Row
 from safety_ray.core.records import stable_hash
 
-WIKIPEDIA = "web/wikitext2_valid.txt"
-NEWS = "web/cnn_dailymail_1000.csv"
-WEB = "web/article_extraction/ground-truth.json"
 SENTENCES = (1, 2, 3, 5, 8, 13)
-"""lengths of the pieces"""
-_END = re.compile(r"(?<=[.!?])\s+(?=[\"“A-Z])")
-_SPACED = re.compile(r" (?=[.,;:!?)%'])|(?<=\() | @(?=[-,.]@)|(?<=@[-,.])@ ")
+"""possible numbers of sentences in a chunk"""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"“A-Z])")
 
 
-def wikipedia(folder: Path) -> Iterator[dict[str, Any]]:
-    with open(folder / WIKIPEDIA, encoding="utf-8") as file:
-        paragraphs = [_joined(line) for line in file if line.strip() and not line.startswith(" =")]
-    yield from _pieces("wikipedia", paragraphs, 1)
-
-
-def news(folder: Path) -> Iterator[dict[str, Any]]:
-    with open(folder / NEWS, newline="", encoding="utf-8") as file:
-        articles = [row["article"] for row in csv.DictReader(file)]
-    yield from _pieces("news", articles, 3)
-
-
-def web(folder: Path) -> Iterator[dict[str, Any]]:
-    with open(folder / WEB, encoding="utf-8") as file:
-        articles = [page["articleBody"] for page in json.load(file).values()]
-    yield from _pieces("web", articles, 2)
-
-
-def _joined(line: str) -> str:
-    """A line of WikiText as it is written elsewhere: no spaces around commas, no " @-@ "."""
-    return _SPACED.sub("", line).replace("<unk>", "").replace("  ", " ").strip()
-
-
-def _pieces(name: str, texts: list[str], most: int) -> Iterator[dict[str, Any]]:
-    """Each text cut from its start into pieces whose lengths its own hash draws."""
+def chunks(name: str, texts: list[str], label_max: int) -> Iterator[Row]:
+    """Split each text into chunks; their lengths are sampled by a hash of `name` and position."""
     for number, text in enumerate(texts):
-        sentences = _END.split(" ".join(text.split()))
-        at = 0
-        while at < len(sentences):
-            size = SENTENCES[stable_hash(name, number, at) % len(SENTENCES)]
+        sentences = _SENTENCE_END.split(" ".join(text.split()))
+        start = 0
+        while start < len(sentences):
+            size = SENTENCES[stable_hash(name, number, start) % len(SENTENCES)]
             yield {
-                "id": f"{name}/{number:05}/{at:04}",
-                "text": " ".join(sentences[at : at + size]),
+                "id": f"{name}/{number:05}/{start:04}",
+                "text": " ".join(sentences[start : start + size]),
                 "label": 0,
-                "label_max": most,
+                "label_max": label_max,
                 "family": f"{name}/{number:05}",
             }
-            at += size
+            start += size
