@@ -19,9 +19,9 @@ _TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # columns of an engine: see
 
 
 class Line:
-    """Prints lines such as `score ███░░ 1,204/3,400 rows 0:21`. `show` may be called any number of times.
+    """A progress line such as `score ███░░ 1,204/3,400 rows 0:21`. `show` may be called at any rate.
 
-    `waiting` is shown until the first row is done: the reason why there is none yet.
+    `waiting` is shown until the first row is done, for example "starting workers".
     """
 
     def __init__(self, label: str, total: int | None, unit: str = "rows", waiting: str = "") -> None:
@@ -85,10 +85,10 @@ def watch(
 
 
 class RowCounter:
-    """Counts the rows in the Parquet files of a folder; each file is read once.
+    """A counter of the rows in the Parquet files of a folder; each file is read once.
 
     The note has the share of rejected rows (files below `outcome=rejected`) and, if the rows come from an
-    engine, the tokens that it generated per second since the counter was made.
+    engine, the tokens that it generated per second since the counter was created.
     """
 
     def __init__(self, folder: str) -> None:
