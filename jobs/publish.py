@@ -48,7 +48,7 @@ def convert_published(config: PublishConfig) -> dict[str, Any]:
 
 def _to(config: PublishConfig, out: artifact.Artifact) -> dict[str, Any]:
     dataset.read(config.input, _MADE)  # names what is missing
-    there = dataset.groups(config.input, ["recipe", "source_score"])
+    there = dataset.count_groups(config.input, ["recipe", "source_score"])
     unknown = sorted(str(recipe) for recipe, _ in there if recipe not in SETS)
     if unknown:
         raise UserError(f"'{config.input}' has rows of recipe '{unknown[0]}', which no published set holds.")

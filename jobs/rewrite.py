@@ -311,7 +311,7 @@ def count_reasons(out: Artifact, this: Pass) -> dict[str, int]:
     counts = dataset.written(out, this.part)
     found: Counter[str] = Counter()
     if counts and counts.rejected:
-        groups = dataset.groups(out.sub("rejected", this.part), [dataset.REASON])
+        groups = dataset.count_groups(out.sub("rejected", this.part), [dataset.REASON])
         for (reason,), rows in groups.items():
             found[acceptance.kind(reason)] += rows
     return {kind: found[kind] for kind in (*acceptance.KINDS, *sorted(found)) if found[kind]}

@@ -1,9 +1,8 @@
-"""The harmfulness tag: one token that stands in unsafe text, and that no text can forge.
+"""The harmfulness tag: a special token in unsafe text that documents cannot forge.
 
-The paper (section 4) puts the tag before words of unsafe documents during pretraining. The model
-so learns P(tag | text), which Safe Beam Search reads at inference. The tag must therefore come
-from the packer alone: `encode` turns text into ids in which no special token can appear, whatever
-strings the text holds.
+The paper (section 4) inserts the tag before words of unsafe documents during pretraining. The model learns
+P(tag | text), which Safe Beam Search uses at inference. Only the stage `pack` may insert the tag, so
+`encode` turns text into ids without any special token, even if the text spells one.
 """
 
 from __future__ import annotations
@@ -21,13 +20,15 @@ CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 
 
 def add_tag(tokenizer: PreTrainedTokenizerFast, tag: str = TAG) -> int:
-    """Make `tag` one special token of `tokenizer` and return its id; the embedding is the model's task."""
+    """Add `tag` to the special tokens of `tokenizer` and return its id. The model's embedding is not
+    resized.
+    """
     tokenizer.add_special_tokens({"additional_special_tokens": [tag]}, replace_extra_special_tokens=False)
     return tag_id(tokenizer, tag)
 
 
 def tag_id(tokenizer: Any, tag: str = TAG, where: str = "the tokenizer") -> int:
-    """The id of the tag; UserError where the tokenizer does not have it as one added token."""
+    """Return the id of the tag. Raises UserError if it is not an added token of the tokenizer."""
     added = tokenizer.get_added_vocab()
     if tag not in added:
         known = ", ".join(sorted(added)) or "none"
@@ -39,11 +40,11 @@ def tag_id(tokenizer: Any, tag: str = TAG, where: str = "the tokenizer") -> int:
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of `texts`, in which special tokens never appear, not even where text spells them."""
+    """Return the token ids of `texts`, without special tokens even if a text spells one."""
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True  # the library's name for: treat their strings as plain text
+    previous = backend.encode_special_tokens
+    backend.encode_special_tokens = True  # treats their strings as plain text
     try:
-        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:
-        backend.encode_special_tokens = before
+        backend.encode_special_tokens = previous
