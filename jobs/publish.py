@@ -1,4 +1,9 @@
-"""rewritten ↔ published: the three sets in the form of the paper's, and those as a rewritten dataset."""
+"""rewritten ↔ published: write rewritten rows as the paper's three sets, or read such sets as rewritten rows.
+
+<output>/<set>/score_<score>_<suffix>/   to: one config of a set, as Parquet files
+<output>/<set>/README.md                 to: the configs, for the datasets library
+<output>/data/<config>/                  from: rewritten rows
+"""
 
 from __future__ import annotations
 
@@ -10,19 +15,21 @@ import fsspec
 import ray.data
 
 from safety_ray.core import artifact, cluster, dataset, filesystem, progress
+from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
+from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN
 from safety_ray.rewrite import published
 from safety_ray.rewrite.published import SETS
 
-_MADE = tuple(c for c in REWRITTEN if c.name in ("text", "recipe", "source_score", "source_id"))
-_ROW = tuple(c for c in REWRITTEN if c.name in ("id", "text"))
+_REWRITTEN_COLUMNS = tuple(c for c in REWRITTEN if c.name in ("text", "recipe", "source_score", "source_id"))
+_PUBLISHED_COLUMNS = tuple(c for c in REWRITTEN if c.name in ("id", "text"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishConfig:
-    """Writes rewritten rows as safeweb, refuseweb and moral_education, or reads such sets."""
+    """Write rewritten rows as safeweb, refuseweb and moral_education, or read such sets."""
 
     input: str = setting(
         "to: a rewritten dataset; from: a folder of published sets, or of one (local, hf://datasets/...)"
@@ -30,69 +37,74 @@ class PublishConfig:
     output: str = setting("folder to write", identity=False)
     direction: Literal["to", "from"] = setting("to the published form, or from it", default="to")
     write_rows: int = setting(
-        "rows in a write task: what a failure repeats at most", default=4096, identity=False
+        "rows in a write task: the most that a failure repeats", default=4096, identity=False
     )
 
     def __post_init__(self) -> None:
         if self.write_rows < 1:
-            raise UserError("write_rows must be positive.")
+            raise UserError(f"write_rows={self.write_rows} must be at least 1.")
 
 
 def convert_published(config: PublishConfig) -> dict[str, Any]:
+    """Convert `config.input`. Returns the record; a finished folder is skipped."""
     out = artifact.begin(config.output, config, inputs={"input": config.input})
     if out.record is not None:
         return out.record
     cluster.start()
-    return _to(config, out) if config.direction == "to" else _from(config, out)
+    return write_sets(config, out) if config.direction == "to" else read_sets(config, out)
 
 
-def _to(config: PublishConfig, out: artifact.Artifact) -> dict[str, Any]:
-    dataset.read(config.input, _MADE)  # names what is missing
-    there = dataset.count_groups(config.input, ["recipe", "source_score"])
-    unknown = sorted(str(recipe) for recipe, _ in there if recipe not in SETS)
+def write_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
+    """Write one folder for each set, with one config for each score. Returns the record."""
+    dataset.read(config.input, _REWRITTEN_COLUMNS)  # raises if a column is missing
+    counts = dataset.count_groups(config.input, ["recipe", "source_score"])
+    unknown = sorted(str(recipe) for recipe, _ in counts if recipe not in SETS)
     if unknown:
-        raise UserError(f"'{config.input}' has rows of recipe '{unknown[0]}', which no published set holds.")
-    written: dict[str, int] = {}
-    for recipe, one in SETS.items():
-        scores = sorted(score for made, score in there if made == recipe)
+        raise UserError(
+            f"'{config.input}' has rows of recipe '{unknown[0]}', which has no published set; "
+            f"the recipes with one are {', '.join(SETS)}."
+        )
+    rows_of: dict[str, int] = {}
+    for recipe, set_ in SETS.items():
+        scores = sorted(score for name, score in counts if name == recipe)
         for score in scores:
             name = published.config_name(recipe, score)
-            folder, rows = out.sub(one.set, name), there[recipe, score]
-            ds = dataset.read(config.input, _MADE).map_batches(
-                partial(published.view, recipe=recipe, score=score), batch_format="pyarrow"
+            folder, rows = out.sub(set_.name, name), counts[recipe, score]
+            ds = dataset.read(config.input, _REWRITTEN_COLUMNS).map_batches(
+                partial(published.to_published, recipe=recipe, score=score), batch_format="pyarrow"
             )
             with progress.watch(name, rows, progress.RowCounter(folder)):
                 ds.write_parquet(folder, mode="overwrite")
-            written[f"{one.set}/{name}"] = rows
+            rows_of[f"{set_.name}/{name}"] = rows
         if scores:
-            with fsspec.open(out.sub(one.set, "README.md"), "w", encoding="utf-8") as file:
-                file.write(published.card(recipe, scores))
-    return out.commit(rows_in=there.total(), rows_out=sum(written.values()), sets=written)
+            with fsspec.open(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
+                file.write(published.dataset_card(recipe, scores))
+    return out.commit(rows_in=counts.total(), rows_out=sum(rows_of.values()), sets=rows_of)
 
 
-def _from(config: PublishConfig, out: artifact.Artifact) -> dict[str, Any]:
+def read_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
+    """Write the rows of all published configs below `config.input` as rewritten rows. Returns the record."""
     fs, root = filesystem.find(config.input)
     files = sorted(name for name in fs.find(root) if name.endswith(".parquet"))
     if not files:
-        raise UserError(f"'{config.input}' holds no Parquet files of published sets.")
+        raise UserError(f"'{config.input}' has no Parquet files of published sets.")
     by_config: dict[tuple[str, int], list[str]] = {}
     for name in files:
         path = fs.unstrip_protocol(name) if "://" in config.input else name
         by_config.setdefault(published.recipe_and_score(name), []).append(path)
-    total, done = 0, dataset.Counts(0, 0)
+    rows_in, total = 0, Counts(0, 0)
     for (recipe, score), paths in sorted(by_config.items()):
         for path in paths:
-            dataset.read(path, _ROW)  # names what a file lacks
+            dataset.read(path, _PUBLISHED_COLUMNS)  # raises if a column is missing
         ds = ray.data.read_parquet(paths).map_batches(
-            partial(published.rewritten, recipe=recipe, score=score), batch_format="pyarrow"
+            partial(published.from_published, recipe=recipe, score=score), batch_format="pyarrow"
         )
-        counts = dataset.write(
-            ds, out, label=published.config_name(recipe, score), total=None, write_rows=config.write_rows,
-            resume_by=None, part=published.config_name(recipe, score),
-        )  # fmt: skip
-        total += sum(dataset.count(path) for path in paths)
-        done = dataset.Counts(done.rows_out + counts.rows_out, done.rejected + counts.rejected)
-    return out.commit(rows_in=total, rows_out=done.rows_out, rejected=done.rejected)
+        name = published.config_name(recipe, score)
+        total += dataset.write(
+            ds, out, label=name, total=None, write_rows=config.write_rows, resume_by=None, part=name
+        )
+        rows_in += sum(dataset.count(path) for path in paths)
+    return out.commit(rows_in=rows_in, rows_out=total.rows_out, rejected=total.rejected)
 
 
 if __name__ == "__main__":

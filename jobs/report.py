@@ -1,4 +1,7 @@
-"""scored + rewritten → report card: one pass over each dataset, whose sums make every number."""
+"""scored + rewritten → report card: one pass over each dataset adds up the sums of all numbers.
+
+<output>/card.json, card.html, card.png, README.md
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,30 @@ from safety_ray.core import artifact, cluster, dataset, progress
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN, SCORED, Column, require
-from safety_ray.report.card import build
-from safety_ray.report.figure import draw
-from safety_ray.report.page import render
-from safety_ray.report.readme import write_readme
-from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge
+from safety_ray.report.card import build_card
+from safety_ray.report.figure import plot_card
+from safety_ray.report.page import render_page
+from safety_ray.report.readme import render_readme
+from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells
 
-_NEEDED = ("id", "text", "score", "source_score", "recipe")
+_NAMES = ("id", "text", "score", "source_score", "recipe")
+_ORIGINAL_COLUMNS = tuple(column for column in SCORED if column.name in _NAMES)
+_REWRITTEN_COLUMNS = tuple(column for column in REWRITTEN if column.name in _NAMES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Measures a dataset's safety before and after rewriting, and writes it as a report card."""
+    """Measure a dataset's safety before and after rewriting, and write it as a report card."""
 
-    scored: str = setting("scored documents: the data before")
+    scored: str = setting("scored documents: the data before rewriting")
     rewritten: str = setting(
-        "texts rewritten from them; empty: the card shows the data before only", default=""
+        "texts rewritten from them; empty: the card has only the data before", default=""
     )
     output: str = setting("folder to write: card.json, card.html, card.png, README.md", identity=False)
     title: str = setting("heading of the card", default="Data Safety Report Card")
     language: str = setting("ISO 639-1 code of the texts, for the dataset card", default="en")
     license: str = setting("license identifier of the data, for the dataset card", default="unknown")
-    batch_rows: int = setting("documents that are counted at a time", default=1024, identity=False)
+    batch_rows: int = setting("documents in a batch", default=1024, identity=False)
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1:
@@ -47,43 +52,54 @@ class ReportConfig:
 
 
 def write_report_card(config: ReportConfig) -> dict[str, Any]:
-    inputs = {"scored": config.scored} | ({"rewritten": config.rewritten} if config.rewritten else {})
-    rows = {name: _checked(path, SCORED if name == "scored" else REWRITTEN) for name, path in inputs.items()}
+    """Write the card of `config.scored`. Returns the record; a finished folder is skipped."""
+    inputs = {"scored": config.scored}
+    rows = count_rows(config.scored, _ORIGINAL_COLUMNS)
+    if config.rewritten:
+        inputs["rewritten"] = config.rewritten
+        rewritten_rows = count_rows(config.rewritten, _REWRITTEN_COLUMNS)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
     cluster.start()
-    cells = _count(config.scored, SCORED, count_originals, rows["scored"], config.batch_rows)
+    cells = count_cells(config.scored, _ORIGINAL_COLUMNS, count_originals, rows, config.batch_rows)
     if config.rewritten:
-        cells |= _count(config.rewritten, REWRITTEN, count_rewritten, rows["rewritten"], config.batch_rows)
-    card = build(cells, config.title, bool(config.rewritten))
-    card["inputs"] = out.inputs  # fingerprints, not paths: the card is made to be published
+        cells |= count_cells(
+            config.rewritten, _REWRITTEN_COLUMNS, count_rewritten, rewritten_rows, config.batch_rows
+        )
+        rows += rewritten_rows
+    card = build_card(cells, config.title, bool(config.rewritten))
+    card["inputs"] = out.inputs  # fingerprints, not paths, because cards are published
     for name, content in (
         ("card.json", json.dumps(card, indent=1, ensure_ascii=False).encode()),
-        ("card.html", render(card).encode()),
-        ("card.png", draw(card)),
-        ("README.md", write_readme(card, config.language, config.license).encode()),
+        ("card.html", render_page(card).encode()),
+        ("card.png", plot_card(card)),
+        ("README.md", render_readme(card, config.language, config.license).encode()),
     ):
         with fsspec.open(out.sub(name), "wb") as file:
             file.write(content)
     counted = sum(sums.documents for sums in cells.values())
-    return out.commit(rows_in=sum(rows.values()), rows_out=counted, headline=card["headline"])
+    return out.commit(rows_in=rows, rows_out=counted, headline=card["headline"])
 
 
-def _checked(path: str, needed: tuple[Column, ...]) -> int:
-    """Rows of the dataset at `path`; UserError where a column is missing or there are none."""
-    require(_wanted(needed), dataset.columns(path), f"'{path}'")
+def count_rows(path: str, columns: tuple[Column, ...]) -> int:
+    """Return the rows of the dataset at `path`. Raises UserError if there are none or a column is missing."""
+    require(columns, dataset.columns(path), f"'{path}'")
     rows = dataset.count(path)
     if rows == 0:
         raise UserError(f"'{path}' has no rows; a report card needs at least one document.")
     return rows
 
 
-def _count(
-    path: str, needed: tuple[Column, ...], count: Callable[[pa.Table], pa.Table], rows: int, batch_rows: int
+def count_cells(
+    path: str,
+    columns: tuple[Column, ...],
+    count: Callable[[pa.Table], pa.Table],
+    rows: int,
+    batch_rows: int,
 ) -> dict[Cell, Sums]:
-    wanted = _wanted(needed)
-    ds = dataset.read(path, wanted).select_columns([column.name for column in wanted])
+    """Count the dataset at `path` with `count`, batch by batch, and add up the cells."""
+    ds = dataset.read(path, columns).select_columns([column.name for column in columns])
     ds = ds.map_batches(count, batch_format="pyarrow", batch_size=batch_rows)
     done = 0
 
@@ -94,11 +110,7 @@ def _count(
             yield batch
 
     with progress.watch("report", rows, lambda: (done, "")):
-        return merge(batches())
-
-
-def _wanted(columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    return tuple(column for column in columns if column.name in _NEEDED)
+        return merge_cells(batches())
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""scored → rewritten: documents of score 1-3 are rephrased, of 4-5 turned into refusals and moral education.
+"""scored → rewritten: rephrase documents of score 1-3, turn those of 4-5 into refusals and moral education.
 
     <output>/data/<part>/          accepted texts
-    <output>/rejected/<part>/     texts that were not accepted, each with its reason
-    <output>/drafts/               what the steps of a pass store; removed at the end
+    <output>/rejected/<part>/      rejected texts, each with its reason
+    <output>/drafts/               rows that the steps of a pass store; removed at the end
 
 Tasks run in passes, one for each kind of task, document length and attempt:
 
-    part               tasks                                               prompt
-    direct             documents                                           rephrase or refuse
-    direct_long        documents longer than max_chars                     rephrase, chunk by chunk
-    direct_2           what direct did not accept                          another style and sampler seed
-    direct_long_2      what direct_long did not accept                     the same
-    moralize...        accepted refusals, so it runs last                  moralize
+    part               tasks                                     prompt
+    direct             documents                                 recipes that read documents: rephrase, refuse
+    direct_long        documents longer than max_chars           rephrase, chunk by chunk
+    direct_2           rejected tasks of direct                  another style and sampler seed
+    direct_long_2      rejected tasks of direct_long             another style and sampler seed
+    moralize...        accepted refusals, so it runs last        moralize
 
 A pass is the list of steps in `steps_of`. A stored step is written to disk before the next one starts: a
 language model and the classifier never share memory, and a failed run keeps every reply it has paid for.
@@ -20,7 +20,6 @@ language model and the classifier never share memory, and a failed run keeps eve
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,17 +40,18 @@ from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
 from safety_ray.judge import ensemble
 from safety_ray.llm import engine
 from safety_ray.llm.engine import USAGE
-from safety_ray.rewrite import acceptance, estimate, tasks, template
+from safety_ray.rewrite import drafts, estimate, outcomes, tasks
 from safety_ray.rewrite.compare import ScoreAndCompare
+from safety_ray.rewrite.recipes import RECIPES, write_from_template
 from safety_ray.rewrite.settings import RewriteConfig
 
 __all__ = ["RewriteConfig", "rewrite_documents"]
-DIRECT, MORALIZE = "direct", "moralize"
-_DRAFTS, _GENERATED, _OUTCOMES = "drafts", "generated", "outcomes"
+DIRECT = "direct"
+_DRAFTS, _GENERATED = "drafts", "generated"
 _DOCUMENTS_PER_BLOCK = 2_000
 """documents whose chunks are joined in one block"""
-_REFUSAL = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
-_EMPTY = schema((*_REFUSAL, Column("engine", pa.string(), ""))).empty_table()
+_ACCEPTED = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
+_EMPTY = schema((*_ACCEPTED, Column("engine", pa.string(), ""))).empty_table()
 _ARROW: Any = {"batch_format": "pyarrow"}
 
 
@@ -68,11 +68,11 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
         more["threshold"] = threshold.audited(config.thresholds_from)
+        scores = " and ".join(f"{name}_scores={config.scores_of(name)}" for name in config.document_recipes)
         recipe_of = config.recipe_of(more["threshold"])
         if not recipe_of:
             raise UserError(
-                f"thresholds_from: the audit's threshold {more['threshold']} lies above all of "
-                f"rephrase_scores={config.rephrase_scores} and refuse_scores={config.refuse_scores}."
+                f"thresholds_from: the audit's threshold {more['threshold']} is above all of {scores}."
             )
     if config.dry_run:
         cluster.start()
@@ -82,16 +82,16 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
         return out.record
     cluster.start()
     rows_in, counts = run_passes(config, recipe_of, out)
-    outcomes = read_outcomes(config, out)
+    attempts = outcomes.read_outcomes(out, (this.part for this in passes_of(config)))
     if config.engine.kind != "template":
         more |= count_tokens(out)
     if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
-    for name in (_DRAFTS, _OUTCOMES):
+    for name in (_DRAFTS, outcomes.OUTCOMES):
         filesystem.remove(out.sub(name))
     return out.commit(
         rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
-        engine=config.engine.label, attempts=outcomes, **more,
+        engine=config.engine.label, attempts=attempts, **more,
     )  # fmt: skip
 
 
@@ -100,6 +100,7 @@ class Pass:
     """One attempt at the tasks of one kind and length."""
 
     kind: str
+    """`direct`, or the name of a recipe that rewrites texts of another recipe"""
     long: bool
     attempt: int
 
@@ -109,25 +110,31 @@ class Pass:
         return f"{self.kind}{'_long' * self.long}{f'_{self.attempt}' * (self.attempt > 1)}"
 
 
+def passes_of(config: RewriteConfig) -> list[Pass]:
+    """Return all passes that a run may consist of, in their order."""
+    kinds, attempts = (DIRECT, *config.derived_recipes), range(1, config.attempts + 1)
+    return [Pass(kind, long, n) for kind in kinds for long in (False, True) for n in attempts]
+
+
 def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) -> tuple[int, Counts]:
     """Run all passes. Returns (number of tasks, counts)."""
 
     def documents() -> Dataset:
         return dataset.read(config.scored, SCORED).map_batches(
-            partial(tasks.from_documents, recipe_of=recipe_of, draws=config.draws()), **_ARROW
+            partial(tasks.from_documents, recipe_of=recipe_of, options=config.task_options()), **_ARROW
         )
 
-    def refusals() -> Dataset:
-        return dataset.read(out.sub("data"), _REFUSAL).map_batches(
-            partial(tasks.from_refusals, draws=config.draws()), **_ARROW
+    def accepted(recipe: str) -> Dataset:
+        return dataset.read(out.sub("data"), _ACCEPTED).map_batches(
+            partial(tasks.from_accepted, recipe=recipe, options=config.task_options()), **_ARROW
         )
 
     total = dataset.count_where(config.scored, "score", list(recipe_of))
     counts = run_attempts(config, out, DIRECT, documents, "id", total)
-    if "moralize" in config.recipes and counts.rows_out:
-        refused = dataset.count_where(out.sub("data"), "recipe", ["refuse"])
-        counts += run_attempts(config, out, MORALIZE, refusals, "id", refused)
-        total += refused
+    for recipe in config.derived_recipes if counts.rows_out else ():
+        texts = dataset.count_where(out.sub("data"), "recipe", [RECIPES[recipe].reads])
+        counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
+        total += texts
     dataset.check_share(out.path, counts, config.max_rejected)
     return total, counts
 
@@ -155,12 +162,12 @@ def run_attempts(
             elif done is None and not rejected:
                 break
             elif done is None:
-                retry = dataset.read(out.sub("rejected", before.part), (tasks.REJECTED_SOURCE,)).map_batches(
-                    partial(tasks.again, draws=config.draws(attempt)), **_ARROW
-                )
-                done = run_pass(config, out, this, retry, "source_id", rejected)
+                retried = dataset.read(
+                    out.sub("rejected", before.part), (tasks.REJECTED_SOURCE,)
+                ).map_batches(partial(tasks.from_rejected, options=config.task_options(attempt)), **_ARROW)
+                done = run_pass(config, out, this, retried, "source_id", rejected)
             if attempt > 1:
-                drop_retried(out, before)
+                outcomes.drop_retried(out, before.part)
             counts, rejected = counts + Counts(done.rows_out, 0), done.rejected
         counts += Counts(0, rejected)
     return counts
@@ -172,11 +179,11 @@ class Rows:
 
     ds: Dataset
     total: int
-    """about how many"""
+    """expected number of rows"""
     resume_by: str
     """column of the written rows that identifies them"""
     read_as: str
-    """the name of that column in the dataset that `ds` reads"""
+    """name of that column in the dataset that `ds` reads"""
 
 
 def run_pass(
@@ -184,7 +191,7 @@ def run_pass(
 ) -> Counts:
     """Generate, score and accept or reject the texts of one pass. Returns the counts of its part."""
     rows = Rows(
-        ds.map_batches(partial(tasks.only, long=this.long, max_chars=config.max_chars), **_ARROW),
+        ds.map_batches(partial(tasks.select_length, long=this.long, max_chars=config.max_chars), **_ARROW),
         total, resume_by="source_id", read_as=source_id,
     )  # fmt: skip
     for step in steps_of(config, this):
@@ -210,9 +217,9 @@ class Step:
     name: str
     apply: Callable[[Rows], Rows]
     stored: bool = False
-    """write the rows to drafts/<name>/<part> and continue from there"""
+    """write the rows to drafts/<name>/<part>, and read the next step's rows from there"""
     judged: bool = False
-    """ask the judge about the stored rows"""
+    """send the stored rows to the judge"""
 
 
 def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
@@ -220,17 +227,20 @@ def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
     uses_model = config.engine.kind != "template"
     uses_judge = config.judge.kind != "template"
 
-    def each(function: Callable[[pa.Table], pa.Table]) -> Callable[[Rows], Rows]:
-        return lambda rows: replace(rows, ds=rows.ds.map_batches(function, **_ARROW))
+    def split(rows: Rows) -> Rows:
+        options = config.task_options(this.attempt)
+        chunks = rows.ds.map_batches(partial(tasks.split_documents, options=options), **_ARROW)
+        # A document becomes several rows, so no column identifies them: a failed run splits it again.
+        return Rows(chunks, 0, resume_by="", read_as="")
 
     def generate(rows: Rows) -> Rows:
         return replace(rows, ds=generate_drafts(rows.ds, config, this.attempt))
 
     def join(rows: Rows) -> Rows:
-        # All chunks of a document meet in one block.
-        blocks = rows.ds.repartition(rows.total // _DOCUMENTS_PER_BLOCK + 1, keys=[tasks.WHOLE])
-        joined = blocks.map_batches(tasks.join_parts, batch_format="pyarrow", batch_size=None)
-        return replace(rows, ds=joined, read_as=tasks.WHOLE)
+        # All chunks of a document must be in one block.
+        blocks = rows.ds.repartition(rows.total // _DOCUMENTS_PER_BLOCK + 1, keys=[tasks.DOCUMENT_TASK])
+        joined = blocks.map_batches(drafts.join_chunks, batch_format="pyarrow", batch_size=None)
+        return replace(rows, ds=joined, read_as=tasks.DOCUMENT_TASK)
 
     def score(rows: Rows) -> Rows:
         # The template engine keeps sentences of the source, so similarity needs no check.
@@ -241,21 +251,16 @@ def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
             scored = scored.map_batches(ensemble.keep_classifier_score, **_ARROW)
         return replace(rows, ds=scored)
 
-    def cut(rows: Rows) -> Rows:
-        draws = config.draws(this.attempt)
-        chunks = rows.ds.map_batches(partial(tasks.cut, draws=draws), **_ARROW)
-        # A document gives several rows, so no column identifies them: a failed run cuts again.
-        return Rows(chunks, 0, resume_by="", read_as="")
+    def accept(rows: Rows) -> Rows:
+        decide = partial(drafts.accept_drafts, bounds=config.accept, reason_column=dataset.REASON)
+        return replace(rows, ds=rows.ds.map_batches(decide, **_ARROW))
 
-    accept = partial(tasks.settle, bounds=config.accept, reason_column=dataset.REASON)
-    long_first = [Step("chunks", cut, stored=True)] if this.long else []
-    long_last = [Step("joined", join)] if this.long else []
     return [
-        *long_first,
+        *([Step("chunks", split, stored=True)] if this.long else []),
         Step(_GENERATED, generate, stored=uses_model or this.long),
-        *long_last,
+        *([Step("joined", join)] if this.long else []),
         Step("scored", score, stored=uses_judge, judged=uses_judge),
-        Step("accepted", each(accept)),
+        Step("accepted", accept),
     ]
 
 
@@ -263,10 +268,9 @@ def generate_drafts(ds: Dataset, config: RewriteConfig, attempt: int) -> Dataset
     """Generate and parse a reply for each task."""
     # Blocks of a write task's size: the unit that actors share, and the most that a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=config.write_rows, strict=True)
-    generate = engine.processor(
-        config.engine_of(attempt), template=partial(template.write, seed=config.seed + attempt - 1)
-    )
-    return generate(ds).map_batches(tasks.read_replies, **_ARROW)
+    template = partial(write_from_template, seed=config.seed + attempt - 1)
+    generate = engine.processor(config.engine_of(attempt), template=template)
+    return generate(ds).map_batches(drafts.parse_replies, **_ARROW)
 
 
 def store(config: RewriteConfig, out: Artifact, this: Pass, step: Step, rows: Rows) -> Rows | None:
@@ -291,47 +295,6 @@ def judge(config: RewriteConfig, out: Artifact, this: Pass, rows: Rows) -> Rows:
     return replace(rows, ds=dataset.read(folder.path, ()))
 
 
-def drop_retried(out: Artifact, this: Pass) -> None:
-    """Delete the rejected rows of a pass that a later attempt now holds, after counting their reasons."""
-    fs, root = filesystem.find(out.sub("rejected", this.part))
-    files = [name for name in fs.find(root) if name.endswith(".parquet")]
-    if not files:
-        return
-    fs_notes, note = filesystem.find(out.sub(_OUTCOMES, f"{this.part}.json"))
-    if not fs_notes.exists(note):
-        fs_notes.makedirs(note.rsplit("/", 1)[0], exist_ok=True)
-        with fs_notes.open(note, "w") as file:
-            json.dump(count_reasons(out, this), file)
-    for name in files:  # the empty folder marks the part as complete
-        fs.rm(name)
-
-
-def count_reasons(out: Artifact, this: Pass) -> dict[str, int]:
-    """Return the number of rejected rows of a pass by kind of reason."""
-    counts = dataset.written(out, this.part)
-    found: Counter[str] = Counter()
-    if counts and counts.rejected:
-        groups = dataset.count_groups(out.sub("rejected", this.part), [dataset.REASON])
-        for (reason,), rows in groups.items():
-            found[acceptance.kind(reason)] += rows
-    return {kind: found[kind] for kind in (*acceptance.KINDS, *sorted(found)) if found[kind]}
-
-
-def read_outcomes(config: RewriteConfig, out: Artifact) -> dict[str, dict[str, int]]:
-    """Return how many rows of each part were accepted, and rejected by kind of reason."""
-    outcomes = {}
-    attempts = range(1, config.attempts + 1)
-    for this in (Pass(k, long, n) for k in (DIRECT, MORALIZE) for long in (False, True) for n in attempts):
-        counts = dataset.written(out, this.part)
-        if counts is None:
-            continue
-        fs, note = filesystem.find(out.sub(_OUTCOMES, f"{this.part}.json"))
-        reasons = json.loads(fs.cat_file(note)) if fs.exists(note) else count_reasons(out, this)
-        if counts.rows_out or reasons:
-            outcomes[this.part] = {"accepted": counts.rows_out, **reasons}
-    return outcomes
-
-
 def count_tokens(out: Artifact) -> dict[str, Any]:
     """Return and print the tokens of all attempts; {} if the engine did not count any."""
     folder = out.sub(_DRAFTS, _GENERATED)
@@ -354,12 +317,12 @@ def count_tokens(out: Artifact) -> dict[str, Any]:
 def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
     """Rewrite a sample into `<output>.dry-run`, then estimate and print what the full run would take."""
     if config.engine.kind == "template":
-        raise UserError("dry_run measures what a language model takes: set engine.kind to vllm or openai.")
+        raise UserError("dry_run measures a language model; set engine.kind to vllm or openai.")
     folder = f"{config.output}.dry-run"
     filesystem.remove(folder)
     sample = sample_documents(config, recipe_of)
     if not len(sample):
-        raise UserError(f"'{config.scored}' has no document with a score that is rewritten.")
+        raise UserError(f"'{config.scored}' has no document with one of the scores {sorted(recipe_of)}.")
     dataset.write_table(sample, f"{folder}/sample/sample.parquet")
     out = Artifact(f"{folder}/rewritten", {}, {})
     batch_size = max(config.engine.batch_size, len(sample))
@@ -367,32 +330,31 @@ def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
     settings = replace(config, scored=f"{folder}/sample", output=out.path, engine=one_engine, dry_run=False)
     _, counts = run_passes(settings, recipe_of, out)
     documents = {score: dataset.count_where(config.scored, "score", [score]) for score in sorted(recipe_of)}
-    usage = dataset.table(out.sub(_DRAFTS, _GENERATED), estimate.USED)
-    found = estimate.estimate(config, recipe_of, documents, sample, usage) | {
+    usage = dataset.table(out.sub(_DRAFTS, _GENERATED), estimate.USAGE_COLUMNS)
+    values = estimate.estimate(config, recipe_of, documents, sample, usage) | {
         "accepted_share": round(counts.rows_out / max(1, counts.rows_out + counts.rejected), 3),
         "sample": folder,
     }
     fs, root = filesystem.find(folder)
     with fs.open(f"{root}/estimate.json", "w") as file:
-        json.dump(found, file, indent=1)
-    print(estimate.table(found), flush=True)
-    return found
+        json.dump(values, file, indent=1)
+    print(estimate.format_estimate(values), flush=True)
+    return values
 
 
 def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Table:
-    """Return the `dry_run_rows` documents with the lowest hashes: the same ones every time."""
-    names = [
-        c for c in ("id", "text", "score", "chunk_scores", "probs") if c in dataset.columns(config.scored)
-    ]
+    """Return the `dry_run_rows` documents with the lowest hashes: the same ones in every run."""
+    optional = ("id", "text", "score", "chunk_scores", "probs")
+    names = [name for name in optional if name in dataset.columns(config.scored)]
     lowest = partial(
-        estimate.lowest_hashes, scores=sorted(recipe_of), seed=config.seed, most=config.dry_run_rows
+        estimate.lowest_hashes, scores=sorted(recipe_of), seed=config.seed, limit=config.dry_run_rows
     )
     blocks = dataset.read(config.scored, SCORED).select_columns(names).map_batches(lowest, **_ARROW)
-    found = pa.table({})
+    sample = pa.table({})
     for block in blocks.iter_batches(batch_format="pyarrow", batch_size=None):
-        found = pa.concat_tables([found, block]) if len(found) else block
-        found = found.sort_by("rank").slice(0, config.dry_run_rows)
-    return found.drop_columns(["rank"]) if len(found) else found
+        sample = pa.concat_tables([sample, block]) if len(sample) else block
+        sample = sample.sort_by("rank").slice(0, config.dry_run_rows)
+    return sample.drop_columns(["rank"]) if len(sample) else sample
 
 
 if __name__ == "__main__":

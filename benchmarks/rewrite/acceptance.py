@@ -32,7 +32,7 @@ def cost_of_acceptance(
     for turn in range(config.rounds + 1):
         start = time.process_time()
         for row in actor(drafts).to_pylist():
-            acceptance.verdict(row, acceptance.Bounds())
+            acceptance.rejection_reason(row, acceptance.Bounds())
         spent += [time.process_time() - start] if turn else []  # the first one warms up
     tokens = sum(map(len, AutoTokenizer.from_pretrained(model)(texts)["input_ids"]))
     each = statistics.median(spent) / tokens

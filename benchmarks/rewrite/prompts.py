@@ -27,7 +27,7 @@ def documents(config: RewriteBenchmark) -> pa.Table:
 
 
 def tasks_of(rows: pa.Table, config: RewriteConfig) -> pa.Table:
-    return tasks.from_documents(rows, config.recipe_of(), config.draws())
+    return tasks.from_documents(rows, config.recipe_of(), config.task_options())
 
 
 def chats(rows: pa.Table, config: RewriteBenchmark) -> list[list[dict[str, str]]]:

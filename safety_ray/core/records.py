@@ -16,6 +16,13 @@ from safety_ray.core.errors import UserError
 SCORES = 6
 """Levels of harm: 0 safe, 1 minimally, 2 slightly, 3 moderately, 4 clearly, 5 highly unsafe."""
 
+RAW = "raw"
+"""What token rows call web documents that were not rewritten."""
+RECIPES = ("rephrase", "refuse", "moralize")
+"""Names of the recipes in the column `recipe`; safety_ray/rewrite/recipes/ has a folder for each."""
+DIALOGUE_RECIPES = ("refuse",)
+"""Recipes whose texts are dialogues of the roles User and Assistant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -60,7 +67,7 @@ ENSEMBLE = (
 REWRITTEN = (
     *DOCUMENT,
     Column("source_id", pa.string(), "id of the row that it was made from"),
-    Column("recipe", pa.string(), "rephrase, refuse or moralize"),
+    Column("recipe", pa.string(), f"name of the recipe: {', '.join(RECIPES)}"),
     Column("style", pa.string(), "the sampled style of the recipe"),
     Column("source_score", pa.int8(), "score of the original web document"),
     Column("score", pa.int8(), "score of the rewritten text"),
@@ -69,8 +76,8 @@ REWRITTEN = (
 SPAN = pa.struct(
     [
         ("id", pa.string()),  # the document's id
-        ("source_id", pa.string()),  # id of the web document that it was made from, or its own id
-        ("recipe", pa.string()),  # raw, rephrase, refuse or moralize
+        ("source_id", pa.string()),  # the web document it was made from; its own id if none
+        ("recipe", pa.string()),  # RAW or one of RECIPES
         ("start", pa.int32()),  # position of the first token in the row
         ("length", pa.int32()),  # tokens, end-of-text included
         ("unsafe", pa.bool_()),  # raw text whose score requires harmfulness tags

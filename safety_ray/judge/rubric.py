@@ -8,6 +8,7 @@ that, and is started inside the object where vLLM runs without one.
 from __future__ import annotations
 
 import json
+from importlib import resources
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -25,6 +26,9 @@ SCHEMA: dict[str, Any] = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
+_FOLDER = resources.files(__package__)
+PROMPT = prompts.read_prompt(_FOLDER)
+RETRY_PROMPT = prompts.read_text(_FOLDER, "retry_prompt.txt")
 START = '{"score":'
 REPLIED = "judge_reply"
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -47,11 +51,11 @@ def ask(batch: pa.Table, seed: int, start: bool, names: Names = LABEL, again: bo
     `again` asks about rows that an earlier reply left without a judgement, and says so. The reply
     itself is not repeated: it may hold whatever the document made the judge write.
     """
-    reminder = f"\n\n{prompts.text('judge_again')}" if again else ""
+    reminder = f"\n\n{RETRY_PROMPT}" if again else ""
     begun = [{"role": "assistant", "content": START}] if start else []
     messages = []
     for row in batch.select(["id", "text"]).to_pylist():
-        system, user = prompts.messages("judge", row["text"], seed=seed, id=row["id"])
+        system, user = prompts.messages(PROMPT, row["text"], seed=seed, id=row["id"])
         messages.append([{**system, "content": system["content"] + reminder}, user, *begun])
     if names.score == "label" and "label" in batch.column_names and not again:
         # An older label is kept under another name.

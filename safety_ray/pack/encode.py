@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
-from safety_ray.core.records import stable_hash
+from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
 from safety_ray.pack.personas import with_persons
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
 from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
@@ -45,7 +45,7 @@ def encode_rows(
     chunks = rows.column(CHUNKS).to_pylist()
     unsafe, recipes = rows.column("unsafe").to_pylist(), rows.column("recipe").to_pylist()
     texts = [
-        with_persons(text, seed, name) if recipe == "refuse" and text else text
+        with_persons(text, seed, name) if recipe in DIALOGUE_RECIPES and text else text
         for text, recipe, name in zip(rows.column("text").to_pylist(), recipes, names, strict=True)
     ]
     chosen = [k for k, use in enumerate(uses) if use == TRAIN and reasons[k] is None]

@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORES
-from safety_ray.pack.selection import RAW, RECIPES
+from safety_ray.core.records import RAW, RECIPES, SCORES
 
 Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
@@ -34,7 +33,7 @@ _ROUNDS, _CLOSE, _FAR = 5_000, 1e-9, 0.01
 class Source:
     """A source of the mixture: documents of one recipe and some scores."""
 
-    recipe: str = setting("raw, rephrase, refuse or moralize", default="raw")
+    recipe: str = setting(f"{RAW}, or a recipe: {', '.join(RECIPES)}", default=RAW)
     scores: list[int] = setting("of the web documents at their roots", factory=lambda: list(range(SCORES)))
     weight: float = setting("times each of them is read; below 1, a share of them is", default=1.0)
     start: float = setting("share of the training after which they come", default=0.0)

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 
 from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORES, stable_hash
+from safety_ray.core.records import RAW, RECIPES, SCORES, stable_hash
 
-RAW, RECIPES = "raw", ("rephrase", "refuse", "moralize")
 TRAIN, HELDOUT, UNSELECTED = "train", "heldout", "unselected"
 SPLIT, ROOT, ROOT_SCORE, CHUNKS = "split", "root_id", "source_score", "chunk_scores"
 _DEEPEST = 8
@@ -26,7 +25,7 @@ SELECTED = pa.schema(
         ("id", pa.string()),
         ("text", pa.string()),
         ("source_id", pa.string()),  # the web document at the root
-        ("recipe", pa.string()),  # raw, rephrase, refuse or moralize
+        ("recipe", pa.string()),  # RAW or one of RECIPES
         ("score", pa.int8()),  # of the web document at the root; null where it is not known
         ("unsafe", pa.bool_()),  # raw text whose score calls for harmfulness tags
         ("chunk_scores", pa.list_(pa.int8())),  # of the parts of an unsafe text, where tags go by part

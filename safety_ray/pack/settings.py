@@ -9,9 +9,8 @@ from typing import Any, Literal
 from safety_ray.core import tag
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORES
+from safety_ray.core.records import RECIPES, SCORES
 from safety_ray.pack.mixture import sources
-from safety_ray.pack.selection import RECIPES
 from safety_ray.pack.vocabulary import SMALLEST
 
 

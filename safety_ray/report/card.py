@@ -1,13 +1,13 @@
-"""The report card's numbers, from the sums of its cells: what `card.json` holds.
+"""Compute the numbers of the report card, which are written to `card.json`.
 
-    title, method        how it was measured, in words
+    title, method        the title, and a description of the method
     categories           the 14 names, in the order of the published lists
     headline             before and after, and the relative change
-    slices               name → label, group, documents, words, scores (documents per score 0-5),
+    slices               name → label, group, documents, words, scores (documents for each score 0-5),
                          all and categories: count, documents with one, per_million, low, high
-    ngrams               before, after: the n-grams that were found most often
+    ngrams               before, after: the most frequent n-grams
 
-Rates are None where a slice has no words.
+Rates are None if a slice has no words.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray.core.records import SCORES
+from safety_ray.core.records import RECIPES, SCORES
 from safety_ray.report import interval, ngrams
-from safety_ray.report.interval import MILLION, rate
+from safety_ray.report.interval import MILLION, estimate_rate
 from safety_ray.report.ngrams import load_lists
-from safety_ray.report.tally import ORIGINAL, RECIPES, Cell, Sums
+from safety_ray.report.tally import ORIGINAL, Cell, Sums
 
 LEVELS = (
     "safe",
@@ -30,40 +30,45 @@ LEVELS = (
     "clearly unsafe",
     "highly unsafe",
 )
-WORDS = "A word is a run of characters between white space; rates are per million words, on all sides alike."
+BANDS = {"original-1-3": (1, 3), "original-4-5": (4, 5)}
+"""Slices of original documents by score, for comparison with the texts rewritten from them."""
+WORDS = "A word is a sequence of characters between white space. All rates are per million words."
 MIXES = (
-    "“Before” is all original documents. “After” is the originals of score 0 and every rewritten text, "
-    "with the score of the rewritten text."
+    "“Before” is all original documents. “After” is the original documents of score 0 and all rewritten "
+    "texts, with the scores of the rewritten texts."
 )
 LIMITS = (
-    "N-grams do not see context. A history lesson on the atom bomb counts, and so does a refusal that names "
-    "what it refuses: a rate above zero need not be harm, and refusals and moral texts can raise it.",
-    "The lists hold only what they hold: other spellings, other languages, plurals and harm in other "
-    "words go unseen, so a rate of zero proves nothing. Some n-grams are everyday phrases "
-    "(“give up”, “do it yourself”).",
-    "Scores come from a classifier, which errs in both directions.",
-    "Languages without spaces between words have few of them by this definition: their rates cannot be "
-    "compared with others.",
+    "N-grams ignore context. A history lesson on the atom bomb counts, and so does a refusal that names the "
+    "request: a rate above zero does not imply harm, and refusals and moral texts can raise it.",
+    "The lists are incomplete: other spellings, other languages, plurals and harm in other words are not "
+    "counted, so a rate of zero proves nothing. Some n-grams are everyday phrases (“give up”, “do it "
+    "yourself”).",
+    "Scores are predictions of a classifier, which errs in both directions.",
+    "Languages without spaces between words have few words by this definition: their rates cannot be "
+    "compared with those of other languages.",
 )
 LIMITS_OF_AFTER = (
-    "Where one classifier chose what to rewrite and judged what was written, it is blind to the same "
-    "things on both sides.",
-    "Several texts made from one document are counted as documents of their own; intervals of “after” are "
-    "a little too narrow where there are many of them.",
+    "If one classifier selected the documents to rewrite and scored the rewritten texts, it misses the same "
+    "kinds of harm before and after.",
+    "Several texts made from one document are counted as separate documents; if there are many of them, the "
+    "intervals of “after” are slightly too narrow.",
 )
 TOP = 12
+"""the number of most frequent n-grams in the card"""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
+    """A part of the documents for which the card has numbers."""
+
     name: str
     label: str
     group: str
-    holds: Callable[[Cell], bool]
+    contains: Callable[[Cell], bool]
 
 
-def build(cells: dict[Cell, Sums], title: str, rewritten: bool) -> dict[str, Any]:
-    """The card of these cells; without `rewritten` texts there is a "before" only."""
+def build_card(cells: dict[Cell, Sums], title: str, rewritten: bool) -> dict[str, Any]:
+    """Return the card of these cells. Without `rewritten` texts it has no "after"."""
     slices = {s.name: _measure(s, cells) for s in _slices(cells, rewritten)}
     lists = load_lists()
     return {
@@ -85,26 +90,31 @@ def build(cells: dict[Cell, Sums], title: str, rewritten: bool) -> dict[str, Any
 
 
 def headline(slices: dict[str, Any]) -> dict[str, Any]:
-    """A few numbers before and after: {name: {before, after, change}}; change is relative."""
-    pairs = {
+    """Return the main numbers as {name: {before, after, change}}; change is relative."""
+    measures = {
         "documents": lambda s: s["documents"],
         "words": lambda s: s["words"],
         "ngrams_per_million": lambda s: s["all"] and s["all"]["per_million"],
         "share_score_0": lambda s: share(s, 0, 0),
         "share_score_4_5": lambda s: share(s, 4, 5),
     }
-    found = {}
-    for name, of in pairs.items():
-        before = of(slices["before"])
-        after = of(slices["after"]) if "after" in slices else None
+    numbers = {}
+    for name, measure in measures.items():
+        before = measure(slices["before"])
+        after = measure(slices["after"]) if "after" in slices else None
         change = after / before - 1 if before and after is not None else None
-        found[name] = {"before": before, "after": after, "change": change}
-    return found
+        numbers[name] = {"before": before, "after": after, "change": change}
+    return numbers
 
 
-def share(one: dict[str, Any], low: int, high: int) -> float | None:
-    """The share of a slice's documents with a score from `low` to `high`; None for an empty slice."""
-    return sum(one["scores"][low : high + 1]) / one["documents"] if one["documents"] else None
+def share(slice_: dict[str, Any], low: int, high: int) -> float | None:
+    """Return the share of a slice's documents with a score from `low` to `high`; None for an empty slice."""
+    return sum(slice_["scores"][low : high + 1]) / slice_["documents"] if slice_["documents"] else None
+
+
+def scores_of(slices: dict[str, Any], recipe: str) -> list[int]:
+    """Return the scores of the documents from which a recipe's texts were made."""
+    return [score for score in range(SCORES) if f"{recipe}-from-{score}" in slices]
 
 
 def _slices(cells: dict[Cell, Sums], rewritten: bool) -> list[Slice]:
@@ -114,9 +124,9 @@ def _slices(cells: dict[Cell, Sums], rewritten: bool) -> list[Slice]:
     def between(low: int, high: int) -> Callable[[Cell], bool]:
         return lambda cell: original(cell) and low <= cell.score <= high
 
-    found = [Slice("before", "before: all originals", "mix", original)]
+    slices = [Slice("before", "before: all originals", "mix", original)]
     if rewritten:
-        found.append(
+        slices.append(
             Slice(
                 "after",
                 "after: originals of score 0 and rewritten texts",
@@ -124,22 +134,22 @@ def _slices(cells: dict[Cell, Sums], rewritten: bool) -> list[Slice]:
                 lambda cell: not original(cell) or cell.score == 0,
             )
         )
-    found += [
+    slices += [
         Slice(f"original-{k}", f"originals, score {k} ({LEVELS[k]})", "score", between(k, k))
         for k in range(SCORES)
     ]
     if not rewritten:
-        return found
-    found += [
-        Slice("original-1-3", "originals, score 1–3", "recipe", between(1, 3)),
-        Slice("original-4-5", "originals, score 4–5", "recipe", between(4, 5)),
-        Slice("rewritten", "all rewritten texts", "recipe", lambda cell: not original(cell)),
+        return slices
+    slices += [
+        Slice(name, f"originals, score {low}–{high}", "recipe", between(low, high))
+        for name, (low, high) in BANDS.items()
     ]
-    found += [_recipe(recipe) for recipe in RECIPES]
-    found += [_from_score(k) for k in range(SCORES)]
-    made = {(cell.recipe, cell.source_score) for cell in cells if not original(cell)}
-    pairs = [(recipe, k) for recipe in RECIPES for k in range(SCORES) if (recipe, k) in made]
-    return found + [_recipe_from_score(recipe, k) for recipe, k in pairs]
+    slices.append(Slice("rewritten", "all rewritten texts", "recipe", lambda cell: not original(cell)))
+    slices += [_recipe(recipe) for recipe in RECIPES]
+    slices += [_from_score(k) for k in range(SCORES)]
+    sources = {(cell.recipe, cell.source_score) for cell in cells if not original(cell)}
+    pairs = [(recipe, k) for recipe in RECIPES for k in range(SCORES) if (recipe, k) in sources]
+    return slices + [_recipe_from_score(recipe, k) for recipe, k in pairs]
 
 
 def _recipe(recipe: str) -> Slice:
@@ -164,20 +174,20 @@ def _recipe_from_score(recipe: str, k: int) -> Slice:
     )
 
 
-def _total(one: Slice, cells: dict[Cell, Sums]) -> Sums:
-    return sum((sums for cell, sums in cells.items() if one.holds(cell)), start=Sums())
+def _total(slice_: Slice, cells: dict[Cell, Sums]) -> Sums:
+    return sum((sums for cell, sums in cells.items() if slice_.contains(cell)), start=Sums())
 
 
-def _measure(one: Slice, cells: dict[Cell, Sums]) -> dict[str, Any]:
+def _measure(slice_: Slice, cells: dict[Cell, Sums]) -> dict[str, Any]:
     scores = [0] * SCORES
     for cell, sums in cells.items():
-        if one.holds(cell):
+        if slice_.contains(cell):
             scores[cell.score] += sums.documents
-    total = _total(one, cells)
+    total = _total(slice_, cells)
     rates = [_rate(total, column) for column in range(len(total.counts))]
     return {
-        "label": one.label,
-        "group": one.group,
+        "label": slice_.label,
+        "group": slice_.group,
         "documents": total.documents,
         "words": total.words,
         "scores": scores,
@@ -189,15 +199,15 @@ def _measure(one: Slice, cells: dict[Cell, Sums]) -> dict[str, Any]:
 def _rate(total: Sums, column: int) -> dict[str, float] | None:
     count = int(total.counts[column])
     squares, products = int(total.squares[column]), int(total.products[column])
-    found = rate(total.documents, total.words, total.words_squared, count, squares, products)
-    if found is None:
+    rate = estimate_rate(total.documents, total.words, total.words_squared, count, squares, products)
+    if rate is None:
         return None
-    rounded = {name: round(value, 3) for name, value in found._asdict().items()}
+    rounded = {name: round(value, 3) for name, value in rate._asdict().items()}
     return {"count": count, "documents": int(total.holders[column]), **rounded}
 
 
-def _top(one: Slice, cells: dict[Cell, Sums]) -> list[dict[str, Any]]:
-    total, lists = _total(one, cells), load_lists()
+def _top(slice_: Slice, cells: dict[Cell, Sums]) -> list[dict[str, Any]]:
+    total, lists = _total(slice_, cells), load_lists()
     order = sorted((-int(n), lists.ngrams[i], i) for i, n in enumerate(total.ngrams) if n)[:TOP]
     return [
         {

@@ -1,7 +1,7 @@
-"""The card's two charts as one picture, for papers and dataset pages.
+"""Plot the card's two charts in one figure, for papers and dataset pages.
 
-Vermillion and blue of Okabe and Ito's palette, which every common colour blindness leaves apart;
-"before" always stands first.
+The colors are vermillion and blue of Okabe and Ito's palette, which people with any common color blindness
+can distinguish. "before" always comes first.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from matplotlib.figure import Figure
 
 from safety_ray.core.records import SCORES
 from safety_ray.report.card import share
-from safety_ray.report.wording import number
+from safety_ray.report.formatting import format_number
 
 COLORS = {"before": "#D55E00", "after": "#0072B2"}
 _INK, _SOFT, _LINE = "#1c1b19", "#6a665f", "#e4e0d8"
 
 
-def draw(card: dict[str, Any]) -> bytes:
-    """A PNG: scores on the left, categories with 95% intervals on the right."""
+def plot_card(card: dict[str, Any]) -> bytes:
+    """Return a PNG: scores on the left, categories with 95% intervals on the right."""
     figure = Figure(figsize=(13, 6.4), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
     mixes = {name: card["slices"][name] for name in ("before", "after") if name in card["slices"]}
-    _scores(left, mixes)
-    _categories(right, mixes, card["categories"])
-    # A title is a user's text: no part of it is mathematics.
+    _plot_scores(left, mixes)
+    _plot_categories(right, mixes, card["categories"])
+    # The title is a user's text, so dollar signs in it do not begin mathematics.
     figure.suptitle(card["title"], fontsize=16, fontweight="bold", color=_INK, parse_math=False)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
-def _scores(axes: Axes, mixes: dict[str, Any]) -> None:
+def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
     width = 0.8 / len(mixes)
-    for place, (name, one) in enumerate(mixes.items()):
-        shares = [100 * (share(one, k, k) or 0.0) for k in range(SCORES)]
-        at = [k + (place - (len(mixes) - 1) / 2) * width for k in range(SCORES)]
-        bars = axes.bar(at, shares, width * 0.94, color=COLORS[name], label=name)
+    for index, (name, mix) in enumerate(mixes.items()):
+        shares = [100 * (share(mix, k, k) or 0.0) for k in range(SCORES)]
+        positions = [k + (index - (len(mixes) - 1) / 2) * width for k in range(SCORES)]
+        bars = axes.bar(positions, shares, width * 0.94, color=COLORS[name], label=name)
         labels = ["" if s == 0 else "<1" if s < 0.5 else f"{s:.0f}" for s in shares]
         axes.bar_label(bars, labels, padding=2, fontsize=9, color=_INK)
     axes.set_title("Levels of harm", loc="left", fontsize=12.5, color=_INK)
@@ -53,21 +53,24 @@ def _scores(axes: Axes, mixes: dict[str, Any]) -> None:
     _clean(axes, "y")
 
 
-def _categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -> None:
+def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -> None:
     height = 0.8 / len(mixes)
     longest = max(
-        (r["per_million"] for o in mixes.values() for r in o["categories"].values() if r), default=0
+        (rate["per_million"] for mix in mixes.values() for rate in mix["categories"].values() if rate),
+        default=0,
     )
-    for place, (name, one) in enumerate(mixes.items()):
-        rates = [one["categories"][c] or {"per_million": 0.0, "low": 0.0, "high": 0.0} for c in categories]
+    for index, (name, mix) in enumerate(mixes.items()):
+        rates = [mix["categories"][c] or {"per_million": 0.0, "low": 0.0, "high": 0.0} for c in categories]
         values = [r["per_million"] for r in rates]
-        at = [k + (place - (len(mixes) - 1) / 2) * height for k in range(len(categories))]
-        ends = [[r["per_million"] - r["low"] for r in rates], [r["high"] - r["per_million"] for r in rates]]
-        axes.barh(at, values, height * 0.94, color=COLORS[name], label=name)
-        axes.errorbar(values, at, xerr=ends, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=1.5, alpha=0.7)
-        for y, rate in zip(at, rates, strict=True):
+        positions = [k + (index - (len(mixes) - 1) / 2) * height for k in range(len(categories))]
+        errors = [[r["per_million"] - r["low"] for r in rates], [r["high"] - r["per_million"] for r in rates]]
+        axes.barh(positions, values, height * 0.94, color=COLORS[name], label=name)
+        axes.errorbar(
+            values, positions, xerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=1.5, alpha=0.7
+        )
+        for y, rate in zip(positions, rates, strict=True):
             axes.annotate(
-                number(rate["per_million"]),
+                format_number(rate["per_million"]),
                 (min(rate["high"], longest * 1.6), y),
                 (4, 0),
                 textcoords="offset points",

@@ -1,6 +1,6 @@
-"""The report card as one web page: `card.html`, which loads nothing from anywhere.
+"""Render the report card as one self-contained web page from the template `card.html`.
 
-This file turns the card's numbers into what the template prints: texts of numbers, and places on
+This module converts the card's numbers to what the template prints: formatted numbers, and positions on
 charts in percent of their width, so that the page fits any screen.
 """
 
@@ -11,17 +11,25 @@ from typing import Any
 
 import jinja2
 
-from safety_ray.core.records import SCORES
-from safety_ray.report.card import share
-from safety_ray.report.tally import RECIPES
-from safety_ray.report.wording import NONE, between, big, change, compare, number, percent
+from safety_ray.core.records import RECIPES, SCORES
+from safety_ray.report.card import BANDS, scores_of, share
+from safety_ray.report.formatting import (
+    MISSING,
+    compare_rates,
+    format_change,
+    format_count,
+    format_interval,
+    format_number,
+    format_percent,
+)
 
 SHORT_LEVELS = ("safe", "minimally", "slightly", "moderately", "clearly", "highly")
-_CUT = 1.6  # a chart reaches this much beyond its longest bar; intervals that go on are cut there
+_REACH = 1.6
+"""Width of a chart relative to its longest bar. Longer intervals are truncated there."""
 
 
-def render(card: dict[str, Any]) -> str:
-    """The page; every value is escaped."""
+def render_page(card: dict[str, Any]) -> str:
+    """Return the page. Every value is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((resources.files(__package__) / "card.html").read_text("utf-8"))
     slices, both = card["slices"], "after" in card["slices"]
@@ -34,20 +42,20 @@ def render(card: dict[str, Any]) -> str:
         distribution=_distribution(mixes),
         levels=SHORT_LEVELS,
         categories=_bars(
-            [(name, [(mix, one["categories"][name]) for mix, one in mixes]) for name in card["categories"]]
+            [(name, [(mix, s["categories"][name]) for mix, s in mixes]) for name in card["categories"]]
         ),
         by_score=_bars(
             [
                 (
                     f"{k} · {SHORT_LEVELS[k]}",
-                    [("before", one["all"])]
+                    [("before", original["all"])]
                     + ([("after", slices[f"rewritten-from-{k}"]["all"])] if both and k else []),
                 )
-                for k, one in scores
+                for k, original in scores
             ]
         ),
         table=_table(card, slices),
-        score_table=_heat(card, [(f"score {k}", one) for k, one in scores], shares=False),
+        score_table=_heat(card, [(f"score {k}", original) for k, original in scores], shares=False),
         recipe_table=_heat(card, _recipe_columns(slices)) if both else None,
         top=card["ngrams"],
     )
@@ -55,26 +63,27 @@ def render(card: dict[str, Any]) -> str:
 
 def _tiles(headline: dict[str, Any], slices: dict[str, Any], both: bool) -> list[dict[str, str]]:
     rows = (
-        ("ngrams_per_million", "harmful n-grams per million words", number),
-        ("share_score_0", "of documents are safe (score 0)", percent),
-        ("share_score_4_5", "are clearly or highly unsafe (4–5)", percent),
-        ("documents", "documents", big),
-        ("words", "words", big),
+        ("ngrams_per_million", "harmful n-grams per million words", format_number),
+        ("share_score_0", "of documents are safe (score 0)", format_percent),
+        ("share_score_4_5", "are clearly or highly unsafe (4–5)", format_percent),
+        ("documents", "documents", format_count),
+        ("words", "words", format_count),
     )
     tiles = []
-    for key, label, text in rows:
+    for key, label, format_value in rows:
         pair = headline[key]
         note = ""
         if key == "ngrams_per_million":
-            note = f"95% interval {between(slices['before']['all'])}"
+            interval = format_interval(slices["before"]["all"])
+            note = f"95% interval {interval}"
             if both:
-                note = f"{change(pair['change'])}; 95% intervals {between(slices['before']['all'])} before, "
-                note += f"{between(slices['after']['all'])} after"
+                note = f"{format_change(pair['change'])}; 95% intervals {interval} before, "
+                note += f"{format_interval(slices['after']['all'])} after"
         tiles.append(
             {
                 "label": label,
-                "before": text(pair["before"]),
-                "after": text(pair["after"]) if both else "",
+                "before": format_value(pair["before"]),
+                "after": format_value(pair["after"]) if both else "",
                 "note": note,
             }
         )
@@ -82,15 +91,15 @@ def _tiles(headline: dict[str, Any], slices: dict[str, Any], both: bool) -> list
 
 
 def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Columns of shares per score: places in percent of the chart's width and height."""
-    shares = [(name, [share(one, k, k) or 0.0 for k in range(SCORES)]) for name, one in mixes]
+    """Return the columns of shares for each score, in percent of the chart's width and height."""
+    shares = [(name, [share(mix, k, k) or 0.0 for k in range(SCORES)]) for name, mix in mixes]
     steps = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     top = next(step for step in steps if step >= max(max(values) for _, values in shares) - 1e-9)
     width = 5.6 if len(mixes) == 2 else 8.0
     columns = []
-    for place, (name, values) in enumerate(shares):
+    for index, (name, values) in enumerate(shares):
         for k, value in enumerate(values):
-            left = (k + 0.5) / SCORES * 100 + (place - len(mixes) / 2) * (width + 0.5)
+            left = (k + 0.5) / SCORES * 100 + (index - len(mixes) / 2) * (width + 0.5)
             height = value / top * 100
             columns.append(
                 {
@@ -101,22 +110,22 @@ def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                     "y": round(100 - height, 2),
                     "height": round(height, 2),
                     "text": "" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}",
-                    "title": f"{name}: {percent(value)} of documents have score {k}",
+                    "title": f"{name}: {format_percent(value)} of documents have score {k}",
                 }
             )
-    lines = [{"y": round(100 - i * 25, 2), "text": percent(top * i / 4)} for i in range(5)]
+    lines = [{"y": round(100 - i * 25, 2), "text": format_percent(top * i / 4)} for i in range(5)]
     centers = [round((k + 0.5) / SCORES * 100, 2) for k in range(SCORES)]
     return {"columns": columns, "lines": lines, "centers": centers}
 
 
 def _bars(rows: list[tuple[str, list[tuple[str, dict[str, float] | None]]]]) -> list[dict[str, Any]]:
-    """Horizontal bars with intervals on one scale, which all rows share."""
+    """Return horizontal bars with intervals. All rows have the same scale."""
     rates = [rate for _, pairs in rows for _, rate in pairs if rate]
     longest = max((rate["per_million"] for rate in rates), default=0.0)
     reach = max((rate["high"] for rate in rates), default=1.0) * 1.02
-    top = min(reach, longest * _CUT) or reach
+    top = min(reach, longest * _REACH) or reach
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(min(value / top, 1.0) * 100, 2)
 
     return [
@@ -125,20 +134,24 @@ def _bars(rows: list[tuple[str, list[tuple[str, dict[str, float] | None]]]]) -> 
             "bars": [
                 {
                     "name": name,
-                    "cut": rate is not None and rate["high"] > top,
-                    "width": place(rate["per_million"]) if rate else 0,
-                    "low": place(rate["low"]) if rate else 0,
-                    "high": place(rate["high"]) if rate else 0,
-                    "text": number(rate["per_million"]) if rate else NONE,
-                    "title": f"{name}: {number(rate['per_million'])} per million words ({between(rate)})"
-                    if rate
-                    else f"{name}: no words",
+                    "truncated": rate is not None and rate["high"] > top,
+                    "width": position(rate["per_million"]) if rate else 0,
+                    "low": position(rate["low"]) if rate else 0,
+                    "high": position(rate["high"]) if rate else 0,
+                    "text": format_number(rate["per_million"]) if rate else MISSING,
+                    "title": f"{name}: {_describe(rate)}",
                 }
                 for name, rate in pairs
             ],
         }
         for label, pairs in rows
     ]
+
+
+def _describe(rate: dict[str, float] | None) -> str:
+    if rate is None:
+        return "no words"
+    return f"{format_number(rate['per_million'])} per million words ({format_interval(rate)})"
 
 
 def _table(card: dict[str, Any], slices: dict[str, Any]) -> list[dict[str, Any]]:
@@ -149,52 +162,61 @@ def _table(card: dict[str, Any], slices: dict[str, Any]) -> list[dict[str, Any]]
             for mix in ("before", "after")
             if mix in slices
         ]
-        text, apart = compare(rates[0], rates[1]) if len(rates) == 2 else (NONE, False)
+        change, disjoint = compare_rates(*rates) if len(rates) == 2 else (MISSING, False)
         rows.append(
             {
                 "name": name or "all n-grams",
                 "total": name is None,
-                "rates": [{"value": number(r and r["per_million"]), "interval": between(r)} for r in rates],
-                "change": text,
-                "apart": apart,
+                "rates": [
+                    {"value": format_number(r and r["per_million"]), "interval": format_interval(r)}
+                    for r in rates
+                ],
+                "change": change,
+                "disjoint": disjoint,
             }
         )
     return rows
 
 
 def _recipe_columns(slices: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    columns = [("originals 1–3", slices["original-1-3"]), ("rephrase", slices["rephrase"])]
-    columns += [("originals 4–5", slices["original-4-5"])]
-    columns += [(recipe, slices[recipe]) for recipe in RECIPES if recipe != "rephrase"]
-    return [(label, one) for label, one in columns if one["documents"]]
+    """Return the original documents of each band, followed by the recipes whose sources begin in it."""
+    columns = []
+    for name, (low, high) in BANDS.items():
+        columns.append((f"originals {low}–{high}", slices[name]))
+        columns += [
+            (recipe, slices[recipe])
+            for recipe in RECIPES
+            if low <= min(scores_of(slices, recipe), default=SCORES) <= high
+        ]
+    return [(label, slice_) for label, slice_ in columns if slice_["documents"]]
 
 
 def _heat(
     card: dict[str, Any], columns: list[tuple[str, dict[str, Any]]], shares: bool = True
 ) -> dict[str, Any]:
-    """A table of rates per category and slice; `shade` (0-1) grows with the root of the rate."""
-    every = [[one["categories"][name] for _, one in columns] for name in card["categories"]]
-    most = max((rate["per_million"] for row in every for rate in row if rate), default=0.0) or 1.0
+    """Return a table of rates by category and slice; `shade` (0-1) grows with the root of the rate."""
+    rates = [[slice_["categories"][name] for _, slice_ in columns] for name in card["categories"]]
+    maximum = max((rate["per_million"] for row in rates for rate in row if rate), default=0.0) or 1.0
 
     def cell(rate: dict[str, float] | None, shaded: bool = True) -> dict[str, Any]:
-        shade = (rate["per_million"] / most) ** 0.5 if rate and shaded else 0.0
+        shade = (rate["per_million"] / maximum) ** 0.5 if rate and shaded else 0.0
         return {
-            "value": number(rate["per_million"] if rate else None),
-            "interval": between(rate) if rate else "",
+            "value": format_number(rate["per_million"] if rate else None),
+            "interval": format_interval(rate) if rate else "",
             "shade": round(shade, 3),
         }
 
     facts = [
-        ("documents", [big(one["documents"]) for _, one in columns]),
-        ("words", [big(one["words"]) for _, one in columns]),
-        ("of score 0", [percent(share(one, 0, 0)) for _, one in columns]),
-        ("of score 4–5", [percent(share(one, 4, 5)) for _, one in columns]),
+        ("documents", [format_count(slice_["documents"]) for _, slice_ in columns]),
+        ("words", [format_count(slice_["words"]) for _, slice_ in columns]),
+        ("of score 0", [format_percent(share(slice_, 0, 0)) for _, slice_ in columns]),
+        ("of score 4–5", [format_percent(share(slice_, 4, 5)) for _, slice_ in columns]),
     ]
     return {
         "columns": [label for label, _ in columns],
         "facts": facts if shares else facts[:2],
         "rows": [
-            (name, [cell(rate) for rate in row]) for name, row in zip(card["categories"], every, strict=True)
+            (name, [cell(rate) for rate in row]) for name, row in zip(card["categories"], rates, strict=True)
         ],
-        "total": [cell(one["all"], shaded=False) for _, one in columns],
+        "total": [cell(slice_["all"], shaded=False) for _, slice_ in columns],
     }

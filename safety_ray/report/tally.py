@@ -1,8 +1,8 @@
-"""What a report card needs to know about documents, as sums that add up over batches.
+"""Count words and n-grams of documents, as sums that can be added over batches.
 
-Documents fall into cells (recipe, score of the source, own score). A cell keeps one vector of
-integers, from which every rate and its interval follow exactly (`interval.rate`); the corpus
-itself is never held.
+Documents are grouped into cells (recipe, score of the source, own score). A cell has one vector of integers,
+from which every rate and its interval follow exactly (`interval.estimate_rate`), so the corpus is never in
+memory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORES
+from safety_ray.core.records import RECIPES, SCORES
 from safety_ray.report.ngrams import find_ngrams, load_lists
 
 ORIGINAL = "original"
-RECIPES = ("rephrase", "refuse", "moralize")
 Vector = npt.NDArray[np.int64]
 _SCHEMA = pa.schema(
     [
@@ -31,25 +30,27 @@ _SCHEMA = pa.schema(
 
 
 class Cell(NamedTuple):
+    """The key of a group of documents."""
+
     recipe: str
-    """`ORIGINAL`, or the recipe a text was rewritten with"""
+    """`ORIGINAL`, or the recipe of a rewritten text"""
     source_score: int
     score: int
 
 
 class Sums:
-    """A view of a cell's vector: sums over its documents d, of w(d) words and c(d) occurrences.
+    """A view of a cell's vector: sums over its documents d, with w(d) words and c(d) occurrences.
 
-    Columns of `counts`, `squares`, `products` and `holders` are the categories, then all n-grams
-    together (one that stands in two lists counts once there).
+    `counts`, `squares`, `products` and `holders` have a column for each category and one for all n-grams
+    together, in which an n-gram of two lists counts once.
     """
 
     def __init__(self, vector: Vector | None = None) -> None:
         columns = len(load_lists().categories) + 1
         edges = np.cumsum([0, 3, columns, columns, columns, columns, len(load_lists().ngrams)])
         self.vector = np.zeros(edges[-1], np.int64) if vector is None else vector
-        parts = [self.vector[a:b] for a, b in pairwise(edges)]
-        self.head, self.counts, self.squares, self.products, self.holders, self.ngrams = parts
+        views = [self.vector[start:end] for start, end in pairwise(edges)]
+        self.head, self.counts, self.squares, self.products, self.holders, self.ngrams = views
 
     @property
     def documents(self) -> int:
@@ -68,23 +69,42 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.vector + other.vector)
 
+    def add_document(self, text: str) -> None:
+        """Add the counts of one document."""
+        words = len(text.split())
+        self.head += (1, words, words * words)
+        occurrences = find_ngrams(text)
+        if not occurrences:
+            return
+        lists = load_lists()
+        counts = np.zeros_like(self.counts)
+        for index, times in occurrences.items():
+            self.ngrams[index] += times
+            counts[-1] += times
+            for category in lists.members[index]:
+                counts[category] += times
+        self.counts += counts
+        self.squares += counts * counts
+        self.products += counts * words
+        self.holders += counts > 0
+
 
 def count_originals(batch: pa.Table) -> pa.Table:
-    """Cells of a batch of scored documents (id, text, score): one row per cell with its sums.
+    """Count a batch of scored documents (id, text, score): one row for each cell with its sums.
 
-    A row that does not fit comes back as one row with a `mistake`, for `merge` to raise: workers do
-    not hand the class of an exception to the driver.
+    For an invalid row the result is one row with a `mistake`, which `merge_cells` raises: workers do not
+    transfer the class of an exception to the driver.
     """
-    return _cells(batch, lambda: [ORIGINAL] * len(batch), "score")
+    return _count(batch, lambda: [ORIGINAL] * len(batch), "score")
 
 
 def count_rewritten(batch: pa.Table) -> pa.Table:
-    """Cells of a batch of rewritten texts (id, text, recipe, source_score, score), or a `mistake`."""
-    return _cells(batch, lambda: _recipes(batch), "source_score")
+    """Count a batch of rewritten texts (id, text, recipe, source_score, score) like `count_originals`."""
+    return _count(batch, lambda: _recipes(batch), "source_score")
 
 
-def merge(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
-    """The cells of many batches added up; UserError for a row that does not fit."""
+def merge_cells(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
+    """Add up the cells of many batches. Raises UserError for an invalid row."""
     total: dict[Cell, Sums] = {}
     for table in tables:
         for row in table.to_pylist():
@@ -95,40 +115,21 @@ def merge(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
     return total
 
 
-def _cells(batch: pa.Table, recipes: Callable[[], list[str]], source: str) -> pa.Table:
+def _count(batch: pa.Table, recipes: Callable[[], list[str]], source: str) -> pa.Table:
     cells: dict[Cell, Sums] = {}
     try:
         keys = zip(recipes(), _scores(batch, source), _scores(batch, "score"), strict=True)
         for row, (text, key) in enumerate(zip(batch.column("text").to_pylist(), keys, strict=True)):
             if not isinstance(text, str):
-                raise UserError(f"{_row(batch, row)} has no text (column 'text' must hold strings).")
+                raise UserError(f"{_row(batch, row)} has no text; the column 'text' must contain strings.")
             cell = Cell(*key)
             if cell not in cells:
                 cells[cell] = Sums()
-            _add(cells[cell], text)
+            cells[cell].add_document(text)
     except UserError as mistake:
         return pa.Table.from_pylist([{"mistake": str(mistake)}], _SCHEMA)
     rows: list[dict[str, Any]] = [{**cell._asdict(), "sums": sums.vector} for cell, sums in cells.items()]
     return pa.Table.from_pylist(rows, _SCHEMA)
-
-
-def _add(sums: Sums, text: str) -> None:
-    words = len(text.split())
-    sums.head += (1, words, words * words)
-    found = find_ngrams(text)
-    if not found:
-        return
-    lists = load_lists()
-    counts = np.zeros_like(sums.counts)
-    for index, times in found.items():
-        sums.ngrams[index] += times
-        counts[-1] += times
-        for category in lists.members[index]:
-            counts[category] += times
-    sums.counts += counts
-    sums.squares += counts * counts
-    sums.products += counts * words
-    sums.holders += counts > 0
 
 
 def _recipes(batch: pa.Table) -> list[str]:

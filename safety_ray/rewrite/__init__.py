@@ -1,1 +1,1 @@
-"""Harmful documents become safe ones: rephrased, turned into refusals, retold as moral education."""
+"""Rewrite unsafe documents: rephrased texts, refusals and moral education."""

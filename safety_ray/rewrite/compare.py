@@ -1,4 +1,4 @@
-"""The actor that holds a draft against its source: its score, and how much of the content it keeps."""
+"""An actor that scores drafts and measures how similar they are to their sources."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.encoder import PACKAGED, Encoder
-from safety_ray.rewrite.tasks import PROBLEM, SIMILARITY, SOURCE
+from safety_ray.rewrite.drafts import PROBLEM
+from safety_ray.rewrite.recipes import RECIPES
+from safety_ray.rewrite.tasks import SIMILARITY, SOURCE
 
 
 class ScoreAndCompare(ScoreBatch):
-    """Adds the score columns, and for rephrased texts the similarity to the source."""
+    """Add the score columns, and the similarity to the source for recipes that keep its content."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        # Not the classifier's own encoder, which may know harm alone: this one embeds content.
+        # The classifier's own encoder may be fine-tuned for harm; this encoder embeds content.
         self.encoder = sentence_encoder(self.classifier.encoder.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -26,30 +28,32 @@ class ScoreAndCompare(ScoreBatch):
         pairs = {
             n: (row["text"], row[SOURCE])
             for n, row in enumerate(rows)
-            # What is rejected for another reason need not be compared.
-            if row["recipe"] == "rephrase" and not row[PROBLEM] and row["score"] < row["source_score"]
+            # A draft that is rejected for another reason needs no similarity.
+            if RECIPES[row["recipe"]].keeps_content
+            and not row[PROBLEM]
+            and row["score"] < row["source_score"]
         }
-        found = dict(zip(pairs, similarities(self.encoder, list(pairs.values())), strict=True))
-        values = pa.array([found.get(n) for n in range(len(rows))], pa.float32())
-        return batch.append_column(SIMILARITY, values)
+        values = dict(zip(pairs, similarities(self.encoder, list(pairs.values())), strict=True))
+        column = pa.array([values.get(n) for n in range(len(rows))], pa.float32())
+        return batch.append_column(SIMILARITY, column)
 
 
 def sentence_encoder(device: str | None = None) -> Encoder:
-    """The packaged encoder as it was trained for sentences: the mean of its last layer."""
+    """Return the packaged encoder as it was trained for sentences: the mean of its last layer."""
     return Encoder(PACKAGED, device=device, layers=1)
 
 
 def similarities(encoder: Encoder, pairs: list[tuple[str, str]]) -> list[float]:
-    """Cosine similarity of the two texts of each pair, each the mean of its chunks' embeddings."""
+    """Return the cosine similarity of the two texts of each pair. A text is the mean of its chunks."""
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     if not texts:
         return []
     chunked = encoder.chunk_ids(texts)
-    flat = encoder.embed([chunk for chunks in chunked for chunk in chunks])
-    of_text, at = {}, 0
+    chunk_embeddings = encoder.embed([chunk for chunks in chunked for chunk in chunks])
+    embeddings, start = {}, 0
     for text, chunks in zip(texts, chunked, strict=True):
-        length = torch.tensor([float(len(chunk)) for chunk in chunks])[:, None]
-        mean = (flat[at : at + len(chunks)] * length).sum(0)
-        of_text[text] = torch.nn.functional.normalize(mean, dim=0)
-        at += len(chunks)
-    return [float(of_text[one] @ of_text[other]) for one, other in pairs]
+        lengths = torch.tensor([float(len(chunk)) for chunk in chunks])[:, None]
+        mean = (chunk_embeddings[start : start + len(chunks)] * lengths).sum(0)
+        embeddings[text] = torch.nn.functional.normalize(mean, dim=0)
+        start += len(chunks)
+    return [float(embeddings[left] @ embeddings[right]) for left, right in pairs]

@@ -1,4 +1,4 @@
-"""Estimate what a full rewriting run takes, from the tokens that a sample used."""
+"""Estimate the tokens, hours and price of a full rewriting run from a sample."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import pyarrow as pa
 
 from safety_ray.core.records import stable_hash
 from safety_ray.llm.engine import SECONDS, USAGE
+from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.settings import RewriteConfig
+from safety_ray.rewrite.tasks import is_chunk
 
 _RESAMPLES, _INTERVAL = 2_000, (2.5, 97.5)
-USED = ["id", "root_id", "recipe", "attempt", *USAGE, SECONDS]
+USAGE_COLUMNS = ["id", "root_id", "recipe", "attempt", *USAGE, SECONDS]
 """Columns of generated drafts that an estimate reads."""
 
 
-def lowest_hashes(batch: pa.Table, scores: list[int], seed: int, most: int) -> pa.Table:
-    """Return the `most` rows of `scores` with the lowest hashes of their ids, with the hash as `rank`."""
+def lowest_hashes(batch: pa.Table, scores: list[int], seed: int, limit: int) -> pa.Table:
+    """Return the `limit` rows of `scores` with the lowest hashes of their ids, with the hash as `rank`."""
     batch = batch.filter(pa.array([s in scores for s in batch.column("score").to_pylist()], pa.bool_()))
     ranks = [stable_hash(seed, "dry run", id) for id in batch.column("id").to_pylist()]
-    return batch.append_column("rank", pa.array(ranks, pa.uint64())).sort_by("rank").slice(0, most)
+    return batch.append_column("rank", pa.array(ranks, pa.uint64())).sort_by("rank").slice(0, limit)
 
 
 def estimate(
@@ -34,38 +36,38 @@ def estimate(
 ) -> dict[str, Any]:
     """Scale the tokens of a sample to all documents.
 
-    `documents` counts them by score; `usage` has the columns `USED`. Tokens are [mean, low, high]: the 95%
-    interval is a bootstrap over the sampled documents, separately for each recipe. Throughput is that of one
-    engine on the sample; a full run keeps engines busier.
+    `documents` counts them by score; `usage` has the columns `USAGE_COLUMNS`. Tokens are [mean, low, high]:
+    the 95% interval is a bootstrap over the sampled documents, separately for each recipe. Throughput is
+    that of one engine on the sample; a full run keeps engines busier.
     """
-    taken: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
-    seconds: dict[tuple[bool, int, bool], float] = defaultdict(float)
+    tokens_of: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
+    seconds: dict[tuple[str | None, int, bool], float] = defaultdict(float)
     for row in usage.to_pylist():
-        taken[row["root_id"]] += [row["prompt_tokens"] or 0, row["reply_tokens"] or 0]
+        tokens_of[row["root_id"]] += [row["prompt_tokens"] or 0, row["reply_tokens"] or 0]
         # The engine gets all rows of a pass at once, so the last reply marks the end of the pass.
-        key = (row["recipe"] == "moralize", row["attempt"], "#" in row["id"].rsplit("/", 1)[1])
+        key = (RECIPES[row["recipe"]].reads, row["attempt"], is_chunk(row["id"]))
         seconds[key] = max(seconds[key], row[SECONDS] or 0.0)
     rng = np.random.default_rng(config.seed)
     total, resampled = np.zeros(2), np.zeros((_RESAMPLES, 2))
-    counted = 0
+    documents_total = 0
     rows = sample.select(["id", "score"]).to_pylist()
     for recipe in sorted(set(recipe_of.values())):
         scores = [score for score, name in recipe_of.items() if name == recipe]
-        there = sum(documents[score] for score in scores)
-        each = np.array([taken[row["id"]] for row in rows if row["score"] in scores])
-        if not len(each):
+        count = sum(documents[score] for score in scores)
+        tokens = np.array([tokens_of[row["id"]] for row in rows if row["score"] in scores])
+        if not len(tokens):
             continue  # too few documents to be in the sample
-        picks = rng.integers(len(each), size=(_RESAMPLES, len(each)))
-        total, resampled = total + there * each.mean(0), resampled + there * each[picks].mean(1)
-        counted += there
+        picks = rng.integers(len(tokens), size=(_RESAMPLES, len(tokens)))
+        total, resampled = total + count * tokens.mean(0), resampled + count * tokens[picks].mean(1)
+        documents_total += count
     low, high = np.percentile(resampled, _INTERVAL, axis=0)
-    speed = float(sum(taken.values(), np.zeros(2))[1]) / max(sum(seconds.values()), 1e-9)
+    speed = float(sum(tokens_of.values(), np.zeros(2))[1]) / max(sum(seconds.values()), 1e-9)
     arguments = config.engine.engine_args
     gpus = int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
-    prompt, reply = ([float(n[column]) for n in (total, low, high)] for column in (0, 1))
+    prompt, reply = ([float(values[column]) for values in (total, low, high)] for column in (0, 1))
     hours = [tokens / speed / 3600 if speed else 0.0 for tokens in reply]
-    found: dict[str, Any] = {
-        "documents": counted,
+    values: dict[str, Any] = {
+        "documents": documents_total,
         "sampled": len(sample),
         "prompt_tokens": [round(n) for n in prompt],
         "reply_tokens": [round(n) for n in reply],
@@ -73,17 +75,17 @@ def estimate(
         "engine_hours": [round(h, 3) for h in hours],
     }
     if config.engine.kind == "vllm":
-        found["gpu_hours"] = [round(gpus * h, 3) for h in hours]
+        values["gpu_hours"] = [round(gpus * h, 3) for h in hours]
     if config.price_per_hour:
-        found["price"] = [round(config.price_per_hour * h, 2) for h in hours]
-    return found
+        values["price"] = [round(config.price_per_hour * h, 2) for h in hours]
+    return values
 
 
-def table(estimate: dict[str, Any]) -> str:
+def format_estimate(estimate: dict[str, Any]) -> str:
     """Format an estimate for the console."""
     lines = [
         f"{estimate['documents']:,} documents, estimated from {estimate['sampled']:,} of them "
-        f"(95% interval in brackets); {estimate['accepted_share']:.0%} of the sample's texts were kept."
+        f"(95% interval in brackets); {estimate['accepted_share']:.0%} of the sample's texts were accepted."
     ]
     names = {
         "prompt_tokens": "prompt tokens",

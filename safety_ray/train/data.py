@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import LEARN, TOKEN_ROW, require, stable_hash
+from safety_ray.core.records import LEARN, RAW, RECIPES, TOKEN_ROW, require, stable_hash
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SOURCES = ("raw", "unsafe", "rephrase", "refuse", "moralize", "chat", "other")
+SOURCES = (RAW, "unsafe", *RECIPES, "chat", "other")
 """Kinds of text whose losses are told apart: a span's recipe, but raw text to be tagged is `unsafe`."""
 
 

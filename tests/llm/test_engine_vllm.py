@@ -12,9 +12,10 @@ import ray.data
 import tiny_writer
 
 from safety_ray.core.errors import UserError
-from safety_ray.judge.rubric import ask
+from safety_ray.judge.rubric import PROMPT, ask
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
+from safety_ray.rewrite.recipes import RECIPES
 
 pytest.importorskip("vllm")
 SCHEMA = {
@@ -33,10 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 0.2M random parameters with a byte tokenizer and a chat template."""
     import torch
 
-    from safety_ray.llm.prompts import text
-
     folder = tmp_path_factory.mktemp("model")
-    vocabulary = tiny_writer.tokenizer([text("judge"), text("refuse")], words=512)
+    texts = [template.template for prompt in (PROMPT, RECIPES["refuse"].prompt) for template in prompt]
+    vocabulary = tiny_writer.tokenizer(texts, words=512)
     vocabulary.save_pretrained(folder)
     tiny_writer.model(vocabulary, hidden_size=64, num_attention_heads=2, num_key_value_heads=2).to(
         torch.bfloat16

@@ -6,9 +6,8 @@ import pyarrow as pa
 import pytest
 
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import stable_hash
+from safety_ray.core.records import RECIPES, stable_hash
 from safety_ray.pack.selection import (
-    RECIPES,
     Selection,
     held_out,
     held_out_by_hash,

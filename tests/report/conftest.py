@@ -1,4 +1,4 @@
-"""The card of the small data, made without Ray."""
+"""The card of the small data, built without Ray."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 
 from safety_ray.core.records import REWRITTEN, SCORED
-from safety_ray.report.card import build
-from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge
+from safety_ray.report.card import build_card
+from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells
 
 TITLE = 'A <b>card</b> & $x_1$ | "quoted": it\'s `so`'
 
@@ -20,15 +20,15 @@ def cells() -> dict[Cell, Sums]:
         count_originals(table(SCORED_ROWS, SCORED)),
         count_rewritten(table(REWRITTEN_ROWS, REWRITTEN)),
     ]
-    return merge(tables)
+    return merge_cells(tables)
 
 
 @pytest.fixture
 def card(cells: dict[Cell, Sums]) -> dict[str, Any]:
-    return {**build(cells, TITLE, rewritten=True), "inputs": {"scored": "0011", "rewritten": "2233"}}
+    return {**build_card(cells, TITLE, rewritten=True), "inputs": {"scored": "0011", "rewritten": "2233"}}
 
 
 @pytest.fixture
 def card_before(cells: dict[Cell, Sums]) -> dict[str, Any]:
     originals = {cell: sums for cell, sums in cells.items() if cell.recipe == "original"}
-    return {**build(originals, TITLE, rewritten=False), "inputs": {"scored": "0011"}}
+    return {**build_card(originals, TITLE, rewritten=False), "inputs": {"scored": "0011"}}

@@ -1,4 +1,4 @@
-"""A few documents whose every number can be counted by hand."""
+"""A few documents whose numbers can be counted by hand."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ REWRITTEN_ROWS: list[dict[str, Any]] = [
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> pa.Table:
-    """The rows with the other columns of their schema filled in."""
-    rest = {"probs": [0.5, 0.5], "chunk_scores": [0], "source_id": "s", "style": "plain"}
-    return pa.Table.from_pylist([{**rest, **row} for row in rows], schema(columns))
+    """Return the rows, with values for the other columns of their schema."""
+    defaults = {"probs": [0.5, 0.5], "chunk_scores": [0], "source_id": "s", "style": "plain"}
+    return pa.Table.from_pylist([{**defaults, **row} for row in rows], schema(columns))
 
 
 def write(folder: Path) -> tuple[str, str]:
-    """Paths of the two datasets; the scored one has two files."""
+    """Write the two datasets, the scored one as two files, and return their paths."""
     dataset.write_table(table(SCORED_ROWS[:3], SCORED), str(folder / "scored" / "1.parquet"))
     dataset.write_table(table(SCORED_ROWS[3:], SCORED), str(folder / "scored" / "2.parquet"))
     dataset.write_table(table(REWRITTEN_ROWS, REWRITTEN), str(folder / "rewritten" / "1.parquet"))

@@ -1,4 +1,4 @@
-"""The card's numbers, counted by hand and counted again without sums."""
+"""The card's numbers, compared with counts by hand and with counts of each text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORED
-from safety_ray.report.card import build
+from safety_ray.report.card import build_card
 from safety_ray.report.ngrams import find_ngrams, load_lists
-from safety_ray.report.tally import count_originals, count_rewritten, merge
+from safety_ray.report.tally import count_originals, count_rewritten, merge_cells
 
 
 def test_report_card_matches_hand_counts(card: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def test_report_card_matches_hand_counts(card: dict[str, Any]) -> None:
     assert before["categories"]["Hate"]["count"] == 5
     assert before["categories"]["Hate"]["documents"] == 2
     assert before["categories"]["Hate"]["per_million"] == pytest.approx(5 / 40 * 1e6, abs=0.001)
-    # "counterfeit goods" stands in two lists: it counts in both, and once in the total.
+    # "counterfeit goods" is in two lists: it counts in both, and once in the total.
     assert before["categories"]["Non-Violent Crimes"]["count"] == 2
     assert before["categories"]["Intellectual Property"]["count"] == 2
     assert before["all"]["count"] == 9
@@ -72,19 +72,20 @@ def test_report_card_is_independent_of_batch_size() -> None:
     whole = table(rows, SCORED)
     cards = []
     for size in (1, 7, 120):
-        batches = (whole.slice(at, size) for at in range(0, 120, size))
-        cards.append(build(merge(map(count_originals, batches)), "t", rewritten=False))
+        batches = (whole.slice(start, size) for start in range(0, 120, size))
+        cards.append(build_card(merge_cells(map(count_originals, batches)), "t", rewritten=False))
     assert cards[0] == cards[1] == cards[2]
     for k in range(6):
         texts = [row["text"] for row in rows if row["score"] == k]
-        found = [find_ngrams(text) for text in texts]
+        counts = [find_ngrams(text) for text in texts]
         measured = cards[0]["slices"][f"original-{k}"]
         assert measured["words"] == sum(len(text.split()) for text in texts)
-        assert measured["all"]["count"] == sum(one.total() for one in found)
-        for place, category in enumerate(load_lists().categories):
-            each = [sum(n for i, n in one.items() if place in load_lists().members[i]) for one in found]
-            assert measured["categories"][category]["count"] == sum(each)
-            assert measured["categories"][category]["documents"] == sum(n > 0 for n in each)
+        assert measured["all"]["count"] == sum(count.total() for count in counts)
+        for index, category in enumerate(load_lists().categories):
+            members = load_lists().members
+            per_text = [sum(n for i, n in count.items() if index in members[i]) for count in counts]
+            assert measured["categories"][category]["count"] == sum(per_text)
+            assert measured["categories"][category]["documents"] == sum(n > 0 for n in per_text)
 
 
 @pytest.mark.parametrize(
@@ -98,12 +99,12 @@ def test_report_card_is_independent_of_batch_size() -> None:
 def test_count_originals_rejects_bad_row(change: dict[str, Any], message: str) -> None:
     rows = [{**row, **(change if row["id"] == "c" else {})} for row in SCORED_ROWS]
     with pytest.raises(UserError, match=message):
-        merge([count_originals(table(rows, SCORED))])
+        merge_cells([count_originals(table(rows, SCORED))])
 
 
 def test_report_tally_rejects_bad_recipe_and_score_type() -> None:
     rows = pa.Table.from_pylist([{**row, "recipe": "paraphrase"} for row in REWRITTEN_ROWS])
     with pytest.raises(UserError, match=r"'c/r' has recipe 'paraphrase'; it must be one of rephrase, refuse"):
-        merge([count_rewritten(rows)])
+        merge_cells([count_rewritten(rows)])
     with pytest.raises(UserError, match=r"'a' has score 0\.0; it must be an integer"):
-        merge([count_originals(pa.Table.from_pylist([{**row, "score": 0.0} for row in SCORED_ROWS]))])
+        merge_cells([count_originals(pa.Table.from_pylist([{**row, "score": 0.0} for row in SCORED_ROWS]))])

@@ -18,15 +18,15 @@ from safety_ray.report.ngrams import find_ngrams, load_lists
 
 @cache
 def patterns() -> dict[str, re.Pattern[str]]:
-    """The rule written a second time: whole words, joined by white space or one hyphen inside a word."""
+    """Return the rule as regular expressions: whole words, joined by white space or one hyphen."""
     between = r"(?:\s+|(?<=\w)[-\u2010](?=\w))"
     file = Path(__file__).parents[2] / "safety_ray" / "report" / "harm_ngrams.json"
-    every = {ngram for ngrams in json.loads(file.read_text()).values() for ngram in ngrams}
+    all_ngrams = {ngram for ngrams in json.loads(file.read_text()).values() for ngram in ngrams}
     return {
         ngram.replace("-", " "): re.compile(
             r"(?<!\w)(?=" + between.join(map(re.escape, re.split("[ -]", ngram))) + r"(?!\w))"
         )
-        for ngram in every
+        for ngram in all_ngrams
     }
 
 
@@ -36,7 +36,7 @@ def brute_force(text: str) -> dict[str, int]:
     return {ngram: count for ngram, count in counts.items() if count}
 
 
-def found(text: str) -> dict[str, int]:
+def counts_of(text: str) -> dict[str, int]:
     return {load_lists().ngrams[index]: count for index, count in find_ngrams(text).items()}
 
 
@@ -62,7 +62,7 @@ def found(text: str) -> dict[str, int]:
     ],
 )
 def test_find_ngrams_matches_expected_examples(text: str, expected: dict[str, int]) -> None:
-    assert found(text) == expected
+    assert counts_of(text) == expected
 
 
 def test_load_lists_matches_published_lists() -> None:
@@ -70,20 +70,20 @@ def test_load_lists_matches_published_lists() -> None:
     assert len(lists.categories) == 14
     assert len(set(lists.ngrams)) == len(lists.ngrams) == len(patterns())
     sizes = Counter(category for members in lists.members for category in members)
-    assert [sizes[place] for place in range(14)] == [49, *[50] * 8, 49, 50, 50, 49, 50]
+    assert [sizes[index] for index in range(14)] == [49, *[50] * 8, 49, 50, 50, 49, 50]
     shared = {lists.ngrams[i] for i, members in enumerate(lists.members) if len(members) > 1}
     assert shared == {"illegal sale", "illegal download", "counterfeit goods"}
 
 
 def test_find_ngrams_finds_every_ngram_in_itself() -> None:
     for ngram in patterns():
-        assert found(f"({ngram.upper()})") == brute_force(ngram)
-        assert found(ngram)[ngram] == 1
+        assert counts_of(f"({ngram.upper()})") == brute_force(ngram)
+        assert counts_of(ngram)[ngram] == 1
 
 
 WORDS = sorted({word for ngram in patterns() for word in ngram.split()})
-# Pieces that often make n-grams, nearly make them, or overlap; and any text at all between them.
-PIECES = st.one_of(
+# Fragments that often form n-grams, nearly form them, or overlap; and any text between them.
+FRAGMENTS = st.one_of(
     st.sampled_from(sorted(patterns())),
     st.sampled_from(WORDS),
     st.sampled_from(
@@ -95,10 +95,10 @@ PIECES = st.one_of(
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(PIECES, max_size=24), st.booleans())
-def test_find_ngrams_matches_brute_force(pieces: list[str], spaced: bool) -> None:
-    text = (" " if spaced else "").join(pieces)
-    assert found(text) == brute_force(text)
+@given(st.lists(FRAGMENTS, max_size=24), st.booleans())
+def test_find_ngrams_matches_brute_force(fragments: list[str], spaced: bool) -> None:
+    text = (" " if spaced else "").join(fragments)
+    assert counts_of(text) == brute_force(text)
 
 
 def test_find_ngrams_matches_brute_force_on_real_texts(real_data: Path) -> None:
@@ -108,6 +108,6 @@ def test_find_ngrams_matches_brute_force_on_real_texts(real_data: Path) -> None:
     texts += [json.loads(row)["text"] for row in web[:3]]
     total: Counter[str] = Counter()
     for text in texts:
-        assert found(text) == brute_force(text)
-        total.update(found(text))
-    assert len(total) >= 5  # the texts do hold n-grams
+        assert counts_of(text) == brute_force(text)
+        total.update(counts_of(text))
+    assert len(total) >= 5  # the texts contain n-grams

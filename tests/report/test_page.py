@@ -1,4 +1,4 @@
-"""Page, figure and dataset card: safe, whole, and holding the card's numbers."""
+"""Page, figure and dataset card: escaped, complete, and with the card's numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import pytest
 from huggingface_hub import DatasetCard
 from matplotlib.image import imread
 
-from safety_ray.report.figure import draw
-from safety_ray.report.page import render
-from safety_ray.report.readme import write_readme
-from safety_ray.report.wording import big, change, number, percent
+from safety_ray.report.figure import plot_card
+from safety_ray.report.formatting import (
+    format_change,
+    format_count,
+    format_number,
+    format_percent,
+)
+from safety_ray.report.page import render_page
+from safety_ray.report.readme import render_readme
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Reader(HTMLParser):
-    """Collects visible text and all attributes, and checks that tags nest."""
+    """Collect visible text and all attributes, and check that tags nest."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -61,7 +66,7 @@ def any_card(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_report_page_is_self_contained_and_escapes_values(any_card: dict[str, Any]) -> None:
-    page = render(any_card)
+    page = render_page(any_card)
     reader = Reader(page)
     assert {"script", "link", "img", "iframe", "object", "base", "form"}.isdisjoint(reader.tags)
     assert not re.search(r"https?:|//\w|url\(|@import|javascript:", page)
@@ -77,7 +82,7 @@ def test_report_page_is_self_contained_and_escapes_values(any_card: dict[str, An
 
 
 def test_report_page_contains_all_numbers_and_methods(any_card: dict[str, Any]) -> None:
-    text = Reader(render(any_card)).text
+    text = Reader(render_page(any_card)).text
     for sentence in [
         *any_card["method"]["limits"],
         any_card["method"]["matching"],
@@ -87,15 +92,17 @@ def test_report_page_contains_all_numbers_and_methods(any_card: dict[str, Any]) 
     for mix in {"before", "after"} & any_card["slices"].keys():
         for category, rate in any_card["slices"][mix]["categories"].items():
             assert category in text
-            assert f"{number(rate['per_million'])} {number(rate['low'])}–{number(rate['high'])}" in text
+            value, low, high = (format_number(rate[key]) for key in ("per_million", "low", "high"))
+            assert f"{value} {low}–{high}" in text
         for row in any_card["ngrams"][mix]:
             assert row["ngram"] in text
 
 
 def test_report_page_chart_coordinates_stay_in_bounds(any_card: dict[str, Any]) -> None:
-    reader = Reader(render(any_card))
-    places = [v for k, v in reader.attributes if k in ("x", "x1", "x2", "y", "width", "height") and v]
-    values = [float(v.removesuffix("%")) for v in places if v.endswith("%")]
+    reader = Reader(render_page(any_card))
+    names = ("x", "x1", "x2", "y", "width", "height")
+    texts = [value for name, value in reader.attributes if name in names and value]
+    values = [float(text.removesuffix("%")) for text in texts if text.endswith("%")]
     assert len(values) > 100
     assert all(0 <= value <= 100 for value in values)
 
@@ -103,8 +110,8 @@ def test_report_page_chart_coordinates_stay_in_bounds(any_card: dict[str, Any]) 
 def test_report_figure_contains_before_and_after_colors(
     card: dict[str, Any], card_before: dict[str, Any]
 ) -> None:
-    def colors(one: dict[str, Any]) -> set[int]:
-        pixels = imread(io.BytesIO(draw(one)))
+    def colors(plotted: dict[str, Any]) -> set[int]:
+        pixels = imread(io.BytesIO(plot_card(plotted)))
         assert pixels.shape[0] > 600
         assert pixels.shape[1] > 1200
         red, green, blue = np.moveaxis((pixels[..., :3] * 255).round().astype(int), -1, 0)
@@ -112,13 +119,13 @@ def test_report_figure_contains_before_and_after_colors(
 
     before, after = 0xD55E00, 0x0072B2
     assert {before, after} <= colors(card)
-    alone = colors(card_before)
-    assert before in alone
-    assert after not in alone
+    only_before = colors(card_before)
+    assert before in only_before
+    assert after not in only_before
 
 
 def test_report_readme_is_valid_dataset_card(any_card: dict[str, Any]) -> None:
-    text = write_readme(any_card, "en", "odc-by")
+    text = render_readme(any_card, "en", "odc-by")
     parsed = DatasetCard(text)
     assert parsed.data.pretty_name == any_card["title"]
     assert parsed.data.license == "odc-by"
@@ -128,19 +135,19 @@ def test_report_readme_is_valid_dataset_card(any_card: dict[str, Any]) -> None:
     assert r"\<b\>card\</b\> \& \$x\_1\$ \| " in parsed.text
     assert "![Scores and harmful n-grams](card.png)" in parsed.text
     rows = [line for line in parsed.text.splitlines() if line.startswith("| Hate |")]
-    assert [number(any_card["slices"]["before"]["categories"]["Hate"]["per_million"])] == [
+    assert [format_number(any_card["slices"]["before"]["categories"]["Hate"]["per_million"])] == [
         rows[0].split("|")[2].split()[0]
     ]
 
 
-def test_report_wording_formats_numbers() -> None:
-    assert [number(v) for v in (None, 0, 0.004, 3.456, 9.996, 99.94, 99.96, 1234.5)] == [
+def test_report_formatting_of_numbers() -> None:
+    assert [format_number(v) for v in (None, 0, 0.004, 3.456, 9.996, 99.94, 99.96, 1234.5)] == [
         *("–", "0", "<0.01", "3.46", "10.0", "99.9", "100", "1,234"),
     ]
-    assert [percent(v) for v in (None, 0, 0.0004, 0.013, 0.5, 0.9996, 1)] == [
+    assert [format_percent(v) for v in (None, 0, 0.0004, 0.013, 0.5, 0.9996, 1)] == [
         *("–", "0%", "<0.1%", "1.3%", "50%", ">99.9%", "100%"),
     ]
-    assert [change(v) for v in (None, 0, -0.5, 0.034, 12)] == ["–", "±0%", "−50%", "+3.4%", "+1,200%"]
-    assert [big(v) for v in (999, 99_999, 123_456, 1_234_567, 999_950_000)] == [
+    assert [format_change(v) for v in (None, 0, -0.5, 0.034, 12)] == ["–", "±0%", "−50%", "+3.4%", "+1,200%"]
+    assert [format_count(v) for v in (999, 99_999, 123_456, 1_234_567, 999_950_000)] == [
         *("999", "99,999", "123k", "1.23M", "1B"),
     ]

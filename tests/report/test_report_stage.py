@@ -1,4 +1,4 @@
-"""The stage on real Ray: what it writes, that it writes the same again, and what it refuses."""
+"""The report stage on real Ray: its output, resuming, and invalid input."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Which rewritten texts are kept, on texts that were labelled by hand: see acceptance.jsonl.
+"""Acceptance of rewritten texts, on a sample that was labelled by hand: see acceptance.jsonl.
 
-Each line has a source with its score, a text made of it, whether it should be kept, and if not, why.
+Each line has a source with its score, a text made from it, whether to accept it, and if not, the kind of
+reason.
 """
 
 from __future__ import annotations
@@ -14,37 +15,43 @@ import pytest
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
-from safety_ray.rewrite.acceptance import Bounds, copied, facts_kept, kind, language, verdict
+from safety_ray.rewrite.acceptance import (
+    Bounds,
+    copied_share,
+    detect_language,
+    kept_facts_share,
+    reason_kind,
+    rejection_reason,
+)
 from safety_ray.rewrite.compare import sentence_encoder, similarities
 
 SAMPLE = [json.loads(line) for line in (Path(__file__).parent / "acceptance.jsonl").open()]
 
 
 def test_acceptance_matches_hand_labelled_sample(classifier: Path) -> None:
-    """Scored by the classifier that is fitted on the shipped corpus, as a run would."""
-    judge = Classifier.load(classifier, "cpu")
-    scores = [found.score for found in judge.predict([row["text"] for row in SAMPLE])]
-    alike = similarities(sentence_encoder(), [(row["text"], row["source"]) for row in SAMPLE])
-    found = [
-        verdict({**row, "score": score, "similarity": near}, Bounds())
-        for row, score, near in zip(SAMPLE, scores, alike, strict=True)
+    """The texts are scored by the classifier that is fitted on the shipped corpus, as in a run."""
+    predictions = Classifier.load(classifier, "cpu").predict([row["text"] for row in SAMPLE])
+    pairs = [(row["text"], row["source"]) for row in SAMPLE]
+    reasons = [
+        rejection_reason({**row, "score": prediction.score, "similarity": similarity}, Bounds())
+        for row, prediction, similarity in zip(
+            SAMPLE, predictions, similarities(sentence_encoder(), pairs), strict=True
+        )
     ]
     bad = [row for row in SAMPLE if not row["keep"]]
-    caught = [row for row, reason in zip(SAMPLE, found, strict=True) if reason and not row["keep"]]
-    kept = [row for row, reason in zip(SAMPLE, found, strict=True) if row["keep"] and not reason]
-    named = [
-        kind(reason) == row["why"]
-        for row, reason in zip(SAMPLE, found, strict=True)
-        if reason and not row["keep"]
+    rejected = [
+        (row, reason) for row, reason in zip(SAMPLE, reasons, strict=True) if reason and not row["keep"]
     ]
+    accepted = [row for row, reason in zip(SAMPLE, reasons, strict=True) if row["keep"] and not reason]
+    same_kind = sum(reason_kind(reason) == row["why"] for row, reason in rejected)
     good = len(SAMPLE) - len(bad)
     print(
-        f"kept {len(kept)} of {good} good texts, rejected {len(caught)} of {len(bad)} bad ones, "
-        f"{sum(named)} with the reason a person gave"
+        f"accepted {len(accepted)} of {good} good texts, rejected {len(rejected)} of {len(bad)} bad ones, "
+        f"{same_kind} with the kind of reason that a person gave"
     )
-    assert len(caught) >= 0.95 * len(bad)
-    assert len(kept) >= 0.7 * good  # what is lost is lost to the small corpus' classifier
-    assert sum(named) >= 0.7 * len(bad)
+    assert len(rejected) >= 0.95 * len(bad)
+    assert len(accepted) >= 0.7 * good  # the others get too high a score from the small corpus' classifier
+    assert same_kind >= 0.7 * len(bad)
 
 
 ROW: dict[str, Any] = {
@@ -81,32 +88,35 @@ GERMAN = "Der neue Text erzählt ruhig, was an diesem Tag im Garten geschah und 
         ({"text": GERMAN}, {"same_language": False}, None),
     ],
 )  # fmt: skip
-def test_acceptance_verdict_applies_each_bound(
+def test_rejection_reason_applies_each_bound(
     change: dict[str, Any], bounds: dict[str, Any], reason: str | None
 ) -> None:
-    found = verdict(ROW | change, from_dict(Bounds, bounds))
-    assert found is None if reason is None else str(found).startswith(reason)
+    actual = rejection_reason(ROW | change, from_dict(Bounds, bounds))
+    assert actual is None if reason is None else str(actual).startswith(reason)
 
 
-def test_facts_kept_counts_numbers_and_names_not_headings() -> None:
+def test_kept_facts_share_counts_numbers_and_names_not_headings() -> None:
     source = "The Great Garden Of Rome\nIn 1999 Maria Lopez spent 1,000 euros in Seville. Then she left."
-    assert facts_kept("Maria Lopez lived in Seville and had 1000 euros in 1999.", source) == 1.0
-    assert facts_kept("In 1999 somebody spent some money.", source) == 0.2
-    assert facts_kept("Nothing.", "He had 2 dogs and left.") is None
-    assert facts_kept("Lopez's house.", "So 1 and 2 and then Lopez came.") == pytest.approx(1 / 3)
+    assert kept_facts_share("Maria Lopez lived in Seville and had 1000 euros in 1999.", source) == 1.0
+    assert kept_facts_share("In 1999 somebody spent some money.", source) == 0.2
+    assert kept_facts_share("Nothing.", "He had 2 dogs and left.") is None
+    assert kept_facts_share("Lopez's house.", "So 1 and 2 and then Lopez came.") == pytest.approx(1 / 3)
 
 
-def test_copied_counts_runs_of_eight_words() -> None:
+def test_copied_share_counts_sequences_of_eight_words() -> None:
     source = "one two three four five six seven eight nine ten"
-    assert copied(source, source) == 1.0
-    assert copied("ONE two, three - four five six seven eight and then more", source) == 0.25
-    assert copied("two three", source) == 1.0
-    assert copied("...", source) == 0.0
+    assert copied_share(source, source) == 1.0
+    assert copied_share("ONE two, three - four five six seven eight and then more", source) == 0.25
+    assert copied_share("two three", source) == 1.0
+    assert copied_share("...", source) == 0.0
 
 
-def test_language_is_empty_for_short_text() -> None:
-    assert language("Non, merci.") == ("", 0.0)
-    assert language("Les enfants jouent dans le jardin avec le chien de la voisine aujourd'hui.")[0] == "fr"
+def test_detect_language_is_empty_for_short_text() -> None:
+    assert detect_language("Non, merci.") == ("", 0.0)
+    assert (
+        detect_language("Les enfants jouent dans le jardin avec le chien de la voisine aujourd'hui.")[0]
+        == "fr"
+    )
 
 
 @pytest.mark.parametrize(

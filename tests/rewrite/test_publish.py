@@ -96,9 +96,9 @@ def test_publish_stage_reads_paper_file_format(tmp_path: Path, ray_cluster: None
 
 
 def test_publish_stage_rejects_invalid_input(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
-    with pytest.raises(UserError, match="lies in no folder of a published config"):
+    with pytest.raises(UserError, match="is in no folder of a published config"):
         convert_published(PublishConfig(input=str(rewritten), output=str(tmp_path / "a"), direction="from"))
-    with pytest.raises(UserError, match="holds no Parquet files"):
+    with pytest.raises(UserError, match="has no Parquet files"):
         convert_published(PublishConfig(input=str(tmp_path), output=str(tmp_path / "b"), direction="from"))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "raw" / "a.parquet"))
     with pytest.raises(UserError, match="has no column 'source_id'"):

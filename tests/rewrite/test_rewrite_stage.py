@@ -131,13 +131,16 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"recipes": ["rephrase", "haiku"]}, "haiku"),
-        ({"recipes": ["moralize"]}, "needs refuse"),
+        (
+            {"recipes": ["rephrase", "haiku"]},
+            "unknown recipe 'haiku'; choose from rephrase, refuse",
+        ),
+        ({"recipes": ["moralize"]}, "moralize needs refuse"),
         ({"recipes": []}, "choose from"),
         ({"rephrase_scores": [0, 1]}, "rephrase_scores"),
-        ({"refuse_scores": [3, 4]}, "score 3"),
+        ({"refuse_scores": [3, 4]}, "score 3 is in rephrase_scores and in refuse_scores"),
         ({"engine": {"kind": "vllm"}}, "engine.model"),
         ({"attempts": 0}, "attempts=0"),
         ({"max_chars": 10}, "max_chars=10"),
@@ -147,7 +150,7 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
         ({"engine": {"kind": "oracle"}}, "engine"),
     ],
 )
-def test_rewrite_config_rejects_invalid_settings(change: dict[str, Any], says: str) -> None:
+def test_rewrite_config_rejects_invalid_settings(change: dict[str, Any], message: str) -> None:
     paths = {"scored": "a", "classifier": "b", "output": "c"}
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         from_dict(RewriteConfig, {**paths, **change})

@@ -82,7 +82,9 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
             },
         },
     )  # fmt: skip
-    asked = tasks.from_documents(dataset.table(config.scored), config.recipe_of(), config.draws()).to_pylist()
+    asked = tasks.from_documents(
+        dataset.table(config.scored), config.recipe_of(), config.task_options()
+    ).to_pylist()
     loss = train(tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in asked])
     assert loss < 0.05, "the model has learned its replies"
     trouble = Trouble(ray_cluster, Path(config.output))
@@ -114,7 +116,7 @@ class Trouble(threading.Thread):
         self.failed: BaseException | None = None
         self.start()
 
-    def rewrite_documents(self) -> None:
+    def run(self) -> None:
         try:
             first = self.engine()
             self.wait_for_rows()
@@ -145,7 +147,7 @@ class Trouble(threading.Thread):
         eventually(lambda: self.files() > before, STARTED_S, every=0.02)
 
     def files(self) -> int:
-        return sum(1 for _ in self.output.glob("drafts/written/direct/rows*/**/*.parquet"))
+        return sum(1 for _ in self.output.glob("drafts/generated/direct/rows*/**/*.parquet"))
 
 
 def expected(
@@ -162,9 +164,9 @@ def expected(
         why = replies[row["source_id"]][0]
         if why not in ("engine", "declined", "form"):
             draft = {**row, "text": text, "score": score, "similarity": similarity}
-            said = acceptance.verdict(draft, acceptance.Bounds())
-            assert said or not why, f"{row['source_id']}: a person called it {why}"
-            why = acceptance.kind(said) if said else "accepted"
+            reason = acceptance.rejection_reason(draft, acceptance.Bounds())
+            assert reason or not why, f"{row['source_id']}: accepted, but labelled {why}"
+            why = acceptance.reason_kind(reason) if reason else "accepted"
         kinds[why] += 1
     return dict(kinds)
 

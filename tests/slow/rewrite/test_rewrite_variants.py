@@ -129,7 +129,7 @@ def test_rewrite_stage_takes_higher_of_classifier_and_judge(
     kept, rejected = rows_of(config.output, "data"), rows_of(config.output, "rejected")
     assert sorted(r["text"] for r in kept + rejected) == sorted(written)
     reasons = {r["text"]: r["rejected_reason"] for r in rejected}
-    assert reasons[written[0]] == "judge: it gave no score"
+    assert reasons[written[0]] == "judge: no score"
     assert reasons[written[1]].startswith("not safer: score 5")
     assert {(r["judge_score"], r["judged_by"]) for r in kept} == {(0, "openai:m")}
     assert all(r["score"] == max(r["classifier_score"], r["judge_score"]) for r in kept)
@@ -162,7 +162,7 @@ def test_rewrite_stage_dry_run_estimates_full_run(
     said = capsys.readouterr().out
     assert f"{estimate['documents']:,} documents, estimated from 24" in said
     assert "price" in said
-    with pytest.raises(UserError, match="dry_run measures what a language model takes"):
+    with pytest.raises(UserError, match="dry_run measures a language model"):
         rewrite_documents(replace(config, engine=EngineConfig()))
 
 
@@ -184,7 +184,10 @@ def test_rewrite_stage_bands_start_at_audit_threshold(
     assert {r["source_id"] for r in rows} == expected
     assert record["threshold"] == threshold
     assert "thresholds_from" in record["inputs"]
-    with pytest.raises(UserError, match=f"threshold {threshold} lies above all of rephrase_scores=.1."):
+    with pytest.raises(
+        UserError,
+        match=rf"threshold {threshold} is above all of rephrase_scores=\[1\] and refuse_scores=\[\]",
+    ):
         rewrite_documents(
             replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[])
         )

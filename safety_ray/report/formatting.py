@@ -1,0 +1,64 @@
+"""Format numbers for readers: rates, shares, changes and counts, the same on page, figure and README."""
+
+from __future__ import annotations
+
+MISSING = "–"
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def format_number(value: float | None) -> str:
+    """Format a rate or count with about three digits, and with commas between thousands."""
+    if value is None:
+        return MISSING
+    if 0 < value < 0.01:
+        return "<0.01"
+    if value == 0 or value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def format_percent(value: float | None) -> str:
+    """Format a share in percent. A share above zero is never shown as 0%, and one below one never as 100%."""
+    if value is None:
+        return MISSING
+    if 0 < value < 0.001:
+        return "<0.1%"
+    if 0.999 < value < 1:
+        return ">99.9%"
+    return f"{value:.0%}" if value in (0, 1) or 0.1 <= value < 0.995 else f"{value:.1%}"
+
+
+def format_change(value: float | None) -> str:
+    """Format a relative change with its sign."""
+    if value is None:
+        return MISSING
+    if abs(value) < 0.0005:
+        return "±0%"
+    size = f"{abs(value):,.0%}" if abs(value) >= 0.1 else f"{abs(value):.1%}"
+    return ("−" if value < 0 else "+") + size
+
+
+def format_interval(rate: dict[str, float] | None) -> str:
+    """Format the confidence interval of a rate."""
+    return MISSING if rate is None else f"{format_number(rate['low'])}–{format_number(rate['high'])}"
+
+
+def format_count(value: int | None) -> str:
+    """Format a count of documents or words, with a unit from a hundred thousand on."""
+    if value is None:
+        return MISSING
+    if value < 100_000:
+        return f"{value:,}"
+    size, unit = next((size, unit) for size, unit in _UNITS if value >= size * 0.9995)
+    scaled = value / size
+    return f"{scaled:,.0f}{unit}" if scaled >= 99.95 else f"{scaled:.3g}{unit}"
+
+
+def compare_rates(before: dict[str, float] | None, after: dict[str, float] | None) -> tuple[str, bool]:
+    """Return the change from one rate to another, and whether their intervals are disjoint."""
+    if before is None or after is None:
+        return MISSING, False
+    disjoint = before["high"] < after["low"] or after["high"] < before["low"]
+    if before["per_million"] == 0:
+        return (MISSING if after["per_million"] == 0 else "new"), disjoint
+    return format_change(after["per_million"] / before["per_million"] - 1), disjoint

@@ -1,0 +1,71 @@
+"""Split documents that are too long for one prompt at paragraphs, and join their rewritten chunks."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+# Where a text may be split, best first: between paragraphs, lines, sentences, words.
+_BREAKS = (r"\n[^\S\n]*\n\s*", r"\n\s*", r"(?<=[.!?…。！？])[\"'”’)\]]*\s*", r"\s+")
+_SEPARATOR = "\n\n"
+
+
+class Span(NamedTuple):
+    """Characters `start` to `end` of a text, without `end`."""
+
+    start: int
+    end: int
+
+
+def split_text(text: str, max_chars: int) -> list[Span]:
+    """Split `text` into spans of at most `max_chars` characters, in order, at the best possible breaks.
+
+    Only white space is between two spans. As many paragraphs as fit stay together; a paragraph that is too
+    long is split at lines, then sentences, then words, then anywhere.
+    """
+    start = len(text) - len(text.lstrip())
+    return _split(text, Span(start, max(start, len(text.rstrip()))), max_chars, 0)
+
+
+def _split(text: str, span: Span, max_chars: int, level: int) -> list[Span]:
+    if span.end - span.start <= max_chars:
+        return [span]
+    if level == len(_BREAKS):
+        starts = range(span.start, span.end, max_chars)
+        return [Span(start, min(start + max_chars, span.end)) for start in starts]
+    pieces, start = [], span.start
+    for gap in re.compile(_BREAKS[level]).finditer(text, span.start, span.end):
+        # A closing quote after a sentence belongs to it: only white space is left out.
+        end = start + len(text[start : gap.end()].rstrip())
+        if start < end and gap.end() < span.end:
+            pieces.append(Span(start, end))
+            start = gap.end()
+    pieces.append(Span(start, span.end))
+    spans: list[Span] = []
+    for piece in pieces:
+        if spans and piece.end - spans[-1].start <= max_chars:
+            spans[-1] = Span(spans[-1].start, piece.end)
+        else:
+            spans += _split(text, piece, max_chars, level + 1)
+    return spans
+
+
+def most_harmful_chunk(text: str, chunk_scores: list[int] | None, max_chars: int) -> str:
+    """Return the chunk of `text` with the highest classifier score, or the first chunk without scores.
+
+    `chunk_scores` are the classifier's scores of equal shares of the text, in order.
+    """
+    spans = split_text(text, max_chars)
+    if len(spans) == 1 or not chunk_scores:
+        return text[slice(*spans[0])]
+    middle = (chunk_scores.index(max(chunk_scores)) + 0.5) / len(chunk_scores) * len(text)
+    return text[slice(*next((span for span in spans if middle < span.end), spans[-1]))]
+
+
+def join_texts(texts: list[str]) -> tuple[str, list[Span]]:
+    """Return the rewritten chunks as one text, and the span of each chunk in it."""
+    spans, start = [], 0
+    for text in texts:
+        spans.append(Span(start, start + len(text)))
+        start += len(text) + len(_SEPARATOR)
+    return _SEPARATOR.join(texts), spans

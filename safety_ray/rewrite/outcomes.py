@@ -1,0 +1,57 @@
+"""Count accepted and rejected rows by kind of reason, for the record of a rewriting run.
+
+A retried row is deleted from the rejected rows of its first attempt. Its reason is counted before, in
+`<output>/outcomes/<part>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+from safety_ray.core import dataset, filesystem
+from safety_ray.core.artifact import Artifact
+from safety_ray.rewrite.acceptance import KINDS, reason_kind
+
+OUTCOMES = "outcomes"
+
+
+def drop_retried(out: Artifact, part: str) -> None:
+    """Delete the rejected rows of `part`, which a later attempt has written again, after counting them."""
+    fs, root = filesystem.find(out.sub("rejected", part))
+    files = [name for name in fs.find(root) if name.endswith(".parquet")]
+    if not files:
+        return
+    fs_counts, path = filesystem.find(out.sub(OUTCOMES, f"{part}.json"))
+    if not fs_counts.exists(path):
+        fs_counts.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with fs_counts.open(path, "w") as file:
+            json.dump(count_reasons(out, part), file)
+    for name in files:  # the empty folder marks the part as complete
+        fs.rm(name)
+
+
+def count_reasons(out: Artifact, part: str) -> dict[str, int]:
+    """Return the number of rejected rows of `part` by kind of reason."""
+    counts = dataset.written(out, part)
+    by_kind: Counter[str] = Counter()
+    if counts and counts.rejected:
+        groups = dataset.count_groups(out.sub("rejected", part), [dataset.REASON])
+        for (reason,), rows in groups.items():
+            by_kind[reason_kind(reason)] += rows
+    return {kind: by_kind[kind] for kind in (*KINDS, *sorted(by_kind)) if by_kind[kind]}
+
+
+def read_outcomes(out: Artifact, parts: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return the number of accepted rows, and of rejected rows by kind of reason, for each part with rows."""
+    outcomes = {}
+    for part in parts:
+        counts = dataset.written(out, part)
+        if counts is None:
+            continue
+        fs, path = filesystem.find(out.sub(OUTCOMES, f"{part}.json"))
+        reasons = json.loads(fs.cat_file(path)) if fs.exists(path) else count_reasons(out, part)
+        if counts.rows_out or reasons:
+            outcomes[part] = {"accepted": counts.rows_out, **reasons}
+    return outcomes

@@ -1,0 +1,47 @@
+"""Long texts are split at paragraphs: nothing is lost, no chunk is too long."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safety_ray.rewrite.chunking import join_texts, most_harmful_chunk, split_text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='ab.!"” \n\t。', max_size=300), st.integers(1, 80))
+def test_split_text_covers_text_without_overlap(text: str, max_chars: int) -> None:
+    spans = split_text(text, max_chars)
+    assert all(0 <= end - start <= max_chars for start, end in spans)
+    assert all(left.end <= right.start for left, right in itertools.pairwise(spans))
+    between = [text[left.end : right.start] for left, right in itertools.pairwise(spans)]
+    outside = [text[: spans[0].start], text[spans[-1].end :]]
+    assert not "".join(between + outside).strip()
+
+
+def test_split_text_prefers_paragraphs_lines_sentences_words() -> None:
+    def chunks(text: str, max_chars: int) -> list[str]:
+        return [text[start:end] for start, end in split_text(text, max_chars)]
+
+    assert chunks("One one.\n\nTwo two.\n \nThree.", 19) == ["One one.\n\nTwo two.", "Three."]
+    assert chunks("One one.\nTwo two.\nThree.", 18) == ["One one.\nTwo two.", "Three."]
+    assert chunks('He said "no." She left. So did I.', 23) == ['He said "no." She left.', "So did I."]
+    assert chunks("alpha beta gamma", 11) == ["alpha beta", "gamma"]
+    assert chunks("abcdefgh", 3) == ["abc", "def", "gh"]
+    assert chunks("short", 100) == ["short"]
+    assert chunks("一二三。四五六。", 4) == ["一二三。", "四五六。"]
+
+
+def test_most_harmful_chunk_has_highest_score() -> None:
+    text = "\n\n".join(letter * 20 for letter in "abcd")
+    assert most_harmful_chunk(text, [0, 1, 5, 0], 20) == "c" * 20
+    assert most_harmful_chunk(text, [5, 0], 20)[0] == "b"  # the middle of the first half
+    assert most_harmful_chunk(text, None, 20) == most_harmful_chunk(text, [], 20) == "a" * 20
+    assert most_harmful_chunk("short", [3], 20) == "short"
+
+
+def test_join_texts_returns_span_of_each_text() -> None:
+    text, spans = join_texts(["One.", "Two two.", "Three."])
+    assert [text[start:end] for start, end in spans] == ["One.", "Two two.", "Three."]

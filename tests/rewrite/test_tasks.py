@@ -1,0 +1,116 @@
+"""Rewriting tasks: recipe, style, harm type and chunks of a document, and another attempt."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+from documents import RECIPE_OF, drafts_from_template, options
+
+from safety_ray.llm.engine import Outcome, with_outcomes
+from safety_ray.rewrite import drafts, tasks
+from safety_ray.rewrite.harm import HARMS
+from safety_ray.rewrite.recipes import RECIPES
+
+
+def test_tasks_have_recipe_of_score_and_provenance(labelled: pa.Table, direct: pa.Table) -> None:
+    expected = {
+        f"{r['id']}/{RECIPE_OF[r['score']]}": r for r in labelled.to_pylist() if r["score"] in RECIPE_OF
+    }
+    rows = {row["id"]: row for row in direct.to_pylist()}
+    assert rows.keys() == expected.keys()
+    for id, row in rows.items():
+        source = expected[id]
+        assert row["source_id"] == row["root_id"] == source["id"]
+        assert (row["source_score"], row["source"], row["url"]) == (
+            source["score"],
+            source["text"],
+            source["url"],
+        )
+        assert (row["harm"] in HARMS) == (row["recipe"] == "refuse")
+    assert "label" not in direct.column_names  # it is the source's label, not the new text's
+
+
+def test_texts_depend_only_on_seed_and_id(labelled: pa.Table, direct: pa.Table) -> None:
+    texts = {r["id"]: r["text"] for r in drafts_from_template(direct, 5).to_pylist()}
+    order = pa.array(sorted(range(len(labelled)), key=lambda i: i * 7919 % 1009))
+    for batch in (labelled.take(order).slice(0, 200), labelled.take(order).slice(200)):
+        again = drafts_from_template(tasks.from_documents(batch, RECIPE_OF, options(5)), 5)
+        assert all(texts[r["id"]] == r["text"] for r in again.to_pylist())
+    other = drafts_from_template(tasks.from_documents(labelled, RECIPE_OF, options(6)), 6)
+    assert sum(texts[r["id"]] == r["text"] for r in other.to_pylist()) < len(texts) / 50
+
+
+def test_tasks_use_all_styles_and_harm_types(direct: pa.Table) -> None:
+    rows = direct.to_pylist()
+    for recipe in ("rephrase", "refuse"):
+        counts = Counter(row["style"] for row in rows if row["recipe"] == recipe)
+        assert set(counts) == set(RECIPES[recipe].styles)
+        expected = sum(counts.values()) / len(counts)
+        assert all(expected / 3 < n < expected * 3 for n in counts.values())
+    assert {row["harm"] for row in rows} == {*HARMS, None}
+    moralize = RECIPES["moralize"]
+    assert {moralize.choose_style(0, str(i)) for i in range(100)} == set(moralize.styles)
+
+
+def test_tasks_split_long_document_and_drafts_join_it() -> None:
+    paragraphs = [f"Paragraph {n} tells of a quarrel. " * 8 for n in range(6)]
+    rows = [
+        {"id": "short", "text": "A short text.", "score": 2, "url": "u/short"},
+        {"id": "long", "text": "\n\n".join(paragraphs) + "\n", "score": 2, "url": "u/long"},
+        {"id": "worst", "text": "\n\n".join(paragraphs), "score": 5, "url": "u/worst"},
+    ]
+    chunk_scores = pa.array([None, None, [0, 0, 5]], pa.list_(pa.int8()))
+    table = pa.Table.from_pylist(rows).append_column("chunk_scores", chunk_scores)
+    direct = tasks.from_documents(table, RECIPE_OF, options(0, 600))
+    messages = {row["id"]: row["messages"] for row in direct.to_pylist()}
+    assert messages["long/rephrase"] is None
+    # A refusal is made from the most harmful chunk of its document.
+    user = messages["worst/refuse"][1]["content"]
+    assert "Paragraph 5" in user
+    assert "Paragraph 0" not in user
+    assert tasks.select_length(direct, False, 600).column("id").to_pylist() == [
+        "short/rephrase",
+        "worst/refuse",
+    ]
+
+    split = tasks.split_documents(tasks.select_length(direct, True, 600), options(0, 600))
+    chunks = split.to_pylist()
+    assert [row["id"] for row in chunks] == [f"long/rephrase#{n}" for n in range(3)]
+    assert all(tasks.is_chunk(row["id"]) for row in chunks)
+    assert not any(tasks.is_chunk(id) for id in (*messages, "a#1/rephrase"))
+    assert len({row["style"] for row in chunks}) == 1
+    for n, row in enumerate(chunks):
+        assert row["source"] == rows[1]["text"][row["source_start"] : row["source_end"]]
+        assert row["source"] == "\n\n".join(paragraphs[2 * n : 2 * n + 2]).strip()
+        assert row["source"] in row["messages"][1]["content"]
+    replies = [f"Chunk {n} of the text. " * 9 for n in range(3)]
+    outcomes = [Outcome(reply, None, 10, n) for n, reply in enumerate(replies)]
+    mixed = drafts.parse_replies(with_outcomes(split, outcomes)).take([2, 0, 1])
+    [row] = drafts.join_chunks(mixed).to_pylist()
+    assert (row["id"], row["source_id"], row["url"]) == ("long/rephrase", "long", "u/long")
+    assert row["text"] == "\n\n".join(reply.strip() for reply in replies)
+    assert row["source"].split() == rows[1]["text"].split()
+    assert (row["problem"], row["prompt_tokens"], row["reply_tokens"]) == (None, 30, 3)
+    assert not {"document_task", "chunk", "source_start", "source_end"} & set(row)
+    for n, part in enumerate(row["parts"]):
+        assert row["text"][part["start"] : part["end"]] == replies[n].strip()
+        assert rows[1]["text"][part["source_start"] : part["source_end"]] == chunks[n]["source"]
+    # A chunk without a text rejects the whole document.
+    failed = drafts.parse_replies(with_outcomes(split, [*outcomes[:1], Outcome(error="no"), *outcomes[2:]]))
+    assert drafts.join_chunks(failed).column("problem").to_pylist() == ["engine: no (chunk 2)"]
+
+
+def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
+    first = {row["id"]: row for row in direct.to_pylist()}
+    names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
+    rejected = direct.select(names).rename_columns([{"source": "rejected_source"}.get(n, n) for n in names])
+    retried = tasks.from_rejected(rejected, options(5, attempt=2)).to_pylist()
+    assert {row["id"] for row in retried} == first.keys()
+    for row in retried:
+        before = first[row["id"]]
+        assert row["style"] != before["style"]
+        assert (row["attempt"], before["attempt"]) == (2, 1)
+        same = ("source", "source_id", "root_id", "source_score", "harm", "url")
+        assert [row[name] for name in same] == [before[name] for name in same]
+        assert row["messages"] != before["messages"]
