@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray.core import tag
-from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
+from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary, tables
 
 SPACES = " \t\n\r\x0b\x0c\x1c\x85\u00a0\u2003\u2028\u202f\u3000"
