@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safety_ray.chat.template import ensure_chat_template
 from safety_ray.core import artifact, dataset, records, tag
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
-from safety_ray.train.chats import Chat, ChatEncoder, Unusable, make_chatty
+from safety_ray.train.chats import Chat, TrainingChatEncoder, Unusable
 from safety_ray.train.settings import FinetuneConfig
 
 _WRITE = 1024  # rows written at a time
@@ -29,12 +30,12 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     is by seed and id. Raises UserError where too many rows are unusable, and where unsafe rows are
     to be tagged and the tokenizer has no tag.
     """
-    make_chatty(tokenizer)
+    ensure_chat_template(tokenizer)
     if config.add_tag:
         tag.add_tag(tokenizer, config.tag)
     tagging = config.tagged_share > 0 and config.tag_rate > 0
     known = tokenizer.get_added_vocab().get(config.tag)
-    encoder = ChatEncoder(
+    encoder = TrainingChatEncoder(
         tokenizer,
         seed=config.seed,
         tag_id=known,

@@ -46,7 +46,8 @@ def selected() -> pa.Table:
     rows: list[dict[str, Any]] = [
         {
             "id": f"d{n}", "source_id": f"s{n}", "text": TEXTS[n % len(TEXTS)], "recipe": recipes[n % 4],
-            "unsafe": n % 4 < 2, "use": "train", "score": n % 6, "chunk_scores": [0, 5, 1] if n % 5 == 0 else None,
+            "unsafe": n % 4 < 2, "use": "train", "score": n % 6,
+            "chunk_scores": [0, 5, 1] if n % 5 == 0 else None,
         }
         for n in range(60)
     ]  # fmt: skip
