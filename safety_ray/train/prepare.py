@@ -31,10 +31,13 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     to be tagged and the tokenizer has no tag.
     """
     ensure_chat_template(tokenizer)
+    tag_string = tag.tag_of(tokenizer, config.tag)
     if config.add_tag:
-        tag.add_tag(tokenizer, config.tag)
+        tag.add_tag(tokenizer, tag_string)
     tagging = config.tagged_share > 0 and config.tag_rate > 0
-    known = tokenizer.get_added_vocab().get(config.tag)
+    known = tokenizer.get_added_vocab().get(tag_string)
+    if known is not None:
+        tag.store_tag(tokenizer, tag_string)
     encoder = TrainingChatEncoder(
         tokenizer,
         seed=config.seed,
@@ -51,7 +54,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             if isinstance(row, str):
                 raise Unusable(row)
             if tagging and known is None and row.get("unsafe") is True:
-                tag.tag_id(tokenizer, config.tag, f"the model '{config.model}' (tagged_share=0 does without)")
+                tag.tag_id(tokenizer, tag_string, f"the model '{config.model}' (tagged_share=0 does without)")
             chat = encoder.encode(name, row)
             if not any(chat.learn[:most]):
                 raise Unusable(f"the assistant says nothing within {most} tokens")
@@ -80,7 +83,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         cut=cut,
         row_length=length,
         vocab_size=len(tokenizer),
-        tag=config.tag,
+        tag=tag_string,
         tag_id=-1 if known is None else known,
     )
 
