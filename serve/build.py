@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def build_app(args: dict[str, Any] | ServeConfig) -> Application:
     """
     config = args if isinstance(args, ServeConfig) else from_dict(ServeConfig, args, "the application's args")
     folder, tag_id = check_model(config)
+    config = replace(config, tag=harm.tag_in(folder, config.tag))
     with _own_logging():  # imports the engine; only who builds an application waits for that
         from ray import serve
         from ray.serve.llm import LLMConfig, build_llm_deployment
@@ -183,13 +184,12 @@ def check_model(config: ServeConfig) -> tuple[str, int | None]:
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"the model '{config.model}' has a slow tokenizer; only fast ones can be guarded.")
-    if config.mode == "off" and config.tag not in tokenizer.get_vocab():
+    tag = harm.tag_of(tokenizer, config.tag)
+    if config.mode == "off" and tag not in tokenizer.get_vocab():
         return folder, None
-    found = harm.tag_id(tokenizer, config.tag, f"the model '{config.model}'")
+    found = harm.tag_id(tokenizer, tag, f"the model '{config.model}'")
     if not tokenizer.added_tokens_decoder[found].special:
-        raise UserError(
-            f"'{config.tag}' is no special token of the model '{config.model}': texts could forge it."
-        )
+        raise UserError(f"'{tag}' is no special token of the model '{config.model}': texts could forge it.")
     return folder, found
 
 

@@ -21,12 +21,12 @@ from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.async_utils import make_async
 
+from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.compat.killed_children import last_killed, worker_log
 from safety_ray.core.errors import UserError
 from safety_ray.decode.vllm_processor import CONFIG_KEY
 from serve.guard import KEY_ARG, Guard, Request
 from serve.metrics import Metrics
-from serve.prompts import ChatEncoder
 from serve.report import Report, in_answer, in_event
 from serve.safety import PREFIX
 

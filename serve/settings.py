@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_ray.core import tag as harm
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from serve.access import AccessRules, read_keys
@@ -18,7 +17,9 @@ class ServeConfig:
 
     model: str = setting("a Hugging Face folder, or the output of a finished pretrain or finetune job")
     model_id: str = setting("the model's name in requests", default="safety-ray")
-    tag: str = setting("the harmfulness tag in the model's tokenizer", default=harm.TAG)
+    tag: str = setting(
+        "the harmfulness tag; empty: the one stored with the model's tokenizer, else <|harmful|>", default=""
+    )
 
     mode: Mode = setting(
         "for requests that say nothing: off, mask (the tag is never sampled), stop (the text ends at it), "

@@ -1,12 +1,17 @@
-"""The harmfulness tag: a special token in unsafe text that documents cannot forge.
+"""The harmfulness tag: one special token, inserted into unsafe text, that no text can spell.
 
-The paper (section 4) inserts the tag before words of unsafe documents during pretraining. The model learns
-P(tag | text), which Safe Beam Search uses at inference. Only the stage `pack` may insert the tag, so
-`encode` turns text into ids without any special token, even if the text spells one.
+The paper (section 4) inserts the tag before words of unsafe documents in pretraining. The model thus learns
+P(tag | text), which Safe Beam Search reads at inference. Only this project may insert the tag: `encode`
+returns ids in which no special token occurs, whatever strings the text contains.
+
+The string of the tag is set once, when documents are packed. It is stored beside the tokenizer, in
+`tokenizer_config.json`, where later stages read it.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_ray.core.errors import UserError
@@ -15,21 +20,43 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TAG = "<|harmful|>"
+"""The tag if nothing else is set, and that of tokenizers that do not store one"""
+TAG_KEY = "harmfulness_tag"
+"""Key in tokenizer_config.json"""
 END_OF_TEXT = "<|endoftext|>"
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 
 
 def add_tag(tokenizer: PreTrainedTokenizerFast, tag: str = TAG) -> int:
-    """Add `tag` to the special tokens of `tokenizer` and return its id. The model's embedding is not
-    resized.
+    """Add `tag` to `tokenizer` as a special token, store it, and return its id.
+
+    The model's embedding of the new token is not part of this.
     """
     tokenizer.add_special_tokens({"additional_special_tokens": [tag]}, replace_extra_special_tokens=False)
-    return tag_id(tokenizer, tag)
+    store_tag(tokenizer, tag)
+    return tag_id(tokenizer)
 
 
-def tag_id(tokenizer: Any, tag: str = TAG, where: str = "the tokenizer") -> int:
-    """Return the id of the tag. Raises UserError if it is not an added token of the tokenizer."""
-    added = tokenizer.get_added_vocab()
+def store_tag(tokenizer: Any, tag: str) -> None:
+    """Store `tag` in `tokenizer`, whose `save_pretrained` writes it to tokenizer_config.json."""
+    tokenizer.init_kwargs[TAG_KEY] = tag
+
+
+def tag_of(tokenizer: Any, override: str = "") -> str:
+    """Return the string of the tag: `override` if given, else the stored one, else TAG."""
+    return override or getattr(tokenizer, "init_kwargs", {}).get(TAG_KEY) or TAG
+
+
+def tag_in(folder: str, override: str = "") -> str:
+    """Return the string of the tag of the tokenizer saved in a local folder, as `tag_of` does."""
+    settings = Path(folder, "tokenizer_config.json")
+    stored = json.loads(settings.read_text(encoding="utf-8")).get(TAG_KEY) if settings.is_file() else None
+    return override or stored or TAG
+
+
+def tag_id(tokenizer: Any, tag: str = "", where: str = "the tokenizer") -> int:
+    """Return the id of `tag`, by default that of `tag_of`. Raises UserError if it is no added token."""
+    tag, added = tag_of(tokenizer, tag), tokenizer.get_added_vocab()
     if tag not in added:
         known = ", ".join(sorted(added)) or "none"
         raise UserError(
