@@ -117,7 +117,7 @@ def offered(config: ServeConfig, folder: str, tag_id: int | None) -> dict[str, A
 def engine_args(config: ServeConfig, tag_id: int | None, longest: int) -> dict[str, Any]:
     """vLLM's engine arguments; `config.engine_args` stands above all but the guard's own."""
     from safety_ray.decode.vllm_processor import CONFIG_KEY, PROCESSOR, engine_config
-    from safety_ray.decode.vllm_scheduler import SCHEDULER
+    from safety_ray.compat.vllm_scheduler import SCHEDULER
 
     limits = config.limits(tag_id is not None)
     args: dict[str, Any] = {

@@ -22,7 +22,7 @@ from vllm.inputs import TokensPrompt
 from vllm.inputs.engine import tokens_input
 
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
-from safety_ray.decode.vllm_scheduler import GROUP_ARG
+from safety_ray.compat.vllm_scheduler import GROUP_ARG
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput

@@ -18,7 +18,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 if TYPE_CHECKING:
     from vllm.v1.request import Request, RequestStatus
 
-SCHEDULER = "safety_ray.decode.vllm_scheduler.GroupScheduler"
+SCHEDULER = "safety_ray.compat.vllm_scheduler.GroupScheduler"
 GROUP_ARG = "search_group"
 
 

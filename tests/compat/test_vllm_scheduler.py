@@ -9,7 +9,7 @@ from typing import Any
 def test_group_scheduler_holds_requests_until_group_complete() -> None:
     from vllm.v1.request import RequestStatus
 
-    from safety_ray.decode.vllm_scheduler import GROUP_ARG, Groups
+    from safety_ray.compat.vllm_scheduler import GROUP_ARG, Groups
 
     begun: list[str] = []
     ended: list[Any] = []
