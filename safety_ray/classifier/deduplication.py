@@ -46,11 +46,11 @@ class Duplicates:
 
     def is_copy(self, batch: pa.Table) -> npt.NDArray[np.bool_]:
         """Return which rows of `batch` (id, text) take the score of another row."""
-        marks = digests(batch)
-        index, repeated = _find(self.keys, _column(marks, KEY))
+        own = digests(batch)
+        index, repeated = _find(self.keys, _column(own, KEY))
         if not repeated.any():
             return repeated
-        copy: npt.NDArray[np.bool_] = repeated & (self.owners[index] != _column(marks, OWNER))
+        copy: npt.NDArray[np.bool_] = repeated & (self.owners[index] != _column(own, OWNER))
         return copy
 
     def owned(self, batch: pa.Table) -> pa.Table:
