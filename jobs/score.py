@@ -2,7 +2,7 @@
 
 <output>/data/texts/           rows scored by the classifier; with a judge data/first/ and data/again/
 <output>/data/copies/          rows whose text occurs more than once: they take the score of one of them
-<output>/rejected/            rows without a score, each with its reason
+<output>/rejected/             rows without a score, each with its reason
 <output>/classified/           the classifier's scores until the judge has finished (scorers=both)
 """
 
@@ -42,33 +42,35 @@ _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig(Pool):
-    """Scores documents 0-5 for harm with a fitted classifier, a language model as judge, or both."""
+    """Score documents 0-5 for harm with a trained classifier, a language model as judge, or both."""
 
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write", identity=False)
-    scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
+    scorers: Literal["classifier", "judge", "both"] = setting(
+        "classifier, judge or both", default="classifier"
+    )
     classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
-        "the score of a row that both scored: the higher one, or that of one of them", default="max"
+        "scorers=both: the higher score, or that of one scorer", default="max"
     )
     max_rejected: float = setting(
-        "share of rows rejected above which the job fails", default=0.05, identity=False
+        "share of rejected rows above which the job fails", default=0.05, identity=False
     )
-    seed: int = setting("seed of the document markers that the judge sees", default=0)
+    seed: int = setting("seed of the document markers in the judge's prompt", default=0)
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
         if self.classifies and not self.classifier:
-            raise UserError(f"scorers={self.scorers} needs classifier: the folder of a finished fit.")
+            raise UserError(f"scorers={self.scorers} needs classifier, the folder of a finished fit.")
         if self.judges:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":
             raise UserError(
-                "scorers=classifier asks no judge; set scorers to judge or both, or leave judge out."
+                "scorers=classifier uses no judge; set scorers to judge or both, or remove judge."
             )
         if self.ensemble != "max" and self.scorers != "both":
-            raise UserError(f"ensemble={self.ensemble} chooses between two scores, so it needs scorers=both.")
+            raise UserError(f"ensemble={self.ensemble} needs scorers=both.")
 
     @property
     def classifies(self) -> bool:
@@ -140,7 +142,7 @@ def find_duplicates(documents: Dataset, rows: int) -> Duplicates:
 
 
 def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, totals: Any) -> dataset.Counts:
-    """Write `ds` with scores. Classifier and judge run one after the other and never share memory."""
+    """Write `ds` with scores. The judge starts after the classifier has ended, so they never share memory."""
     if config.classifies:
         ds = classify(ds, config, config.classifier, texts, totals=totals)
         settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}

@@ -1,4 +1,4 @@
-"""Prompts: a document stays data, whatever it says; every prompt carries the paper's requirements."""
+"""Prompts: documents stay delimited data, and every prompt has the paper's requirements."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_document_key_depends_on_seed_and_id() -> None:
 
 @pytest.mark.parametrize("recipe", [*STYLES, "judge"])
 def test_prompt_messages_share_prefix_up_to_marker_key(recipe: str) -> None:
-    """An engine keeps what it computed for a prompt's beginning, as far as the next one begins alike."""
+    """An engine caches the common prefix of prompts."""
     fields = {} if recipe == "judge" else {"style": "a letter", "harm": "fraud"}
     one, other = (
         "".join(m["content"] for m in prompts.messages(recipe, f"{id}.", seed=0, id=id, **fields))

@@ -19,7 +19,8 @@ def page(metrics: dict[str, Any]) -> str:
         lines.append(
             "Needle-in-haystack: of harmless texts with a short harmful text in them, "
             f"{_percent(needles['recall_at_3'])} are scored 3 or more, and without it "
-            f"{_percent(needles['false_alarms_at_3'])} (AUROC {_number(needles['auroc_at_3'])}, {needles['n']} pairs)."
+            f"{_percent(needles['false_alarms_at_3'])} "
+            f"(AUROC {_number(needles['auroc_at_3'])}, {needles['n']} pairs)."
         )
     errors = ", ".join(
         f"at ≥ {t} {before['ece']:.3f} before and {calibration['after'][t]['ece']:.3f} after"
