@@ -17,7 +17,7 @@ from sklearn.metrics import precision_score, recall_score
 
 from jobs.audit import AuditConfig, audit_scores
 from safety_ray.audit.audit import Strata, choose, estimate, per_score, per_threshold
-from safety_ray.audit.sampling import confusion, merge, only, tally
+from safety_ray.audit.sampling import confusion, merge, select_ids, tally
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
@@ -49,7 +49,7 @@ def drawn(table: pa.Table, per_score: int, seed: int, block: int = 1000) -> Stra
     """Sample and label `table` as the stage does."""
     cut = [table.slice(n, block) for n in range(0, len(table), block)]
     sizes, ids = merge((tally(t, seed=seed, per_score=per_score, labels="label") for t in cut), per_score)
-    return Strata(sizes["documents"], confusion(only(table, pa.array(ids)), "label"))
+    return Strata(sizes["documents"], confusion(select_ids(table, pa.array(ids)), "label"))
 
 
 def truth(table: pa.Table, threshold: int, unsafe_from: int) -> dict[str, float]:
