@@ -98,23 +98,23 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
     documents = dataset.read(config.documents, DOCUMENT)
     rows = dataset.count(config.documents)
-    found = find_duplicates(documents, rows)
-    duplicates = Shared(found)
+    duplicates = find_duplicates(documents, rows)
+    shared = Shared(duplicates)
     texts = documents
-    if found.copies:
+    if duplicates.copies:
         texts = documents.map_batches(
-            deduplication.keep, fn_kwargs={"found": duplicates, "copies": False}, **_ARROW
+            deduplication.keep, fn_kwargs={"shared": shared, "copies": False}, **_ARROW
         )
     totals = start_totals() if config.classifies else None
-    counts = score_texts(config, out, texts, rows - found.copies, totals)
+    counts = score_texts(config, out, texts, rows - duplicates.copies, totals)
 
-    if found.copies:
-        scores = Shared(scores_of_owners(out, found, duplicates))
+    if duplicates.copies:
+        scores = Shared(scores_of_owners(out, duplicates, shared))
         copies = documents.map_batches(
-            deduplication.keep, fn_kwargs={"found": duplicates, "copies": True}, **_ARROW
-        ).map_batches(deduplication.fill, fn_kwargs={"found": duplicates, "scores": scores}, **_ARROW)
+            deduplication.keep, fn_kwargs={"shared": shared, "copies": True}, **_ARROW
+        ).map_batches(deduplication.fill, fn_kwargs={"shared": shared, "scores": scores}, **_ARROW)
         counts += dataset.write(
-            copies, out, label="copies", total=found.copies, write_rows=config.write_rows,
+            copies, out, label="copies", total=duplicates.copies, write_rows=config.write_rows,
             max_rejected=1.0, part=_COPIES,
         )  # fmt: skip
     dataset.check_share(out.path, counts, config.max_rejected)
@@ -124,7 +124,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
         more["tokens"] = ray.get(totals.record.remote())
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
-        scored_texts=rows - found.copies, copies=found.copies, **more,
+        scored_texts=rows - duplicates.copies, copies=duplicates.copies, **more,
     )  # fmt: skip
     filesystem.remove(out.sub(_CLASSIFIED))
     return record
@@ -171,7 +171,7 @@ def classify(
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
     on_gpus = pool.on_gpus(gpus)
-    least, most = pool.size(resources.get("CPU", 1), gpus, rows)
+    minimum, maximum = pool.size(resources.get("CPU", 1), gpus, rows)
     # One file may be one block; smaller blocks keep all actors busy and limit what a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
     return ds.map_batches(
@@ -179,13 +179,13 @@ def classify(
         fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,
-        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        compute=ActorPoolStrategy(min_size=minimum, max_size=maximum),
         **({"num_gpus": pool.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
     )
 
 
-def scores_of_owners(out: Artifact, found: Duplicates, duplicates: Shared[Duplicates]) -> pa.Table:
-    """Return the score columns of each text that occurs more than once, in the order of `found.keys`."""
+def scores_of_owners(out: Artifact, duplicates: Duplicates, shared: Shared[Duplicates]) -> pa.Table:
+    """Return the score columns of each text that occurs more than once, in the order of `duplicates.keys`."""
     owners: list[pa.Table] = []
     for part in (_TEXTS, FIRST, AGAIN):
         counts = dataset.written(out, part) or dataset.Counts(0, 0)
@@ -193,9 +193,9 @@ def scores_of_owners(out: Artifact, found: Duplicates, duplicates: Shared[Duplic
         for path in (out.sub(folder, part) for folder, rows in folders if rows):
             names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
             scored = ray.data.read_parquet(dataset.files(path), columns=["id", *names, dataset.REASON])
-            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"found": duplicates}, **_ARROW)
+            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
             owners += list(of_part.iter_batches(**_WHOLE_BLOCKS))
-    return found.arrange([table for table in owners if len(table)], out.path)
+    return duplicates.arrange([table for table in owners if len(table)], out.path)
 
 
 def start_totals() -> Any:

@@ -4,7 +4,7 @@ The sample is stratified by score. The share of unsafe documents of each score i
 documents with that score in the whole dataset. An independent audit of the classifier published by the
 paper's authors found that 61 % of its score-5 documents were 0-1; this audit finds such errors.
 
-Intervals: the number of unsafe documents outside the sample is drawn from the Jeffreys posterior of each
+Intervals: the number of unsafe documents outside the sample is sampled from the Jeffreys posterior of each
 stratum (Beta(x + ½, n - x + ½), then binomial over the documents that were not sampled), and precision and
 recall are computed from the sums. Unlike a bootstrap, this gives a positive width if no sampled document is
 unsafe, and no width if every document is labelled.

@@ -39,13 +39,13 @@ class Transformer:
         check_max_tokens(settings, name, max_tokens)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
-        more: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.device == "cpu" and self.dtype == torch.bfloat16 and max_tokens <= _SHORT:
-            more["attn_implementation"] = "eager"
+            options["attn_implementation"] = "eager"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             model, info = kind.from_pretrained(
-                name, trust_remote_code=trust_remote_code, output_loading_info=True, **more
+                name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
             )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error

@@ -41,7 +41,7 @@ def test_realtoxicity_level_returns_highest_matching_level(scores: dict[str, flo
     assert level({**CALM, **scores}) == expected
 
 
-def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
+def test_label_sets_load_matches_hand_checked_rows(real_data: Path) -> None:
     rows = {r["id"]: r for r in datasets.load(list(datasets.LABEL_SETS), str(real_data), 0, 0)}
 
     def levels(name: str) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
     assert min(counts.values()) > 400
 
 
-def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
+def test_label_sets_load_returns_texts_of_varied_length(real_data: Path) -> None:
     words = sorted(
         len(r["text"].split()) for r in datasets.load(["news", "web", "wikipedia"], str(real_data), 0, 0)
     )
@@ -87,7 +87,7 @@ def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
     assert words[9 * len(words) // 10] > 150
 
 
-def test_sources_load_sample_depends_only_on_seed(real_data: Path) -> None:
+def test_label_sets_load_sample_depends_only_on_seed(real_data: Path) -> None:
     first, again, other = (datasets.load(["surge"], str(real_data), 50, seed) for seed in (0, 0, 1))
     assert len(first) == 50
     assert first == again
