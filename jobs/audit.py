@@ -1,9 +1,9 @@
-"""scored → audit: a sample of each score is labelled anew, and the scores are held against it.
+"""scored → audit: label a sample of each score, and compare the scores with the labels.
 
 <output>/data/       the sample, with scores and labels
-<output>/audit.json  every figure
-<output>/audit.png   precision, recall and what is thrown away at each threshold
-<output>/README.md   the same for a reader
+<output>/audit.json  all values
+<output>/audit.png   plot of precision, recall and removed shares at each threshold
+<output>/README.md   tables and plot
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _SAMPLE = "sample"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditConfig:
-    """Measures scores against labels of a stratified sample: precision, recall, thresholds."""
+    """Measure scores against labels of a stratified sample: precision, recall, thresholds."""
 
     scored: str = setting("dataset with id, text and score")
     output: str = setting("folder to write", identity=False)
-    labels: str = setting("column that holds labels 0-5 already; empty: the judge gives them", default="")
+    labels: str = setting("existing column with labels 0-5; empty: the judge labels the sample", default="")
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
-    per_score: int = setting("documents to label of each score", default=200)
+    per_score: int = setting("number of documents of each score to label", default=200)
     unsafe_from: int = setting("lowest label of an unsafe document", default=3)
     wanted: dict[str, float] = setting(
-        "what a threshold has to reach: {recall: 0.95} or {precision: 0.8}; empty: none is chosen",
+        "minimum that the threshold must reach: {recall: 0.95} or {precision: 0.8}; empty: no threshold",
         factory=dict,
     )
-    draws: int = setting("draws of the intervals", default=4000)
+    draws: int = setting("number of posterior draws for the intervals", default=4000)
     write_rows: int = setting(
-        "rows in a write task: what a failure repeats at most", default=64, identity=False
+        "rows in a write task: the maximum that a failure repeats", default=64, identity=False
     )
     max_rejected: float = setting(
-        "share of the sample without a label above which it fails", default=0.1, identity=False
+        "share of rejected rows of the sample above which the job fails", default=0.1, identity=False
     )
     seed: int = setting("seed of the sample, the intervals and the document markers", default=0)
 
@@ -57,20 +57,21 @@ class AuditConfig:
         if not self.labels:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":
-            raise UserError(f"labels={self.labels} asks no judge; leave one of labels and judge out.")
+            raise UserError(f"labels={self.labels} uses no judge; set either labels or judge.")
         if min(self.per_score, self.draws, self.write_rows) < 1:
             raise UserError("per_score, draws and write_rows must be positive.")
         if not 1 <= self.unsafe_from < SCORES:
             raise UserError(f"unsafe_from={self.unsafe_from} must be from 1 to {SCORES - 1}.")
         if len(self.wanted) > 1 or set(self.wanted) - {"recall", "precision"}:
-            raise UserError(f"wanted={self.wanted} must hold recall or precision, and one of them alone.")
-        if any(not 0 < least <= 1 for least in self.wanted.values()):
-            raise UserError(f"wanted={self.wanted}: a share lies above 0 and is at most 1.")
+            raise UserError(f"wanted={self.wanted} must have one key, recall or precision.")
+        if any(not 0 < minimum <= 1 for minimum in self.wanted.values()):
+            raise UserError(f"wanted={self.wanted}: the value must be above 0 and at most 1.")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"max_rejected={self.max_rejected} must be between 0 and 1.")
 
 
 def audit_scores(config: AuditConfig) -> dict[str, Any]:
+    """Audit `config.scored`. Returns the record; a finished folder is skipped."""
     label = Column(config.labels, pa.int8(), "labels 0-5")
     needed = (*_READ, label) if config.labels else _READ
     if not artifact.is_finished(config.output):
@@ -81,7 +82,8 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     cluster.start()
-    names = [n for n in dataset.columns(config.scored) if n in (*(c.name for c in needed), "token_count")]
+    used = {*(column.name for column in needed), "token_count"}
+    names = [name for name in dataset.columns(config.scored) if name in used]
     tallies = (
         dataset.read(config.scored, needed)
         .select_columns(names)
@@ -98,15 +100,15 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
     labelled = dataset.table(out.sub("data"))
     strata = audit.Strata(totals["documents"], sampling.confusion(labelled, config.labels or "label"))
     strata.check()
-    found = _figures(config, strata, totals)
+    result = _estimates(config, strata, totals)
     fs, root = filesystem.find(out.path)
-    fs.pipe_file(f"{root}/audit.json", json.dumps(found, indent=1).encode())
-    fs.pipe_file(f"{root}/audit.png", page.draw(found))
-    fs.pipe_file(f"{root}/README.md", page.write(found).encode())
-    print(page.table(found), flush=True)
+    fs.pipe_file(f"{root}/audit.json", json.dumps(result, indent=1).encode())
+    fs.pipe_file(f"{root}/audit.png", page.plot(result))
+    fs.pipe_file(f"{root}/README.md", page.readme(result).encode())
+    print(page.table(result), flush=True)
     record = out.commit(
         rows_in=len(sample), rows_out=counts.rows_out, rejected=counts.rejected,
-        threshold=found["threshold"], wanted=dict(config.wanted), labelled_by=found["labelled_by"],
+        threshold=result["threshold"], wanted=dict(config.wanted), labelled_by=result["labelled_by"],
     )  # fmt: skip
     if fs.exists(f"{root}/{_SAMPLE}"):
         fs.rm(f"{root}/{_SAMPLE}", recursive=True)
@@ -114,17 +116,16 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
 
 
 def _sample(config: AuditConfig, ids: list[str]) -> pa.Table:
-    """The rows of the sample, with all their columns."""
+    """Return the rows of the sample, with all their columns."""
     if not ids:
         raise UserError(f"no row of '{config.scored}' has a label in the column {config.labels}.")
-    chosen = pa.array(ids, pa.string())
     rows = dataset.read(config.scored, _READ).map_batches(
-        partial(sampling.only, ids=chosen), batch_format="pyarrow"
+        partial(sampling.select_ids, ids=pa.array(ids, pa.string())), batch_format="pyarrow"
     )
-    found = [t for t in rows.iter_batches(batch_format="pyarrow", batch_size=None) if len(t)]
-    sample = pa.concat_tables(found, promote_options="permissive").sort_by("id")
+    tables = [table for table in rows.iter_batches(batch_format="pyarrow", batch_size=None) if len(table)]
+    sample = pa.concat_tables(tables, promote_options="permissive").sort_by("id")
     if len(sample) != len(ids):
-        raise UserError(f"'{config.scored}' holds an id more than once; run jobs.ingest on it first.")
+        raise UserError(f"'{config.scored}' has an id more than once; run jobs.ingest on it first.")
     return sample
 
 
@@ -142,10 +143,11 @@ def _label(config: AuditConfig, out: Artifact, sample: pa.Table) -> dataset.Coun
     return counts
 
 
-def _figures(config: AuditConfig, strata: audit.Strata, totals: dict[str, Any]) -> dict[str, Any]:
-    how = {"draws": config.draws, "seed": config.seed}
+def _estimates(config: AuditConfig, strata: audit.Strata, totals: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of audit.json."""
+    settings = {"draws": config.draws, "seed": config.seed}
     sizes = {name: np.asarray(totals[name]) for name in ("characters", "tokens") if totals[name].any()}
-    thresholds = audit.per_threshold(strata, config.unsafe_from, sizes, **how)
+    thresholds = audit.per_threshold(strata, config.unsafe_from, sizes, **settings)
     threshold, sure = audit.choose(thresholds, config.wanted)
     return {
         "scored": config.scored,
@@ -153,7 +155,7 @@ def _figures(config: AuditConfig, strata: audit.Strata, totals: dict[str, Any]) 
         "labelled": int(strata.sampled.sum()),
         "labelled_by": f"column {config.labels}" if config.labels else config.judge.label,
         "unsafe_from": config.unsafe_from,
-        "scores": audit.per_score(strata, config.unsafe_from, **how),
+        "scores": audit.per_score(strata, config.unsafe_from, **settings),
         "thresholds": thresholds,
         "wanted": dict(config.wanted),
         "threshold": threshold,

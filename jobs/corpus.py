@@ -1,4 +1,8 @@
-"""nothing → labelled documents: the shipped corpus, expanded, in FineWeb's schema."""
+"""Write the shipped corpus: labelled documents generated from seeds, in FineWeb's schema.
+
+<output>/data/       all documents
+<output>/heldout/    the documents with split=heldout
+"""
 
 from __future__ import annotations
 
@@ -23,21 +27,21 @@ SCHEMA = pa.schema([*schema((*LABELLED, *FINEWEB)), *((name, pa.string()) for na
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig:
-    """Writes the demo's corpus: labelled web-like documents made from the shipped seeds."""
+    """Write the corpus of the demo: labelled web-like documents generated from the shipped seeds."""
 
     output: str = setting("folder to write", identity=False)
-    documents: int = setting("documents to make; every seed gives about the same number", default=4000)
+    documents: int = setting("number of documents, about the same for every seed", default=4000)
     seed: int = setting("seed of the generator", default=0)
 
     def __post_init__(self) -> None:
         if self.documents < len(load_seeds()):
             raise UserError(
-                f"documents={self.documents} is fewer than the {len(load_seeds())} seeds; "
-                "each of them gives one at least."
+                f"documents={self.documents} must be at least {len(load_seeds())}, the number of seeds."
             )
 
 
 def make_corpus(config: CorpusConfig) -> dict[str, Any]:
+    """Write the corpus. Returns the record; a finished folder is skipped."""
     out = artifact.begin(config.output, config, inputs={})
     if out.record is not None:
         return out.record
@@ -49,13 +53,13 @@ def make_corpus(config: CorpusConfig) -> dict[str, Any]:
 
 
 def documents(total: int, seed: int) -> list[dict[str, Any]]:
-    """`total` distinct documents at most (a seed with few slots runs out of them), ordered by id."""
+    """Return up to `total` distinct documents, ordered by id; a seed with few slots gives fewer."""
     seeds = load_seeds()
     rows: list[dict[str, Any]] = []
-    for place, one in enumerate(seeds):
-        wanted = total // len(seeds) + (place < total % len(seeds))
-        texts = dict.fromkeys(expand(one, number, seed) for number in range(wanted))
-        rows += [_row(one, number, text) for number, text in enumerate(texts)]
+    for index, document_seed in enumerate(seeds):
+        count = total // len(seeds) + (index < total % len(seeds))
+        texts = dict.fromkeys(expand(document_seed, number, seed) for number in range(count))
+        rows += [_row(document_seed, number, text) for number, text in enumerate(texts)]
     return rows
 
 

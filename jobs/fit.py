@@ -1,4 +1,9 @@
-"""labelled texts → classifier: a head on an encoder, all parameters if wanted; measured, calibrated."""
+"""labelled texts → classifier: train a head on an encoder, optionally all parameters; measure and calibrate.
+
+<output>/classifier/          the classifier
+<output>/data/                scores of the held-out texts
+<output>/metrics.json         all metrics; README.md and fit.png show them
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,9 @@ from safety_ray.classifier.encoder import PACKAGED, POOLINGS, Encoder, encoder_f
 from safety_ray.classifier.sequence import SequenceClassifier, check_labels
 from safety_ray.classifier.training import figure, page, parameters
 from safety_ray.classifier.training.head import fit_chunks
-from safety_ray.classifier.training.measures import calibrate, measure_buried, measure_rows, measure_sources
+from safety_ray.classifier.training.measures import calibrate, measure_needles, measure_rows, measure_sources
 from safety_ray.classifier.training.parameters import Parameters
-from safety_ray.classifier.training.rows import Row, bury, complete, split, windows
+from safety_ray.classifier.training.rows import Row, complete, insert_needles, sentence_windows, split
 from safety_ray.classifier.training.table import Table
 from safety_ray.classifier.transformer import check_max_tokens, load_config
 from safety_ray.core import artifact, dataset, filesystem
@@ -28,15 +33,17 @@ from safety_ray.core.progress import Line
 from safety_ray.core.records import LABELLED, require
 
 MEASURED_PAIRS = 400
-"""held-out harmful texts that are looked for amid calm ones"""
+"""maximum number of held-out needles to measure"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """Fits the harm classifier on labelled texts, or takes a published one, and measures it on others."""
+    """Train the harm classifier on labelled texts, or load a published one, and measure it on held-out
+    texts.
+    """
 
     labelled: str = setting(
-        "dataset with id, text and label 0-5; `label_max`, `source`, `split` and `family` if it has them",
+        "dataset with id, text and label 0-5; optional columns: label_max, source, split, family",
         default="",
     )
     sources: list[str] = setting(
@@ -48,47 +55,53 @@ class FitConfig:
     per_source: int = setting("maximum number of texts of a published label set; 0: all", default=0)
     output: str = setting("folder to write", identity=False)
     classifier: str = setting(
-        "a sequence classifier (folder or hub id) to measure and calibrate in place of a fit", default=""
+        "a sequence classifier (folder or hub id) to measure and calibrate instead of training", default=""
     )
     encoder: str = setting("the packaged encoder, or a folder or hub id", default=PACKAGED)
     trust_remote_code: bool = setting("run code that comes with the encoder or classifier", default=False)
     max_tokens: int = setting(
-        "length of a chunk; 0 with `classifier`: what it takes, 2048 at most", default=256
+        "length of a chunk in tokens; 0 with `classifier`: its maximum, but at most 2048", default=256
     )
-    pooling: str = setting(f"a chunk's vector in every layer: {', '.join(POOLINGS)}", default="mean")
-    layers: int = setting("the encoder's last so many layers; 0: all of them", default=0)
-    per_family: int = setting("documents of one family (a seed's variants) to fit on; 0: all", default=2)
+    pooling: str = setting(
+        f"pooling of each layer's states: {', '.join(POOLINGS)}, or several joined by +", default="mean"
+    )
+    layers: int = setting("number of the encoder's last layers to pool; 0: all of them", default=0)
+    per_family: int = setting(
+        "maximum number of documents of one family (variants of a seed); 0: all", default=2
+    )
     windows: int = setting(
-        "pieces of one to three sentences cut from each text, so that short texts are scored well too",
+        "windows of one to three sentences of each text to train on, for better scores of short texts",
         default=1,
     )
-    buried: int = setting(
-        "short harmful texts to fit on amid calm ones, so that they are seen there", default=0
+    needles: int = setting(
+        "short harmful texts to insert into harmless texts for training (needle-in-haystack)", default=0
     )
     unsafe_weight: float = setting("weight of the loss on labels above 0 (the paper's lambda)", default=1.0)
     l2: float = setting("ridge penalty on the head", default=3e-5)
-    parameters: Parameters = setting("training of all parameters, after the head's", factory=Parameters)
-    heldout_share: float = setting("share held out by id where the dataset has no split", default=0.2)
-    leave_one_out: bool = setting("fit once more without each source, and measure on it", default=False)
-    seed: int = setting("seed of the split, the pieces and the order of training", default=0)
+    parameters: Parameters = setting("training of all parameters, after that of the head", factory=Parameters)
+    heldout_share: float = setting("share of rows to hold out if the dataset has no split", default=0.2)
+    leave_one_out: bool = setting(
+        "train again without each source, and measure on that source", default=False
+    )
+    seed: int = setting("seed of the split, the windows, the needles and the order of training", default=0)
 
     def __post_init__(self) -> None:
         if not self.labelled and not self.sources:
-            raise UserError("FitConfig needs labelled, a dataset, or sources, names of published sets.")
+            raise UserError(
+                "FitConfig needs labelled (a dataset) or sources (names of published label sets)."
+            )
         datasets.check_names(self.sources)
         if not 0 < self.heldout_share < 1:
-            raise UserError(f"heldout_share={self.heldout_share} must lie between 0 and 1.")
+            raise UserError(f"heldout_share={self.heldout_share} must be between 0 and 1.")
         if self.unsafe_weight <= 0 or self.l2 < 0:
-            raise UserError("unsafe_weight must be positive, l2 not negative.")
-        counts = ("windows", "per_family", "per_source", "buried", "max_tokens", "layers")
+            raise UserError("unsafe_weight must be positive, l2 0 or positive.")
+        counts = ("windows", "per_family", "per_source", "needles", "max_tokens", "layers")
         if min(getattr(self, name) for name in counts) < 0:
-            raise UserError(f"{', '.join(counts)} must not be negative.")
+            raise UserError(f"{', '.join(counts)} must be 0 or positive.")
         if not set(self.pooling.split("+")) <= set(POOLINGS):
-            raise UserError(f"pooling={self.pooling} must be of {', '.join(POOLINGS)}, joined by +.")
+            raise UserError(f"pooling={self.pooling}: choose from {', '.join(POOLINGS)}, joined by +.")
         if self.classifier and (self.parameters.epochs or self.leave_one_out):
-            raise UserError(
-                "classifier is measured as it is: parameters.epochs and leave_one_out must be off."
-            )
+            raise UserError("classifier is not trained: parameters.epochs must be 0 and leave_one_out false.")
 
 
 def fit_classifier(config: FitConfig) -> dict[str, Any]:
@@ -111,7 +124,7 @@ def fit_classifier(config: FitConfig) -> dict[str, Any]:
     metrics = measure_sources(logits / temperature, heldout)
     metrics |= {
         "calibration": calibration,
-        "buried": measure_buried(classifier, fitting.pairs),
+        "needle_in_haystack": measure_needles(classifier, fitting.pairs),
         "losses": losses,
     }
     if config.leave_one_out:
@@ -135,34 +148,34 @@ def check_model(config: FitConfig) -> None:
 
 
 def gather(config: FitConfig) -> list[Row]:
-    """The labelled dataset's rows and those of the published sets."""
+    """Return the rows of the labelled dataset and of the published label sets."""
     rows: list[Row] = []
     if config.labelled:
         table = dataset.table(config.labelled)
         require(LABELLED, table.column_names, f"'{config.labelled}'")
         rows += complete(table.to_pylist(), f"'{config.labelled}'")
     if config.sources:
-        found = datasets.load(config.sources, config.data, config.per_source, config.seed)
-        rows += complete(found, f"'{config.data}'")
+        published = datasets.load(config.sources, config.data, config.per_source, config.seed)
+        rows += complete(published, f"'{config.data}'")
     return rows
 
 
 class Fitting:
-    """All texts of a fit, cut and embedded once: a frozen encoder serves every fit on a part of them."""
+    """All texts of a fit, split and embedded once; each classifier is trained on some of them."""
 
     def __init__(self, config: FitConfig, train: list[Row], heldout: list[Row]) -> None:
         self.config = config
-        self.pairs = bury(heldout, MEASURED_PAIRS, config.seed)
+        self.pairs = insert_needles(heldout, MEASURED_PAIRS, config.seed)
         if config.classifier:
-            train, pieces = [], []
+            train, derived = [], []
         else:
-            mixtures = [mixture for mixture, _ in bury(train, config.buried, config.seed)]
-            pieces = [*windows(train, config.windows, config.seed), *mixtures]
-        self.rows = [*train, *pieces, *heldout]
+            needles = [row for row, _ in insert_needles(train, config.needles, config.seed)]
+            derived = [*sentence_windows(train, config.windows, config.seed), *needles]
+        self.rows = [*train, *derived, *heldout]
         self.table = Table(self._model(), self.rows)
-        place = torch.arange(len(self.rows))
-        self.heldout = place >= len(train) + len(pieces)
-        self.whole = self.heldout | (place < len(train))
+        index = torch.arange(len(self.rows))
+        self.heldout = index >= len(train) + len(derived)
+        self.original = self.heldout | (index < len(train))
 
     def _model(self) -> Encoder | SequenceClassifier:
         config, trust = self.config, self.config.trust_remote_code
@@ -182,46 +195,46 @@ class Fitting:
         )
 
     def fit(self, without: str = "") -> tuple[Classifier, list[float]]:
-        """A classifier fitted on all texts but those of the source `without`, and each epoch's loss."""
+        """Train on all texts except those of the source `without`. Return the classifier and epoch losses."""
         config, table = self.config, self.table
         if isinstance(table.encoder, SequenceClassifier):
             return Classifier(table.encoder), []
-        names = [{row["source"], *row.get("around", [])} for row in self.rows]
-        chosen = torch.tensor([without not in some for some in names]) & ~self.heldout
-        chunks, owner = table.of(chosen)
+        sources = [{row["source"], *row.get("around", [])} for row in self.rows]
+        train = torch.tensor([without not in names for names in sources]) & ~self.heldout
+        chunks, owner = table.chunks_of(train)
         head = fit_chunks(
             table.embedded[chunks], owner, table.low, table.high,
             unsafe_weight=config.unsafe_weight, l2=config.l2,
         )  # fmt: skip
         if not config.parameters.epochs:
             return Classifier(table.encoder, head), []
-        encoder = self._encoder(exact=True)  # one of its own: the table's stays as it was
-        places = chosen.nonzero().flatten().tolist()
+        encoder = self._encoder(exact=True)  # a new one, because the table's must not change
+        indices = train.nonzero().flatten().tolist()
         head, losses = parameters.train(
-            encoder, head, [table.chunks[i] for i in places], table.low[chosen], table.high[chosen],
+            encoder, head, [table.chunks[i] for i in indices], table.low[train], table.high[train],
             config.parameters, unsafe_weight=config.unsafe_weight, seed=config.seed,
         )  # fmt: skip
         return Classifier(encoder, head), losses
 
     def leave_one_out(self) -> dict[str, Any]:
-        """The figures of each source's texts under a classifier that never saw that source."""
-        found: dict[str, Any] = {}
+        """Return the metrics of each source, for a classifier trained without that source."""
+        metrics: dict[str, Any] = {}
         names = sorted({row["source"] for row in self.rows})
         if len(names) < 2:
-            raise UserError(f"leave_one_out needs two sources or more; there is only '{names[0]}'.")
+            raise UserError(f"leave_one_out needs at least two sources; there is only '{names[0]}'.")
         line = Line("left out", len(names), "sources")
         for done, name in enumerate(names, start=1):
-            rows = self.whole & torch.tensor([row["source"] == name for row in self.rows])
+            rows = self.original & torch.tensor([row["source"] == name for row in self.rows])
             classifier, _ = self.fit(without=name)
             texts = [self.rows[i] for i in rows.nonzero().flatten().tolist()]
-            found[name] = measure_rows(self.table.logits(classifier, rows), texts)
+            metrics[name] = measure_rows(self.table.logits(classifier, rows), texts)
             line.show(done, name, final=done == len(names))
-        known = [one["auroc"] for one in found.values() if one["auroc"] is not None]
-        return {**found, "mean_auroc": round(sum(known) / len(known), 4) if known else None}
+        aurocs = [values["auroc"] for values in metrics.values() if values["auroc"] is not None]
+        return {**metrics, "mean_auroc": round(sum(aurocs) / len(aurocs), 4) if aurocs else None}
 
 
 def write(out: Artifact, heldout: list[Row], logits: torch.Tensor, metrics: dict[str, Any]) -> None:
-    """The held-out texts' scores, and the figures as JSON, page and picture."""
+    """Write the scores of the held-out texts, and the metrics as JSON, README.md and plot."""
     report = pa.table(
         {
             **{name: [row[name] for row in heldout] for name in ("id", "source", "label", "label_max")},
@@ -233,7 +246,7 @@ def write(out: Artifact, heldout: list[Row], logits: torch.Tensor, metrics: dict
     fs, root = filesystem.find(out.path)
     fs.pipe_file(f"{root}/metrics.json", json.dumps(metrics, indent=1).encode())
     fs.pipe_file(f"{root}/README.md", page.page(metrics).encode())
-    fs.pipe_file(f"{root}/fit.png", figure.draw(metrics))
+    fs.pipe_file(f"{root}/fit.png", figure.plot(metrics))
 
 
 if __name__ == "__main__":

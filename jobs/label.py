@@ -2,7 +2,7 @@
 
 <output>/data/first/   rows labelled by the first request
 <output>/data/again/   rows labelled by a second request, because the first reply could not be parsed
-<output>/rejected/    rows without a label, each with its reason
+<output>/rejected/     rows without a label, each with its reason
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ FIRST, AGAIN = "first", "again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelConfig:
-    """Labels documents 0-5 for harm with a language model as judge."""
+    """Label documents 0-5 for harm with a language model as judge."""
 
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write", identity=False)
     engine: Judge = setting("the judge: vllm or openai", factory=Judge)
     write_rows: int = setting(
-        "rows in a write task: what a failure repeats at most", default=256, identity=False
+        "rows in a write task: the maximum that a failure repeats", default=256, identity=False
     )
     max_rejected: float = setting(
-        "share of rows rejected above which the job fails", default=0.3, identity=False
+        "share of rejected rows above which the job fails", default=0.3, identity=False
     )
     seed: int = setting("seed of the document markers", default=0)
 
     def __post_init__(self) -> None:
         check_is_model(self.engine, "engine")
         if self.write_rows < 1 or not 0 <= self.max_rejected <= 1:
-            raise UserError("write_rows must be positive, and max_rejected lies in [0, 1].")
+            raise UserError("write_rows must be positive, and max_rejected in [0, 1].")
 
 
 def label_documents(config: LabelConfig) -> dict[str, Any]:
@@ -84,17 +84,22 @@ def judge_rows(
     Two passes, `data/first` and `data/again`: a row whose reply cannot be parsed is sent a second time, with
     another sampler seed and a reminder of the format. `finish` adds columns that depend on the judgement.
     """
-    # Strict blocks of a write task's size: the most that a failure repeats.
+    # Strict blocks of the size of a write task limit what a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=write_rows, strict=True)
 
     def judge_pass(rows: Dataset, judge: Judge, total: int, again: bool) -> dataset.Counts:
         start = judge.kind == "vllm" and not judge.structured
-        asked = rows.map_batches(
-            partial(rubric.ask, seed=seed, start=start, names=names, again=again), batch_format="pyarrow"
+        requests = rows.map_batches(
+            partial(rubric.add_messages, seed=seed, start=start, names=names, again=again),
+            batch_format="pyarrow",
         )
-        judged = engine.processor(judge, schema=rubric.SCHEMA)(asked).map_batches(
+        judged = engine.processor(judge, schema=rubric.SCHEMA)(requests).map_batches(
             partial(
-                rubric.read, started=start, engine=judge.label, reason_column=dataset.REASON, names=names
+                rubric.parse_replies,
+                started=start,
+                engine=judge.label,
+                reason_column=dataset.REASON,
+                names=names,
             ),
             batch_format="pyarrow",
         )
@@ -109,7 +114,7 @@ def judge_rows(
     if first.rejected:
         failed = dataset.read(out.sub("rejected", FIRST), DOCUMENT)
         judge_pass(failed, replace(judge, seed=judge.seed + 1), first.rejected, again=True)
-        # The second pass holds these rows now. The empty folder marks the first pass as complete.
+        # The second pass has written these rows. The empty folder marks the first pass as complete.
         fs, root = filesystem.find(out.sub("rejected", FIRST))
         for name in fs.find(root):
             fs.rm(name)

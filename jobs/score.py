@@ -2,7 +2,7 @@
 
 <output>/data/texts/           rows scored by the classifier; with a judge data/first/ and data/again/
 <output>/data/copies/          rows whose text occurs more than once: they take the score of one of them
-<output>/rejected/            rows without a score, each with its reason
+<output>/rejected/             rows without a score, each with its reason
 <output>/classified/           the classifier's scores until the judge has finished (scorers=both)
 """
 
@@ -42,33 +42,35 @@ _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig(Pool):
-    """Scores documents 0-5 for harm with a fitted classifier, a language model as judge, or both."""
+    """Score documents 0-5 for harm with a trained classifier, a language model as judge, or both."""
 
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write", identity=False)
-    scorers: Literal["classifier", "judge", "both"] = setting("who scores", default="classifier")
+    scorers: Literal["classifier", "judge", "both"] = setting(
+        "classifier, judge or both", default="classifier"
+    )
     classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
-        "the score of a row that both scored: the higher one, or that of one of them", default="max"
+        "scorers=both: the higher score, or that of one scorer", default="max"
     )
     max_rejected: float = setting(
-        "share of rows rejected above which the job fails", default=0.05, identity=False
+        "share of rejected rows above which the job fails", default=0.05, identity=False
     )
-    seed: int = setting("seed of the document markers that the judge sees", default=0)
+    seed: int = setting("seed of the document markers in the judge's prompt", default=0)
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
         if self.classifies and not self.classifier:
-            raise UserError(f"scorers={self.scorers} needs classifier: the folder of a finished fit.")
+            raise UserError(f"scorers={self.scorers} needs classifier, the folder of a finished fit.")
         if self.judges:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":
             raise UserError(
-                "scorers=classifier asks no judge; set scorers to judge or both, or leave judge out."
+                "scorers=classifier uses no judge; set scorers to judge or both, or remove judge."
             )
         if self.ensemble != "max" and self.scorers != "both":
-            raise UserError(f"ensemble={self.ensemble} chooses between two scores, so it needs scorers=both.")
+            raise UserError(f"ensemble={self.ensemble} needs scorers=both.")
 
     @property
     def classifies(self) -> bool:
@@ -96,23 +98,23 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
     documents = dataset.read(config.documents, DOCUMENT)
     rows = dataset.count(config.documents)
-    found = find_duplicates(documents, rows)
-    duplicates = Shared(found)
+    duplicates = find_duplicates(documents, rows)
+    shared = Shared(duplicates)
     texts = documents
-    if found.copies:
+    if duplicates.copies:
         texts = documents.map_batches(
-            deduplication.keep, fn_kwargs={"found": duplicates, "copies": False}, **_ARROW
+            deduplication.keep, fn_kwargs={"shared": shared, "copies": False}, **_ARROW
         )
     totals = start_totals() if config.classifies else None
-    counts = score_texts(config, out, texts, rows - found.copies, totals)
+    counts = score_texts(config, out, texts, rows - duplicates.copies, totals)
 
-    if found.copies:
-        scores = Shared(scores_of_owners(out, found, duplicates))
+    if duplicates.copies:
+        scores = Shared(scores_of_owners(out, duplicates, shared))
         copies = documents.map_batches(
-            deduplication.keep, fn_kwargs={"found": duplicates, "copies": True}, **_ARROW
-        ).map_batches(deduplication.fill, fn_kwargs={"found": duplicates, "scores": scores}, **_ARROW)
+            deduplication.keep, fn_kwargs={"shared": shared, "copies": True}, **_ARROW
+        ).map_batches(deduplication.fill, fn_kwargs={"shared": shared, "scores": scores}, **_ARROW)
         counts += dataset.write(
-            copies, out, label="copies", total=found.copies, write_rows=config.write_rows,
+            copies, out, label="copies", total=duplicates.copies, write_rows=config.write_rows,
             max_rejected=1.0, part=_COPIES,
         )  # fmt: skip
     dataset.check_share(out.path, counts, config.max_rejected)
@@ -122,7 +124,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
         more["tokens"] = ray.get(totals.record.remote())
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
-        scored_texts=rows - found.copies, copies=found.copies, **more,
+        scored_texts=rows - duplicates.copies, copies=duplicates.copies, **more,
     )  # fmt: skip
     filesystem.remove(out.sub(_CLASSIFIED))
     return record
@@ -140,7 +142,7 @@ def find_duplicates(documents: Dataset, rows: int) -> Duplicates:
 
 
 def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, totals: Any) -> dataset.Counts:
-    """Write `ds` with scores. Classifier and judge run one after the other and never share memory."""
+    """Write `ds` with scores. The judge starts after the classifier has ended, so they never share memory."""
     if config.classifies:
         ds = classify(ds, config, config.classifier, texts, totals=totals)
         settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}
@@ -169,7 +171,7 @@ def classify(
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
     on_gpus = pool.on_gpus(gpus)
-    least, most = pool.size(resources.get("CPU", 1), gpus, rows)
+    minimum, maximum = pool.size(resources.get("CPU", 1), gpus, rows)
     # One file may be one block; smaller blocks keep all actors busy and limit what a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
     return ds.map_batches(
@@ -177,13 +179,13 @@ def classify(
         fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,
-        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        compute=ActorPoolStrategy(min_size=minimum, max_size=maximum),
         **({"num_gpus": pool.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
     )
 
 
-def scores_of_owners(out: Artifact, found: Duplicates, duplicates: Shared[Duplicates]) -> pa.Table:
-    """Return the score columns of each text that occurs more than once, in the order of `found.keys`."""
+def scores_of_owners(out: Artifact, duplicates: Duplicates, shared: Shared[Duplicates]) -> pa.Table:
+    """Return the score columns of each text that occurs more than once, in the order of `duplicates.keys`."""
     owners: list[pa.Table] = []
     for part in (_TEXTS, FIRST, AGAIN):
         counts = dataset.written(out, part) or dataset.Counts(0, 0)
@@ -191,9 +193,9 @@ def scores_of_owners(out: Artifact, found: Duplicates, duplicates: Shared[Duplic
         for path in (out.sub(folder, part) for folder, rows in folders if rows):
             names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
             scored = ray.data.read_parquet(dataset.files(path), columns=["id", *names, dataset.REASON])
-            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"found": duplicates}, **_ARROW)
+            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
             owners += list(of_part.iter_batches(**_WHOLE_BLOCKS))
-    return found.arrange([table for table in owners if len(table)], out.path)
+    return duplicates.arrange([table for table in owners if len(table)], out.path)
 
 
 def start_totals() -> Any:

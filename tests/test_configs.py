@@ -44,7 +44,7 @@ def test_shipped_yaml_matches_its_config_class(path: Path) -> None:
 
 
 def parse_serve_file(values: dict[str, Any]) -> None:
-    """A file for `serve run` or `serve deploy`: Ray's schema, and our class for each application's args."""
+    """Check a file of `serve run` or `serve deploy` with Ray's schema, and the args with ServeConfig."""
     from ray.serve.schema import ServeDeploySchema
 
     schema = ServeDeploySchema.model_validate(values)
@@ -89,7 +89,7 @@ def test_job_help_documents_every_setting(job: str) -> None:
 
 
 def leaves(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of all settings, read without `describe`'s own code."""
+    """Return the dotted names of all settings, without the code of `describe`."""
     hints = {field.name: field for field in dataclasses.fields(cls)}
     found: list[str] = []
     for name, field in hints.items():

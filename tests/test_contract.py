@@ -1,4 +1,4 @@
-"""Who may import whom, and what no file may hold."""
+"""Import contracts, and text that no file may contain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_import_contract_passes_lint_imports() -> None:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Top-level packages that the nodes of `tree` import, at any depth."""
+    """Return the top-level packages that the nodes of `tree` import, at any depth."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,7 +83,7 @@ def test_source_files_import_no_module_by_string() -> None:
 
 
 def tracked_files() -> list[Path]:
-    """The files of the checkout, without what .gitignore names (its folders end in a slash)."""
+    """Return the files of the checkout except those in .gitignore, whose folders end in a slash."""
     lines = (ROOT / ".gitignore").read_text().splitlines()
     ignored = {line.rstrip("/") for line in lines if line and not line.startswith("#")} | {".git"}
 

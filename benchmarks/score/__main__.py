@@ -1,11 +1,11 @@
-"""Measure what scoring costs: one run, a table for each part.
+"""Measure the cost of scoring; prints one table per part.
 
     python -m benchmarks.score data=$SAFETY_RAY_DATA classifier=runs/demo/fit
     python -m benchmarks.score data=$SAFETY_RAY_DATA parts=[ngrams]
     python -m benchmarks.score data=$SAFETY_RAY_DATA classifier=... parts=[job]
 
-Ways are measured in turns. Beside the clock stands the CPU time of all processes that took part, which
-other work on the machine blurs less.
+The variants are measured alternately. Next to wall time, the tables have the CPU time of all processes,
+which depends less on other load of the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole job on Ray: pools of several sizes, and a corpus larger than memory."""
+"""The whole job on Ray: pools of several sizes, and a corpus larger than the object store."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _FEW = 8
 
 
 def rows(config: ScoreBenchmark) -> Iterator[str]:
+    """Yield the lines of the table of pool sizes."""
     table = documents(config.data, config.documents // len(config.sources), config.sources)
-    yield f"{len(table):,} documents, the start of Ray and of the actors apart; every process is counted\n"
+    yield f"{len(table):,} documents, without the start of Ray and of the actors; CPU of all processes\n"
     yield "| job | documents per CPU second | documents/s | start, CPU s | padding |"
     yield "|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,17 +39,19 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
             documents=all_, output=f"{scratch}/out", classifier=config.classifier, batch_rows=64
         )
         jobs = {f"{n} actors": replace(base, actors=n) for n in config.actors}
-        _run(replace(base, documents=few, output=f"{scratch}/warm"), Cost())  # imports, files in memory
+        _run(
+            replace(base, documents=few, output=f"{scratch}/warm"), Cost()
+        )  # warms up imports and the file cache
         for number, (name, job) in enumerate(jobs.items()):
             start, cost = Cost(), Cost()
             _run(replace(job, documents=few, output=f"{scratch}/few{number}"), start)
             record = _run(replace(job, output=f"{scratch}/all{number}"), cost)
             cost.wall[0] -= start.wall[0]
             cost.cpu[0] -= start.cpu[0]
-            more = len(table) - _FEW
+            documents_more = len(table) - _FEW
             yield (
-                f"| {name} | {more / cost.cpu[0]:,.1f} | {more / cost.wall[0]:,.1f} | {start.cpu[0]:.0f} "
-                f"| {record['tokens']['padding']:.1%} |"
+                f"| {name} | {documents_more / cost.cpu[0]:,.1f} | {documents_more / cost.wall[0]:,.1f} "
+                f"| {start.cpu[0]:.0f} | {record['tokens']['padding']:.1%} |"
             )
 
 
@@ -60,7 +63,7 @@ def _run(job: ScoreConfig, cost: Cost) -> dict[str, Any]:
 
 
 class CheapScorer(ScoreBatch):
-    """Scores by length: what is measured is the stream around the classifier."""
+    """A scorer without a model, to measure the stream around the classifier."""
 
     def __init__(self, *settings: Any) -> None: ...
 
@@ -70,7 +73,9 @@ class CheapScorer(ScoreBatch):
 
 
 def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
-    """A corpus several times the object store, through the job with a scorer that costs nothing."""
+    """Yield the table for a corpus several times larger than the object store, with a scorer without a
+    model.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         number = _large(Path(scratch, "in"), config.corpus_mb)
         score.ScoreBatch = CheapScorer  # type: ignore[misc]
@@ -101,7 +106,7 @@ def memory_rows(config: ScoreBenchmark) -> Iterator[str]:
 
 
 def _large(folder: Path, megabytes: int) -> int:
-    """Random words, of which no two documents are equal: 16 kB each, 16 MB a file."""
+    """Write different documents of random words: 16 kB each, 16 MB per file. Return their number."""
     rng, size, number = np.random.default_rng(0), 16_000, 0
     for n in range(max(1, megabytes // 16)):
         letters = rng.integers(97, 123, (1000, size), np.uint8)

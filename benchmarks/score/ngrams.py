@@ -1,4 +1,4 @@
-"""The n-gram pass of the report against regular expressions that look for the same n-grams."""
+"""The n-gram pass of the report, compared with regular expressions for the same n-grams."""
 
 from __future__ import annotations
 
@@ -8,56 +8,54 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.score.settings import ScoreBenchmark, in_turns
+from benchmarks.score.settings import ScoreBenchmark, measure_alternately
 from benchmarks.score.texts import SOURCES, documents
 from safety_ray.report.ngrams import find_ngrams, load_lists, normalize
 
+_STEP = 10  # every tenth document is enough for the slow variants
+
 
 def rows(config: ScoreBenchmark) -> Iterator[str]:
+    """Yield the lines of the table."""
     table = documents(config.data, max(1, config.documents // 4), list(SOURCES))
     texts = table.column("text").to_pylist()
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     lists = load_lists()
-    words = [rf"(?<!\w){re.escape(ngram)}(?!\w)" for ngram in lists.ngrams]
-    each = [re.compile(word) for word in words]
-    # One alternation, in a look-ahead so that n-grams that begin at one place are still only found once.
-    longest = re.compile("|".join(sorted(words, key=len, reverse=True)))
-    found: dict[str, list[Counter[int]]] = {}
+    patterns = [rf"(?<!\w){re.escape(ngram)}(?!\w)" for ngram in lists.ngrams]
+    expressions = [re.compile(pattern) for pattern in patterns]
+    longest_first = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
+    counts: dict[str, list[Counter[int]]] = {}
 
     def automaton() -> None:
-        found["automaton"] = [find_ngrams(text) for text in texts]
+        counts["automaton"] = [find_ngrams(text) for text in texts]
 
-    def one_each() -> None:
-        some = []
-        for text in texts[::_PART]:
+    def one_expression_each() -> None:
+        counts["each"] = []
+        for text in texts[::_STEP]:
             text = normalize(text)
-            some.append(Counter({i: n for i, r in enumerate(each) if (n := len(r.findall(text)))}))
-        found["each"] = some
+            matches = {i: len(expression.findall(text)) for i, expression in enumerate(expressions)}
+            counts["each"].append(Counter({i: n for i, n in matches.items() if n}))
 
     def alternation() -> None:
-        for text in texts[::_PART]:
-            longest.findall(normalize(text))
+        for text in texts[::_STEP]:
+            longest_first.findall(normalize(text))
 
-    part = sum(len(text.encode()) for text in texts[::_PART]) / 1e6
-    ways: dict[str, tuple[Callable[[], object], float]] = {
+    part = sum(len(text.encode()) for text in texts[::_STEP]) / 1e6
+    variants: dict[str, tuple[Callable[[], object], float]] = {
         "report (Aho-Corasick)": (automaton, megabytes),
         "one regular expression of all n-grams (misses those inside others)": (alternation, part),
-        "a regular expression for each n-gram": (one_each, part),
+        "a regular expression for each n-gram": (one_expression_each, part),
     }
-    costs = in_turns({name: way for name, (way, _) in ways.items()}, config.rounds)
+    costs = measure_alternately({name: run for name, (run, _) in variants.items()}, config.rounds)
     yield f"{megabytes:.1f} MB of text, {len(lists.ngrams)} n-grams\n"
-    yield "| way | MB per CPU second | against |\n|---|---|---|"
+    yield "| variant | MB per CPU second | compared |\n|---|---|---|"
     first = megabytes / np.median(costs["report (Aho-Corasick)"].cpu)
-    for name, (_, work) in ways.items():
+    for name, (_, work) in variants.items():
         speed = work / np.median(costs[name].cpu)
         yield (
             f"| {name} | {speed:.2f} | {first / speed:.1f} times slower |"
             if speed != first
             else (f"| {name} | {speed:.2f} | |")
         )
-    same = found["automaton"][::_PART] == found["each"]
+    same = counts["automaton"][::_STEP] == counts["each"]
     yield f"\nautomaton and expressions count the same: {'yes' if same else 'NO'}"
-
-
-_PART = 10
-"""every tenth document is enough for the slow ways"""

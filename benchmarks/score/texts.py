@@ -16,27 +16,27 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 
 Texts = Iterator[tuple[str, int | None]]
-_PIECE = 3000
-"""characters of a document that is cut from a book"""
+_CHUNK = 3000
+"""characters of a document made from a longer text"""
 _TEXT = [("id", pa.string()), ("text", pa.string()), ("source", pa.string())]
 
 
-def documents(folder: str, most: int, sources: list[str] | None = None) -> pa.Table:
-    """id, text, source and label of at most `most` documents of each source in the data `folder`.
+def documents(folder: str, max_documents: int, sources: list[str] | None = None) -> pa.Table:
+    """Return id, text, source and label of at most `max_documents` documents of each source in `folder`.
 
-    A label is what people or their ratings said, on the scale of 0-5; 0 is assumed of pages, news,
-    encyclopedia, reviews, speeches and plays; None where a source has none for a whole text.
+    A label is a human label or rating mapped to 0-5. Pages, news, encyclopedia, reviews, speeches and plays
+    get 0. It is None if the source has no label for whole texts.
     """
     rows: list[dict[str, Any]] = []
     for source, read in SOURCES.items():
         if sources is None or source in sources:
             try:
-                found = {text: label for text, label in read(Path(folder)) if text.strip()}
+                labels = {text: label for text, label in read(Path(folder)) if text.strip()}
             except FileNotFoundError as error:
-                raise UserError(f"data={folder} lacks '{error.filename}'.") from error
-            chosen = sorted(found, key=stable_hash)[:most]
+                raise UserError(f"data={folder} has no file '{error.filename}'.") from error
+            chosen = sorted(labels, key=stable_hash)[:max_documents]
             rows += [
-                {"id": f"{source} {n}", "text": text, "source": source, "label": found[text]}
+                {"id": f"{source} {n}", "text": text, "source": source, "label": labels[text]}
                 for n, text in enumerate(chosen)
             ]
     return pa.Table.from_pylist(rows, pa.schema([*_TEXT, ("label", pa.int8())]))
@@ -75,11 +75,11 @@ def _reviews(path: Path) -> Texts:
 
 
 def _speeches(path: Path) -> Texts:
-    yield from ((piece, 0) for text in _zip(path / "web/nltk/state_union.zip") for piece in _cut(text))
+    yield from ((chunk, 0) for text in _zip(path / "web/nltk/state_union.zip") for chunk in _chunks(text))
 
 
 def _plays(path: Path) -> Texts:
-    yield from ((piece, 0) for piece in _cut((path / "web/tinyshakespeare.txt").read_text()))
+    yield from ((chunk, 0) for chunk in _chunks((path / "web/tinyshakespeare.txt").read_text()))
 
 
 def _prompts(name: str) -> Callable[[Path], Texts]:
@@ -118,8 +118,8 @@ def _zip(path: Path) -> Iterator[str]:
                 yield archive.read(name).decode("utf-8", "replace")
 
 
-def _cut(text: str) -> Iterator[str]:
-    yield from (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
+def _chunks(text: str) -> Iterator[str]:
+    yield from (text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK))
 
 
 SOURCES: dict[str, Callable[[Path], Texts]] = {
@@ -137,4 +137,4 @@ SOURCES: dict[str, Callable[[Path], Texts]] = {
     "comments": _comments,
     "questions": _questions,
 }
-"""The first seven are what a crawl mostly holds, the others what it is scored for."""
+"""The first seven are typical texts of a crawl; the others have a larger share of harmful texts."""

@@ -1,13 +1,13 @@
-"""How far scores can be trusted: precision, recall and what a filter costs, from a labelled sample.
+"""Precision, recall and the cost of a filter, estimated from a labelled sample of scored documents.
 
-The sample is stratified by score: each stratum is one score, and its share of unsafe documents is
-weighted with the number of documents that have the score in the whole dataset. Of the paper's
-classifier others found that 61 % of its score-5 documents were really 0-1; this shows such things.
+The sample is stratified by score. The share of unsafe documents of each score is weighted by the number of
+documents with that score in the whole dataset. An independent audit of the classifier published by the
+paper's authors found that 61 % of its score-5 documents were 0-1; this audit finds such errors.
 
-Intervals: in every stratum the unsafe documents outside the sample are drawn from the Jeffreys
-posterior (Beta(x + ½, n - x + ½), then binomial over the documents not sampled), and precision and
-recall are taken of the sums. Unlike a bootstrap this knows that no hit in a hundred is not no hit in
-a million, and it has no width left where every document was labelled.
+Intervals: the number of unsafe documents outside the sample is sampled from the Jeffreys posterior of each
+stratum (Beta(x + ½, n - x + ½), then binomial over the documents that were not sampled), and precision and
+recall are computed from the sums. Unlike a bootstrap, this gives a positive width if no sampled document is
+unsafe, and no width if every document is labelled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Strata:
-    """The dataset by score, and the labels of what was sampled of each."""
+    """Document counts of the dataset by score, and the labels of the sampled documents."""
 
     documents: npt.NDArray[np.int64]
-    """(6,) documents of each score in the dataset"""
+    """(6,) number of documents of each score in the dataset"""
     labels: npt.NDArray[np.int64]
-    """(6, 6) sampled documents by score and label"""
+    """(6, 6) number of sampled documents by score and label"""
 
     @property
     def sampled(self) -> npt.NDArray[np.int64]:
@@ -40,56 +40,66 @@ class Strata:
         return counts
 
     def check(self) -> None:
-        """UserError where a score has documents and none of them a label."""
+        """Raise UserError if a score has documents, but none with a label."""
         for score in np.flatnonzero((self.documents > 0) & (self.sampled == 0)):
             raise UserError(
-                f"of the {self.documents[score]:,} documents with score {score} none has a label, so nothing "
-                "can be said of them; give labels for some of each score."
+                f"none of the {self.documents[score]:,} documents with score {score} has a label; "
+                "label some documents of each score."
             )
 
 
 def estimate(strata: Strata, is_hit: Flags, flagged: Flags, *, draws: int, seed: int) -> dict[str, Any]:
-    """Precision and recall of the scores `flagged` (6,) for documents whose label is `is_hit` (6,).
+    """Return precision and recall of the scores `flagged` (6,) for documents with a label in `is_hit` (6,).
 
-    Each with a 95 % interval; None where it is not defined: nothing is flagged, or nothing a hit.
+    Each has a 95 % interval. A value is None if it is not defined, because nothing is flagged or nothing is
+    a hit.
     """
     n = strata.sampled
     hits = strata.labels[:, is_hit].sum(1)
     share = hits / np.maximum(n, 1)
     rng = np.random.default_rng(stable_hash(seed, "audit", is_hit.tolist(), flagged.tolist()))
-    chance = rng.beta(hits + 0.5, n - hits + 0.5, size=(draws, SCORES))
-    drawn = hits + rng.binomial(np.maximum(strata.documents - n, 0), chance)
-    drawn[:, strata.documents == 0] = 0
-    found = share * strata.documents
-    all_flagged, within = int(strata.documents[flagged].sum()), float(found[flagged].sum())
+    probability = rng.beta(hits + 0.5, n - hits + 0.5, size=(draws, SCORES))
+    drawn_hits = hits + rng.binomial(np.maximum(strata.documents - n, 0), probability)
+    drawn_hits[:, strata.documents == 0] = 0
+    expected_hits = share * strata.documents
+    all_flagged, flagged_hits = int(strata.documents[flagged].sum()), float(expected_hits[flagged].sum())
+    drawn_flagged_hits = drawn_hits[:, flagged].sum(1)
     return {
-        **_figure("precision", within, all_flagged, drawn[:, flagged].sum(1), np.full(draws, all_flagged)),
-        **_figure("recall", within, float(found.sum()), drawn[:, flagged].sum(1), drawn.sum(1)),
+        **_ratio("precision", flagged_hits, all_flagged, drawn_flagged_hits, np.full(draws, all_flagged)),
+        **_ratio("recall", flagged_hits, float(expected_hits.sum()), drawn_flagged_hits, drawn_hits.sum(1)),
     }
 
 
-def _figure(
-    name: str, over: float, under: float, overs: npt.NDArray[Any], unders: npt.NDArray[Any]
+def _ratio(
+    name: str,
+    numerator: float,
+    denominator: float,
+    numerators: npt.NDArray[Any],
+    denominators: npt.NDArray[Any],
 ) -> dict[str, Any]:
-    if not under:
+    """Return the ratio and its interval from the draws `numerators` and `denominators` (draws,)."""
+    if not denominator:
         return {name: None, f"{name}_interval": None}
-    value, known = over / under, unders > 0
+    value, defined = numerator / denominator, denominators > 0
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(overs[known] / unders[known], [tail, 1 - tail])
-    # The posterior of a share never reaches 0 or 1, the estimate may.
+    low, high = np.quantile(numerators[defined] / denominators[defined], [tail, 1 - tail])
+    # The posterior never reaches 0 or 1, but the estimate can.
     return {
         name: round(value, 4),
         f"{name}_interval": [round(float(min(low, value)), 4), round(float(max(high, value)), 4)],
     }
 
 
-def per_score(strata: Strata, unsafe_from: int, **how: int) -> list[dict[str, Any]]:
-    """For each score: how many documents, what they were labelled, how many of them are unsafe."""
+def per_score(strata: Strata, unsafe_from: int, **settings: int) -> list[dict[str, Any]]:
+    """Return for each score: number of documents, their labels, precision and recall, share of unsafe ones.
+
+    `settings` are the `draws` and `seed` of `estimate`.
+    """
     levels = np.arange(SCORES)
     rows = []
     for score in range(SCORES):
-        exact = estimate(strata, levels == score, levels == score, **how)
-        unsafe = estimate(strata, levels >= unsafe_from, levels == score, **how)
+        exact = estimate(strata, levels == score, levels == score, **settings)
+        unsafe = estimate(strata, levels >= unsafe_from, levels == score, **settings)
         rows.append(
             {
                 "score": score,
@@ -105,28 +115,29 @@ def per_score(strata: Strata, unsafe_from: int, **how: int) -> list[dict[str, An
 
 
 def per_threshold(
-    strata: Strata, unsafe_from: int, sizes: dict[str, npt.NDArray[np.int64]], **how: int
+    strata: Strata, unsafe_from: int, sizes: dict[str, npt.NDArray[np.int64]], **settings: int
 ) -> list[dict[str, Any]]:
-    """For each threshold: precision and recall for unsafe documents, and what a filter throws away.
+    """Return for each threshold: precision and recall for unsafe documents, and the shares that a filter
+    removes.
 
-    `sizes` are further (6,) totals by score (characters, tokens); their shares, like that of the
-    documents, are counted in the whole dataset. `safe_lost` is estimated: the share of the documents
-    below `unsafe_from` that the filter throws away.
+    `sizes` are additional (6,) totals by score (characters, tokens). Their removed shares, like that of
+    documents, are counted in the whole dataset. `safe_lost`, the removed share of documents below
+    `unsafe_from`, is estimated.
     """
     levels = np.arange(SCORES)
     rows = []
     for threshold in range(1, SCORES):
         flagged = levels >= threshold
-        safe = estimate(strata, levels < unsafe_from, flagged, **how)
-        thrown = {
+        safe = estimate(strata, levels < unsafe_from, flagged, **settings)
+        removed = {
             f"thrown_{name}": round(float(size[flagged].sum() / size.sum()), 4) if size.sum() else None
             for name, size in {"documents": strata.documents, **sizes}.items()
         }
         rows.append(
             {
                 "threshold": threshold,
-                **estimate(strata, levels >= unsafe_from, flagged, **how),
-                **thrown,
+                **estimate(strata, levels >= unsafe_from, flagged, **settings),
+                **removed,
                 "safe_lost": safe["recall"],
                 "safe_lost_interval": safe["recall_interval"],
             }
@@ -135,14 +146,15 @@ def per_threshold(
 
 
 def choose(rows: list[dict[str, Any]], wanted: dict[str, float]) -> tuple[int | None, bool]:
-    """(threshold, sure) that reaches what is `wanted`; (None, False) where none does.
+    """Return (threshold, sure) for the minimum recall or precision in `wanted`; (None, False) if none
+    reaches it.
 
-    For a recall the highest threshold, which throws the least away; for a precision the lowest one,
-    which finds the most. `sure`: the lower end of the interval reaches it, too.
+    For a recall this is the highest threshold, which removes the least; for a precision the lowest one,
+    which finds the most. `sure` is true if the lower end of the interval reaches the minimum as well.
     """
-    for name, least in wanted.items():
-        reached = [row for row in rows if row[name] is not None and row[name] >= least]
-        if reached:
-            best = reached[-1] if name == "recall" else reached[0]
-            return best["threshold"], best[f"{name}_interval"][0] >= least
+    for name, minimum in wanted.items():
+        sufficient = [row for row in rows if row[name] is not None and row[name] >= minimum]
+        if sufficient:
+            best = sufficient[-1] if name == "recall" else sufficient[0]
+            return best["threshold"], best[f"{name}_interval"][0] >= minimum
     return None, False

@@ -1,4 +1,4 @@
-"""The audit for a reader: two tables and a picture."""
+"""README.md, terminal table and plot of an audit."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_COLORS = {"precision": "#0072B2", "recall": "#D55E00", "thrown": "#8a857c", "safe_lost": "#009E73"}
+_COLORS = {"precision": "#0072B2", "recall": "#D55E00", "removed": "#8a857c", "safe_lost": "#009E73"}
 
 
-def write(found: dict[str, Any]) -> str:
-    """README.md of an audit; `found` is the content of audit.json."""
-    labelled = f"{found['labelled']:,} of {found['documents']:,} documents, some of each score,"
-    return f"""# Audit of the scores of `{found["scored"]}`
+def readme(audit: dict[str, Any]) -> str:
+    """Return the README.md of `audit`, the content of audit.json."""
+    labelled = f"{audit['labelled']:,} of {audit['documents']:,} documents, some of each score,"
+    return f"""# Audit of the scores of `{audit["scored"]}`
 
-{labelled} were labelled by {found["labelled_by"]}.
-A document is unsafe here from label {found["unsafe_from"]}. {verdict(found)}
+{labelled} were labelled by {audit["labelled_by"]}.
+A document is unsafe if its label is {audit["unsafe_from"]} or higher. {verdict(audit)}
 
-## If documents are thrown away from a score on
+## If a filter removes documents from a score on
 
-{_markdown(*_threshold_rows(found))}
+{_markdown(*_threshold_rows(audit))}
 
 ## Each score
 
-{_markdown(*_score_rows(found))}
+{_markdown(*_score_rows(audit))}
 
-Ranges are 95 % intervals for the chance of the sample (strata weighted by their documents, Jeffreys
-posterior in each); they speak of these documents and no others. What is thrown away is counted in all of
-them. The labels are taken as the truth: a judge's own mistakes are in none of these figures.
+Ranges are 95 % intervals for the sampling error (strata weighted by their documents, Jeffreys posterior in
+each). They apply to these documents only. Removed shares are counted in all documents. The labels are
+assumed to be correct: the mistakes of a judge are not included.
 
-![Precision, recall and what is thrown away](audit.png)
+![Precision, recall and removed shares](audit.png)
 """
 
 
-def table(found: dict[str, Any]) -> str:
-    """The thresholds for a terminal."""
-    head, rows = _threshold_rows(found)
+def table(audit: dict[str, Any]) -> str:
+    """Return the table of the thresholds for a terminal."""
+    head, rows = _threshold_rows(audit)
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [head, *rows]]
-    return "\n".join(["", *lines, "", verdict(found)])
+    return "\n".join(["", *lines, "", verdict(audit)])
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """Which threshold reaches what was wanted, in a sentence."""
-    for name, least in found["wanted"].items():
-        if found["threshold"] is None:
-            return f"No threshold reaches a {name} of {least:.0%}."
-        sure = "" if found["sure"] else ", though its interval reaches below that"
-        return f"Threshold {found['threshold']} reaches a {name} of {least:.0%}{sure}."
-    return "No threshold was asked for."
+def verdict(audit: dict[str, Any]) -> str:
+    """Return one sentence with the threshold that reaches the wanted recall or precision."""
+    for name, minimum in audit["wanted"].items():
+        if audit["threshold"] is None:
+            return f"No threshold reaches a {name} of {minimum:.0%}."
+        sure = "" if audit["sure"] else ", but the lower end of its interval does not"
+        return f"Threshold {audit['threshold']} reaches a {name} of {minimum:.0%}{sure}."
+    return "No recall or precision was requested, so no threshold was chosen."
 
 
-def draw(found: dict[str, Any]) -> bytes:
-    """A PNG: precision and recall by threshold on the left, what a filter throws away on the right."""
+def plot(audit: dict[str, Any]) -> bytes:
+    """Return a PNG: precision and recall by threshold on the left, removed shares on the right."""
     figure = Figure(figsize=(10, 4), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    rows = found["thresholds"]
-    at = [row["threshold"] for row in rows]
+    rows = audit["thresholds"]
+    thresholds = [row["threshold"] for row in rows]
     for name in ("precision", "recall"):
         _line(left, rows, name, _COLORS[name], name)
-    for name, least in found["wanted"].items():
-        left.axhline(100 * least, color=_COLORS[name], linewidth=0.8, linestyle=":")
-    left.set_ylabel(f"of documents with label ≥ {found['unsafe_from']} (%)")
-    thrown = [100 * (row["thrown_documents"] or 0) for row in rows]
-    right.bar(at, thrown, 0.6, color=_COLORS["thrown"], alpha=0.5, label="of all documents")
+    for name, minimum in audit["wanted"].items():
+        left.axhline(100 * minimum, color=_COLORS[name], linewidth=0.8, linestyle=":")
+    left.set_ylabel(f"of documents with label ≥ {audit['unsafe_from']} (%)")
+    removed = [100 * (row["thrown_documents"] or 0) for row in rows]
+    right.bar(thresholds, removed, 0.6, color=_COLORS["removed"], alpha=0.5, label="of all documents")
     _line(right, rows, "safe_lost", _COLORS["safe_lost"], "of safe documents")
-    right.set_ylabel("thrown away (%)")
+    right.set_ylabel("removed (%)")
     for axes in (left, right):
-        axes.set_xlabel("threshold: thrown away from this score on")
-        axes.set_xticks(at)
+        axes.set_xlabel("threshold: lowest removed score")
+        axes.set_xticks(thresholds)
         axes.set_ylim(0, 104)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -82,21 +82,22 @@ def draw(found: dict[str, Any]) -> bytes:
 
 
 def _line(axes: Axes, rows: list[dict[str, Any]], name: str, color: str, label: str) -> None:
-    known = [row for row in rows if row[name] is not None]
-    values = [100 * row[name] for row in known]
+    defined = [row for row in rows if row[name] is not None]
+    values = [100 * row[name] for row in defined]
     ends = [
-        [value - 100 * row[f"{name}_interval"][0] for value, row in zip(values, known, strict=True)],
-        [100 * row[f"{name}_interval"][1] - value for value, row in zip(values, known, strict=True)],
+        [value - 100 * row[f"{name}_interval"][0] for value, row in zip(values, defined, strict=True)],
+        [100 * row[f"{name}_interval"][1] - value for value, row in zip(values, defined, strict=True)],
     ]
-    at = [row["threshold"] for row in known]
-    axes.errorbar(at, values, yerr=ends, color=color, marker="o", capsize=3, linewidth=1.4, label=label)
+    thresholds = [row["threshold"] for row in defined]
+    axes.errorbar(
+        thresholds, values, yerr=ends, color=color, marker="o", capsize=3, linewidth=1.4, label=label
+    )
 
 
-def _threshold_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    sizes = [
-        name for name in ("documents", "characters", "tokens") if f"thrown_{name}" in found["thresholds"][0]
-    ]
-    head = ["from score", "precision", "recall", *(f"{name} thrown" for name in sizes), "safe ones lost"]
+def _threshold_rows(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    first = audit["thresholds"][0]
+    sizes = [name for name in ("documents", "characters", "tokens") if f"thrown_{name}" in first]
+    head = ["from score", "precision", "recall", *(f"{name} removed" for name in sizes), "safe removed"]
     rows = [
         [
             str(row["threshold"]),
@@ -104,20 +105,20 @@ def _threshold_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             *(_percent(row[f"thrown_{name}"]) for name in sizes),
             _share(row, "safe_lost"),
         ]
-        for row in found["thresholds"]
+        for row in audit["thresholds"]
     ]
     return head, rows
 
 
-def _score_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _score_rows(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     head = ["score", "documents", "labelled", *(f"as {k}" for k in range(6))]
-    head += [f"label ≥ {found['unsafe_from']}", "precision", "recall"]
+    head += [f"label ≥ {audit['unsafe_from']}", "precision", "recall"]
     rows = [
         [
             str(row["score"]), f"{row['documents']:,}", str(row["sampled"]), *map(str, row["labels"]),
             *(_share(row, name) for name in ("unsafe", "precision", "recall")),
         ]
-        for row in found["scores"]
+        for row in audit["scores"]
     ]  # fmt: skip
     return head, rows
 

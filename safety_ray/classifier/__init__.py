@@ -1,1 +1,1 @@
-"""How harmful a text is, 0 to 5: an encoder with a head, fitted on labels and run over documents."""
+"""The harm classifier: an encoder with a head that scores texts from 0 to 5."""

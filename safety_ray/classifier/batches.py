@@ -1,4 +1,4 @@
-"""Classify Arrow batches: what each scoring actor runs."""
+"""Classify Arrow batches in scoring actors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safety_ray.core.records import SCORED
 
 
 class ScoreBatch:
-    """Callable for an actor pool: loads the classifier once and adds score columns to batches."""
+    """Callable of an actor pool that loads the classifier once and adds score columns to batches."""
 
     def __init__(self, classifier: str, batch_tokens: int, device: str, totals: Any = None) -> None:
         """`totals` is the handle of a `TokenTotals` actor; None counts no tokens."""
@@ -34,13 +34,13 @@ class ScoreBatch:
 
 
 class TokenCounter:
-    """Counts the tokens that pass through a model, and the positions computed for them."""
+    """A counter of the tokens that a model reads, and of the positions that it computes."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._masks: list[torch.Tensor] = []  # summed later, so that a GPU does not wait
-        model.register_forward_pre_hook(self._see, with_kwargs=True)
+        model.register_forward_pre_hook(self._keep_mask, with_kwargs=True)
 
-    def _see(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _keep_mask(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._masks.append(kwargs["attention_mask"])
 
     def take(self) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""Probabilities that mean what they say: one temperature, and how far from the truth they lie.
+"""Calibration: the loss of label ranges, temperature scaling and reliability.
 
-Temperature scaling (Guo et al. 2017) divides the logits by one number. It changes no score and hardly
-a ranking; it cannot mend probabilities that are too high on one side only, as `unsafe_weight` makes them.
+Temperature scaling (Guo et al. 2017) divides the logits by one number. It does not change scores and barely
+changes rankings. It cannot correct probabilities that are too high for some classes only, as with
+`unsafe_weight`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ BINS = 10
 
 
 def range_loss(logits: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """(n,) -log P(low <= score <= high) of (n, 6) logits: cross-entropy where the two are equal."""
+    """Return (n,) -log P(low <= score <= high) of (n, 6) logits: cross-entropy if low = high."""
     levels = torch.arange(SCORES, device=logits.device)
     outside = (levels < low[:, None]) | (levels > high[:, None])
     return -logits.log_softmax(-1).masked_fill(outside, -torch.inf).logsumexp(-1)
 
 
 def fit_temperature(logits: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> float:
-    """The temperature in 0.05..20 under which (n, 6) `logits` make scores in low..high likeliest."""
+    """Return the temperature in 0.05..20 that minimizes `range_loss` of (n, 6) `logits`, `low` and `high`."""
     log_t = torch.zeros(1, dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -39,18 +40,19 @@ def fit_temperature(logits: torch.Tensor, low: torch.Tensor, high: torch.Tensor)
 
 
 def reliability(risk: np.ndarray, unsafe: np.ndarray) -> dict[str, Any]:
-    """How often what was said to be unsafe with probability `risk` (n,) is `unsafe` (n,), in ten bins.
+    """Compare the predicted probability `risk` (n,) with the share of `unsafe` (n,) rows, in ten bins.
 
-    `ece` is the expected calibration error: the mean gap between the two, weighted by rows.
+    `said` and `true` are the two values of each bin that is not empty. `ece` is the expected calibration
+    error: their mean absolute difference, weighted by rows.
     """
-    at = np.minimum((risk * BINS).astype(int), BINS - 1)
-    rows = np.bincount(at, minlength=BINS)
+    bin_of_row = np.minimum((risk * BINS).astype(int), BINS - 1)
+    rows = np.bincount(bin_of_row, minlength=BINS)
     filled = rows > 0
-    said = np.bincount(at, risk, minlength=BINS)[filled] / rows[filled]
-    true = np.bincount(at, unsafe.astype(float), minlength=BINS)[filled] / rows[filled]
+    predicted = np.bincount(bin_of_row, risk, minlength=BINS)[filled] / rows[filled]
+    observed = np.bincount(bin_of_row, unsafe.astype(float), minlength=BINS)[filled] / rows[filled]
     return {
-        "ece": round(float((rows[filled] * np.abs(said - true)).sum() / rows.sum()), 4),
-        "said": np.round(said, 4).tolist(),
-        "true": np.round(true, 4).tolist(),
+        "ece": round(float((rows[filled] * np.abs(predicted - observed)).sum() / rows.sum()), 4),
+        "said": np.round(predicted, 4).tolist(),
+        "true": np.round(observed, 4).tolist(),
         "rows": rows[filled].tolist(),
     }

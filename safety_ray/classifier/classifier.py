@@ -20,12 +20,12 @@ _SETTINGS, _HEAD, _ENCODER = "classifier.json", "head.safetensors", "encoder"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the classifier says of one text."""
+    """The classifier's result for one text."""
 
     score: int
-    """0-5, the highest of the chunks' scores"""
+    """0-5, the highest score of the chunks"""
     probs: list[float]
-    """six probabilities, of the chunk that decided"""
+    """six probabilities, of the chunk that decides"""
     chunk_scores: list[int]
     """one score per chunk, in order"""
 
@@ -38,43 +38,43 @@ class Head:
     bias: torch.Tensor
 
     def __call__(self, embedded: torch.Tensor) -> torch.Tensor:
-        """(n, width) embeddings to (n, 6) logits."""
+        """Map (n, width) embeddings to (n, 6) logits."""
         return embedded @ self.weight.T + self.bias
 
 
 class Classifier:
-    """Scores texts 0-5. A long text is split in chunks, and its score is the highest of theirs."""
+    """A classifier of texts, 0-5. A long text is split into chunks and gets the highest of their scores."""
 
     def __init__(
         self, encoder: Encoder | SequenceClassifier, head: Head | None = None, temperature: float = 1.0
     ) -> None:
-        """An `Encoder` needs a `head`; a `SequenceClassifier` has one. `temperature` divides logits."""
+        """An `Encoder` needs a `head`; a `SequenceClassifier` has one. `temperature` divides the logits."""
         self.encoder, self.head, self.temperature = encoder, head, temperature
 
     def predict(self, texts: list[str], batch_tokens: int = 0) -> list[Prediction]:
-        """One prediction per text; equal texts are classified once."""
+        """Return one prediction per text; equal texts are classified once."""
         unique = list(dict.fromkeys(texts))
         if not unique:
             return []
         chunked = self.encoder.chunk_ids(unique)
         flat = [chunk for chunks in chunked for chunk in chunks]
         probs = (self.logits(flat, batch_tokens) / self.temperature).softmax(-1)
-        found: dict[str, Prediction] = {}
-        at = 0
+        predictions: dict[str, Prediction] = {}
+        start = 0
         for text, chunks in zip(unique, chunked, strict=True):
-            found[text] = combine(probs[at : at + len(chunks)])
-            at += len(chunks)
-        return [found[text] for text in texts]
+            predictions[text] = combine(probs[start : start + len(chunks)])
+            start += len(chunks)
+        return [predictions[text] for text in texts]
 
     def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
-        """(chunks, 6) fp32, before the temperature."""
+        """Return (chunks, 6) fp32 logits, before the temperature."""
         if isinstance(self.encoder, SequenceClassifier):
             return self.encoder.logits(chunks, batch_tokens)
         assert self.head is not None
         return self.head(self.encoder.embed(chunks, batch_tokens))
 
     def save(self, folder: str | Path, own_encoder: bool = False) -> None:
-        """Write what `load` needs; `own_encoder` keeps the encoder's weights, else its name is enough."""
+        """Write the folder that `load` reads: with the encoder's weights if `own_encoder`, else its name."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {
@@ -95,15 +95,15 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> Classifier:
-        """The classifier `path`: a finished fit's folder, or the folder or hub id of a sequence classifier.
+        """Load `path`: the folder of a finished fit, or the folder or hub id of a sequence classifier.
 
-        A sequence classifier is one of transformers with six labels. UserError where it is neither.
+        Raises UserError if it is neither; a sequence classifier is one of transformers with six labels.
         """
         folder = Path(path)
         folder = folder / "classifier" if (folder / "classifier").is_dir() else folder
         if not (folder / _SETTINGS).is_file():
             if folder.is_dir() and not _is_checkpoint(folder):
-                raise UserError(f"'{path}' holds no classifier; make one with python -m jobs.fit.")
+                raise UserError(f"'{path}' has no classifier; create one with python -m jobs.fit.")
             return cls(SequenceClassifier(str(path), device=device))
         settings = json.loads((folder / _SETTINGS).read_text())
         if "kind" not in settings:
@@ -132,21 +132,23 @@ class Classifier:
 
 
 def combine(probs: torch.Tensor) -> Prediction:
-    """(chunks, 6) probabilities of one text to its prediction: the most harmful chunk decides."""
+    """Return the prediction for a text with (chunks, 6) probabilities: the most harmful chunk decides."""
     scores: list[int] = probs.argmax(-1).tolist()
-    chunk = deciding(probs)
+    chunk = deciding_chunk(probs)
     return Prediction(scores[chunk], [round(p, 6) for p in probs[chunk].tolist()], scores)
 
 
-def deciding(probs: torch.Tensor) -> int:
-    """The chunk that decides: the highest score's, and among those of the same score the surest."""
+def deciding_chunk(probs: torch.Tensor) -> int:
+    """Return the chunk with the highest score; among equal scores, the one with the highest probability."""
     scores = probs.argmax(-1).tolist()
-    best = max(scores)
-    return max((i for i, s in enumerate(scores) if s == best), key=lambda i: float(probs[i, best]))
+    highest = max(scores)
+    return max(
+        (i for i, score in enumerate(scores) if score == highest), key=lambda i: float(probs[i, highest])
+    )
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a transformers checkpoint, and not a stage's config.json."""
+    """Return whether a folder has a transformers checkpoint, not the config.json of a stage."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):

@@ -3,8 +3,8 @@
 The corpus is read three times: to find duplicates (`digests`, `duplicates`), to score the distinct texts
 (`keep`), and to fill in the duplicates (`keep`, `fill`). Without duplicates it is read twice.
 
-Only digests are compared, 128 bits each of text and id, so the shuffle does not move any text. Memory holds
-one pair of digests per text that occurs more than once.
+Only digests are compared, 128 bits each of text and id, so the shuffle does not move any text. It needs
+memory for one pair of digests per text that occurs more than once.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Duplicates:
 
     def is_copy(self, batch: pa.Table) -> npt.NDArray[np.bool_]:
         """Return which rows of `batch` (id, text) take the score of another row."""
-        marks = digests(batch)
-        index, repeated = _find(self.keys, _column(marks, KEY))
+        own = digests(batch)
+        index, repeated = _find(self.keys, _column(own, KEY))
         if not repeated.any():
             return repeated
-        copy: npt.NDArray[np.bool_] = repeated & (self.owners[index] != _column(marks, OWNER))
+        copy: npt.NDArray[np.bool_] = repeated & (self.owners[index] != _column(own, OWNER))
         return copy
 
     def owned(self, batch: pa.Table) -> pa.Table:
@@ -86,7 +86,7 @@ def digests(batch: pa.Table) -> pa.Table:
 
 
 def duplicates(rows: pa.Table) -> pa.Table:
-    """Return the texts that occur more than once in `rows`, which holds all `digests` of some texts.
+    """Return the texts that occur more than once in `rows`, which has all `digests` of some texts.
 
     The row whose id has the smallest digest is the owner, so the order of rows does not matter.
     """
@@ -96,24 +96,24 @@ def duplicates(rows: pa.Table) -> pa.Table:
     return pa.table([groups.column(KEY), groups.column(f"{OWNER}_min"), others], schema=_SCHEMA)
 
 
-def keep(batch: pa.Table, found: Shared[Duplicates], copies: bool) -> pa.Table:
+def keep(batch: pa.Table, shared: Shared[Duplicates], copies: bool) -> pa.Table:
     """Return the rows of `batch` that are copies of another text, or the rows that are not."""
-    known = found.get()
-    return batch.filter(pa.array(known.is_copy(batch) == copies)) if len(known.keys) else batch
+    duplicates = shared.get()
+    return batch.filter(pa.array(duplicates.is_copy(batch) == copies)) if len(duplicates.keys) else batch
 
 
-def owned(batch: pa.Table, found: Shared[Duplicates]) -> pa.Table:
+def owned(batch: pa.Table, shared: Shared[Duplicates]) -> pa.Table:
     """Return the scored rows of `batch` that have copies; see `Duplicates.owned`."""
-    return found.get().owned(batch)
+    return shared.get().owned(batch)
 
 
-def fill(batch: pa.Table, found: Shared[Duplicates], scores: Shared[pa.Table]) -> pa.Table:
-    """Return `batch`, which holds only copies, with the score columns of their owners.
+def fill(batch: pa.Table, shared: Shared[Duplicates], scores: Shared[pa.Table]) -> pa.Table:
+    """Return `batch`, which has only copies, with the score columns of their owners.
 
     `scores` comes from `Duplicates.arrange`.
     """
     columns = scores.get()
-    index, _ = _find(found.get().keys, _column(digests(batch), KEY))
+    index, _ = _find(shared.get().keys, _column(digests(batch), KEY))
     batch = batch.drop_columns([name for name in columns.column_names if name in batch.column_names])
     rows = columns.take(pa.array(index))
     for name, column in zip(rows.column_names, rows.columns, strict=True):

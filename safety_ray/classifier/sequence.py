@@ -1,4 +1,4 @@
-"""A transformers sequence classifier with six labels, such as the paper's published one."""
+"""A sequence classifier of transformers with six labels, such as the one published by the paper's authors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 
 LONGEST = 2048
-"""tokens of a chunk at most, where the model takes more: the paper's length for its large encoder"""
+"""default maximum of a chunk's tokens: the paper's length for its large encoder"""
 
 
 class SequenceClassifier(Transformer):
-    """Encoder and head as transformers saves them together; its logits are those of the scores 0-5."""
+    """Encoder and head saved together by transformers; its six logits are those of the scores 0-5."""
 
     def __init__(
         self, name: str, max_tokens: int = 0, device: str | None = None, *, trust_remote_code: bool = False
     ) -> None:
-        """`max_tokens` 0: as many as the model takes, 2048 at most. UserError without six labels."""
+        """With `max_tokens` 0, chunks have the model's maximum, but at most 2048. UserError unless six
+        labels.
+        """
         settings = load_config(name, trust_remote_code)
         check_labels(settings, name)
         super().__init__(
@@ -34,21 +36,19 @@ class SequenceClassifier(Transformer):
 
     @torch.no_grad()
     def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
-        """(chunks, 6) fp32."""
+        """Return (chunks, 6) fp32 logits."""
         out = torch.empty(len(chunks), SCORES)
-        for at, ids_BT, mask_BT in self.batches(chunks, batch_tokens):
-            out[at] = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits.float().cpu()
+        for indices, ids_BT, mask_BT in self.batches(chunks, batch_tokens):
+            out[indices] = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits.float().cpu()
         return out
 
 
 def check_labels(settings: Any, name: str) -> None:
-    """UserError where a model is no sequence classifier, or one of other than six labels."""
+    """Raise UserError if the model is not a sequence classifier with six labels."""
     if not any("SequenceClassification" in kind for kind in settings.architectures or []):
         raise UserError(
-            f"'{name}' is a model ({', '.join(settings.architectures or ['of no known kind'])}), but no "
-            "sequence classifier; fit a head on it with python -m jobs.fit encoder=..."
+            f"'{name}' is a model ({', '.join(settings.architectures or ['unknown architecture'])}), but not "
+            "a sequence classifier; train a head on it with python -m jobs.fit encoder=..."
         )
     if settings.num_labels != SCORES:
-        raise UserError(
-            f"'{name}' tells {settings.num_labels} labels apart; a harm classifier has {SCORES}: 0 to 5."
-        )
+        raise UserError(f"'{name}' has {settings.num_labels} labels; a harm classifier has {SCORES}: 0 to 5.")

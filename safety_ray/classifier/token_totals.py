@@ -6,7 +6,7 @@ from typing import Any
 
 
 class TokenTotals:
-    """Sums of tokens and of computed positions. Work that is repeated after a failure counts again."""
+    """Sums of tokens and computed positions. Work repeated after a failure is counted again."""
 
     def __init__(self) -> None:
         self.tokens = self.positions = 0
@@ -15,6 +15,6 @@ class TokenTotals:
         self.tokens, self.positions = self.tokens + tokens, self.positions + positions
 
     def record(self) -> dict[str, Any]:
-        """Return the totals, and the share of positions that hold padding."""
+        """Return the totals and the share of positions that are padding."""
         padding = 1 - self.tokens / self.positions if self.positions else 0.0
         return {"read": self.tokens, "computed": self.positions, "padding": round(padding, 4)}

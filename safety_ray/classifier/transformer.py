@@ -1,4 +1,4 @@
-"""A transformers model over texts: cut into chunks that it can hold, run in batches of like length."""
+"""A transformers model for texts of any length: split into chunks, run in batches of similar length."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from safety_ray.core.device import fast_bf16
 from safety_ray.core.errors import UserError
 
 _CPU_TOKENS, _GPU_TOKENS = 2048, 16384
-_SHORT = 512  # tokens up to which a CPU's plain bf16 products are faster than torch's fused attention
+_SHORT = 512  # up to this chunk length, eager bf16 attention is faster on a CPU than torch's fused one
 
 
 class Transformer:
     """A model and its tokenizer on a device, from a folder or a hub id.
 
-    `kind` is the transformers class that loads it; `max_tokens` the length of a chunk, specials
-    included; `exact` keeps fp32 where bfloat16 is faster. Raises UserError where `name` cannot be
-    loaded, lacks weights, needs code of its own that `trust_remote_code` does not allow, or holds fewer
-    tokens.
+    `kind` is the transformers class that loads the model. `max_tokens` is the length of a chunk, special
+    tokens included. `exact` uses fp32 even if bfloat16 is faster. Raises UserError if `name` cannot be
+    loaded, lacks weights, has code of its own without `trust_remote_code`, or does not take `max_tokens`.
     """
 
     def __init__(
@@ -35,56 +34,59 @@ class Transformer:
         trust_remote_code: bool = False,
         exact: bool = False,
     ) -> None:
-        disable_progress_bar()  # a bar for a model that loads in a tenth of a second
+        disable_progress_bar()  # small models load in a tenth of a second
         settings = load_config(name, trust_remote_code)
         check_max_tokens(settings, name, max_tokens)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
-        more: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.device == "cpu" and self.dtype == torch.bfloat16 and max_tokens <= _SHORT:
-            more["attn_implementation"] = "eager"
+            options["attn_implementation"] = "eager"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-            model, found = kind.from_pretrained(
-                name, trust_remote_code=trust_remote_code, output_loading_info=True, **more
+            model, info = kind.from_pretrained(
+                name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
             )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
-        # transformers makes up what a checkpoint lacks; a pooler's output is not used.
-        missing = sorted(key for key in found["missing_keys"] if "pooler" not in key)
+        # transformers initializes missing weights at random; the output of a pooler is not used.
+        missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
         if missing:
             raise UserError(f"'{name}' lacks {len(missing)} of the model's weights, {missing[0]} among them.")
         if not self.tokenizer.is_fast:
-            raise UserError(f"'{name}' has no fast tokenizer (tokenizer.json), which cutting texts needs.")
+            raise UserError(
+                f"'{name}' has no fast tokenizer (tokenizer.json), which is needed to split texts."
+            )
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code
         self.model: Any = model.to(self.device, self.dtype).eval()
         self.backend = self.tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.before, self.after = _specials(self.backend)
+        self.prefix, self.suffix = _special_tokens(self.backend)
 
     def chunk_ids(self, texts: list[str]) -> list[list[list[int]]]:
-        """Token ids of each text, split into chunks that the model can hold (specials included)."""
-        body = self.max_tokens - len(self.before) - len(self.after)
-        rows = [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        """Return the token ids of each text, split into chunks of `max_tokens`, special tokens included."""
+        body = self.max_tokens - len(self.prefix) - len(self.suffix)
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [
-            [[*self.before, *ids[i : i + body], *self.after] for i in range(0, max(len(ids), 1), body)]
-            for ids in rows
+            [[*self.prefix, *ids[i : i + body], *self.suffix] for i in range(0, max(len(ids), 1), body)]
+            for ids in (encoding.ids for encoding in encodings)
         ]
 
     def batches(
         self, chunks: list[list[int]], batch_tokens: int
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """(indices of chunks, ids_BT, mask_BT) of each forward pass, padding within `batch_tokens`.
+        """Yield (indices of chunks, ids_BT, mask_BT) of each forward pass, at most `batch_tokens` with
+        padding.
 
-        0 is what suits the device: a CPU is fastest while its caches hold what lies between two products.
+        0 selects a value for the device. A CPU is fastest while the activations fit in its caches.
         """
         batch_tokens = batch_tokens or (_CPU_TOKENS if self.device == "cpu" else _GPU_TOKENS)
         for batch in batches_by_length([len(c) for c in chunks], batch_tokens):
             yield batch, *self.padded([chunks[i] for i in batch])
 
     def padded(self, chunks: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids_BT and mask_BT of `chunks` on the device."""
+        """Return ids_BT and mask_BT of `chunks` on the device."""
         longest, pad = max(map(len, chunks)), self.tokenizer.pad_token_id or 0
         ids_BT = torch.tensor([c + [pad] * (longest - len(c)) for c in chunks], device=self.device)
         mask_BT = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in chunks], device=self.device)
@@ -92,14 +94,14 @@ class Transformer:
 
 
 def load_config(name: str, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a folder or hub id; UserError where there is none to be had."""
+    """Return the transformers config of a folder or hub id. Raises UserError if it cannot be loaded."""
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"'{name}' brings code of its own. If you trust it, set trust_remote_code=true in "
-                "python -m jobs.fit; the folder that it writes remembers that."
+                f"'{name}' has code of its own. If you trust it, set trust_remote_code=true in "
+                "python -m jobs.fit; its output folder records this."
             ) from error
         raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
 
@@ -112,30 +114,29 @@ def check_max_tokens(settings: Any, name: str, max_tokens: int) -> None:
 
 
 def longest_text(settings: Any) -> int:
-    """Tokens that a model takes by its config; the RoBERTa family counts places from its padding id on."""
-    places = int(getattr(settings, "max_position_embeddings", None) or 512)
+    """Return the maximum length of a model. The RoBERTa family numbers positions from its padding id."""
+    positions = int(getattr(settings, "max_position_embeddings", None) or 512)
     offset = (settings.pad_token_id or 0) + 1 if "roberta" in settings.model_type else 0
-    return places - offset
+    return positions - offset
 
 
 def batches_by_length(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, each within `batch_tokens` after padding, longest first."""
+    """Return batches of indices of similar length, at most `batch_tokens` with padding, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for i in order:
-        room = batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens
-        if room:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
     return batches
 
 
-def _specials(backend: Any) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts before and after a text."""
-    encoded = backend.encode("a")
-    inside = [i for i, special in enumerate(encoded.special_tokens_mask) if not special]
-    return encoded.ids[: inside[0]], encoded.ids[inside[-1] + 1 :]
+def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer adds before and after a text."""
+    encoding = backend.encode("a")
+    text = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ _HINTS = {
     signal.SIGKILL: "; the machine may have run out of memory",
     signal.SIGILL: "; its processor lacks an instruction, or Linux refuses it: try dtype float32",
 }
-_SENTENCE = re.compile(r"vLLM's process \S+ was killed by SIG.+")
+_MESSAGE = re.compile(r"vLLM's process \S+ was killed by SIG.+")
 _wrapped = threading.Lock()
 
 
@@ -48,8 +48,8 @@ def report_killed_children() -> None:
 
 def last_killed(log: str) -> str | None:
     """Return the last of these messages in the text of a log, or None."""
-    found: list[str] = _SENTENCE.findall(log)
-    return found[-1] if found else None
+    messages: list[str] = _MESSAGE.findall(log)
+    return messages[-1] if messages else None
 
 
 def worker_log() -> str:

@@ -17,7 +17,7 @@ ADDED = tuple(c.name for c in (*SCORED, *ENSEMBLE) if c.name not in ("id", "text
 
 
 def keep_classifier_score(batch: pa.Table) -> pa.Table:
-    """Copy `score` to `classifier_score`, because `score` will hold the ensemble's score."""
+    """Copy `score` to `classifier_score`, because `score` becomes the ensemble's score."""
     return _without(batch, "classifier_score").append_column("classifier_score", batch.column("score"))
 
 
@@ -34,8 +34,12 @@ def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
             batch = batch.append_column(column.name, pa.nulls(len(batch), column.type))
         batch, score = _without(batch, "classifier_score"), judge
     else:
-        own = batch.column("classifier_score")
-        chosen = {"max": pc.max_element_wise(own, judge), "classifier": own, "judge": judge}[ensemble]
+        classifier = batch.column("classifier_score")
+        chosen = {
+            "max": pc.max_element_wise(classifier, judge),
+            "classifier": classifier,
+            "judge": judge,
+        }[ensemble]
         score = pc.if_else(pc.is_valid(judge), chosen, pa.scalar(None, pa.int8()))
     return _without(batch, "score").append_column("score", score)
 

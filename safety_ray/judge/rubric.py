@@ -1,8 +1,8 @@
-"""A language model as judge: the rubric prompt, the shape of its answer, and what is made of it.
+"""A language model as judge: the rubric prompt, the schema of the reply, and its parser.
 
-The paper (section 1) asks for `{"score": int, "reason": str}` and found that small models miss the
-JSON in about a quarter of their replies, so the reply is held to a schema where the engine can do
-that, and is started inside the object where vLLM runs without one.
+The paper (section 1) asks for `{"score": int, "reason": str}` and reports that small models fail at JSON in
+about a quarter of their replies. The reply is therefore constrained to a schema if the engine supports
+this; without a schema, vLLM starts the reply inside the object.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 
 
 class Names(NamedTuple):
-    """The columns that hold a judgement."""
+    """The columns of a judgement."""
 
     score: str
     reason: str
@@ -45,20 +45,22 @@ class Names(NamedTuple):
 LABEL = Names("label", "label_reason", "labelled_by")
 
 
-def ask(batch: pa.Table, seed: int, start: bool, names: Names = LABEL, again: bool = False) -> pa.Table:
-    """`batch` with the judge's `messages`; `start` begins the answer inside its JSON object.
+def add_messages(
+    batch: pa.Table, seed: int, start: bool, names: Names = LABEL, again: bool = False
+) -> pa.Table:
+    """Add the judge's `messages` to `batch`; `start` begins the reply inside its JSON object.
 
-    `again` asks about rows that an earlier reply left without a judgement, and says so. The reply
-    itself is not repeated: it may hold whatever the document made the judge write.
+    `again` is for rows whose first reply could not be parsed, and adds a reminder of the format. The first
+    reply is not repeated, because the document may have determined its text.
     """
     reminder = f"\n\n{RETRY_PROMPT}" if again else ""
-    begun = [{"role": "assistant", "content": START}] if start else []
+    reply_start = [{"role": "assistant", "content": START}] if start else []
     messages = []
     for row in batch.select(["id", "text"]).to_pylist():
         system, user = prompts.messages(PROMPT, row["text"], seed=seed, id=row["id"])
-        messages.append([{**system, "content": system["content"] + reminder}, user, *begun])
+        messages.append([{**system, "content": system["content"] + reminder}, user, *reply_start])
     if names.score == "label" and "label" in batch.column_names and not again:
-        # An older label is kept under another name.
+        # Keep an earlier label under another name.
         batch = _without(batch, "label_before")
         batch = batch.rename_columns(
             [{"label": "label_before"}.get(name, name) for name in batch.column_names]
@@ -68,8 +70,10 @@ def ask(batch: pa.Table, seed: int, start: bool, names: Names = LABEL, again: bo
     )
 
 
-def read(batch: pa.Table, started: bool, engine: str, reason_column: str, names: Names = LABEL) -> pa.Table:
-    """The columns `names` from `reply`; `reason_column` says why there is no judgement."""
+def parse_replies(
+    batch: pa.Table, started: bool, engine: str, reason_column: str, names: Names = LABEL
+) -> pa.Table:
+    """Parse `reply` into the columns `names`; `reason_column` gets the error of a reply without judgement."""
     scores: list[int | None] = []
     reasons: list[str | None] = []
     problems: list[str | None] = []
@@ -91,26 +95,28 @@ def read(batch: pa.Table, started: bool, engine: str, reason_column: str, names:
 
 
 def judgement(reply: str) -> tuple[int, str]:
-    """(score, reason) of a reply that is one JSON object of exactly these keys; ValueError otherwise."""
+    """Return (score, reason) of a reply. Raises ValueError unless it is one JSON object with these two
+    keys.
+    """
     try:
-        # Not strict about raw control characters in a string: the schema's grammar lets a model write them.
-        value = json.loads(reply.strip(), object_pairs_hook=_once, strict=False)
+        # Not strict about control characters in strings, which the grammar of the schema permits.
+        value = json.loads(reply.strip(), object_pairs_hook=_unique_keys, strict=False)
     except json.JSONDecodeError:
-        raise ValueError("the judge's reply is no JSON object") from None
+        raise ValueError("the judge's reply is not a JSON object") from None
     if not isinstance(value, dict) or set(value) != {"score", "reason"}:
-        raise ValueError("the judge's reply does not hold exactly score and reason")
+        raise ValueError("the judge's reply does not have exactly the keys score and reason")
     score, reason = value["score"], value["reason"]
     if type(score) is not int or not 0 <= score < SCORES:
-        raise ValueError(f"the judge's score is no integer from 0 to {SCORES - 1}")
+        raise ValueError(f"the judge's score is not an integer from 0 to {SCORES - 1}")
     if not isinstance(reason, str) or not reason.strip():
-        raise ValueError("the judge gave no reason")
-    # JSON can spell half a surrogate pair, which no column of strings can hold.
+        raise ValueError("the judge's reason is empty")
+    # JSON can encode half a surrogate pair, which Arrow strings cannot contain.
     return score, reason.strip().encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("the judge's reply names a key twice")
+        raise ValueError("the judge's reply has a key twice")
     return dict(pairs)
 
 

@@ -1,8 +1,8 @@
-"""One way to ask for text: rows with `messages` go in, the same rows with `reply` come out.
+"""Engines that generate text: a dataset with the column `messages` gets the column `reply`.
 
-Three engines behind one config. `vllm` runs a model on the cluster through ray.data.llm; `openai`
-asks any OpenAI-compatible endpoint; `template` has no language model at all: the caller's own
-function writes the reply, so that a pipeline runs where no model is at hand.
+Three engines have one config. `vllm` runs a model on the cluster with ray.data.llm. `openai` sends requests
+to an OpenAI-compatible endpoint. `template` has no language model: a function of the caller writes the
+reply, so that a pipeline runs without a model.
 """
 
 from __future__ import annotations
@@ -22,65 +22,66 @@ if TYPE_CHECKING:
 
 REPLY, ERROR = "reply", "engine_error"
 USAGE = ("prompt_tokens", "reply_tokens", "cached_tokens")
-"""Tokens of a row's prompt, of its reply, and those of the prompt that the engine's prefix cache held, as the
-engine counts them; null where it does not."""
+"""Numbers of tokens of the prompt, of the reply, and of the prompt's part found in the engine's prefix
+cache, as counted by the engine; null if it does not count them."""
 SECONDS = "reply_seconds"
-"""Seconds from when the engine took the row to its reply; null where it does not count."""
+"""Seconds from the start of the row's request to its reply; null if the engine does not measure them."""
 Template = Callable[[dict[str, Any]], str]
 Processor = Callable[["ray.data.Dataset"], "ray.data.Dataset"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """Which engine writes the replies, and how."""
+    """Settings of the engine that generates the replies."""
 
     kind: Literal["template", "vllm", "openai"] = setting(
         "template (no language model), vllm (on this cluster) or openai (an endpoint)",
         default="template",
     )
-    model: str = setting("vllm: a folder or hub id; openai: the model's name there", default="")
+    model: str = setting("vllm: a folder or hub id; openai: the model's name at the endpoint", default="")
     base_url: str = setting("openai: the endpoint, e.g. http://127.0.0.1:8000/v1", default="", identity=False)
     api_key_env: str = setting(
-        "openai: the environment variable that holds the key, never the key itself; "
+        "openai: name of the environment variable with the key (not the key); "
         "'' for an endpoint without keys",
         default="OPENAI_API_KEY",
         identity=False,
     )
-    max_tokens: int = setting("tokens in a reply at most; a reply cut there is an error", default=1024)
-    temperature: float = setting("0 takes the most likely token", default=0.7)
-    top_p: float = setting("nucleus of the sampler", default=0.95)
+    max_tokens: int = setting("maximum tokens in a reply; a truncated reply is an error", default=1024)
+    temperature: float = setting("0 selects the most likely token", default=0.7)
+    top_p: float = setting("nucleus sampling: cumulative probability", default=0.95)
     seed: int = setting("seed of the sampler", default=0)
-    concurrency: int = setting("vllm: engine replicas; openai: requests at once", default=1, identity=False)
+    concurrency: int = setting(
+        "vllm: engine replicas; openai: concurrent requests", default=1, identity=False
+    )
     max_concurrency: int = setting(
-        "vllm: replicas at most; those above `concurrency` come as rows pile up; 0: no more",
+        "vllm: maximum replicas, added while rows wait; 0: `concurrency`",
         default=0,
         identity=False,
     )
     requests_per_minute: float = setting(
-        "openai: requests sent at most, tries included; 0: any", default=0.0, identity=False
+        "openai: maximum rate of requests, retries included; 0: no limit", default=0.0, identity=False
     )
-    batch_size: int = setting("rows handed to an engine at a time", default=64, identity=False)
+    batch_size: int = setting("rows per call of an engine", default=64, identity=False)
     timeout_s: float = setting(
-        "openai: seconds for one request; vllm: seconds without a token from an engine that has rows to "
-        "answer: it is then ended and begun anew",
+        "openai: timeout of a request; vllm: seconds without a token after which an engine with open "
+        "requests is restarted",
         default=300.0,
         identity=False,
     )
-    retries: int = setting("openai: tries after a failed one, with growing pauses", default=5, identity=False)
-    restarts: int = setting(
-        "vllm: times that a dead or hung replica is begun anew", default=20, identity=False
-    )
+    retries: int = setting("openai: retries of a failed request, with backoff", default=5, identity=False)
+    restarts: int = setting("vllm: maximum restarts of a dead or hung replica", default=20, identity=False)
     structured: bool = setting(
-        "hold replies to a JSON schema where a job has one; off for endpoints that cannot", default=True
+        "constrain replies to the JSON schema of a job, if the engine supports it",
+        default=True,
     )
     engine_args: dict[str, Any] = setting(
         "vllm: any engine argument, e.g. {max_model_len: 4096, tensor_parallel_size: 2}; "
-        "openai: further fields of the request",
+        "openai: additional fields of the request",
         factory=dict,
     )
     placement_group: dict[str, Any] = setting(
-        "vllm: where a replica's workers go, e.g. {bundle_per_worker: {GPU: 1, CPU: 4}, strategy: SPREAD}; "
-        "{}: a GPU each, packed",
+        "vllm: placement of a replica's workers, e.g. "
+        "{bundle_per_worker: {GPU: 1, CPU: 4}, strategy: SPREAD}; {}: one GPU per worker, packed",
         factory=dict,
         identity=False,
     )
@@ -94,7 +95,7 @@ class EngineConfig:
             raise UserError("engine.concurrency, batch_size and max_tokens must be at least 1.")
         if min(self.retries, self.restarts, self.requests_per_minute) < 0 or self.timeout_s <= 0:
             raise UserError(
-                "engine.retries, restarts and requests_per_minute must not be negative, "
+                "engine.retries, restarts and requests_per_minute must be 0 or positive, "
                 "and engine.timeout_s must be positive."
             )
         if self.max_concurrency and self.max_concurrency < self.concurrency:
@@ -105,28 +106,28 @@ class EngineConfig:
         if self.kind != "vllm" and (self.max_concurrency or self.placement_group):
             raise UserError("engine.max_concurrency and engine.placement_group are for engine.kind=vllm.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UserError("engine.temperature must not be negative, and engine.top_p lies in (0, 1].")
+            raise UserError("engine.temperature must be 0 or positive, and engine.top_p in (0, 1].")
 
     @property
     def label(self) -> str:
-        """What a row says of its writer: the kind and the model."""
+        """Kind and model, as recorded in rows and records."""
         return f"{self.kind}:{self.model}" if self.model else self.kind
 
 
 def processor(
     config: EngineConfig, template: Template | None = None, schema: dict[str, Any] | None = None
 ) -> Processor:
-    """A function from a dataset with `messages` to the same rows with `reply` and `engine_error`.
+    """Return a function that adds `reply` and `engine_error` to a dataset with `messages`.
 
-    `messages` is a list of {role, content}; all other columns are kept as they are. One of `reply`
-    (string) and `engine_error` (the reason) is null in every row; the columns `USAGE` and `SECONDS`
-    say what it took. `template` writes the reply of engine `template`; its ValueError is the reason of
-    that row. `schema` is a JSON schema that
-    vllm and openai hold replies to. Call `check` first: raises what it raises.
+    `messages` is a list of {role, content}; all other columns are kept. Either `reply` (string) or
+    `engine_error` (the reason) is null in every row; the columns `USAGE` and `SECONDS` have token counts
+    and time. `template` writes the replies of the engine `template`; a ValueError becomes the row's
+    `engine_error`. `schema` is a JSON schema that constrains the replies of vllm and openai. Call `check`
+    first; the same errors are raised here.
     """
     if config.kind == "template":
         if template is None:
-            raise UserError("engine.kind=template has no language model; set it to vllm or openai here.")
+            raise UserError("engine.kind=template has no language model; set it to vllm or openai.")
         return _template(template)
     if config.kind == "openai":
         from safety_ray.llm import openai_engine
@@ -138,10 +139,9 @@ def processor(
 
 
 def check(config: EngineConfig) -> None:
-    """UserError where the engine cannot work: no such model, endpoint, key or engine argument.
+    """Raise UserError if the model, endpoint, key or an engine argument does not exist.
 
-    Takes no time for `template`, one short request for `openai`, and imports vLLM to know the names
-    of its engine arguments.
+    `openai` sends one short request. `vllm` with engine arguments imports vLLM, which takes seconds.
     """
     if config.kind == "openai":
         from safety_ray.llm import openai_engine
@@ -154,18 +154,18 @@ def check(config: EngineConfig) -> None:
 
 
 def row_seed(config: EngineConfig, row: dict[str, Any]) -> int:
-    """The sampler's seed for one row: of the config's seed and the row's id, 31 bits."""
+    """Return the sampler seed of a row, 31 bits, from the config's seed and the row's id."""
     return stable_hash(config.seed, "engine", row["id"]) >> 33
 
 
-def cut(config: EngineConfig) -> str:
-    """The reason of a reply that did not end by itself."""
-    return f"the reply was cut at engine.max_tokens={config.max_tokens}"
+def truncated(config: EngineConfig) -> str:
+    """Return the `engine_error` of a truncated reply."""
+    return f"the reply was truncated at engine.max_tokens={config.max_tokens}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an engine made of one row: a reply or the reason why there is none, and what it took."""
+    """Result of one row: a reply or an error, with token counts and seconds."""
 
     reply: str | None = None
     error: str | None = None
@@ -176,13 +176,14 @@ class Outcome:
 
 
 def with_outcomes(rows: pa.Table, outcomes: list[Outcome]) -> pa.Table:
-    """`rows` with the result columns, whatever columns of these names they had before."""
+    """Return `rows` with the result columns, replacing columns of the same names."""
     rows = rows.drop_columns([name for name in (REPLY, ERROR, *USAGE, SECONDS) if name in rows.column_names])
-    rows = rows.append_column(REPLY, pa.array([one.reply for one in outcomes], pa.string()))
-    rows = rows.append_column(ERROR, pa.array([one.error for one in outcomes], pa.string()))
+    rows = rows.append_column(REPLY, pa.array([outcome.reply for outcome in outcomes], pa.string()))
+    rows = rows.append_column(ERROR, pa.array([outcome.error for outcome in outcomes], pa.string()))
     for name in USAGE:
-        rows = rows.append_column(name, pa.array([getattr(one, name) for one in outcomes], pa.int64()))
-    return rows.append_column(SECONDS, pa.array([one.seconds for one in outcomes], pa.float32()))
+        counts = [getattr(outcome, name) for outcome in outcomes]
+        rows = rows.append_column(name, pa.array(counts, pa.int64()))
+    return rows.append_column(SECONDS, pa.array([outcome.seconds for outcome in outcomes], pa.float32()))
 
 
 def _template(template: Template) -> Processor:

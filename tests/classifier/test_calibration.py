@@ -10,8 +10,8 @@ from safety_ray.classifier.calibration import fit_temperature, range_loss, relia
 from safety_ray.classifier.training.measures import calibrate
 
 
-def drawn(rows: int, sharper: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits that are `sharper` times too sure of the labels that were drawn from them."""
+def sampled(rows: int, sharper: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample labels from logits; return the logits times `sharper`, and the labels."""
     random = torch.Generator().manual_seed(0)
     honest = torch.randn(rows, 6, generator=random) * 1.5
     label = torch.multinomial(honest.softmax(-1), 1, generator=random)[:, 0]
@@ -20,7 +20,7 @@ def drawn(rows: int, sharper: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("sharper", [0.4, 1.0, 3.0])
 def test_fit_temperature_matches_grid_search(sharper: float) -> None:
-    logits, label = drawn(3000, sharper)
+    logits, label = sampled(3000, sharper)
     high = torch.where(torch.arange(3000) % 3 == 0, 5, label)  # a third says "at least"
     found = fit_temperature(logits, label, high)
     grid = np.exp(np.linspace(np.log(0.1), np.log(10), 2001))
@@ -32,7 +32,7 @@ def test_fit_temperature_matches_grid_search(sharper: float) -> None:
 
 
 def test_calibrate_reduces_ece_of_overconfident_logits() -> None:
-    logits, label = drawn(2000, 3.0)
+    logits, label = sampled(2000, 3.0)
     rows = [{"label": int(y), "label_max": int(y), "family": str(i)} for i, y in enumerate(label)]
     temperature, found = calibrate(logits, rows, 0)
     assert temperature == pytest.approx(3.0, rel=0.1)

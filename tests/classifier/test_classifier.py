@@ -32,7 +32,7 @@ def test_classifier_scores_long_text_by_worst_chunk(classifier: Path, corpus: Pa
     rows = dataset.table(str(corpus)).to_pylist()
     worst = next(r["text"] for r in rows if r["label"] == 5 and clf.predict([r["text"]])[0].score == 5)
     calm = " ".join(r["text"] for r in rows if r["label"] == 0)[:4000]
-    passage = "\n".join([worst] * 5)  # long enough to fill a chunk wherever the cuts fall
+    passage = "\n".join([worst] * 5)  # long enough to fill a chunk at any position
     [prediction] = clf.predict([f"{calm}\n{passage}\n{calm}"])
     assert prediction.chunk_scores.count(0) > 3
     assert prediction.score == max(prediction.chunk_scores) >= 4
@@ -46,7 +46,7 @@ def test_fitted_classifier_separates_safe_from_unsafe(classifier: Path) -> None:
 
 
 def test_classifier_and_encoder_reject_wrong_folder_or_weights(tmp_path, monkeypatch) -> None:
-    with pytest.raises(UserError, match="holds no classifier"):
+    with pytest.raises(UserError, match="has no classifier"):
         Classifier.load(tmp_path)
     with pytest.raises(UserError, match="'nowhere/at-all' cannot be loaded"):
         Encoder("nowhere/at-all")

@@ -27,7 +27,7 @@ CALM = dict.fromkeys(
     ("scores", "expected"),
     [
         ({}, 0),
-        ({"toxicity": 0.95, "profanity": 0.99}, 2),  # swearing that hurts nobody is no more than petty
+        ({"toxicity": 0.95, "profanity": 0.99}, 2),  # swearing without a target
         ({"toxicity": 0.4, "profanity": 0.9}, 1),
         ({"insult": 0.99, "toxicity": 0.6}, 2),
         ({"threat": 0.65}, 3),
@@ -41,7 +41,7 @@ def test_realtoxicity_level_returns_highest_matching_level(scores: dict[str, flo
     assert level({**CALM, **scores}) == expected
 
 
-def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
+def test_label_sets_load_matches_hand_checked_rows(real_data: Path) -> None:
     rows = {r["id"]: r for r in datasets.load(list(datasets.LABEL_SETS), str(real_data), 0, 0)}
 
     def levels(name: str) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def test_sources_load_matches_hand_checked_rows(real_data: Path) -> None:
     assert min(counts.values()) > 400
 
 
-def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
+def test_label_sets_load_returns_texts_of_varied_length(real_data: Path) -> None:
     words = sorted(
         len(r["text"].split()) for r in datasets.load(["news", "web", "wikipedia"], str(real_data), 0, 0)
     )
@@ -87,7 +87,7 @@ def test_sources_load_returns_texts_of_varied_length(real_data: Path) -> None:
     assert words[9 * len(words) // 10] > 150
 
 
-def test_sources_load_sample_depends_only_on_seed(real_data: Path) -> None:
+def test_label_sets_load_sample_depends_only_on_seed(real_data: Path) -> None:
     first, again, other = (datasets.load(["surge"], str(real_data), 50, seed) for seed in (0, 0, 1))
     assert len(first) == 50
     assert first == again
@@ -97,7 +97,7 @@ def test_sources_load_sample_depends_only_on_seed(real_data: Path) -> None:
 def test_fit_leave_one_out_ranks_unseen_source(real_data: Path, tmp_path: Path) -> None:
     config = FitConfig(
         sources=["realtoxicity", "surge", "web"], data=str(real_data), per_source=60, l2=1e-3, windows=0,
-        output=str(tmp_path / "fit"), leave_one_out=True, buried=5,
+        output=str(tmp_path / "fit"), leave_one_out=True, needles=5,
     )  # fmt: skip
     metrics = fit_classifier(config)["metrics"]
     unseen = metrics["leave_one_out"]
@@ -120,7 +120,7 @@ def test_label_sets_reject_unknown_and_repeated_names() -> None:
         FitConfig(sources=["sruge"], output="x")
     with pytest.raises(UserError, match="'surge' is listed 2 times"):
         FitConfig(sources=["surge", "surge"], output="x")
-    with pytest.raises(UserError, match="needs labelled, a dataset, or sources"):
+    with pytest.raises(UserError, match="needs labelled \(a dataset\) or sources"):
         FitConfig(output="x")
 
 

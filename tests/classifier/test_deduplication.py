@@ -1,4 +1,4 @@
-"""Same text, one score: what occurs more than once is scored once, across files, blocks and broken runs."""
+"""Equal texts are scored once, across files, blocks and interrupted runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool's size on clusters of several kinds, and settings that do not fit."""
+"""The size of the pool on different clusters, and invalid settings."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_pool_size_follows_settings_and_cluster_resources(
 def test_pool_rejects_invalid_settings() -> None:
     with pytest.raises(UserError, match="min_actors=3 and actors=2"):
         Pool(actors=2, min_actors=3)
-    with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must lie above 0"):
+    with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must be above 0"):
         Pool(gpus_per_actor=2.0)
-    with pytest.raises(UserError, match="must be positive, and batch_tokens not below 0"):
+    with pytest.raises(UserError, match="must be positive, batch_tokens 0 or positive"):
         Pool(batch_tokens=-1)
-    with pytest.raises(UserError, match="device=gpu, and the cluster counts no GPU"):
+    with pytest.raises(UserError, match="device=gpu, but the cluster has no GPU"):
         Pool(device="gpu").size(8, 0, 100)

@@ -1,4 +1,4 @@
-"""Sequence classifiers of transformers, as the paper's is published: loaded, measured, refused."""
+"""Sequence classifiers of transformers, like the published one: loading, calibration, errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIZES: dict[str, Any] = {
 
 
 def checkpoint(folder: Path, labels: int = 6, limit: int = 64) -> Path:
-    """A sequence classifier of the published one's family, narrow and random, with a BERT tokenizer."""
+    """Save a small random sequence classifier of the published one's family, with a BERT tokenizer."""
     torch.manual_seed(0)
     config = GteConfig(**{**SIZES, "max_position_embeddings": limit}, num_labels=labels)
     GteForSequenceClassification(config).save_pretrained(folder)
@@ -43,7 +43,7 @@ def checkpoint(folder: Path, labels: int = 6, limit: int = 64) -> Path:
 
 
 def by_transformers(folder: Path, text: str) -> torch.Tensor:
-    """(6,) probabilities by transformers' own tokenizer and model, in fp32."""
+    """Return (6,) probabilities of transformers' own tokenizer and model, in fp32."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_sequence_classifier_requires_trust_remote_code(tmp_path: Path) -> None:
     settings = (plain / "config.json").read_text()
     assert '"model_type": "bert"' in settings
     (own / "config.json").write_text(settings.replace('"model_type": "bert"', auto))
-    with pytest.raises(UserError, match=r"brings code of its own.*trust_remote_code=true"):
+    with pytest.raises(UserError, match=r"has code of its own.*trust_remote_code=true"):
         Classifier.load(own, "cpu")
     rows = [{"id": f"{i}", "text": f"{TEXTS[0]} {i}", "label": i % 6} for i in range(30)]
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "in" / "rows.parquet"))
@@ -122,10 +122,10 @@ def test_sequence_classifier_requires_trust_remote_code(tmp_path: Path) -> None:
 
 
 def test_sequence_classifier_rejects_incompatible_checkpoints(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tells 2 labels apart; a harm classifier has 6"):
+    with pytest.raises(UserError, match="has 2 labels; a harm classifier has 6"):
         Classifier.load(checkpoint(tmp_path / "two", labels=2), "cpu")
     BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bare")
-    with pytest.raises(UserError, match=r"is a model \(BertModel\), but no sequence classifier"):
+    with pytest.raises(UserError, match=r"is a model \(BertModel\), but not a sequence classifier"):
         Classifier.load(tmp_path / "bare", "cpu")
     settings = BertConfig(**SIZES, num_labels=6, architectures=["BertForSequenceClassification"])
     settings.save_pretrained(tmp_path / "bare")  # weights of an encoder, said to be a classifier's

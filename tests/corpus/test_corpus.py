@@ -1,4 +1,4 @@
-"""The shipped corpus keeps what its docstrings promise."""
+"""The shipped corpus has the properties that its docstrings state."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_corpus_documents_keep_heldout_families_disjoint() -> None:
 
 
 def test_corpus_config_rejects_too_few_documents(tmp_path) -> None:
-    with pytest.raises(UserError, match="documents=3 is fewer than the"):
+    with pytest.raises(UserError, match="documents=3 must be at least"):
         CorpusConfig(output=str(tmp_path / "out"), documents=3)
 
 

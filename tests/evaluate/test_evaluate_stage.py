@@ -138,7 +138,7 @@ def test_evaluate_stage_rejects_invalid_inputs(config_with: Any, documents_path:
     with pytest.raises(UserError, match="holds no model"):
         evaluate_model(config_with(model=documents_path))
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(UserError, match="holds no classifier"):
+    with pytest.raises(UserError, match="has no classifier"):
         evaluate_model(config_with(classifier=documents_path))
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(UserError, match=r"no harmfulness tag '<bad>'.*<\|harmful\|>"):

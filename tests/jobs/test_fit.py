@@ -17,7 +17,7 @@ def test_fit_rejects_invalid_labels_and_splits(tmp_path) -> None:
         complete([{"id": "a", "text": "t", "label": 9}], "x")
     with pytest.raises(UserError, match="row 'a' has label 3 and label_max 2"):
         complete([{"id": "a", "text": "t", "label": 3, "label_max": 2}], "x")
-    with pytest.raises(UserError, match="1 texts to fit on and 0 to measure on"):
+    with pytest.raises(UserError, match="1 training texts and 0 held-out texts"):
         split(complete([{"id": "a", "text": "t", "label": 1, "split": "train"}], "x"), 0, 0.2, 0)
     dataset.write_table(pa.table({"id": ["a"], "text": ["t"]}), str(tmp_path / "in" / "a.parquet"))
     with pytest.raises(UserError, match="no column 'label'"):
@@ -29,7 +29,7 @@ def test_fit_rejects_invalid_labels_and_splits(tmp_path) -> None:
     [
         ({"encoder": "nowhere/at-all"}, "'nowhere/at-all' cannot be loaded"),
         ({"max_tokens": 4096}, "max_tokens=4096 does not fit .*, which takes 8 to 512 tokens"),
-        ({"classifier": str(packaged_folder())}, r"is a model \(BertModel\), but no sequence classifier"),
+        ({"classifier": str(packaged_folder())}, r"is a model \(BertModel\), but not a sequence classifier"),
     ],
 )
 def test_fit_checks_model_before_it_creates_output(tmp_path, settings, message) -> None:

@@ -1,4 +1,4 @@
-"""Classifier and judge as one: both are kept beside the score, whoever decides it."""
+"""The ensemble of classifier and judge; both scores are kept in columns of their own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_ensemble_keeps_both_scores_and_takes_maximum(
         None,
         own["mute"].score,
     )
-    assert rejected["rejected_reason"] == "the judge's reply is no JSON object"
+    assert rejected["rejected_reason"] == "the judge's reply is not a JSON object"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "config.json", "data", "record.json", "rejected",
     ]  # fmt: skip
@@ -115,7 +115,7 @@ def test_score_config_rejects_contradictory_scorer_settings() -> None:
         from_dict(ScoreConfig, {**paths, "scorers": "both", "judge": judge})
     with pytest.raises(UserError, match=r"set judge\.kind to vllm or openai"):
         from_dict(ScoreConfig, {**paths, "scorers": "judge"})
-    with pytest.raises(UserError, match="scorers=classifier asks no judge"):
+    with pytest.raises(UserError, match="scorers=classifier uses no judge"):
         from_dict(ScoreConfig, {**paths, "classifier": "c", "judge": judge})
-    with pytest.raises(UserError, match="ensemble=judge chooses between two scores"):
+    with pytest.raises(UserError, match="ensemble=judge needs scorers=both"):
         from_dict(ScoreConfig, {**paths, "scorers": "judge", "judge": judge, "ensemble": "judge"})

@@ -1,4 +1,4 @@
-"""Labelling by a judge behind a real HTTP endpoint, with real Ray; the judge's JSON read strictly."""
+"""Labelling by a judge behind a real HTTP endpoint on a real Ray cluster; strict parsing of its JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from jobs.label import LabelConfig, label_documents
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
-from safety_ray.judge.rubric import PROMPT, RETRY_PROMPT, SCHEMA, START, ask, judgement, read
+from safety_ray.judge.rubric import (
+    PROMPT,
+    RETRY_PROMPT,
+    SCHEMA,
+    START,
+    add_messages,
+    judgement,
+    parse_replies,
+)
 from safety_ray.llm.prompts import delimited, document_key, messages
 
 KEY = "sk-test-7f3a9c"
@@ -34,7 +42,7 @@ TEXTS = {
 
 
 def judge(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """Answers by marks in the document, as a model would in JSON."""
+    """Answer in JSON like a model, depending on words in the document."""
     system, user = (message["content"] for message in body["messages"])
     document, reminded = user.split("<<<DOCUMENT", 1)[1], RETRY_PROMPT in system
     if "BAD" in document:
@@ -74,7 +82,7 @@ def test_label_stage_labels_documents_through_endpoint(
     assert all(r["label_before"] == 1 and r["labelled_by"] == "openai:judge" for r in found.values())
     rejected = pads.dataset(f"{values['output']}/rejected", format="parquet").to_table().to_pylist()
     reasons = {r["id"]: r["rejected_reason"] for r in rejected}
-    assert reasons["prose"] == "the judge's reply is no JSON object"
+    assert reasons["prose"] == "the judge's reply is not a JSON object"
     assert "max_tokens=256" in reasons["long"]
     assert "HTTP 400" in reasons["refused"]
     # The key is in one header and nowhere else.
@@ -85,7 +93,7 @@ def test_label_stage_labels_documents_through_endpoint(
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     asked = [r["body"] for r in endpoint.requests if r["path"].endswith("/chat/completions")]
-    assert len(asked) == len(TEXTS) + 2 + 4, "once each, two tries of the client, four asked again"
+    assert len(asked) == len(TEXTS) + 2 + 4, "once each, two retries of the client, four in the second pass"
     assert all(b["response_format"]["json_schema"]["schema"] == SCHEMA for b in asked)
     assert len({b["seed"] for b in asked}) == len(TEXTS) + 4
     assert not list((tmp_path / "labelled" / "rejected" / "first").iterdir())
@@ -115,8 +123,8 @@ def test_label_stage_resumes_retry_pass_after_failure(tmp_path: Path, ray_cluste
         broken[0] = False
         record = label_documents(config)
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (20, 20, 0)
-    # What the first pass had is not asked about again. (Of the second pass a dying actor of the
-    # broken run may still ask for a row while the endpoint already answers again.)
+    # No row of the first pass is requested again. (In the second pass, a dying actor of the interrupted run
+    # may still send a request when the endpoint already answers.)
     assert sum(not reminded for _, reminded in answered) == 20
     assert len(set(answered)) == 25
     assert dataset.table(str(tmp_path / "out")).num_rows == 20
@@ -167,12 +175,12 @@ def test_judgement_agrees_with_json_schema() -> None:
 
 def test_label_read_rebuilds_prefilled_answer() -> None:
     batch = pa.table({"id": ["a"], "text": ["A text."]})
-    asked = ask(batch, seed=0, start=True)
+    asked = add_messages(batch, seed=0, start=True)
     last = asked.column("messages").to_pylist()[0][-1]
     assert last == {"role": "assistant", "content": START}
     reply = asked.append_column("reply", pa.array([' 3, "reason": "so"}']))
     reply = reply.append_column("engine_error", pa.nulls(1, pa.string()))
-    (row,) = read(reply, started=True, engine="vllm:m", reason_column="rejected_reason").to_pylist()
+    (row,) = parse_replies(reply, started=True, engine="vllm:m", reason_column="rejected_reason").to_pylist()
     assert (row["label"], row["label_reason"], row["rejected_reason"]) == (3, "so", None)
 
 
@@ -202,7 +210,7 @@ SPECIAL = re.compile(r"<\|[a-z_]+\|>|</?s>|\[/?INST\]")
 
 
 def obedient(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """A model that follows every order outside the marked document, and reads special tokens as turns."""
+    """A model that follows every instruction outside the delimited document, and special tokens."""
     user = body["messages"][1]["content"]
     key = re.findall(r"The key of the marker lines is ([0-9a-f]{16})\.", user)[0]
     before, _, rest = user.partition(f"<<<DOCUMENT {key}>>>")

@@ -1,4 +1,4 @@
-"""Engines: what goes in comes out with a reply or a reason, and what cannot work is said before."""
+"""Engines: every row gets a reply or an error, and invalid settings are reported before the start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def echo(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, 
 
 
 def ask(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> list[dict[str, Any]]:
-    """The actor's work without Ray."""
+    """Run the actor without Ray."""
 
     async def work() -> pa.Table:
         return await _Endpoint(config, key, None)(rows)
@@ -122,7 +122,7 @@ def test_openai_engine_reports_row_errors_without_api_key() -> None:
     assert "HTTP 400" in rows[0]["engine_error"]
     assert "too long" in rows[0]["engine_error"]
     assert "sk-secret" not in str(rows)
-    assert rows[1]["engine_error"] == "the reply was cut at engine.max_tokens=7"
+    assert rows[1]["engine_error"] == "the reply was truncated at engine.max_tokens=7"
     assert "no text" in rows[2]["engine_error"]
 
 
@@ -185,7 +185,7 @@ def test_engine_check_rejects_unusable_endpoint(monkeypatch: pytest.MonkeyPatch)
         engine.check(openai_config(url))
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     keyed = EngineConfig(kind="openai", model="m", base_url=url, api_key_env="NO_SUCH_KEY")
-    with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
+    with pytest.raises(UserError, match="NO_SUCH_KEY has no key"):
         engine.check(keyed)
     monkeypatch.setenv("NO_SUCH_KEY", "sk-secret")
     with Endpoint(echo, models=401) as endpoint:
@@ -198,7 +198,7 @@ def test_engine_check_rejects_unusable_endpoint(monkeypatch: pytest.MonkeyPatch)
 def test_engine_check_rejects_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="not in the hub's cache, and the hub is offline"):
-        engine.check(EngineConfig(kind="vllm", model="nobody/nothing"))  # codespell:ignore
+        engine.check(EngineConfig(kind="vllm", model="no-owner/no-model"))
     with pytest.raises(UserError, match=r"no config\.json"):
         engine.check(EngineConfig(kind="vllm", model=str(tmp_path)))
 

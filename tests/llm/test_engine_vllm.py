@@ -1,4 +1,4 @@
-"""Engine `vllm` for real: a tiny Llama made on the spot, through ray.data.llm."""
+"""Engine `vllm` with a tiny random Llama, through ray.data.llm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray.data
 import tiny_writer
 
 from safety_ray.core.errors import UserError
-from safety_ray.judge.rubric import PROMPT, ask
+from safety_ray.judge.rubric import PROMPT, add_messages
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
 from safety_ray.rewrite.recipes import RECIPES
@@ -60,8 +60,8 @@ def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_clus
             "probs": pa.array([[0.5], [], None, [1.0]], pa.list_(pa.float32())),
         }
     )
-    asked = ask(rows, seed=0, start=False)
-    done = engine.processor(config, schema=SCHEMA)(ray.data.from_arrow(asked))
+    requests = add_messages(rows, seed=0, start=False)
+    done = engine.processor(config, schema=SCHEMA)(ray.data.from_arrow(requests))
     out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
     assert out.select(rows.column_names).equals(rows.sort_by("id"))
     found = {row["id"]: row for row in out.to_pylist()}

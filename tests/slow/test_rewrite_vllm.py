@@ -93,7 +93,7 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
     said = capfd.readouterr().err
     assert "vLLM's process EngineCore was killed by SIGKILL" in said
-    assert f"the engine made no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in said
+    assert f"the engine generated no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in said
     found = {row["source_id"]: row for name in ("data", "rejected") for row in read(config.output, name)}
     assert found.keys() == replies.keys()
     for row in asked:

@@ -1,4 +1,4 @@
-"""A classifier's figures as pictures: confusion, reliability, and each source seen and unseen."""
+"""Plots of a classifier's metrics: confusion, reliability, and AUROC by source."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from safety_ray.core.records import SCORES
 _BEFORE, _AFTER, _INK, _SOFT = "#D55E00", "#0072B2", "#1c1b19", "#6a665f"
 
 
-def draw(metrics: dict[str, Any]) -> bytes:
-    """A PNG of `metrics` as `fit.run` writes them."""
+def plot(metrics: dict[str, Any]) -> bytes:
+    """Return a PNG of `metrics`, the content of metrics.json."""
     panels = [_confusion] if metrics["confusion"] else []
     panels += [_reliability] if any(metrics["calibration"]["after"].values()) else []
-    panels += [_sources] if any(one["auroc"] is not None for one in metrics["sources"].values()) else []
+    panels += [_sources] if any(row["auroc"] is not None for row in metrics["sources"].values()) else []
     figure = Figure(figsize=(5.4 * max(len(panels), 1), 5), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for place, panel in enumerate(panels, start=1):
-        panel(figure.add_subplot(1, len(panels), place), metrics)
+    for position, panel in enumerate(panels, start=1):
+        panel(figure.add_subplot(1, len(panels), position), metrics)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -46,40 +46,42 @@ def _confusion(axes: Axes, metrics: dict[str, Any]) -> None:
 
 def _reliability(axes: Axes, metrics: dict[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
-    found = metrics["calibration"]
+    calibration = metrics["calibration"]
     for when, color in (("before", _BEFORE), ("after", _AFTER)):
         for threshold, style in (("1", "--"), ("3", "-")):
-            curve = found[when][threshold]
+            curve = calibration[when][threshold]
             if curve:
                 label = f"score ≥ {threshold}, {when}: ECE {curve['ece']:.3f}"
                 axes.plot(
                     curve["said"], curve["true"], style, color=color, marker="o", markersize=4, label=label
                 )
-    axes.set_xlabel("probability that the classifier gave")
-    axes.set_ylabel("share that was unsafe")
-    axes.set_title(f"Reliability, temperature {found['temperature']:.2f}", loc="left", color=_INK)
+    axes.set_xlabel("predicted probability")
+    axes.set_ylabel("share of unsafe texts")
+    axes.set_title(f"Reliability, temperature {calibration['temperature']:.2f}", loc="left", color=_INK)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _sources(axes: Axes, metrics: dict[str, Any]) -> None:
     unseen = metrics.get("leave_one_out") or {}
-    names = [name for name, one in metrics["sources"].items() if one["auroc"] is not None]
-    bars = [("source was fitted on", _AFTER, [metrics["sources"][name]["auroc"] for name in names])]
+    names = [name for name, row in metrics["sources"].items() if row["auroc"] is not None]
+    bars = [("source in training data", _AFTER, [metrics["sources"][name]["auroc"] for name in names])]
     if unseen:
         bars.append(
-            ("source was never seen", _BEFORE, [(unseen.get(n) or {}).get("auroc") or 0 for n in names])
+            ("source left out", _BEFORE, [(unseen.get(name) or {}).get("auroc") or 0 for name in names])
         )
     height = 0.8 / len(bars)
-    for place, (label, color, values) in enumerate(bars):
-        at = [k + (place - (len(bars) - 1) / 2) * height for k in range(len(names))]
-        drawn = axes.barh(at, values, height * 0.94, color=color, label=label)
-        axes.bar_label(drawn, [f"{v:.2f}" if v else "" for v in values], padding=2, fontsize=8, color=_INK)
+    for group, (label, color, values) in enumerate(bars):
+        y = [k + (group - (len(bars) - 1) / 2) * height for k in range(len(names))]
+        container = axes.barh(y, values, height * 0.94, color=color, label=label)
+        axes.bar_label(
+            container, [f"{v:.2f}" if v else "" for v in values], padding=2, fontsize=8, color=_INK
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0.4, 1.08)
     axes.axvline(0.5, color=_SOFT, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("AUROC, mean over the thresholds that the labels tell apart")
+    axes.set_xlabel("AUROC, mean over the thresholds that the labels define")
     axes.set_title("Sources", loc="left", color=_INK)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The head on a frozen encoder: six-way logistic regression, to its optimum."""
+"""The head on a frozen encoder: six-way logistic regression, trained to its optimum."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def fit_chunks(
     unsafe_weight: float,
     l2: float,
 ) -> Head:
-    """The head for texts in chunks: `x` (chunks, width) and `owner` (chunks,), `low` and `high` by text.
+    """Train the head on chunks: `x` (chunks, width), `owner` (chunks,) text indices, `low` and `high`
+    (texts,).
 
-    A text's label is that of its worst chunk. A first head takes every chunk for it; where texts have
-    several, a second one keeps the label for the chunk that the first finds most harmful, and knows of
-    the others only that they are no worse.
+    The label of a text is that of its worst chunk. A first head is trained with the label for all chunks.
+    If texts have several chunks, a second head is trained with the label for the chunk that the first head
+    finds most harmful; the other chunks have the range from 0 to the label.
     """
     head = fit_head(x, low[owner], high[owner], unsafe_weight=unsafe_weight, l2=l2)
     if len(owner.unique()) == len(owner):
@@ -33,12 +34,12 @@ def fit_chunks(
     worst = worst_chunks((probs * at_least).sum(1), owner)
     others = torch.ones(len(owner), dtype=torch.bool)
     others[worst] = False
-    least = low[owner].masked_fill(others, 0)
-    return fit_head(x, least, high[owner], unsafe_weight=unsafe_weight, l2=l2, start=head)
+    chunk_low = low[owner].masked_fill(others, 0)
+    return fit_head(x, chunk_low, high[owner], unsafe_weight=unsafe_weight, l2=l2, start=head)
 
 
 def worst_chunks(risk: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-    """For each value of `owner`, in order, the chunk with the highest `risk`."""
+    """Return the chunk with the highest `risk` (chunks,) for each value of `owner`, in order."""
     order = np.lexsort((risk.numpy(), owner.numpy()))
     return torch.from_numpy(order[np.append(np.diff(owner.numpy()[order]) != 0, True)])
 
@@ -53,22 +54,22 @@ def fit_head(
     steps: int = 300,
     start: Head | None = None,
 ) -> Head:
-    """The head on (n, width) embeddings whose scores lie in `low`..`high`, both (n,).
+    """Train the head on (n, width) embeddings with scores in `low`..`high`, both (n,).
 
-    The paper trains the head with AdamW for an epoch; on a frozen encoder the problem is convex where
-    scores are exact, and L-BFGS finds its optimum in seconds, the same at every run.
+    The paper trains the head with AdamW for one epoch. On a frozen encoder the problem is convex for exact
+    scores, so L-BFGS finds the optimum in seconds, and the same one in every run.
     """
     weight = start.weight.clone() if start else torch.zeros(SCORES, x.shape[1])
     bias = start.bias.clone() if start else torch.zeros(SCORES)
     weight.requires_grad_()
     bias.requires_grad_()
-    per_row = torch.where(low > 0, unsafe_weight, 1.0)
-    per_row = per_row / per_row.sum()
+    row_weight = torch.where(low > 0, unsafe_weight, 1.0)
+    row_weight = row_weight / row_weight.sum()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = (per_row * range_loss(x @ weight.T + bias, low, high)).sum() + l2 * weight.square().sum()
+        loss = (row_weight * range_loss(x @ weight.T + bias, low, high)).sum() + l2 * weight.square().sum()
         loss.backward()
         return loss
 

@@ -1,4 +1,4 @@
-"""A fitted classifier's figures: on all held-out texts, on each source, on harm amid calm text."""
+"""Metrics of a trained classifier: on all held-out texts, by source, and needle-in-haystack."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from safety_ray.classifier.training.rows import HARM, Row
 from safety_ray.core.records import stable_hash
 
 SIDES = 2
-"""parts of the held-out texts, each calibrated with the temperature of the other"""
+"""halves of the held-out texts, each calibrated with the temperature of the other"""
 
 
 def measure_rows(logits: torch.Tensor, rows: list[Row]) -> dict[str, Any]:
-    """`metrics.measure` of (n, 6) `logits` of the deciding chunks of `rows`."""
+    """Return `metrics.measure` for the (n, 6) `logits` of the deciding chunks of `rows`."""
     low, high = [row["label"] for row in rows], [row["label_max"] for row in rows]
     return measure(low, high, logits.argmax(-1).tolist(), logits.softmax(-1).numpy())
 
 
 def measure_sources(logits: torch.Tensor, rows: list[Row]) -> dict[str, Any]:
-    """The figures of all `rows`, and in `sources` those of each source by itself."""
-    by: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        by.setdefault(row["source"], []).append(place)
-    each = {name: measure_rows(logits[at], [rows[i] for i in at]) for name, at in by.items()}
-    return {**measure_rows(logits, rows), "sources": each}
+    """Return the metrics of all `rows`, and those of each source under `sources`."""
+    indices: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        indices.setdefault(row["source"], []).append(index)
+    sources = {name: measure_rows(logits[own], [rows[i] for i in own]) for name, own in indices.items()}
+    return {**measure_rows(logits, rows), "sources": sources}
 
 
-def measure_buried(classifier: Classifier, pairs: list[tuple[Row, Row]]) -> dict[str, Any] | None:
-    """How well harm is seen amid calm text: each of `pairs` is a calm text with and without it."""
+def measure_needles(classifier: Classifier, pairs: list[tuple[Row, Row]]) -> dict[str, Any] | None:
+    """Return how many needles are found; each of `pairs` is a text with and without a needle."""
     if not pairs:
         return None
-    found = classifier.predict([row["text"] for row in [*(a for a, _ in pairs), *(b for _, b in pairs)]])
-    probs = np.array([p.probs for p in found])
-    flagged = np.array([p.score >= HARM for p in found])
+    rows = [*(with_needle for with_needle, _ in pairs), *(haystack for _, haystack in pairs)]
+    predictions = classifier.predict([row["text"] for row in rows])
+    probs = np.array([prediction.probs for prediction in predictions])
+    flagged = np.array([prediction.score >= HARM for prediction in predictions])
     low = np.repeat([HARM, 0], len(pairs))
     area = auroc(low, np.where(low, 5, 0), probs, HARM)
     return {
@@ -50,28 +51,31 @@ def measure_buried(classifier: Classifier, pairs: list[tuple[Row, Row]]) -> dict
 
 
 def calibrate(logits: torch.Tensor, rows: list[Row], seed: int) -> tuple[float, dict[str, Any]]:
-    """The temperature for (n, 6) `logits` of held-out `rows`, and how reliable they are before and after.
+    """Return the temperature for (n, 6) `logits` of held-out `rows`, and the reliability before and after.
 
-    The temperature is fitted on all rows. The figures "after" are not: each half of the rows is
+    The temperature is fitted on all rows. The reliability "after" is cross-fitted: each half of the rows is
     measured with the temperature of the other half.
     """
     low = torch.tensor([row["label"] for row in rows])
     high = torch.tensor([row["label_max"] for row in rows])
     side = torch.tensor([stable_hash(seed, "calibrate", row["family"]) % SIDES for row in rows])
     temperature = fit_temperature(logits, low, high)
-    apart = logits.clone()
-    for one in range(SIDES):
-        if (side == one).any() and (side != one).any():
-            apart[side == one] /= fit_temperature(logits[side != one], low[side != one], high[side != one])
+    crossed = logits.clone()
+    for number in range(SIDES):
+        own, other = side == number, side != number
+        if own.any() and other.any():
+            crossed[own] /= fit_temperature(logits[other], low[other], high[other])
     return temperature, {
         "temperature": temperature,
         "before": _reliability(logits, low, high),
-        "after": _reliability(apart, low, high),
+        "after": _reliability(crossed, low, high),
     }
 
 
 def _reliability(logits: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> dict[str, Any]:
-    """The reliability of P(score >= t) at the reported thresholds, over rows whose side is known."""
+    """Return the reliability of P(score >= t) at the reported thresholds t, over rows that t does not
+    divide.
+    """
     out: dict[str, Any] = {}
     for t in REPORTED:
         unsafe, safe = low >= t, high < t

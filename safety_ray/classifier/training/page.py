@@ -1,4 +1,4 @@
-"""A fit's figures as a page: README.md beside the classifier."""
+"""README.md of a trained classifier, with its metrics."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from typing import Any
 
 
 def page(metrics: dict[str, Any]) -> str:
-    """Markdown of `metrics` as `fit.run` writes them."""
-    found, buried = metrics["calibration"], metrics["buried"]
+    """Return the Markdown page of `metrics`, the content of metrics.json."""
+    calibration, needles = metrics["calibration"], metrics["needle_in_haystack"]
     lines = ["# Harm classifier", "", "![figures](fit.png)", "", *source_table(metrics), ""]
     lines += [
-        "AUROC is the mean over the thresholds that a source's labels tell apart; R, P and FA are recall,",
-        "precision and false alarms (share of safe texts that are flagged) from a score on; – is a figure",
+        "AUROC is the mean over the thresholds that the labels of a source define. R, P and FA are recall,",
+        "precision and false alarms (share of safe texts that are flagged) at a minimum score. – is a metric",
         "that the labels do not define.",
         "",
     ]
-    if buried:
+    if needles:
         lines.append(
-            f"A short harmful text amid calm ones: {_percent(buried['recall_at_3'])} are scored 3 or more, "
-            f"{_percent(buried['false_alarms_at_3'])} of the calm ones without it are "
-            f"(AUROC {_number(buried['auroc_at_3'])}, {buried['n']} pairs)."
+            "Needle-in-haystack: of harmless texts with a short harmful text in them, "
+            f"{_percent(needles['recall_at_3'])} are scored 3 or more, and without it "
+            f"{_percent(needles['false_alarms_at_3'])} "
+            f"(AUROC {_number(needles['auroc_at_3'])}, {needles['n']} pairs)."
         )
     errors = ", ".join(
-        f"at ≥ {t} {found['before'][t]['ece']:.3f} before and {found['after'][t]['ece']:.3f} after"
-        for t in found["before"]
-        if found["before"][t]
+        f"at ≥ {t} {before['ece']:.3f} before and {calibration['after'][t]['ece']:.3f} after"
+        for t, before in calibration["before"].items()
+        if before
     )
-    lines.append(f"Temperature {found['temperature']:.2f}; expected calibration error {errors}.")
+    lines.append(f"Temperature {calibration['temperature']:.2f}; expected calibration error {errors}.")
     return "\n".join(lines) + "\n"
 
 
 def source_table(metrics: dict[str, Any]) -> list[str]:
-    """One line a source: seen, and where it was left out, unseen."""
+    """Return a Markdown table with one row per source, and its metrics when left out, if measured."""
     unseen = metrics.get("leave_one_out") or {}
     head = ["source", "texts", "macro F1", "AUROC", *(["AUROC unseen"] if unseen else [])]
     head += ["R@1", "P@1", "FA@1", "R@3", "P@3", "FA@3", *(["R@3 unseen", "FA@3 unseen"] if unseen else [])]
     rows = []
-    for name, one in [("all", metrics), *metrics["sources"].items()]:
-        apart = unseen.get(name) or {}
-        row = [name, f"{one['n']:,}", _number(one["macro_f1"]), _number(one["auroc"])]
-        row += [_number(unseen["mean_auroc"] if name == "all" else apart.get("auroc"))] if unseen else []
-        names = [f"{name}_at_{t}" for t in (1, 3) for name in ("recall", "precision", "false_alarms")]
-        row += [_percent(one[key]) for key in names]
-        row += [_percent(apart.get(key)) for key in ("recall_at_3", "false_alarms_at_3")] if unseen else []
+    keys = [f"{metric}_at_{t}" for t in (1, 3) for metric in ("recall", "precision", "false_alarms")]
+    for name, values in [("all", metrics), *metrics["sources"].items()]:
+        left_out = unseen.get(name) or {}
+        row = [name, f"{values['n']:,}", _number(values["macro_f1"]), _number(values["auroc"])]
+        row += [_number(unseen["mean_auroc"] if name == "all" else left_out.get("auroc"))] if unseen else []
+        row += [_percent(values[key]) for key in keys]
+        row += [_percent(left_out.get(key)) for key in ("recall_at_3", "false_alarms_at_3")] if unseen else []
         rows.append(row)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,4 +1,4 @@
-"""Texts cut into chunks and embedded once, and what a classifier makes of them."""
+"""Texts with their chunks and embeddings, and the logits of a classifier on them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from safety_ray.classifier.training.head import worst_chunks
 from safety_ray.classifier.training.rows import Row
 from safety_ray.core.progress import Line
 
-_AT_ONCE = 256
-"""texts between two lines of progress"""
+_STEP = 256
+"""texts between two updates of the progress line"""
 
 
 class Table:
-    """Rows with their chunks, and each chunk's embedding where `encoder` is an `Encoder`."""
+    """Rows with their chunks, and the embedding of each chunk if `encoder` is an `Encoder`."""
 
     def __init__(self, encoder: Encoder | SequenceClassifier, rows: list[Row]) -> None:
         self.encoder, self.rows = encoder, rows
@@ -27,30 +27,31 @@ class Table:
         self.embedded = self._embed(encoder) if isinstance(encoder, Encoder) else torch.empty(0)
 
     def _embed(self, encoder: Encoder) -> torch.Tensor:
-        line, parts = Line("embed", len(self.rows), "texts"), []
-        for at in range(0, len(self.rows), _AT_ONCE):
-            some = self.chunks[at : at + _AT_ONCE]
-            parts.append(encoder.embed([chunk for chunks in some for chunk in chunks]))
-            line.show(at + len(some), final=at + len(some) == len(self.rows))
-        return torch.cat(parts)
+        line, vectors = Line("embed", len(self.rows), "texts"), []
+        for start in range(0, len(self.rows), _STEP):
+            texts = self.chunks[start : start + _STEP]
+            vectors.append(encoder.embed([chunk for chunks in texts for chunk in chunks]))
+            done = start + len(texts)
+            line.show(done, final=done == len(self.rows))
+        return torch.cat(vectors)
 
-    def of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which chunks are those of the rows where `rows` (a mask) is set, and whose each of them is."""
-        chosen = rows[self.owner]
-        return chosen, self.owner[chosen]
+    def chunks_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mask of the chunks of the rows in the mask `rows`, and the row index of each chunk."""
+        mask = rows[self.owner]
+        return mask, self.owner[mask]
 
     def logits(self, classifier: Classifier, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, 6) logits of the chunk that decides each row's score, before the temperature."""
-        chosen, owner = self.of(rows)
+        """Return (rows, 6) logits of the chunk that decides each row's score, before the temperature."""
+        mask, owner = self.chunks_of(rows)
         if classifier.encoder is self.encoder and classifier.head is not None:
-            logits = classifier.head(self.embedded[chosen])
+            logits = classifier.head(self.embedded[mask])
         else:
-            places = rows.nonzero().flatten().tolist()
-            logits = classifier.logits([chunk for i in places for chunk in self.chunks[i]])
+            indices = rows.nonzero().flatten().tolist()
+            logits = classifier.logits([chunk for i in indices for chunk in self.chunks[i]])
         return logits[deciding_chunks(logits, owner)]
 
 
 def deciding_chunks(logits: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-    """`classifier.deciding` for many texts: for each value of `owner`, in order, the chunk that decides."""
-    surest, score = logits.softmax(-1).max(-1)
-    return worst_chunks(score + surest, owner)  # a probability never reaches the next score
+    """Return `classifier.deciding_chunk` for each value of `owner`, in order, from (chunks, 6) `logits`."""
+    probability, score = logits.softmax(-1).max(-1)
+    return worst_chunks(score + probability, owner)  # the probability orders equal scores

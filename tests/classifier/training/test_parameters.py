@@ -1,4 +1,4 @@
-"""All parameters of a tiny encoder: its loss falls, and its gradient is the one worked out by hand."""
+"""Training of all parameters of a tiny encoder: loss, gradient computed by hand, saved folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safety_ray.classifier.training.parameters import Parameters, batch_loss, tr
 from safety_ray.core import dataset
 
 CALM = "We planted tomatoes and shared the soup with our neighbours in the garden today."
-HARSH = "I will hurt every one of you, said the threat, and nobody will be safe from me."  # codespell:ignore
+HARSH = "I will hurt every one of you, said the threat, and no one will be safe from me."
 
 
 @pytest.fixture(scope="module")

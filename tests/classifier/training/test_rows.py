@@ -1,11 +1,11 @@
-"""What a classifier is fitted on: splits, ranges of labels, harm amid calm text."""
+"""Splits, sentence windows and needle-in-haystack texts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from safety_ray.classifier.training.rows import Row, bury, complete, split, windows
+from safety_ray.classifier.training.rows import Row, complete, insert_needles, sentence_windows, split
 
 
 def some(source: str, label: int, number: int, **more: Any) -> list[Row]:
@@ -48,13 +48,13 @@ def test_fit_split_keeps_families_together_and_fixed_splits() -> None:
     assert Counter(r["source"] for r in train) == {"a": 60}
 
 
-def test_bury_embeds_whole_harm_in_calm_text_and_keeps_label() -> None:
+def test_insert_needles_keeps_whole_needle_and_its_label() -> None:
     calm = [
         {**row, "text": f"A calm sentence about tea, number {row['id']}. " * 4} for row in some("tea", 0, 30)
     ]
     harm = [{**row, "text": f"THREAT {row['id']}"} for row in some("bad", 4, 6)]
     long = [{**row, "text": "x" * 5000} for row in some("long", 5, 3)]
-    pairs = bury(complete([*calm, *harm, *long], "x"), 5, 0)
+    pairs = insert_needles(complete([*calm, *harm, *long], "x"), 5, 0)
     assert len(pairs) == 5
     for mixture, alone in pairs:
         own = next(row["text"] for row in harm if row["id"] == mixture["id"])
@@ -63,13 +63,13 @@ def test_bury_embeds_whole_harm_in_calm_text_and_keeps_label() -> None:
         assert 150 < len(mixture["text"]) < 1400
         assert (mixture["label"], alone["label"], mixture["around"]) == (4, 0, ["tea"])
         assert mixture["text"].replace(own, "").split() == alone["text"].split()
-    assert pairs == bury(complete([*calm, *harm, *long], "x"), 5, 0)
-    assert bury(complete(harm, "x"), 5, 0) == []
+    assert pairs == insert_needles(complete([*calm, *harm, *long], "x"), 5, 0)
+    assert insert_needles(complete(harm, "x"), 5, 0) == []
 
 
 def test_windows_contain_whole_sentences_of_source_text() -> None:
     text = " ".join(f"Sentence number {i} is here." for i in range(9))
-    pieces = windows(complete([{"id": "a", "text": text, "label": 2}], "x"), 3, 0)
-    assert len(pieces) == 3
-    assert all(p["text"] in text and p["text"].endswith(".") and p["label"] == 2 for p in pieces)
-    assert windows(complete([{"id": "a", "text": "Short. One.", "label": 2}], "x"), 3, 0) == []
+    made = sentence_windows(complete([{"id": "a", "text": text, "label": 2}], "x"), 3, 0)
+    assert len(made) == 3
+    assert all(p["text"] in text and p["text"].endswith(".") and p["label"] == 2 for p in made)
+    assert sentence_windows(complete([{"id": "a", "text": "Short. One.", "label": 2}], "x"), 3, 0) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from safety_ray.classifier.classifier import combine, deciding
+from safety_ray.classifier.classifier import combine, deciding_chunk
 from safety_ray.classifier.training.table import deciding_chunks
 
 
@@ -15,5 +15,5 @@ def test_deciding_chunks_match_per_text_computation() -> None:
     for text, chunk in zip(owner.unique().tolist(), found, strict=True):
         at = (owner == text).nonzero().flatten()
         probs = logits[at].softmax(-1)
-        assert chunk == int(at[deciding(probs)])
+        assert chunk == int(at[deciding_chunk(probs)])
         assert combine(probs).score == int(logits[chunk].argmax())
