@@ -159,9 +159,9 @@ def _compare_readers(raw: dict[str, bytes], config: IngestBenchmark) -> None:
                             url, "response", payload=io.BytesIO(page), http_headers=head
                         )
                     )
-        packed = Path(path).stat().st_size / 1e6
-        print(f"\nWARC of {len(raw) * config.copies:,} responses, {packed:.0f} MB packed\n")
-        print("| reader | records/s per core | MB/s packed |")
+        compressed = Path(path).stat().st_size / 1e6
+        print(f"\nWARC of {len(raw) * config.copies:,} responses, {compressed:.0f} MB compressed\n")
+        print("| reader | records/s per core | MB/s compressed |")
         print("|---|---|---|")
         readers: dict[str, Callable[[str], Iterator[int]]] = {
             "ingest (offsets, damage, wrong lengths)": _ingest,
@@ -174,7 +174,7 @@ def _compare_readers(raw: dict[str, bytes], config: IngestBenchmark) -> None:
             lengths = list(read(path))
             seconds = time.process_time() - start
             sizes.add((len(lengths), sum(lengths)))
-            print(f"| {name} | {len(lengths) / seconds:,.0f} | {packed / seconds:.0f} |", flush=True)
+            print(f"| {name} | {len(lengths) / seconds:,.0f} | {compressed / seconds:.0f} |", flush=True)
         print(f"\nequal results: {'yes' if len(sizes) == 1 else 'NO'}")
 
 
