@@ -73,9 +73,7 @@ def compare_extractions(config: IngestBenchmark) -> dict[str, Any]:
     raw = {key: gzip.decompress((folder / "html" / f"{key}.html.gz").read_bytes()) for key in gold}
     megabytes = sum(map(len, raw.values())) / 1e6
     print(f"{len(raw)} pages, {megabytes:.1f} MB of HTML; trafilatura {trafilatura.__version__}\n")
-    print(
-        "| extraction | precision | recall | F1 | difference | F1 of words | pages/s per core | MB/s |"
-    )
+    print("| extraction | precision | recall | F1 | difference | F1 of words | pages/s per core | MB/s |")
     print("|---|---|---|---|---|---|---|---|")
     first: Rates | None = None
     for name, method in _methods().items():
