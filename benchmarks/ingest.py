@@ -1,13 +1,13 @@
-"""How well and how fast web pages become text: extraction on pages with gold text, and reading a WARC.
+"""Measure text extraction on pages with gold text, and the reading of a WARC: quality and speed.
 
     python -m benchmarks.ingest pages=$SAFETY_RAY_DATA/web/article_extraction
 
 `pages` is a checkout of the article extraction benchmark by Zyte (ground-truth.json, html/*.html.gz).
-Precision, recall and F1 are that benchmark's: means over pages of matching runs of `ngram` words
-(its own are of 4); the F1 of single words stands beside them, and a 95 % interval of the difference
-from the first way, which is the default of the job. Every way gets the same decoded page. Times are CPU
-time of one process, so a figure is that of one core whatever else the machine does. The second
-table reads one WARC, one gzip member a record, made of the same pages `copies` times.
+Precision, recall and F1 are those of that benchmark: means over pages of matching sequences of `ngram` words
+(there 4 words). The table also has the F1 of single words, and a 95% interval of the difference from the
+first method, which is the default of the job. All methods get the same decoded pages. Times are CPU time of
+one process, so speeds are those of one core and independent of other load. The second table reads one WARC
+with one gzip member for each record, made of the same pages `copies` times.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from warcio.warcwriter import WARCWriter
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.job import main
-from safety_ray.ingest.archives import records
+from safety_ray.ingest.archives import read_records
 from safety_ray.ingest.html import EXTRACTIONS, extract
 from safety_ray.ingest.payload import to_text
-from safety_ray.ingest.source import Source
+from safety_ray.ingest.resumable_file import ResumableFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestBenchmark:
-    """Measures text extraction and WARC reading."""
+    """Measure text extraction and WARC reading."""
 
     pages: str = setting("folder with ground-truth.json and html/")
-    ngram: int = setting("words in a row that count as one match", default=4)
+    ngram: int = setting("number of consecutive words that are one match", default=4)
     rounds: int = setting("bootstrap samples of the intervals", default=1000)
-    copies: int = setting("times that the pages stand in the WARC", default=10)
+    copies: int = setting("number of copies of each page in the WARC", default=10)
     seed: int = setting("seed of the bootstrap", default=0)
 
     def __post_init__(self) -> None:
@@ -58,45 +58,45 @@ class IngestBenchmark:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if not Path(self.pages, "ground-truth.json").is_file():
-            raise UserError(f"pages={self.pages} holds no ground-truth.json.")
+            raise UserError(f"pages={self.pages} has no ground-truth.json.")
 
 
 Rates = list[tuple[float | None, float | None]]
-"""Precision and recall of each page; None where nothing was found or nothing was to be found."""
+"""Precision and recall of each page; None if the extracted or the gold text is empty."""
 
 
-def run(config: IngestBenchmark) -> dict[str, Any]:
+def compare_extractions(config: IngestBenchmark) -> dict[str, Any]:
+    """Print both tables."""
     folder = Path(config.pages)
-    gold = {
-        key: one["articleBody"] for key, one in json.loads((folder / "ground-truth.json").read_text()).items()
-    }
+    truth = json.loads((folder / "ground-truth.json").read_text())
+    gold = {key: page["articleBody"] for key, page in truth.items()}
     raw = {key: gzip.decompress((folder / "html" / f"{key}.html.gz").read_bytes()) for key in gold}
     megabytes = sum(map(len, raw.values())) / 1e6
     print(f"{len(raw)} pages, {megabytes:.1f} MB of HTML; trafilatura {trafilatura.__version__}\n")
-    print("| extraction | precision | recall | F1 | less the first's | F1, words | pages/s per core | MB/s |")
+    print("| extraction | precision | recall | F1 | difference | F1 of words | pages/s per core | MB/s |")
     print("|---|---|---|---|---|---|---|---|")
     first: Rates | None = None
-    for name, way in _ways().items():
-        way(to_text(next(iter(raw.values()))))  # warm up
+    for name, method in _methods().items():
+        method(to_text(next(iter(raw.values()))))  # warm up
         start = time.process_time()
-        found = {key: way(to_text(page)) for key, page in raw.items()}
+        texts = {key: method(to_text(page)) for key, page in raw.items()}
         seconds = time.process_time() - start
-        rates = [_match(gold[key], found[key], config.ngram) for key in gold]
+        rates = [_match(gold[key], texts[key], config.ngram) for key in gold]
         precision, recall, f1 = _mean(rates)
-        words = _mean([_match(gold[key], found[key], 1) for key in gold])[2]
+        words = _mean([_match(gold[key], texts[key], 1) for key in gold])[2]
         low, high = _interval(rates, first or rates, config)
-        less = f"{f1 - _mean(first)[2]:+.3f} ({low:+.3f} to {high:+.3f})" if first else ""
+        difference = f"{f1 - _mean(first)[2]:+.3f} ({low:+.3f} to {high:+.3f})" if first else ""
         first = first or rates
         print(
-            f"| {name} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {less} | {words:.3f} "
+            f"| {name} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {difference} | {words:.3f} "
             f"| {len(raw) / seconds:.0f} | {megabytes / seconds:.1f} |",
             flush=True,
         )
-    _archive(raw, config)
+    _compare_readers(raw, config)
     return {}
 
 
-def _ways() -> dict[str, Callable[[str], str]]:
+def _methods() -> dict[str, Callable[[str], str]]:
     def ours(name: str) -> Callable[[str], str]:
         return lambda html: extract(html, name).text
 
@@ -115,10 +115,10 @@ def _all_text(html: str) -> str:
     return str(tree.text_content())
 
 
-def _match(gold: str, found: str, n: int) -> tuple[float | None, float | None]:
-    wanted, got = _ngrams(gold, n), _ngrams(found, n)
-    both = (wanted & got).total()
-    return both / got.total() if got else None, both / wanted.total() if wanted else None
+def _match(gold: str, extracted: str, n: int) -> tuple[float | None, float | None]:
+    expected, actual = _ngrams(gold, n), _ngrams(extracted, n)
+    common = (expected & actual).total()
+    return common / actual.total() if actual else None, common / expected.total() if expected else None
 
 
 def _ngrams(text: str, n: int) -> Counter[tuple[str, ...]]:
@@ -133,17 +133,17 @@ def _mean(rates: Rates) -> tuple[float, float, float]:
 
 
 def _interval(rates: Rates, other: Rates, config: IngestBenchmark) -> tuple[float, float]:
-    """95 % interval of the difference in F1, pages drawn again in pairs."""
-    chance = random.Random(config.seed)
+    """Return the 95% interval of the difference in F1, by a paired bootstrap over pages."""
+    generator = random.Random(config.seed)
     differences = []
     for _ in range(config.rounds):
-        drawn = [chance.randrange(len(rates)) for _ in rates]
-        differences.append(_mean([rates[i] for i in drawn])[2] - _mean([other[i] for i in drawn])[2])
+        sample = [generator.randrange(len(rates)) for _ in rates]
+        differences.append(_mean([rates[i] for i in sample])[2] - _mean([other[i] for i in sample])[2])
     differences.sort()
     return differences[int(0.025 * config.rounds)], differences[int(0.975 * config.rounds)]
 
 
-def _archive(raw: dict[str, bytes], config: IngestBenchmark) -> None:
+def _compare_readers(raw: dict[str, bytes], config: IngestBenchmark) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/pages.warc.gz"
         with open(path, "wb") as file:
@@ -157,28 +157,28 @@ def _archive(raw: dict[str, bytes], config: IngestBenchmark) -> None:
                             url, "response", payload=io.BytesIO(page), http_headers=head
                         )
                     )
-        packed = Path(path).stat().st_size / 1e6
-        print(f"\nWARC of {len(raw) * config.copies:,} responses, {packed:.0f} MB packed\n")
-        print("| reader | records/s per core | MB/s packed |")
+        compressed = Path(path).stat().st_size / 1e6
+        print(f"\nWARC of {len(raw) * config.copies:,} responses, {compressed:.0f} MB compressed\n")
+        print("| reader | records/s per core | MB/s compressed |")
         print("|---|---|---|")
-        ways: dict[str, Callable[[str], Iterator[int]]] = {
-            "ingest (offsets, breaks, wrong lengths)": _ingest,
+        readers: dict[str, Callable[[str], Iterator[int]]] = {
+            "ingest (offsets, damage, wrong lengths)": _ingest,
             "FastWARC, bare loop": _fastwarc,
             "warcio, bare loop": _warcio,
         }
         sizes = set()
-        for name, way in ways.items():
+        for name, read in readers.items():
             start = time.process_time()
-            lengths = list(way(path))
+            lengths = list(read(path))
             seconds = time.process_time() - start
             sizes.add((len(lengths), sum(lengths)))
-            print(f"| {name} | {len(lengths) / seconds:,.0f} | {packed / seconds:.0f} |", flush=True)
-        print(f"\nall read the same: {'yes' if len(sizes) == 1 else 'NO'}")
+            print(f"| {name} | {len(lengths) / seconds:,.0f} | {compressed / seconds:.0f} |", flush=True)
+        print(f"\nequal results: {'yes' if len(sizes) == 1 else 'NO'}")
 
 
 def _ingest(path: str) -> Iterator[int]:
-    with Source(path) as source:
-        yield from (len(record.body) for record in records(source, 1 << 30, Counter()))
+    with ResumableFile(path) as file:
+        yield from (len(record.body) for record in read_records(file, 1 << 30, Counter()))
 
 
 def _fastwarc(path: str) -> Iterator[int]:
@@ -193,4 +193,4 @@ def _warcio(path: str) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(IngestBenchmark, run)
+    main(IngestBenchmark, compare_extractions)

@@ -1,4 +1,8 @@
-"""web files → documents: read, checked, one row each, every id once."""
+"""web files → documents: one row for each document, with unique ids.
+
+<output>/data/       documents
+<output>/rejected/   records that are not documents, each with its reason
+"""
 
 from __future__ import annotations
 
@@ -22,47 +26,52 @@ from safety_ray.ingest.documents import OPTIONAL, TARGETS, mark_duplicates, row_
 from safety_ray.ingest.html import Extraction
 
 _BLOCK_ROWS = 512
-_BLOCK_BYTES = 1 << 25
-_PAGES_A_TASK = 64
+_BLOCK_CHARS = 1 << 25
+_PAGES_PER_TASK = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestConfig:
-    """Reads web documents from WARC, WET, HTML, JSONL and Parquet files and writes them as clean rows."""
+    """Read web documents from WARC, WET, HTML, JSONL and Parquet files, and write one row for each."""
 
     input: str = setting("file, folder or glob; local or on any fsspec filesystem (s3://, gs://, http://)")
     output: str = setting("folder to write", identity=False)
-    format: readers.Format = setting("what the files are; auto: what their names say", default="auto")
+    format: readers.Format = setting("format of the files; auto: by their names", default="auto")
     columns: dict[str, str] = setting(
-        "JSONL and Parquet: the fields to read columns from, as columns.text=content, columns.url=meta.url",
+        "JSONL and Parquet: the field of each column, e.g. columns.text=content columns.url=meta.url",
         factory=dict,
     )
     extraction: Extraction = setting(
-        "how trafilatura finds the main text of a page; docs/ingest.md compares them", default="fast-recall"
+        "options of trafilatura, which extracts the main text; docs/ingest.md compares them",
+        default="fast-recall",
     )
-    max_bytes: int = setting("a longer line, record, page or text is rejected", default=4_000_000)
+    max_bytes: int = setting(
+        "maximum bytes of a line, record, page or text; longer ones are rejected", default=4_000_000
+    )
     max_rejected: float = setting(
-        "share of records rejected above which the job fails", default=0.5, identity=False
+        "share of rejected records above which the job fails", default=0.5, identity=False
     )
-    shuffle_blocks: int = setting("parts for the search for duplicate ids", default=2, identity=False)
+    shuffle_blocks: int = setting("blocks of the shuffle that finds duplicate ids", default=2, identity=False)
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or self.shuffle_blocks < 1:
-            raise UserError("max_bytes and shuffle_blocks must be at least 1.")
+            raise UserError(
+                f"max_bytes={self.max_bytes} and shuffle_blocks={self.shuffle_blocks} must be at least 1."
+            )
         if not 0 <= self.max_rejected <= 1:
-            raise UserError(f"max_rejected={self.max_rejected} must be between 0 and 1.")
+            raise UserError(f"max_rejected={self.max_rejected} must be from 0 to 1.")
         check_targets(self.columns, TARGETS)
 
 
 def ingest_documents(config: IngestConfig) -> dict[str, Any]:
+    """Ingest `config.input`. Returns the record; a finished folder is skipped."""
     files, others = readers.list_files_and_others(config.input, config.format)
-    found = readers.fields(files, config.format)
-    if config.columns and not found:
-        raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' holds no record of them.")
-    if found:
-        check_fields(config.columns, found, config.input)
-    wanted = [name for name in OPTIONAL.names if name in found or name in config.columns]
-    columns = row_schema(wanted)
+    fields = readers.fields(files, config.format)
+    if config.columns and not fields:
+        raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' has no such records.")
+    if fields:
+        check_fields(config.columns, fields, config.input)
+    columns = row_schema([name for name in OPTIONAL.names if name in fields or name in config.columns])
     out = artifact.begin(config.output, config, inputs={"input": config.input})
     if out.record is not None:
         return out.record
@@ -72,46 +81,48 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for group in batch["files"]:
             for file in map(str, group):
-                yield from _tables(file, config, columns, counts_folder)
+                yield from read_tables(file, config, columns, counts_folder)
 
-    tasks = [{"files": group} for group in _tasks(files, config.format)]
+    tasks = [{"files": group} for group in group_files(files, config.format)]
     ds = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(parse, batch_size=1)
-    # All rows of an id meet in one block, so that every id but its first is found there.
+    # All rows of an id are in one block, which is where duplicates are found.
     ds = ds.repartition(config.shuffle_blocks, keys=["id"])
     ds = ds.map_batches(mark_duplicates, batch_format="pyarrow", batch_size=None)
     counts = dataset.write(
         ds, out, label="ingest", total=None, max_rejected=config.max_rejected, resume_by=None
     )
     if counts.rows_out == 0:
-        raise UserError(f"'{config.input}' holds no document: all {counts.rejected} records were rejected.")
+        raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     record = out.commit(
         rows_in=counts.rows_out + counts.rejected,
         rows_out=counts.rows_out,
         rejected=counts.rejected,
         files=len(files),
         files_passed_over=others,
-        records_passed_over=_sum(counts_folder),
+        records_passed_over=sum_counts(counts_folder),
     )
-    _remove(counts_folder)
+    filesystem.remove(counts_folder)
     return record
 
 
-def _tasks(files: list[str], format: str) -> Iterator[list[str]]:
-    """The files that one task reads: one, or many where each holds a single page."""
+def group_files(files: list[str], format: str) -> Iterator[list[str]]:
+    """Group the files by task: one file for each task, or many HTML files."""
     pages: list[str] = []
     for file in files:
         if readers.kind_of(file, format) == "html":
             pages.append(file)
         else:
             yield [file]
-    for start in range(0, len(pages), _PAGES_A_TASK):
-        yield pages[start : start + _PAGES_A_TASK]
+    for start in range(0, len(pages), _PAGES_PER_TASK):
+        yield pages[start : start + _PAGES_PER_TASK]
 
 
-def _tables(file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str) -> Iterator[pa.Table]:
-    """The rows of one file, in tables small enough for many of them to be under way."""
-    table = readers.kind_of(file, config.format) in ("jsonl", "parquet")
-    column_map: ColumnMap = dict(config.columns) if table else {}
+def read_tables(
+    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str
+) -> Iterator[pa.Table]:
+    """Return the rows of one file as small tables, so that Ray Data can stream them."""
+    has_fields = readers.kind_of(file, config.format) in ("jsonl", "parquet")
+    column_map: ColumnMap = dict(config.columns) if has_fields else {}
     ignored: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     size = 0
@@ -119,28 +130,23 @@ def _tables(file: str, config: IngestConfig, columns: pa.Schema, counts_folder: 
         row = to_row(raw, columns, config.max_bytes, column_map)
         rows.append(row)
         size += len(row["text"] or "")
-        if len(rows) == _BLOCK_ROWS or size > _BLOCK_BYTES:
+        if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:
             yield pa.Table.from_pylist(rows, columns)
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
-    if ignored:  # in a file of its own, so that a task that is run again counts nothing twice
+    if ignored:  # one file for each input file, so that a repeated task overwrites its counts
         fs, root = filesystem.find(f"{counts_folder}/{stable_hash(file):016x}.json")
         fs.makedirs(posixpath.dirname(root), exist_ok=True)
         fs.pipe_file(root, json.dumps(ignored).encode())
 
 
-def _sum(folder: str) -> dict[str, int]:
+def sum_counts(folder: str) -> dict[str, int]:
+    """Return the number of skipped records by type."""
     fs, root = filesystem.find(folder)
     total: Counter[str] = Counter()
     for name in fs.find(root) if fs.exists(root) else ():
         total.update(json.loads(fs.cat_file(name)))
     return dict(sorted(total.items()))
-
-
-def _remove(folder: str) -> None:
-    fs, root = filesystem.find(folder)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
 
 
 if __name__ == "__main__":

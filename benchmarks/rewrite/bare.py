@@ -1,4 +1,4 @@
-"""The engines without anything around them: vLLM in this process, and an asyncio client of a vLLM server."""
+"""The engines without the job: vLLM in this process, and an asyncio client of a vLLM server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager, contextmanager
 import httpx
 
 from benchmarks.rewrite.prompts import engine_args, sampling
-from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Took
+from benchmarks.rewrite.settings import Clock, RewriteBenchmark, Run
 from benchmarks.vllm_server import vllm_server
 
 
 class Bare:
-    """vLLM without anything around it."""
+    """vLLM in this process."""
 
     def __init__(self, model: str, config: RewriteBenchmark) -> None:
         from vllm import LLM, SamplingParams
@@ -23,15 +23,15 @@ class Bare:
         self.llm = LLM(model=model, **engine_args(config))
         self.params = [SamplingParams(**sampling(config), seed=n) for n in range(config.prompts)]
 
-    def __call__(self, chats: list[list[dict[str, str]]], clock: Clock) -> Took:
+    def __call__(self, chats: list[list[dict[str, str]]], clock: Clock) -> Run:
         self.llm.reset_prefix_cache()
         start = time.time()
-        found = self.llm.chat(chats, self.params[: len(chats)], use_tqdm=False)
+        outputs = self.llm.chat(chats, self.params[: len(chats)], use_tqdm=False)
         end = time.time()
-        asked = sum(len(one.prompt_token_ids) for one in found)
-        cached = sum(one.num_cached_tokens or 0 for one in found)
-        tokens = sum(len(one.outputs[0].token_ids) for one in found)
-        return Took(tokens, end - start, clock.between(start, end), cached / asked)
+        prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+        cached = sum(output.num_cached_tokens or 0 for output in outputs)
+        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+        return Run(tokens, end - start, clock.between(start, end), cached / prompt_tokens)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def bare_engine(model: str, config: RewriteBenchmark) -> Iterator[Bare]:
 
 
 def server(model: str, config: RewriteBenchmark) -> AbstractContextManager[str]:
-    """A vLLM server with the engine arguments of the job."""
+    """Start a vLLM server with the engine arguments of the job."""
     flags: list[str] = []
     for name, value in engine_args(config).items():
         flag = name.replace("_", "-")
@@ -52,16 +52,16 @@ def server(model: str, config: RewriteBenchmark) -> AbstractContextManager[str]:
     return vllm_server(model, "m", flags, {})
 
 
-async def client(url: str, chats: list[list[dict[str, str]]], config: RewriteBenchmark, clock: Clock) -> Took:
-    room, start = asyncio.Semaphore(config.seqs), time.time()
+async def client(url: str, chats: list[list[dict[str, str]]], config: RewriteBenchmark, clock: Clock) -> Run:
+    slots, start = asyncio.Semaphore(config.seqs), time.time()
     async with httpx.AsyncClient(timeout=600) as client:
 
         async def ask(seed: int, messages: list[dict[str, str]]) -> int:
             body = {"model": "m", "messages": messages, "seed": seed, **sampling(config)}
-            async with room:
+            async with slots:
                 answer = await client.post(f"{url}/chat/completions", json=body)
             return int(answer.json()["usage"]["completion_tokens"])
 
         tokens = sum(await asyncio.gather(*(ask(n, messages) for n, messages in enumerate(chats))))
     end = time.time()
-    return Took(tokens, end - start, clock.between(start, end))
+    return Run(tokens, end - start, clock.between(start, end))

@@ -1,4 +1,4 @@
-"""What is asked, and of which model."""
+"""The prompts and the model of the benchmark."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def tasks_of(rows: pa.Table, config: RewriteConfig) -> pa.Table:
 
 
 def chats(rows: pa.Table, config: RewriteBenchmark) -> list[list[dict[str, str]]]:
-    made: list[list[dict[str, str]]] = tasks_of(rows, job_config({})).column("messages").to_pylist()
-    return made
+    messages: list[list[dict[str, str]]] = tasks_of(rows, job_config({})).column("messages").to_pylist()
+    return messages
 
 
 def job_config(engine: dict[str, Any]) -> RewriteConfig:
-    needed = {"scored": "-", "classifier": "-", "output": "-", "write_rows": 32}
-    return from_dict(RewriteConfig, needed | {"engine": engine})
+    required = {"scored": "-", "classifier": "-", "output": "-", "write_rows": 32}
+    return from_dict(RewriteConfig, required | {"engine": engine})
 
 
 def make_model(folder: str, hidden: int) -> str:
-    """A Llama of random weights with a byte-level BPE of the corpus and a chat template."""
+    """Save a Llama with random weights, a byte-level BPE of the corpus and a chat template."""
     from tests.tiny_writer import model, tokenizer
 
     vocabulary = tokenizer([seed.text for seed in load_seeds()], words=8192)
-    made = model(
+    llama = model(
         vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=8,
         num_attention_heads=8, num_key_value_heads=4,
     )  # fmt: skip
     vocabulary.save_pretrained(folder)
-    made.save_pretrained(folder)
-    size = sum(p.numel() for p in made.parameters()) / 1e6
+    llama.save_pretrained(folder)
+    size = sum(p.numel() for p in llama.parameters()) / 1e6
     print(f"model: {size:.0f}M parameters, {os.cpu_count()} CPU cores\n")
     return folder
 

@@ -1,1 +1,1 @@
-"""Web documents in: crawls, pages and tables from anywhere; one row a document, bad ones rejected."""
+"""Read web documents from archives, pages and tables: one row for each document; reject bad records."""

@@ -1,4 +1,4 @@
-"""Other schemas: which of a record's fields is the text, which the id, which the address."""
+"""Map the fields of other schemas to the columns of a document."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from safety_ray.core.errors import UserError
 
 ColumnMap = dict[str, str]
-"""from a document's column to the field that it is read from; dots lead into nested fields"""
+"""column of a document → field of a record; dots separate nested fields"""
 
 
 def check_targets(columns: ColumnMap, known: list[str]) -> None:
-    """UserError where a key of the map is no column of a document, or its field is empty."""
+    """Raise UserError if a key of the map is not a column of a document, or if its field is empty."""
     for target, field in columns.items():
         if target not in known:
             raise UserError(
-                f"columns.{target} is no column of a document; the nearest is "
-                f"'{nearest(target, known)}' (they are {', '.join(known)})."
+                f"columns.{target} is not a column of a document; the nearest is "
+                f"'{nearest(target, known)}'; choose from {', '.join(known)}."
             )
         if not isinstance(field, str) or not field.strip():
             raise UserError(f"columns.{target}={field!r} must be the name of a field.")
 
 
 def check_fields(columns: ColumnMap, fields: set[str], where: str) -> None:
-    """UserError where the map names a field that no record has, or there is nothing to be the text."""
+    """Raise UserError if no record has a field of the map, or if there is no field for the text."""
     for target, field in columns.items():
         if field not in fields:
             raise UserError(
@@ -33,19 +33,17 @@ def check_fields(columns: ColumnMap, fields: set[str], where: str) -> None:
             )
     if "text" not in columns and "text" not in fields:
         top = sorted(name for name in fields if "." not in name)
-        raise UserError(
-            f"'{where}' has no field 'text'; it has {', '.join(top)}. Say which is the text: columns.text=..."
-        )
+        raise UserError(f"'{where}' has no field 'text'; it has {', '.join(top)}. Set columns.text=<field>.")
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The most alike of `known`; one whose last part is `name` comes first (`url`, `metadata.url`)."""
-    same = [one for one in known if one.split(".")[-1] == name.split(".")[-1]]
-    return (same or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+    """Return the most similar of `known`; the same name in a nested field (`metadata.url`) comes first."""
+    same_name = [field for field in known if field.split(".")[-1] == name.split(".")[-1]]
+    return (same_name or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
 
 
 def field_names(value: dict[str, Any], prefix: str = "") -> set[str]:
-    """All names of a record's fields, those of nested ones with a dot."""
+    """Return all field names of a record; the names of nested fields have dots."""
     names: set[str] = set()
     for key, inner in value.items():
         names.add(f"{prefix}{key}")
@@ -55,27 +53,27 @@ def field_names(value: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def renamed(value: dict[str, Any], columns: ColumnMap) -> dict[str, Any]:
-    """The record with its fields under a document's names; `value` itself stays as it is.
+    """Return the record with the mapped fields under the names of a document's columns.
 
-    A field that the map reads leaves its old place. A field of its own that has the name of a mapped
-    column moves to that name with an underscore, so that it is kept and cannot be taken for the column.
+    A mapped field is removed from its old name. An unmapped field with the name of a mapped column gets an
+    underscore after its name, so that it is kept and not taken for the column.
     """
     if not columns:
         return value
-    rest, taken = dict(value), {}
+    rest, mapped = dict(value), {}
     for target, field in columns.items():
-        taken[target], rest = _without(rest, field)
-    return {f"{key}_" if key in taken else key: inner for key, inner in rest.items()} | taken
+        mapped[target], rest = _without(rest, field)
+    return {f"{key}_" if key in mapped else key: inner for key, inner in rest.items()} | mapped
 
 
 def _without(value: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
-    """What lies at `field`, and the record without it; a name with a dot of its own comes before a path."""
+    """Return the value of `field`, and the record without it. A name that contains a dot precedes a path."""
     if field in value:
         return value[field], {key: inner for key, inner in value.items() if key != field}
     head, _, tail = field.partition(".")
     inner = value.get(head)
     if not tail or not isinstance(inner, dict):
         return None, value
-    found, rest = _without(inner, tail)
-    left = {key: one for key, one in value.items() if key != head}
-    return found, {**left, head: rest} if rest else left
+    field_value, rest = _without(inner, tail)
+    others = {key: other for key, other in value.items() if key != head}
+    return field_value, {**others, head: rest} if rest else others

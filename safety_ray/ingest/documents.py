@@ -1,4 +1,4 @@
-"""A raw record becomes a document, or a reason why it is none."""
+"""Convert raw records to documents, or reject them with a reason."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pyarrow as pa
 
 from safety_ray.core.records import DOCUMENT, FINEWEB, schema, stable_hash
 from safety_ray.ingest.columns import ColumnMap, renamed
-from safety_ray.ingest.raw import Raw
+from safety_ray.ingest.raw_record import RawRecord
 
 OPTIONAL = pa.schema(
     [("label", pa.int8()), *((n, pa.string()) for n in ("category", "kind", "family", "split"))]
 )
-"""Columns kept with their type where the input has them; whatever else it has goes to `extra`."""
+"""Columns that are kept with their type if the input has them. All other fields go to `extra`."""
 
 _ALWAYS = pa.schema(
     [
         *schema((*DOCUMENT, *FINEWEB)),
-        ("extra", pa.string()),  # a JSON object of the fields that have no column of their own
+        ("extra", pa.string()),  # a JSON object of the fields without a column
         ("source_file", pa.string()),
         ("source_position", pa.int64()),
-        ("rejected_reason", pa.string()),  # why the record is no document
+        ("rejected_reason", pa.string()),  # reason why the record is not a document
     ]
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -32,31 +32,34 @@ TARGETS = [*(column.name for column in (*DOCUMENT, *FINEWEB)), *OPTIONAL.names]
 
 
 def row_schema(optional: list[str]) -> pa.Schema:
-    """The columns of an ingested dataset whose input has the `optional` ones."""
+    """Return the columns of an ingested dataset whose input has the `optional` columns."""
     return pa.schema([*_ALWAYS, *(OPTIONAL.field(name) for name in optional)])
 
 
-def to_row(raw: Raw, columns: pa.Schema, max_bytes: int, names: ColumnMap | None = None) -> dict[str, Any]:
-    """The row of one record; `rejected` holds the reason where it is no document.
+def to_row(
+    raw: RawRecord, columns: pa.Schema, max_bytes: int, names: ColumnMap | None = None
+) -> dict[str, Any]:
+    """Return the row of one record. `rejected_reason` is the reason if the record is not a document.
 
-    A record without an id gets one of 16 hex digits: the 64-bit BLAKE2b hash of its URL (empty where
-    it has none) and its text, so that it has the same one in every run, file and order. A record that
-    is no document and has no id is called `<file>#<position>`.
+    A record without an id gets one of 16 hex digits: the 64-bit BLAKE2b hash of its URL (or of an empty
+    string) and its text, so that it is the same in every run, file and order. A rejected record without an id
+    gets the id `<file>#<position>`.
     """
     row: dict[str, Any] = dict.fromkeys(columns.names)
     row |= {"source_file": raw.file, "source_position": raw.position}
     problem = raw.problem
     if raw.value is not None:
-        wrong = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes)
-        problem = problem or wrong
+        fill_problem = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes)
+        problem = problem or fill_problem
     if problem:
         row |= {"id": row["id"] or f"{raw.file}#{raw.position}", "text": None, "rejected_reason": problem}
     return row
 
 
 def _fill(row: dict[str, Any], value: dict[str, Any], columns: pa.Schema, max_bytes: int) -> str | None:
-    text, given = value.pop("text", None), value.pop("id", None)
-    row["id"] = _clean(str(given)) if given not in (None, "") else None
+    """Fill the row from the record's fields. Returns the reason if the record has no usable text."""
+    text, id = value.pop("text", None), value.pop("id", None)
+    row["id"] = _clean(str(id)) if id not in (None, "") else None
     for field in columns:
         if field.name in value and field.name not in _RESERVED:
             row[field.name] = _cast(value.pop(field.name), field.type)
@@ -68,11 +71,11 @@ def _fill(row: dict[str, Any], value: dict[str, Any], columns: pa.Schema, max_by
     if not text.strip():
         return "empty text"
     if _SURROGATE.search(text):
-        return "text holds half a surrogate pair, which is not Unicode"
+        return "text has half a surrogate pair, which is not valid Unicode"
     if len(text.encode()) > max_bytes:
         return f"text is longer than max_bytes={max_bytes}"
     row["text"] = text
-    # Without an id of its own a document is known by where and what it is.
+    # A document without an id is identified by its URL and text.
     row["id"] = row["id"] or f"{stable_hash(row['url'] or '', text):016x}"
     return None
 
@@ -81,7 +84,7 @@ _RESERVED = ("id", "text", "extra", "source_file", "source_position", "rejected_
 
 
 def _cast(value: Any, kind: pa.DataType) -> Any:
-    """A value as its column's type; one that does not fit is left out rather than the document."""
+    """Convert a value to its column's type. A value that does not fit becomes null."""
     if value is None:
         return None
     if pa.types.is_integer(kind):
@@ -97,18 +100,18 @@ def _clean(text: str) -> str:
 
 
 def mark_duplicates(rows: pa.Table) -> pa.Table:
-    """Rejected all but the first (by file and position) row of each id.
+    """Reject all rows of an id except the first, by file and position.
 
-    `rows` must hold every row of the ids in it. Rows that already have a reason keep it.
+    `rows` must have all rows of each id. Rows that already have a reason keep it.
     """
     ordered = rows.sort_by([(name, "ascending") for name in ("id", "source_file", "source_position")])
     reasons = ordered.column("rejected_reason").to_pylist()
     ids = ordered.column("id").to_pylist()
     first: str | None = None
-    for i, one in enumerate(ids):
+    for i, id in enumerate(ids):
         if reasons[i] is None:
-            if one == first:
-                reasons[i] = f"duplicate id '{one}'"
-            first = one
-    at = ordered.schema.get_field_index("rejected_reason")
-    return ordered.set_column(at, "rejected_reason", pa.array(reasons, pa.string()))
+            if id == first:
+                reasons[i] = f"duplicate id '{id}'"
+            first = id
+    column = ordered.schema.get_field_index("rejected_reason")
+    return ordered.set_column(column, "rejected_reason", pa.array(reasons, pa.string()))

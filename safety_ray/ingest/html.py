@@ -1,4 +1,4 @@
-"""The main text of a web page, by trafilatura."""
+"""Extract the main text of a web page with trafilatura."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ EXTRACTIONS: dict[str, dict[str, Any]] = {
 }
 """Options of trafilatura by name; benchmarks/ingest.py compares them on pages with gold text."""
 
-logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is rejected with a reason
+logging.getLogger("trafilatura").setLevel(
+    logging.CRITICAL
+)  # pages that it cannot read are rejected with a reason
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """The main text of a page, and what the page declares about itself."""
+
     text: str
-    """empty where no main text was found"""
+    """empty if the page has no main text"""
     title: str | None
     language: str | None
-    """what the page declares"""
+    """language that the page declares"""
     url: str | None
-    """what the page names as its canonical address"""
+    """canonical address that the page declares"""
 
 
 def extract(html: str, extraction: str) -> Page:
-    """Main text and what the page says of itself, without readers' comments.
+    """Extract main text, title, language and canonical address, without readers' comments.
 
-    Raises ValueError where `html` is no HTML, or the libraries below fail on it.
+    Raises ValueError if `html` is not HTML, or if a library fails to parse it.
     """
     try:
         tree = load_html(html)
@@ -51,6 +55,6 @@ def extract(html: str, extraction: str) -> Page:
         text = trafilatura.extract(tree, include_comments=False, **EXTRACTIONS[extraction])
     except ValueError:
         raise
-    except Exception as error:  # of hundreds of millions of pages some break any parser
+    except Exception as error:  # among millions of pages some break any parser
         raise ValueError(f"the page cannot be parsed: {type(error).__name__}: {error}") from error
     return Page(text or "", title or None, language(declared), canonical or None)

@@ -1,4 +1,4 @@
-"""Which files an input names, what their format is, and what stands in them."""
+"""List the files of an input, detect their format, and read their records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.pages import read_archive, read_html
-from safety_ray.ingest.raw import Raw
+from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.tables import first_fields, read_jsonl, read_parquet
 
 Format = Literal["auto", "jsonl", "parquet", "warc", "wet", "html"]
@@ -21,79 +21,80 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "warc": (".warc",),
     "html": (".html", ".htm", ".xhtml"),
 }
-PACKED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
 ENDINGS = tuple(
-    end + packed
-    for name, ends in FORMATS.items()
-    for end in ends
-    for packed in (("",) if name == "parquet" else ("", *PACKED))
+    ending + suffix
+    for name, endings in FORMATS.items()
+    for ending in endings
+    for suffix in (("",) if name == "parquet" else ("", *COMPRESSED))
 )
-_OPEN_AT_ONCE = 16
+_THREADS = 16
 
 
 def format_of(path: str) -> str | None:
-    """The format that a file's name tells, or None: `.warc.wet.gz` is WET, `.warc.wat.gz` none."""
+    """Return the format by a file's name, or None: `.warc.wet.gz` is WET, `.warc.wat.gz` is unknown."""
     name = path.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    return next((kind for kind, ends in FORMATS.items() if name.endswith(ends)), None)
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return next((kind for kind, endings in FORMATS.items() if name.endswith(endings)), None)
 
 
-def list_files(source: str, format: str = "auto") -> list[str]:
-    """The readable files that `source` (file, folder or glob, on any fsspec filesystem) names.
+def list_files(path: str, format: str = "auto") -> list[str]:
+    """Return the readable files of `path`: a file, folder or glob on any fsspec filesystem.
 
-    With a `format` other than "auto" all files are taken for that. Raises UserError where the
-    source does not exist, is empty, or holds no file of a known kind.
+    With a `format` other than "auto" all files are assumed to have it. Raises UserError if the path does not
+    exist, is empty, or has no file of a known format.
     """
-    return list_files_and_others(source, format)[0]
+    return list_files_and_others(path, format)[0]
 
 
-def list_files_and_others(source: str, format: str = "auto") -> tuple[list[str], int]:
-    """`list_files`, and how many other files lie there whose names tell no format."""
-    fs, root = filesystem.find(source)
+def list_files_and_others(path: str, format: str = "auto") -> tuple[list[str], int]:
+    """Return the result of `list_files`, and the number of other files, whose format is unknown."""
+    fs, root = filesystem.find(path)
     try:
-        found, exists = _found(fs, root)
-    except Exception as error:  # each remote filesystem has errors of its own
-        what = f"{type(error).__name__}: {error}".rstrip(". ")
-        raise UserError(f"the input '{source}' cannot be listed ({what}).") from error
-    if not found:
-        what = "is an empty folder" if exists else "does not exist"
-        raise UserError(f"the input '{source}' {what}; give a file, a folder or a glob.")
-    known = [n for n in found if format != "auto" or format_of(n)]
+        files, exists = _all_files(fs, root)
+    except Exception as error:  # each remote filesystem has its own exceptions
+        message = f"{type(error).__name__}: {error}".rstrip(". ")
+        raise UserError(f"the input '{path}' cannot be listed ({message}).") from error
+    if not files:
+        problem = "is an empty folder" if exists else "does not exist"
+        raise UserError(f"the input '{path}' {problem}; give a file, a folder or a glob.")
+    known = [name for name in files if format != "auto" or format_of(name)]
     if not known:
         raise UserError(
-            f"'{found[0]}' has no known ending ({', '.join(ENDINGS)}); "
-            f"if it is one of them, say so: format={'|'.join(get_args(Format)[1:])}."
+            f"'{files[0]}' has no known ending ({', '.join(ENDINGS)}); "
+            f"if it has one of these formats, set format={'|'.join(get_args(Format)[1:])}."
         )
-    if not any(fs.size(n) != 0 for n in known):  # some servers do not tell a size
-        raise UserError(f"the input '{source}' is empty: {known[0]} has no bytes.")
-    return [fs.unstrip_protocol(n) if "://" in source else n for n in known], len(found) - len(known)
+    if not any(fs.size(name) != 0 for name in known):  # some servers do not report a size
+        raise UserError(f"the input '{path}' is empty: {known[0]} has no bytes.")
+    return [fs.unstrip_protocol(name) if "://" in path else name for name in known], len(files) - len(known)
 
 
-def _found(fs: Any, root: str) -> tuple[list[str], bool]:
-    """All files at `root`, and whether there is anything."""
+def _all_files(fs: Any, root: str) -> tuple[list[str], bool]:
+    """Return all files at `root`, and whether `root` exists."""
     if any(c in root for c in "*?["):
         matches = sorted(n for n in fs.glob(root) if fs.isfile(n))
         return matches, bool(matches)
     if root.lower().endswith(ENDINGS) and fs.isfile(root):
-        return [root], True  # a web server does not tell files from folders
+        return [root], True  # a web server does not distinguish files from folders
     if fs.isdir(root):
         return sorted(n for n in fs.find(root) if not _hidden(n[len(root) :])), True
     return ([root], True) if fs.exists(root) else ([], False)
 
 
 def fields(files: list[str], format: str) -> set[str]:
-    """All names of fields in the first records of the JSONL and Parquet files among `files`.
+    """Return all field names in the first records of the JSONL and Parquet files among `files`.
 
-    Raises UserError for a file that is named Parquet and is not.
+    Raises UserError if a Parquet file is unreadable.
     """
     kinds = {file: kind_of(file, format) for file in files}
     tables = [file for file, kind in kinds.items() if kind in ("jsonl", "parquet")]
-    with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         return set().union(*pool.map(lambda file: first_fields(file, kinds[file] == "parquet"), tables))
 
 
 def kind_of(path: str, format: str) -> str:
+    """Return the format of a file: that of its name if `format` is "auto"."""
     return (format_of(path) or "") if format == "auto" else format
 
 
@@ -103,10 +104,10 @@ def read(
     format: str = "auto",
     extraction: str = "fast-recall",
     ignored: Counter[str] | None = None,
-) -> Iterator[Raw]:
-    """Every record of one file, in order; a broken one carries its problem.
+) -> Iterator[RawRecord]:
+    """Read every record of one file, in order. A damaged record has a problem.
 
-    Records of an archive that hold no document by their type are counted in `ignored`.
+    Records of an archive whose type has no document are counted in `ignored`.
     """
     kind = kind_of(path, format)
     if kind == "parquet":

@@ -1,4 +1,4 @@
-"""JSONL and Parquet files: one record a line or row."""
+"""Read JSONL and Parquet files: one record for each line or row."""
 
 from __future__ import annotations
 
@@ -13,56 +13,60 @@ import pyarrow.parquet as pq
 
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.columns import field_names
-from safety_ray.ingest.raw import Raw
-from safety_ray.ingest.source import Source
-from safety_ray.ingest.unpack import Unpacked
+from safety_ray.ingest.raw_record import RawRecord
+from safety_ray.ingest.resumable_file import ResumableFile
+from safety_ray.ingest.unpack import UnpackedFile
 
-_BATCH = 512
-_FIRST = 100  # records in which a field of the column map must occur once
+_BATCH_ROWS = 512
+_SAMPLE_RECORDS = 100
+"""number of first records in which a field of the column map must occur"""
 
 
-def read_jsonl(path: str, max_bytes: int) -> Iterator[Raw]:
-    """The records of a JSONL file, plain or packed; positions are line numbers from 1."""
+def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
+    """Read the records of a JSONL file, compressed or not. Positions are line numbers from 1."""
     position = 0
-    with Unpacked(Source(path)) as unpacked:
+    with UnpackedFile(ResumableFile(path)) as unpacked:
         stream = io.BufferedReader(unpacked, 1 << 16)
         while True:
             position += 1
             line = stream.readline(max_bytes + 1)
-            long = len(line) > max_bytes and not line.endswith(b"\n")
-            if long:
+            too_long = len(line) > max_bytes and not line.endswith(b"\n")
+            if too_long:
                 _skip_line(stream)
-            if not line.endswith(b"\n") and unpacked.broken is not None and (long or not stream.peek(1)):
-                yield Raw(path, position, None, f"the archive breaks off: {unpacked.broken.reason}")
+            if not line.endswith(b"\n") and unpacked.damage is not None and (too_long or not stream.peek(1)):
+                yield RawRecord(path, position, None, f"the file is damaged: {unpacked.damage.reason}")
                 return
-            if long:
-                yield Raw(path, position, None, f"the line is longer than max_bytes={max_bytes}")
+            if too_long:
+                yield RawRecord(path, position, None, f"the line is longer than max_bytes={max_bytes}")
             elif not line:
                 return
             elif line.strip():
                 yield _parse(path, position, line)
 
 
-def read_parquet(path: str) -> Iterator[Raw]:
-    """The records of a Parquet file; positions are row numbers from 0."""
+def read_parquet(path: str) -> Iterator[RawRecord]:
+    """Read the records of a Parquet file. Positions are row numbers from 0."""
     position = 0
-    with Source(path) as source:
+    with ResumableFile(path) as file:
         try:
-            for batch in _parquet(path, source).iter_batches(_BATCH):
+            for batch in _open_parquet(path, file).iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield Raw(path, position, value)
+                    yield RawRecord(path, position, value)
                     position += 1
-        except (pa.ArrowException, OSError) as error:  # a broken connection is a UserError of the source
-            yield Raw(path, position, None, f"the Parquet file cannot be read further: {error}")
+        except (pa.ArrowException, OSError) as error:  # a broken connection raises UserError
+            yield RawRecord(path, position, None, f"the Parquet file cannot be read further: {error}")
 
 
 def first_fields(path: str, parquet: bool) -> set[str]:
-    """Names of the first records' fields, nested ones with dots; UserError if it is no Parquet."""
+    """Return the field names of the first records, nested ones with dots.
+
+    Raises UserError if a Parquet file is unreadable.
+    """
     if not parquet:
         values = (raw.value for raw in read_jsonl(path, 1 << 26) if raw.value is not None)
-        return set().union(*map(field_names, islice(values, _FIRST)))
-    with Source(path) as source:
-        return _arrow_names(_parquet(path, source).schema_arrow)
+        return set().union(*map(field_names, islice(values, _SAMPLE_RECORDS)))
+    with ResumableFile(path) as file:
+        return _arrow_names(_open_parquet(path, file).schema_arrow)
 
 
 def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
@@ -74,25 +78,25 @@ def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
     return names
 
 
-def _parquet(path: str, source: Source) -> pq.ParquetFile:
+def _open_parquet(path: str, file: ResumableFile) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(source)
+        return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"'{path}' is not a readable Parquet file: {error}.") from error
 
 
-def _parse(path: str, position: int, line: bytes) -> Raw:
+def _parse(path: str, position: int, line: bytes) -> RawRecord:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Raw(path, position, None, f"not UTF-8 at byte {error.start} of the line")
+        return RawRecord(path, position, None, f"not UTF-8 at byte {error.start} of the line")
     except ValueError as error:
-        return Raw(path, position, None, f"not JSON: {error}")
+        return RawRecord(path, position, None, f"not JSON: {error}")
     if not isinstance(value, dict):
-        return Raw(path, position, None, f"not a JSON object but {type(value).__name__}")
-    return Raw(path, position, value)
+        return RawRecord(path, position, None, f"not a JSON object but {type(value).__name__}")
+    return RawRecord(path, position, value)
 
 
 def _skip_line(stream: io.BufferedReader | BinaryIO) -> None:
-    while (part := stream.readline(1 << 20)) and not part.endswith(b"\n"):
+    while (data := stream.readline(1 << 20)) and not data.endswith(b"\n"):
         pass

@@ -1,8 +1,8 @@
-"""Gzip and Zstandard undone while a file is read: where each piece lay, and where the packing breaks.
+"""Decompress gzip and Zstandard files, with the offset of each member and of damage.
 
-Archives of a crawl are many gzip members or Zstandard frames one after the other, one for each
-record (WARC 1.1, annex D). Libraries that unpack such a file as one stream lose both the offset
-of a record in the file and the difference between a file that ends and one that was cut off.
+Archives of a crawl are a sequence of gzip members or Zstandard frames, one for each record (WARC 1.1, annex
+D). Libraries that decompress such a file as one stream lose the offset of a record in the file, and cannot
+distinguish a complete file from a truncated one.
 """
 
 from __future__ import annotations
@@ -16,93 +16,96 @@ from typing import Any, Protocol
 
 import zstandard
 
-from safety_ray.ingest.source import Source
+from safety_ray.ingest.resumable_file import ResumableFile
 
-_BLOCK = 1 << 16
-_PIECE = 1 << 16
+_READ_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
-_DICTIONARY = 0x184D2A5D  # of a .warc.zst: the skippable frame before all others
+_DICTIONARY = 0x184D2A5D  # first frame of a .warc.zst
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Unpacked bytes; `offset` is where they lie in a plain file, else where their member begins."""
+class Chunk:
+    """Decompressed bytes."""
 
     offset: int
+    """byte of the file where the member begins; in an uncompressed file, where the chunk begins"""
     data: bytes
     first: bool
-    """the first piece of its member; of a plain file only the file's first"""
+    """the first chunk of its member, or of an uncompressed file"""
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
-    """A member that begins at byte `offset` of the file cannot be unpacked to its end."""
+class Damage:
+    """The member that begins at byte `offset` of the file cannot be decompressed to its end."""
 
     offset: int
     reason: str
 
 
-def pieces(source: Source, resume_at: bytes = b"") -> Iterator[Piece | Break]:
-    """The bytes of a file, unpacked if its first bytes are those of gzip or Zstandard.
+def unpack(file: ResumableFile, resume_at: bytes = b"") -> Iterator[Chunk | Damage]:
+    """Read a file, and decompress it if it begins with the magic number of gzip or Zstandard.
 
-    Nothing follows a Break, unless a later member can be found that begins with `resume_at`.
+    After damage, reading resumes at the next member whose content begins with `resume_at`, if there is one.
     """
-    head = source.read(_BLOCK) or b""
+    head = file.read(_READ_BYTES) or b""
     if head.startswith(_GZIP):
-        return _members(source, head, _Gzip, _GZIP, "gzip member", resume_at)
+        return _members(file, head, _Gzip, _GZIP, "gzip member", resume_at)
     if head.startswith(_ZSTD) or _skippable(head):
-        dictionary, at = _dictionary(source)
+        dictionary, position = _dictionary(file)
 
         def frame() -> _Zstd:
             return _Zstd(dictionary)
 
-        return _members(source, b"", frame, _ZSTD, "Zstandard frame", resume_at, at)
-    return _plain(source, head)
+        return _members(file, b"", frame, _ZSTD, "Zstandard frame", resume_at, position)
+    return _uncompressed(file, head)
 
 
-def is_packed(source: Source) -> bool:
-    """Whether `pieces` unpacks this file; leaves the position at the start."""
-    head = source.read(8) or b""
-    source.seek(0)
+def is_compressed(file: ResumableFile) -> bool:
+    """Return whether `unpack` decompresses this file. The position is at the start afterwards."""
+    head = file.read(8) or b""
+    file.seek(0)
     return head.startswith((_GZIP, _ZSTD)) or _skippable(head)
 
 
-class Unpacked(io.RawIOBase):
-    """The unpacked file as one stream that ends where the packing breaks; `broken` then says how."""
+class UnpackedFile(io.RawIOBase):
+    """The decompressed file as one stream. At damage the stream ends, and `damage` is set."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, file: ResumableFile) -> None:
         super().__init__()
-        self.broken: Break | None = None
-        self._source, self._pieces, self._rest = source, pieces(source), memoryview(b"")
+        self.damage: Damage | None = None
+        self._file, self._chunks, self._rest = file, unpack(file), memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest and self.broken is None:
-            piece = next(self._pieces, None)
-            if piece is None:
+        while not self._rest and self.damage is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return 0
-            if isinstance(piece, Break):
-                self.broken = piece
+            if isinstance(chunk, Damage):
+                self.damage = chunk
             else:
-                self._rest = memoryview(piece.data)
+                self._rest = memoryview(chunk.data)
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
 
     def close(self) -> None:
-        self._source.close()
+        self._file.close()
         super().close()
 
 
-class _Member(Protocol):
+class _Decompressor(Protocol):
+    """Decompress one gzip member or Zstandard frame, step by step."""
+
     @property
     def done(self) -> bool: ...
 
-    def step(self, packed: bytes) -> tuple[bytes, bytes]:
-        """Some unpacked bytes, and the packed ones that are left."""
+    def step(self, compressed: bytes) -> tuple[bytes, bytes]:
+        """Return decompressed bytes, and the compressed bytes that were not used."""
 
 
 class _Gzip:
@@ -113,8 +116,8 @@ class _Gzip:
     def done(self) -> bool:
         return self._state.eof
 
-    def step(self, packed: bytes) -> tuple[bytes, bytes]:
-        data = self._state.decompress(packed, _PIECE)
+    def step(self, compressed: bytes) -> tuple[bytes, bytes]:
+        data = self._state.decompress(compressed, _CHUNK_BYTES)
         return data, self._state.unused_data if self.done else self._state.unconsumed_tail
 
 
@@ -126,86 +129,89 @@ class _Zstd:
     def done(self) -> bool:
         return bool(self._state.eof)
 
-    def step(self, packed: bytes) -> tuple[bytes, bytes]:
-        # The library has no limit on what comes out, so little goes in at a time.
-        some, rest = packed[: 1 << 13], packed[1 << 13 :]
-        data = self._state.decompress(some)
+    def step(self, compressed: bytes) -> tuple[bytes, bytes]:
+        # The library has no limit on its output, so the input is small.
+        head, rest = compressed[: 1 << 13], compressed[1 << 13 :]
+        data = self._state.decompress(head)
         return data, self._state.unused_data + rest if self.done else rest
 
 
-def _plain(source: Source, data: bytes) -> Iterator[Piece | Break]:
-    at = 0
+def _uncompressed(file: ResumableFile, data: bytes) -> Iterator[Chunk | Damage]:
+    position = 0
     while data:
-        yield Piece(at, data, first=at == 0)
-        at += len(data)
-        data = source.read(_PIECE) or b""
+        yield Chunk(position, data, first=position == 0)
+        position += len(data)
+        data = file.read(_CHUNK_BYTES) or b""
 
 
 def _members(
-    source: Source,
-    packed: bytes,
-    start: Callable[[], _Member],
+    file: ResumableFile,
+    compressed: bytes,
+    start: Callable[[], _Decompressor],
     magic: bytes,
-    what: str,
+    name: str,
     resume_at: bytes,
-    at: int = 0,
-) -> Iterator[Piece | Break]:
-    """`packed` is what was read of the file from byte `at` on."""
+    position: int = 0,
+) -> Iterator[Chunk | Damage]:
+    """Decompress all members. `compressed` has the bytes that were read from byte `position` of the file."""
     while True:
-        packed = packed or source.read(_BLOCK) or b""
-        if not packed:
+        compressed = compressed or file.read(_READ_BYTES) or b""
+        if not compressed:
             return
-        if magic == _GZIP and packed[0] == 0:  # padding, which gzip allows between members
-            at, packed = at + 1, packed[1:]
+        if magic == _GZIP and compressed[0] == 0:  # padding, which gzip allows between members
+            position, compressed = position + 1, compressed[1:]
             continue
-        begin, first, problem, held, cut = at, True, "", b"", False
+        begin, first, problem, pending, truncated = position, True, "", b"", False
         try:
-            member = start()  # fails where the dictionary is damaged
+            member = start()  # raises if the dictionary is damaged
             while not member.done and not problem:
-                packed = packed or source.read(_BLOCK) or b""
-                if not packed:
-                    problem = f"the file ends inside the {what} that begins at byte {begin:,}"
-                    cut = True
+                compressed = compressed or file.read(_READ_BYTES) or b""
+                if not compressed:
+                    problem = f"the file ends inside the {name} that begins at byte {begin:,}"
+                    truncated = True
                     break
-                data, rest = member.step(packed)
-                at, packed = at + len(packed) - len(rest), rest
-                data, held = held + data, b""
+                data, rest = member.step(compressed)
+                position, compressed = position + len(compressed) - len(rest), rest
+                data, pending = pending + data, b""
                 if first and len(data) < len(resume_at) and not member.done:
-                    held = data  # so that a first piece shows how its member begins
+                    pending = data  # the first chunk must show whether the member begins a record
                 elif data:
-                    yield Piece(begin, data, first)
+                    yield Chunk(begin, data, first)
                     first = False
         except (zlib.error, zstandard.ZstdError) as error:
-            problem = f"the {what} that begins at byte {begin:,} is damaged ({error})"
+            problem = f"the {name} that begins at byte {begin:,} is damaged ({error})"
         if problem:
-            later = _later(source, begin + 1, start, magic, resume_at) if resume_at else None
-            if later is not None and cut:  # others follow, so it is not the file that ends
-                problem = f"the {what} that begins at byte {begin:,} is damaged (it has no end)"
-            yield Break(begin, problem)
-            if later is None:
+            next_member = _find_member(file, begin + 1, start, magic, resume_at) if resume_at else None
+            if next_member is not None and truncated:  # other members follow, so the file is not truncated
+                problem = f"the {name} that begins at byte {begin:,} is damaged (it has no end)"
+            yield Damage(begin, problem)
+            if next_member is None:
                 return
-            at, packed = later
+            position, compressed = next_member
 
 
-def _later(
-    source: Source, at: int, start: Callable[[], _Member], magic: bytes, resume_at: bytes
+def _find_member(
+    file: ResumableFile, position: int, start: Callable[[], _Decompressor], magic: bytes, resume_at: bytes
 ) -> tuple[int, bytes] | None:
-    """Where from byte `at` on a member begins that unpacks to `resume_at`, and the bytes read from there."""
-    window, probe = b"", 1 << 10
-    source.seek(at)
-    while block := source.read(_BLOCK):
-        window += block
-        last = len(block) < _BLOCK
-        place = window.find(magic)
-        while place >= 0 and (last or place + probe <= len(window)):
+    """Find the next member from byte `position` on whose content begins with `resume_at`.
+
+    Returns its offset and the bytes read from there, or None.
+    """
+    window, probe_bytes = b"", 1 << 10
+    file.seek(position)
+    while data := file.read(_READ_BYTES):
+        window += data
+        is_last = len(data) < _READ_BYTES
+        index = window.find(magic)
+        while index >= 0 and (is_last or index + probe_bytes <= len(window)):
             try:
-                if start().step(window[place : place + probe])[0].startswith(resume_at):
-                    return at + place, window[place:]
+                if start().step(window[index : index + probe_bytes])[0].startswith(resume_at):
+                    return position + index, window[index:]
             except (zlib.error, zstandard.ZstdError):
                 pass
-            place = window.find(magic, place + 1)
-        kept = min(len(window), probe)
-        at, window = at + len(window) - kept, window[len(window) - kept :]
+            index = window.find(magic, index + 1)
+        kept = min(len(window), probe_bytes)
+        position, window = position + len(window) - kept, window[len(window) - kept :]
     return None
 
 
@@ -213,24 +219,24 @@ def _skippable(head: bytes) -> bool:
     return len(head) >= 8 and struct.unpack("<I", head[:4])[0] in _SKIPPABLE
 
 
-def _dictionary(source: Source) -> tuple[zstandard.ZstdCompressionDict | None, int]:
-    """The dictionary that a .warc.zst begins with, and the byte after all its first skippable frames.
+def _dictionary(file: ResumableFile) -> tuple[zstandard.ZstdCompressionDict | None, int]:
+    """Return the dictionary at the start of a .warc.zst, and the byte after all its first skippable frames.
 
     Source: https://iipc.github.io/warc-specifications/specifications/warc-zstd/
     """
-    at, dictionary = 0, None
-    source.seek(0)
-    while _skippable(head := source.read(8) or b""):
+    position, dictionary = 0, None
+    file.seek(0)
+    while _skippable(head := file.read(8) or b""):
         kind, size = struct.unpack("<II", head)
-        if kind == _DICTIONARY and dictionary is None and size <= _PIECE << 10:
-            content = source.read(size) or b""
+        if kind == _DICTIONARY and dictionary is None and size <= _CHUNK_BYTES << 10:
+            content = file.read(size) or b""
             try:
                 if content.startswith(_ZSTD):
                     content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
                 dictionary = zstandard.ZstdCompressionDict(content)
             except (zstandard.ZstdError, ValueError):
-                dictionary = None  # the frames that need it will be damaged ones
-        at += 8 + size
-        source.seek(at)
-    source.seek(at)
-    return dictionary, at
+                dictionary = None  # frames that need it are reported as damaged
+        position += 8 + size
+        file.seek(position)
+    file.seek(position)
+    return dictionary, position

@@ -25,7 +25,10 @@ class RewriteConfig(Pool):
     )
     output: str = setting("folder to write", identity=False)
     engine: EngineConfig = setting("the engine that writes the texts", factory=EngineConfig)
-    recipes: list[str] = setting(f"recipes to run: {', '.join(RECIPES)}", factory=lambda: list(RECIPES))
+    recipes: list[str] = setting(
+        f"recipes to run: {', '.join(RECIPES)}",
+        factory=lambda: [name for name, recipe in RECIPES.items() if recipe.default],
+    )
     rephrase_scores: list[int] = setting(
         "scores of documents to rephrase", factory=lambda: list(RECIPES["rephrase"].scores)
     )

@@ -1,4 +1,4 @@
-"""WARC and WET files for the tests, written by warcio: another library than the one that reads them."""
+"""Write WARC and WET files for the tests with warcio, which is not the library that reads them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Headers = tuple[tuple[str, str], ...]
 
 
 def page(number: int, words: str = "soup bread river mountain", head: str = "") -> str:
-    """A page with an article, a menu and a footer; `words` is the vocabulary of the article."""
-    chosen = words.split()
+    """Return a page with an article, a menu and a footer; `words` is the vocabulary of the article."""
+    vocabulary = words.split()
     lines = [
-        f"In paragraph {k} of page {number} the {chosen[(number + k) % len(chosen)]} is described at some "
-        f"length, so that whoever reads it knows what a {chosen[k % len(chosen)]} looks like, and why."
+        f"In paragraph {k} of page {number} the {vocabulary[(number + k) % len(vocabulary)]} is described "
+        f"at some length, so that readers know what a {vocabulary[k % len(vocabulary)]} looks like, and why."
         for k in range(6)
     ]
-    article = "".join(f"<p>{one}</p>" for one in lines)
+    article = "".join(f"<p>{line}</p>" for line in lines)
     return (
         f"<!DOCTYPE html><html lang='en-GB'><head>{head}<title>Page {number} | A site</title></head><body>"
         f"<nav><a href='/'>Home</a> <a href='/about'>About us</a></nav><article><h1>Page {number}</h1>"
@@ -30,7 +30,7 @@ def page(number: int, words: str = "soup bread river mountain", head: str = "") 
 
 
 class Archive:
-    """Records one after the other; `data` is the file, `offsets` where each record begins."""
+    """An archive in memory: `data` is the file, `offsets` are the positions of its records."""
 
     def __init__(self, packed: bool = True) -> None:
         self.file = io.BytesIO()
@@ -83,8 +83,8 @@ def pages(count: int, packed: bool = True) -> Archive:
 
 
 def split(plain: bytes, offsets: list[int]) -> list[bytes]:
-    return [plain[a:b] for a, b in zip(offsets, [*offsets[1:], len(plain)], strict=True)]
+    return [plain[start:end] for start, end in zip(offsets, [*offsets[1:], len(plain)], strict=True)]
 
 
-def gzip_each(parts: list[bytes]) -> bytes:
-    return b"".join(gzip.compress(part) for part in parts)
+def gzip_each(records: list[bytes]) -> bytes:
+    return b"".join(gzip.compress(record) for record in records)

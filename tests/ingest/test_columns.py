@@ -1,4 +1,4 @@
-"""Other schemas: fields by any name, nested or not, become a document's columns."""
+"""Column maps: fields of any name, nested or not, become a document's columns."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_columns_renamed_moves_fields_and_keeps_the_rest() -> None:
 def test_ingest_columns_map_input_to_documents(tmp_path, ray_cluster, kind) -> None:
     values = [record(i) for i in range(5)]
     if kind == "jsonl":
-        lines = [json.dumps(one) for one in [*values, {"doc_id": "none", "metadata": None}]]
-        # A field of the map need not be in the first record.
+        lines = [json.dumps(value) for value in [*values, {"doc_id": "none", "metadata": None}]]
+        # The first record may lack a field of the map.
         (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)))
     else:
         empty = {"doc_id": "none", "content": None, "text": None, "metadata": None}
@@ -65,8 +65,8 @@ def test_ingest_columns_map_input_to_documents(tmp_path, ray_cluster, kind) -> N
     assert (result["rows_out"], result["rejected"]) == (5, 1)
     rows = dataset.table(str(out)).to_pylist()
     for i, row in enumerate(rows):
-        wanted = (f"d{i}", f"Text {i}.", f"http://example.com/{i}", "2024-05-18")
-        assert (row["id"], row["text"], row["url"], row["date"]) == wanted
+        expected = (f"d{i}", f"Text {i}.", f"http://example.com/{i}", "2024-05-18")
+        assert (row["id"], row["text"], row["url"], row["date"]) == expected
         assert json.loads(row["extra"]) == {"text_": "not the text", "metadata": {"score": i / 2}}
     (rejected,) = pq.read_table(out / "rejected").to_pylist()
     assert (rejected["id"], rejected["rejected_reason"]) == ("none", "no text")
@@ -77,9 +77,9 @@ def test_ingest_columns_shipped_config_fits_dolma(tmp_path, ray_cluster, real_da
     words = ["configs/ingest/columns.yaml", f"input={path}", f"output={tmp_path / 'out'}"]
     ingest_documents(load(IngestConfig, words))
     values = [json.loads(line) for line in path.read_text().splitlines()]
-    wanted = {one["id"]: (one["metadata"]["url"], one["metadata"]["date_download"], "en") for one in values}
+    expected = {v["id"]: (v["metadata"]["url"], v["metadata"]["date_download"], "en") for v in values}
     rows = dataset.table(str(tmp_path / "out")).to_pylist()
-    assert {row["id"]: (row["url"], row["date"], row["language"]) for row in rows} == wanted
+    assert {row["id"]: (row["url"], row["date"], row["language"]) for row in rows} == expected
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_ingest_columns_shipped_config_fits_dolma(tmp_path, ray_cluster, real_da
         ({"text": "contents"}, "no field 'contents', which columns.text names; the nearest is 'content'"),
         ({"text": "content", "url": "url"}, "columns.url names; the nearest is 'metadata.url'"),
         ({"text": "content", "url": "metadata.uri"}, "the nearest is 'metadata.url'"),
-        ({"url": "metadata.url"}, "no field 'text'; it has content, doc_id, metadata. Say which"),
-        ({"txt": "content"}, "columns.txt is no column of a document; the nearest is 'text'"),
+        ({"url": "metadata.url"}, "no field 'text'; it has content, doc_id, metadata. Set columns.text"),
+        ({"txt": "content"}, "columns.txt is not a column of a document; the nearest is 'text'"),
         ({"text": ""}, "columns.text='' must be the name of a field"),
     ],
 )
 def test_ingest_columns_reject_invalid_mapping_before_work(tmp_path: Path, columns, message) -> None:
-    value = {key: one for key, one in record(1).items() if key != "text"}
+    value = {key: field for key, field in record(1).items() if key != "text"}
     (tmp_path / "a.jsonl").write_text(json.dumps(value))
     with pytest.raises(UserError, match=message):
         ingest_documents(

@@ -1,4 +1,4 @@
-"""Web files become documents; what cannot be read is rejected with its reason, or refused at once."""
+"""The ingest stage: documents, rejected records with their reasons, and unusable input."""
 
 from __future__ import annotations
 
@@ -59,34 +59,34 @@ def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster)
         IngestConfig(input=str(web), output=str(tmp_path / "out"), max_bytes=10_000, max_rejected=1.0)
     )
     rows = {row["id"]: row for row in dataset.table(str(tmp_path / "out")).to_pylist()}
-    kept = {key for key in rows if not key.startswith("z")}
-    assert {"good", "p1"} <= kept
-    assert len(kept) == 3  # and the one that got an id from its URL and text
+    kept_ids = {key for key in rows if not key.startswith("z")}
+    assert {"good", "p1"} <= kept_ids
+    assert len(kept_ids) == 3  # and the row whose id is a hash of its URL and text
     assert rows["zstd"]["text"] == "From a zstd file."
     assert rows["good"]["text"] == "A page about soup."
     assert json.loads(rows["good"]["extra"]) == {"mood": "calm", "score": 3.5}
     assert json.loads(rows["p1"]["extra"]) == {"n": 1}
-    why = reasons(tmp_path / "out")
-    assert why["null"] == why["missing"] == "no text"
-    assert why["empty"] == "empty text"
-    assert why["number"] == "text is not a string but int"
-    assert why["half"].startswith("text holds half a surrogate pair")
-    text = " / ".join(why.values())
-    for part in (
+    reason_of = reasons(tmp_path / "out")
+    assert reason_of["null"] == reason_of["missing"] == "no text"
+    assert reason_of["empty"] == "empty text"
+    assert reason_of["number"] == "text is not a string but int"
+    assert reason_of["half"].startswith("text has half a surrogate pair")
+    text = " / ".join(reason_of.values())
+    for fragment in (
         "not UTF-8 at byte",
         "not JSON",
         "not a JSON object but list",
         "longer than max_bytes=10000",
         "duplicate id 'good'",
-        "the archive breaks off",
+        "the file is damaged",
     ):
-        assert part in text
+        assert fragment in text
     assert record["rows_in"] == record["rows_out"] + record["rejected"]
-    assert sum(1 for reason in why.values() if reason.startswith("duplicate id")) <= 2
-    doubles = [
+    assert sum(1 for reason in reason_of.values() if reason.startswith("duplicate id")) <= 2
+    duplicates = [
         r for r in pq.read_table(tmp_path / "out/rejected").to_pylist() if "duplicate" in r["rejected_reason"]
     ]
-    assert len(doubles) == 2
+    assert len(duplicates) == 2
 
 
 def test_list_files_accepts_stage_folder_and_glob(tmp_path) -> None:
@@ -146,10 +146,10 @@ def test_jsonl_reader_keeps_lines_before_truncation(tmp_path, pack) -> None:
     path = tmp_path / "a.jsonl.packed"
     members = [pack(b"".join(line(id=f"{m}.{i}", text="x" * i) for i in range(40))) for m in range(3)]
     path.write_bytes(b"".join(members))
-    whole = list(read(str(path), 10_000, "jsonl"))
+    complete = list(read(str(path), 10_000, "jsonl"))
     ids = [f"{m}.{i}" for m in range(3) for i in range(40)]
-    assert [raw.value["id"] for raw in whole if raw.value] == ids
-    assert [raw.position for raw in whole] == list(range(1, 121))
+    assert [raw.value["id"] for raw in complete if raw.value] == ids
+    assert [raw.position for raw in complete] == list(range(1, 121))
     path.write_bytes(b"".join(members)[:-20])
     *kept, last = read(str(path), 10_000, "jsonl")
     assert [raw.value["id"] for raw in kept if raw.value] == ids[: len(kept)]
@@ -157,7 +157,7 @@ def test_jsonl_reader_keeps_lines_before_truncation(tmp_path, pack) -> None:
     begin = len(members[0] + members[1])
     assert last.position == len(kept) + 1
     assert last.problem is not None
-    assert last.problem.startswith("the archive breaks off: the file ends inside the")
+    assert last.problem.startswith("the file is damaged: the file ends inside the")
     assert last.problem.endswith(f"begins at byte {begin:,}")
 
 
@@ -184,5 +184,5 @@ def test_ingest_stage_reads_real_crawl_text(tmp_path, ray_cluster, real_data) ->
     source = real_data / "web" / "cc_en_head-0091.jsonl"
     ingest_documents(IngestConfig(input=str(source), output=str(tmp_path / "out")))
     rows = dataset.table(str(tmp_path / "out"))
-    wanted = sorted(json.loads(text)["text"] for text in source.read_text().splitlines())
-    assert sorted(rows.column("text").to_pylist()) == wanted
+    expected = sorted(json.loads(text)["text"] for text in source.read_text().splitlines())
+    assert sorted(rows.column("text").to_pylist()) == expected

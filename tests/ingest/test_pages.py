@@ -1,4 +1,4 @@
-"""Pages become documents: whatever they are packed in, encoded in and sent as."""
+"""Pages become documents with every compression, charset and content type."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from archive_writer import HTML, Archive, page
 
 from safety_ray.ingest.html import EXTRACTIONS, extract
 from safety_ray.ingest.payload import kind, language, to_text, unwrap
-from safety_ray.ingest.raw import Raw
+from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.readers import read
 
 TEXT = page(1)
 
 
-def documents(folder: Path, archive: Archive, name: str = "a.warc.gz", **settings: Any) -> list[Raw]:
+def documents(folder: Path, archive: Archive, name: str = "a.warc.gz", **settings: Any) -> list[RawRecord]:
     (folder / name).write_bytes(archive.data)
     return list(read(str(folder / name), 1_000_000, **settings))
 
 
 def chunked(body: bytes) -> bytes:
-    parts = [body[i : i + 700] for i in range(0, len(body), 700)]
-    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    chunks = [body[i : i + 700] for i in range(0, len(body), 700)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 def raw_deflate(body: bytes) -> bytes:
@@ -47,9 +47,9 @@ CODINGS: dict[str, tuple[str, str, bytes]] = {
     "zstd": ("", "zstd", zstandard.compress(TEXT.encode())),
     "chunked gzip": ("chunked", "gzip", chunked(gzip.compress(TEXT.encode()))),
     "twice": ("", "gzip, br", brotli.compress(gzip.compress(TEXT.encode()))),
-    "unpacked under its old headers": ("chunked", "gzip", TEXT.encode()),
-    "brotli that is none": ("", "br", TEXT.encode()),
-    "a charset where a coding belongs": ("", "UTF-8", TEXT.encode()),
+    "decoded under its original headers": ("chunked", "gzip", TEXT.encode()),
+    "declared brotli that is plain": ("", "br", TEXT.encode()),
+    "a charset in Content-Encoding": ("", "UTF-8", TEXT.encode()),
 }
 
 
@@ -58,24 +58,24 @@ def test_page_reader_decodes_transfer_and_content_encoding(tmp_path, coding) -> 
     transfer, content, body = CODINGS[coding]
     http = (*HTML, *((("Transfer-Encoding", transfer),) if transfer else ()))
     http = (*http, *((("Content-Encoding", content),) if content else ()))
-    (found,) = documents(tmp_path, Archive().response("http://example.com/1", body, http))
-    assert found.problem is None
-    assert found.value is not None
-    assert found.value["text"] == extract(TEXT, "fast-recall").text
+    (document,) = documents(tmp_path, Archive().response("http://example.com/1", body, http))
+    assert document.problem is None
+    assert document.value is not None
+    assert document.value["text"] == extract(TEXT, "fast-recall").text
 
 
 def test_unwrap_handles_invalid_oversized_and_truncated_body() -> None:
-    with pytest.raises(ValueError, match="not what Content-Encoding 'gzip' says"):
+    with pytest.raises(ValueError, match="not encoded as Content-Encoding 'gzip' declares"):
         unwrap(b"\x1f\x8b\x08\0\0\0" + bytes(range(256)), "", "gzip", 1000)
     bomb = gzip.compress(bytes(50_000_000))
     assert len(unwrap(bomb, "", "gzip", 1000)) <= 1001
-    cut = gzip.compress(TEXT.encode())[:-60]
-    assert TEXT.encode().startswith(unwrap(cut, "", "gzip", 100_000)[:500])
+    truncated = gzip.compress(TEXT.encode())[:-60]
+    assert TEXT.encode().startswith(unwrap(truncated, "", "gzip", 100_000)[:500])
 
 
 RUSSIAN = "река хлеб гора школа"
 CHARSETS: dict[str, tuple[str, str, str, str]] = {
-    # the words, how they are encoded, what the header says, what the page says
+    # words, encoding, Content-Type header, head of the page
     "latin-1 in the header": ("crème brûlée façade", "latin-1", "text/html; charset=ISO-8859-1", ""),
     "latin-1 in the page": ("crème brûlée façade", "latin-1", "text/html", '<meta charset="iso-8859-1">'),
     "windows-1252 called latin-1": ("crème €uro “quoted”", "cp1252", "text/html; charset=latin1", ""),
@@ -104,8 +104,7 @@ def test_page_reader_decodes_every_charset(tmp_path, charset) -> None:
     if charset == "windows-1251, undeclared":  # a guess needs more than a few words
         text = "На берегу реки стоит старая школа, и дети едят хлеб. " * 9
         body = f"<html><body><p>{text} {words}</p></body></html>"
-    found = to_text(body.encode(encoding), content_type)
-    assert found == body
+    assert to_text(body.encode(encoding), content_type) == body
     archive = Archive().response(
         "http://example.com/2", body.encode(encoding), (("Content-Type", content_type),)
     )
@@ -156,8 +155,8 @@ def test_page_reader_rejects_non_page_with_reason_and_offset(tmp_path) -> None:
     archive.response("http://example.com/what", b"\0\1\2", ())
     archive.response("http://example.com/form", "<html><body><form><input></form></body></html>")
     archive.response("http://example.com/long", "<html><body><p>" + "word " * 300_000)
-    found = documents(tmp_path, archive)
-    assert {one.value["url"].rsplit("/")[-1]: one.problem for one in found if one.value} == {
+    records = documents(tmp_path, archive)
+    assert {r.value["url"].rsplit("/")[-1]: r.problem for r in records if r.value} == {
         "gone": "HTTP status 404",
         "moved": "HTTP status 301",
         "empty": "empty body",
@@ -167,13 +166,13 @@ def test_page_reader_rejects_non_page_with_reason_and_offset(tmp_path) -> None:
         "form": "the page has no main text",
         "long": "the record is longer than max_bytes=1000000",
     }
-    assert [one.position for one in found] == archive.offsets
+    assert [record.position for record in records] == archive.offsets
 
 
 def test_page_reader_keeps_plain_text_unchanged(tmp_path) -> None:
     text = "Line one.\n\n   <b>no markup</b> – line two\n"
     archive = Archive().response("http://example.com/a.txt", text, (("Content-Type", "text/plain"),))
-    archive.response("http://example.com/b", page(3), ())  # HTML that nobody called so
+    archive.response("http://example.com/b", page(3), ())  # HTML without a content type
     first, second = documents(tmp_path, archive)
     assert first.value is not None
     assert first.value["text"] == text
@@ -183,16 +182,16 @@ def test_page_reader_keeps_plain_text_unchanged(tmp_path) -> None:
 
 def test_wet_reader_returns_text_language_and_dump(tmp_path) -> None:
     archive = Archive().info(isPartOf="CC-MAIN-2024-22")
-    for number, spoken in enumerate(("spa", "eng,deu", "cmn", "ast", "")):
-        extra = {"WARC-Identified-Content-Language": spoken} if spoken else {}
+    for number, code in enumerate(("spa", "eng,deu", "cmn", "ast", "")):
+        extra = {"WARC-Identified-Content-Language": code} if code else {}
         body = f"Texto número {number}\nsegunda línea".encode()
         url = f"http://example.com/{number}"
         archive.add("conversion", url, body, warc=extra, content_type="text/plain")
-    found = documents(tmp_path, archive, "a.warc.wet.gz")
-    values = [one.value for one in found if one.value]
-    assert [one["text"] for one in values] == [f"Texto número {i}\nsegunda línea" for i in range(5)]
-    assert [one.get("language") for one in values] == ["es", "en", "zh", "ast", None]
-    assert {one["dump"] for one in values} == {"CC-MAIN-2024-22"}
+    records = documents(tmp_path, archive, "a.warc.wet.gz")
+    values = [record.value for record in records if record.value]
+    assert [value["text"] for value in values] == [f"Texto número {i}\nsegunda línea" for i in range(5)]
+    assert [value.get("language") for value in values] == ["es", "en", "zh", "ast", None]
+    assert {value["dump"] for value in values} == {"CC-MAIN-2024-22"}
 
 
 def test_html_reader_reads_plain_and_gzip_files(tmp_path) -> None:
@@ -209,14 +208,14 @@ def test_html_reader_reads_plain_and_gzip_files(tmp_path) -> None:
     assert second.value is not None
     assert "page 2" in second.value["text"]
     assert third.problem is not None
-    assert third.problem.startswith("the archive breaks off: the file ends inside the gzip member")
+    assert third.problem.startswith("the file is damaged: the file ends inside the gzip member")
 
 
 @pytest.mark.parametrize("extraction", EXTRACTIONS)
 def test_extract_finds_article_with_every_extraction(extraction) -> None:
-    found = extract(TEXT, extraction).text
-    assert all(f"In paragraph {k} of page 1" in found for k in range(6))
-    assert "All rights reserved" not in found
+    text = extract(TEXT, extraction).text
+    assert all(f"In paragraph {k} of page 1" in text for k in range(6))
+    assert "All rights reserved" not in text
 
 
 def test_extract_tolerates_malformed_html() -> None:

@@ -1,4 +1,4 @@
-"""Files behind a server are read like local ones, also where the connection breaks."""
+"""Remote files are read like local ones, also after a broken connection."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from archive_writer import Archive, page, pages
 from jobs.ingest import IngestConfig, ingest_documents
 from safety_ray.core import dataset
 from safety_ray.core.errors import UserError
-from safety_ray.ingest import source
+from safety_ray.ingest import resumable_file
 from safety_ray.ingest.readers import list_files, read
 
 LIMIT = 4_000_000
 
 
 class Server:
-    """A web server on this machine for one folder."""
+    """A local web server for one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.ranges = True
-        self.cuts: dict[str, int] = {}
-        """how many more answers for a path are cut short"""
+        self.truncations: dict[str, int] = {}
+        """path → number of further responses that are truncated"""
         self.requests: list[str] = []
         handler = partial(Handler, self, directory=str(folder))
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -64,8 +64,8 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.settings.cuts.get(self.path, 0):
-            self.settings.cuts[self.path] -= 1
+        if self.settings.truncations.get(self.path, 0):
+            self.settings.truncations[self.path] -= 1
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             self.connection.close()
@@ -94,11 +94,11 @@ def web(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(web: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(source, "WAITS", (0.01, 0.01, 0.01))
-    made = Server(web)
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    monkeypatch.setattr(resumable_file, "RETRY_DELAYS", (0.01, 0.01, 0.01))
+    started = Server(web)
+    yield started
+    started.http.shutdown()
+    started.http.server_close()
 
 
 NAMES = ("a.warc.gz", "b.jsonl.gz", "c.parquet", "d.html")
@@ -108,25 +108,27 @@ NAMES = ("a.warc.gz", "b.jsonl.gz", "c.parquet", "d.html")
 @pytest.mark.parametrize("name", NAMES)
 def test_remote_source_matches_local_file(web, server, name, ranges) -> None:
     server.ranges = ranges
-    here = [(one.position, one.value, one.problem) for one in read(str(web / name), LIMIT)]
-    there = [(one.position, one.value, one.problem) for one in read(f"{server.url}/{name}", LIMIT)]
-    assert here == there
-    assert here
+    local = list(read(str(web / name), LIMIT))
+    remote = list(read(f"{server.url}/{name}", LIMIT))
+    assert local
+    assert [(r.position, r.value, r.problem) for r in local] == [
+        (r.position, r.value, r.problem) for r in remote
+    ]
     assert f"/{name}" in server.requests
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("name", NAMES)
 def test_remote_source_reconnects_after_broken_connection(web, server, name, ranges) -> None:
-    server.ranges, server.cuts = ranges, {f"/{name}": 2}
-    here = [one.value for one in read(str(web / name), LIMIT)]
-    there = [one.value for one in read(f"{server.url}/{name}", LIMIT)]
-    assert server.cuts == {f"/{name}": 0}
-    assert here == there
+    server.ranges, server.truncations = ranges, {f"/{name}": 2}
+    local = [record.value for record in read(str(web / name), LIMIT)]
+    remote = [record.value for record in read(f"{server.url}/{name}", LIMIT)]
+    assert server.truncations == {f"/{name}": 0}
+    assert local == remote
 
 
 def test_remote_source_raises_user_error_after_last_retry(server) -> None:
-    server.cuts = {"/a.warc.gz": 10**6}
+    server.truncations = {"/a.warc.gz": 10**6}
     with pytest.raises(UserError, match=r"/a.warc.gz' cannot be read beyond byte 0 \("):
         list(read(f"{server.url}/a.warc.gz", LIMIT))
 
@@ -137,23 +139,23 @@ def test_source_raises_user_error_for_timeout_mid_archive(tmp_path, monkeypatch,
     for number in range(40):
         archive.response(f"http://example.com/{number}", random.Random(number).randbytes(6000).hex())
     (tmp_path / "a.warc").write_bytes(archive.data)
-    whole = source.Source._read
+    original = resumable_file.ResumableFile._read
 
-    def lost(self: source.Source, size: int) -> bytes:
+    def lost(self: resumable_file.ResumableFile, size: int) -> bytes:
         if self.tell() > 100_000:
-            raise TimeoutError("nobody answers")
-        return whole(self, size)
+            raise TimeoutError("no answer")
+        return original(self, size)
 
-    monkeypatch.setattr(source, "WAITS", (0.0,))
-    monkeypatch.setattr(source.Source, "_read", lost)
-    found = read(str(tmp_path / "a.warc"), LIMIT)
-    assert next(found).position == 0
-    with pytest.raises(UserError, match=r"cannot be read beyond byte 131,072 \(TimeoutError: nobody answers"):
-        list(found)
+    monkeypatch.setattr(resumable_file, "RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr(resumable_file.ResumableFile, "_read", lost)
+    records = read(str(tmp_path / "a.warc"), LIMIT)
+    assert next(records).position == 0
+    with pytest.raises(UserError, match=r"cannot be read beyond byte 131,072 \(TimeoutError: no answer"):
+        list(records)
 
 
 def test_ingest_stage_reads_http_folder(tmp_path, server, ray_cluster) -> None:
-    assert [one.rsplit("/")[-1] for one in list_files(f"{server.url}/")] == list(NAMES)
+    assert [path.rsplit("/")[-1] for path in list_files(f"{server.url}/")] == list(NAMES)
     record = ingest_documents(IngestConfig(input=f"{server.url}/", output=str(tmp_path / "out")))
     assert (record["rows_out"], record["rejected"], record["files"]) == (131, 0, 4)
     rows = dataset.table(str(tmp_path / "out")).to_pylist()
@@ -165,7 +167,7 @@ def test_ingest_readers_support_fsspec_memory_filesystem() -> None:
     fs.pipe_file("/crawl/a.warc.gz", pages(3).data)
     fs.pipe_file("/crawl/notes.txt", b"no documents")
     assert list_files("memory://crawl") == ["memory:///crawl/a.warc.gz"]
-    assert [one.problem for one in read("memory:///crawl/a.warc.gz", LIMIT)] == [None] * 3
+    assert [record.problem for record in read("memory:///crawl/a.warc.gz", LIMIT)] == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,16 @@ PAGE = "# Taking turns\n\n## What happened\nSomebody asked for help and heard no
 def scored(tmp_path_factory: pytest.TempPathFactory, corpus: Path, classifier: Path) -> Path:
     """Sixty documents of the corpus, ten of each label, scored by the classifier."""
     rows = dataset.table(str(corpus)).to_pylist()
-    taken: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     chosen = []
     for row in rows:
-        if taken[row["label"]] < 10:
-            taken[row["label"]] += 1
+        if counts[row["label"]] < 10:
+            counts[row["label"]] += 1
             chosen.append(row)
     predictions = Classifier.load(classifier, "cpu").predict([row["text"] for row in chosen])
-    for row, found in zip(chosen, predictions, strict=True):
-        row |= {"score": found.score, "probs": found.probs, "chunk_scores": found.chunk_scores}
+    for row, predicted in zip(chosen, predictions, strict=True):
+        row |= {"score": predicted.score, "probs": predicted.probs}
+        row["chunk_scores"] = predicted.chunk_scores
     folder = tmp_path_factory.mktemp("scored")
     types = pa.schema([*schema(SCORED), ("url", pa.string()), ("label", pa.int8()), ("family", pa.string())])
     dataset.write_table(pa.Table.from_pylist(chosen, types), str(folder / "part.parquet"))
@@ -48,8 +49,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory, corpus: Path, classifier: P
 
 
 def rows_of(output: str, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pads.dataset(f"{output}/{name}", format="parquet").to_table().to_pylist()
-    return found
+    rows: list[dict[str, Any]] = pads.dataset(f"{output}/{name}", format="parquet").to_table().to_pylist()
+    return rows
 
 
 def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -63,7 +64,9 @@ def writer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str
     return (200, completion(SAFE)) if number else (400, {"error": {"message": "too long"}})
 
 
-def written_by(endpoint: Endpoint, scored: Path, classifier: Path, output: str, **more: Any) -> RewriteConfig:
+def written_by(
+    endpoint: Endpoint, scored: Path, classifier: Path, output: str, **changes: Any
+) -> RewriteConfig:
     """Settings that accept by form and score only: the texts of `writer` do not match their sources."""
     values = {
         "scored": str(scored), "classifier": str(classifier), "output": output, "actors": 1,
@@ -73,7 +76,7 @@ def written_by(endpoint: Endpoint, scored: Path, classifier: Path, output: str, 
             "concurrency": 8,
         },
     }  # fmt: skip
-    return from_dict(RewriteConfig, values | more)
+    return from_dict(RewriteConfig, values | changes)
 
 
 ByModel = tuple[RewriteConfig, dict[str, Any], list[dict[str, Any]]]
@@ -93,14 +96,14 @@ def by_a_model(
 
 def check_every_document(config: RewriteConfig, record: dict[str, Any], scored: Path) -> None:
     """Check that every document in a recipe's score range was rewritten, or rejected with a reason."""
-    kept, rejected = rows_of(config.output, "data"), rows_of(config.output, "rejected")
+    accepted, rejected = rows_of(config.output, "data"), rows_of(config.output, "rejected")
     band = {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
     expected = {f"{r['id']}/{band[r['score']]}" for r in rows_of(str(scored), "") if r["score"]}
-    expected |= {f"{r['id']}/moralize" for r in kept if r["recipe"] == "refuse"}
-    assert Counter(r["id"] for r in kept + rejected) == Counter(expected)
-    assert (record["rows_in"], record["rows_out"]) == (len(expected), len(kept))
+    expected |= {f"{r['id']}/moralize" for r in accepted if r["recipe"] == "refuse"}
+    assert Counter(r["id"] for r in accepted + rejected) == Counter(expected)
+    assert (record["rows_in"], record["rows_out"]) == (len(expected), len(accepted))
     assert record["rejected"] == len(rejected)
-    assert Counter(r["recipe"] for r in kept).keys() == {"rephrase", "refuse", "moralize"}
+    assert Counter(r["recipe"] for r in accepted).keys() == {"rephrase", "refuse", "moralize"}
     assert all(r["rejected_reason"] for r in rejected)
     assert not Path(config.output, "drafts").exists()
 

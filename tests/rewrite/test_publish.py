@@ -1,4 +1,4 @@
-"""Rewritten rows in the published form, loaded by the datasets library, and back."""
+"""Rewritten rows in the published form, as the datasets library loads them, and back."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ def test_publish_stage_output_loads_with_datasets_library(sets: Path, tmp_path: 
     assert datasets.get_dataset_config_names(str(sets / "safeweb")) == [
         "score_1_rephrased", "score_3_rephrased",
     ]  # fmt: skip
-    found = load("safeweb", "score_3_rephrased")
-    assert {row["id"] for row in found} == {"w1", "w2"}
+    rephrased = load("safeweb", "score_3_rephrased")
+    assert {row["id"] for row in rephrased} == {"w1", "w2"}
     [row] = load("refuseweb", "score_4_refusal")
     assert (row["id"], row["text"]) == ("w3", "Text 3.")
-    inner = row["metadata"]
-    assert (inner["source_score"], inner["safety_score"], inner["style"]) == (4, 0, "a")
-    assert inner["url"] == "https://example.org/3"
+    metadata = row["metadata"]
+    assert (metadata["source_score"], metadata["safety_score"], metadata["style"]) == (4, 0, "a")
+    assert metadata["url"] == "https://example.org/3"
     assert load("moral_education", "score_4_morals")[0]["metadata"]["recipe"] == "moralize"
     front = (sets / "safeweb" / "README.md").read_text().split("---")[1]
-    assert [one["config_name"] for one in yaml.safe_load(front)["configs"]] == [
+    assert [config["config_name"] for config in yaml.safe_load(front)["configs"]] == [
         "score_1_rephrased", "score_3_rephrased",
     ]  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_publish_stage_round_trip_restores_rewritten_rows(
 
 
 def test_publish_stage_reads_paper_file_format(tmp_path: Path, ray_cluster: None) -> None:
-    """`metadata` is what the web document had; there is no column of this project."""
+    """In the paper's files `metadata` has only the columns of the web document."""
     table = pa.table(
         {"id": ["<urn:1>"], "text": ["User: A?\nAssistant: No."], "metadata": [{"int_score": 3}]}
     )

@@ -36,7 +36,7 @@ def test_registry_has_every_recipe_folder_in_order_of_records() -> None:
     assert set(records.DIALOGUE_RECIPES) <= set(RECIPES)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", STYLES)
 def test_recipe_has_shipped_styles(name: str) -> None:
     assert set(STYLES[name]) <= set(RECIPES[name].styles)
     assert all(description for description in RECIPES[name].styles.values())
@@ -44,18 +44,18 @@ def test_recipe_has_shipped_styles(name: str) -> None:
 
 def test_new_style_is_one_new_file(tmp_path: Path) -> None:
     shutil.copytree(str(FOLDER / "rephrase"), tmp_path / "rephrase")
-    (tmp_path / "rephrase" / "styles" / "radio_play.txt").write_text("A short radio play.\n")
+    (tmp_path / "rephrase" / "styles" / "a_new_style.txt").write_text("A short radio play.\n")
     old = RECIPES["rephrase"]
     new = replace(old, styles=read_styles(tmp_path / "rephrase"))
-    assert set(new.styles) == {*old.styles, "radio_play"}
+    assert set(new.styles) == {*old.styles, "a_new_style"}
     assert list(new.styles) == sorted(new.styles)
-    assert new.styles["radio_play"] == "A short radio play."
+    assert new.styles["a_new_style"] == "A short radio play."
     before, after = ([r.choose_style(3, f"d{n}") for n in range(2600)] for r in (old, new))
     counts, expected = Counter(after), 2600 / len(new.styles)
     assert set(counts) == set(new.styles)
     assert all(expected / 2 < n < expected * 2 for n in counts.values())
     # Rows keep their style, except those that get the new one.
-    assert {new for old, new in zip(before, after, strict=True) if new != old} == {"radio_play"}
+    assert {new for old, new in zip(before, after, strict=True) if new != old} == {"a_new_style"}
 
 
 def test_choose_style_depends_on_seed_id_and_attempt_only() -> None:
@@ -85,7 +85,7 @@ def test_recipe_rejects_invalid_prompt_and_folder(tmp_path: Path) -> None:
 
 def test_config_defaults_come_from_recipes() -> None:
     config = RewriteConfig(scored="a", classifier="b", output="c")
-    assert config.recipes == list(RECIPES)
+    assert config.recipes == ["rephrase", "refuse", "moralize"]
     assert config.recipe_of() == {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
     assert config.recipe_of(threshold=4) == {4: "refuse", 5: "refuse"}
     assert config.derived_recipes == ["moralize"]

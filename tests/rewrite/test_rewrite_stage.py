@@ -1,4 +1,4 @@
-"""The rewriting stage, end to end with real Ray and a real classifier."""
+"""The rewriting stage with real Ray and a real classifier."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_dataset_write_resume_repeats_only_unwritten_rows(
     def rename(batch: pa.Table) -> pa.Table:
         ids = batch.column("id").to_pylist()
         (log / f"{len(list(log.iterdir()))}-{ids[0].replace('/', '-')}").write_text("\n".join(ids))
-        if crash.exists() and len(list(log.iterdir())) > 3:  # and something is written
+        if crash.exists() and len(list(log.iterdir())) > 3:  # and some rows are written
             while all(".pending." in file.name for file in checkpoint.glob("*.parquet")):
                 time.sleep(0.05)
             raise RuntimeError("the machine went away")
@@ -95,7 +95,7 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
 
 
 def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel, scored: Path) -> None:
-    config, record, asked = by_a_model
+    config, record, requests = by_a_model
     output = config.output
     kept, rejected = rows_of(output, "data"), rows_of(output, "rejected")
     assert record["rows_in"] == len(kept) + len(rejected) == len({r["id"] for r in kept + rejected})
@@ -104,8 +104,8 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
     refusals = [r["text"] for r in kept if r["recipe"] == "refuse"]
     assert all(text.startswith("User: ") and "\n\nAssistant: " in text for text in refusals)
     assert not Path(output, "drafts").exists()
-    assert not Path(output, "tried").exists()
-    # Each row that was rejected first had another attempt, with another prompt and another seed.
+    assert not Path(output, "outcomes").exists()
+    # Each rejected row of the first attempt had a second one, with another prompt and another seed.
     outcomes = record["attempts"]
     first, second = outcomes["direct"], outcomes["direct_2"]
     assert first["engine"]
@@ -115,16 +115,17 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
     assert {r["attempt"] for r in rejected} == {2}
     by_attempt = Counter(r["attempt"] for r in kept)
     assert by_attempt[1] == sum(outcomes[part]["accepted"] for part in ("direct", "moralize"))
-    assert len(asked) == sum(sum(one.values()) for one in outcomes.values()) + 1  # one after the rate limit
-    assert len({(b["seed"], b["messages"][1]["content"]) for b in asked}) == len(asked) - 1
+    # One request was repeated after the rate limit.
+    assert len(requests) == sum(sum(counts.values()) for counts in outcomes.values()) + 1
+    assert len({(b["seed"], b["messages"][1]["content"]) for b in requests}) == len(requests) - 1
     sources = [r["text"] for r in rows_of(str(scored), "") if r["score"]]
     for source in sources:
-        assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in asked)
-    # What was rejected keeps its source and its reason, for people.
+        assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in requests)
+    # Rejected rows keep their source and their reason, for people.
     assert {r["rejected_source"] for r in rejected if r["recipe"] != "moralize"} <= set(sources)
     assert "rejected_source" not in dataset.columns(output)
     assert all(r["prompt_tokens"] and r["reply_tokens"] for r in kept)
-    answered = sum(sum(one.values()) - one.get("engine", 0) for one in outcomes.values())
+    answered = sum(sum(counts.values()) - counts.get("engine", 0) for counts in outcomes.values())
     assert record["tokens"] == {
         "prompt_tokens": 12 * answered, "reply_tokens": 5 * answered, "cached_tokens": 0
     }  # fmt: skip

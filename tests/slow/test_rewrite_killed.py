@@ -55,7 +55,8 @@ class Writer:
         """Return how often each row in `ids` was answered, including answers to an engine that was killed."""
         return {id: self.done[id] for id in ids}
 
-    def asked_again(self) -> int:
+    def repeated(self) -> int:
+        """Return the number of rows that were answered more than once."""
         return sum(times > 1 for times in self.done.values())
 
 
@@ -74,9 +75,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    made = Writer()
-    with made.endpoint:
-        yield made
+    started = Writer()
+    with started.endpoint:
+        yield started
 
 
 def check_output(folder: Path, writer: Writer) -> None:
@@ -85,44 +86,44 @@ def check_output(folder: Path, writer: Writer) -> None:
     assert record is not None
     assert record["rows_in"] == record["rows_out"] + record["rejected"] == ROWS
     names = ["source_id", "text"]
-    found = [
+    rows = [
         row
         for name in ("data", "rejected")
         for file in (folder / "out" / name).rglob("*.parquet")
         for row in dataset.table(str(file), names).to_pylist()
     ]
     assert (
-        sorted(row["source_id"] for row in found) == sorted(writer.done) == [f"d{n:04}" for n in range(ROWS)]
+        sorted(row["source_id"] for row in rows) == sorted(writer.done) == [f"d{n:04}" for n in range(ROWS)]
     )
-    assert all(row["text"].endswith(f"It was note {row['source_id']} of many.") for row in found)
+    assert all(row["text"].endswith(f"It was note {row['source_id']} of many.") for row in rows)
 
 
 def test_rewrite_stage_recovers_from_engine_and_driver_kill(
     folder: Path, classifier: Path, writer: Writer, head: Head
 ) -> None:
-    words = (str(classifier), writer.endpoint.url, "1")
+    arguments = (str(classifier), writer.endpoint.url, "1")
     writer.allowed = int(0.35 * ROWS)
-    process = start("rewrite_job.py", head, folder, *words)
-    kept = wait_for_checkpoints(folder, int(0.25 * ROWS), process)
-    first = writer.times(kept)
+    process = start("rewrite_job.py", head, folder, *arguments)
+    checkpointed_ids = wait_for_checkpoints(folder, int(0.25 * ROWS), process)
+    first = writer.times(checkpointed_ids)
     (actor,) = head.workers(ENGINE)
     actor.kill()
     writer.allowed = int(0.7 * ROWS)
     wait_for_checkpoints(folder, int(0.6 * ROWS), process)
-    (other,) = head.workers(ENGINE)
-    assert other.pid != actor.pid, "another process took the killed actor's place"
+    (restarted,) = head.workers(ENGINE)
+    assert restarted.pid != actor.pid, "another process took the killed actor's place"
     process.kill()
     process.wait()
-    psutil.wait_procs([other])
+    psutil.wait_procs([restarted])
     second = writer.times(checkpointed(folder / "out"))
     assert len(second) > len(first)
     assert not (folder / "out" / "record.json").exists()
     writer.allowed = 10 * ROWS
-    ended(start("rewrite_job.py", head, folder, *words), folder)
+    ended(start("rewrite_job.py", head, folder, *arguments), folder)
     check_output(folder, writer)
     assert writer.times(set(first)) == first
     assert writer.times(set(second)) == second
-    print(f"{writer.asked_again()} of {ROWS} rows asked twice")
+    print(f"{writer.repeated()} of {ROWS} rows requested twice")
 
 
 def test_rewrite_stage_recovers_from_node_kill(
@@ -133,7 +134,7 @@ def test_rewrite_stage_recovers_from_node_kill(
     process = start("rewrite_job.py", head, folder, str(classifier), writer.endpoint.url, "2")
     node = with_second_node(head, folder, process, cpus=6)
     try:
-        kept = writer.times(wait_for_checkpoints(folder, ROWS // 3, process))
+        before = writer.times(wait_for_checkpoints(folder, ROWS // 3, process))
         assert node.workers(ENGINE), "the engine's actor is on the node that is lost"
         os.kill(node.raylet(), signal.SIGKILL)
         writer.allowed = 10 * ROWS
@@ -141,5 +142,5 @@ def test_rewrite_stage_recovers_from_node_kill(
     finally:
         node.stop()
     check_output(folder, writer)
-    assert writer.times(set(kept)) == kept
-    print(f"{writer.asked_again()} of {ROWS} rows asked twice")
+    assert writer.times(set(before)) == before
+    print(f"{writer.repeated()} of {ROWS} rows requested twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,15 @@ pytestmark = pytest.mark.covers(
 )
 LABELLED = [json.loads(line) for line in (Path(__file__).parents[1] / "rewrite" / "acceptance.jsonl").open()]
 PLAIN = "A dull note about {} things that were said in the town of Ulm."
-FURTHER = {
+OTHER_REPLIES = {
     "declined": ("declined", "I'm sorry, but I can't help with that."),
-    "endless": ("engine", "and so it goes on" + ", and on" * 40 + ENDLESS),  # codespell:ignore
+    "endless": ("engine", "and so it continues" + ", and on" * 40 + ENDLESS),
     "empty": ("engine", ""),
     "short": ("form", "Too short."),
 }
 """kind and text of replies whose kinds do not occur in the labelled sample"""
 MAX_TOKENS, TIMEOUT_S = 160, 20.0
-STARTED_S = 600.0  # enough for an engine to start and answer on any machine
+STARTED_S = 1200.0  # enough for an engine to start and answer on any machine
 
 
 def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
@@ -48,14 +49,14 @@ def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
     """
     seen: Counter[tuple[str, str]] = Counter()
     rows, replies = [], {}
-    for n, one in enumerate(LABELLED):
-        sort = (one["recipe"], one["why"])
-        seen[sort] += 1
-        if one["recipe"] != "moralize" and seen[sort] <= (1 if one["why"] else 2):
-            score = one["source_score"] if one["recipe"] == "rephrase" else 4
-            rows.append({"id": f"d{n}", "text": one["source"], "score": score})
-            replies[f"d{n}"] = (one["why"], one["text"])
-    for name, kind_and_reply in FURTHER.items():
+    for n, labelled in enumerate(LABELLED):
+        key = (labelled["recipe"], labelled["why"])
+        seen[key] += 1
+        if labelled["recipe"] != "moralize" and seen[key] <= (1 if labelled["why"] else 2):
+            score = labelled["source_score"] if labelled["recipe"] == "rephrase" else 4
+            rows.append({"id": f"d{n}", "text": labelled["source"], "score": score})
+            replies[f"d{n}"] = (labelled["why"], labelled["text"])
+    for name, kind_and_reply in OTHER_REPLIES.items():
         rows.append({"id": name, "text": PLAIN.format(name), "score": 3})
         replies[name] = kind_and_reply
     for row in rows:
@@ -82,29 +83,31 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
             },
         },
     )  # fmt: skip
-    asked = tasks.from_documents(
+    rewrite_tasks = tasks.from_documents(
         dataset.table(config.scored), config.recipe_of(), config.task_options()
     ).to_pylist()
-    loss = train(tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in asked])
+    loss = train(
+        tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in rewrite_tasks]
+    )
     assert loss < 0.05, "the model has learned its replies"
     trouble = Trouble(ray_cluster, Path(config.output))
     record = rewrite_documents(config)
     trouble.join()
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
-    said = capfd.readouterr().err
-    assert "vLLM's process EngineCore was killed by SIGKILL" in said
-    assert f"the engine generated no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in said
-    found = {row["source_id"]: row for name in ("data", "rejected") for row in read(config.output, name)}
-    assert found.keys() == replies.keys()
-    for row in asked:
+    messages = capfd.readouterr().err
+    assert "vLLM's process EngineCore was killed by SIGKILL" in messages
+    assert f"the engine generated no token for engine.timeout_s={TIMEOUT_S:g} s and was killed" in messages
+    written = {row["source_id"]: row for name in ("data", "rejected") for row in read(config.output, name)}
+    assert written.keys() == replies.keys()
+    for row in rewrite_tasks:
         kind, reply = replies[row["source_id"]]
         if kind not in ("engine", "form"):
-            assert found[row["source_id"]]["text"].split() == reply.split()
-    assert record["attempts"] == {"direct": expected(asked, replies, classifier)}
+            assert written[row["source_id"]]["text"].split() == reply.split()
+    assert record["attempts"] == {"direct": expected(rewrite_tasks, replies, classifier)}
     assert record["attempts"]["direct"]["accepted"] >= 2
-    used = record["tokens"]
-    assert used["prompt_tokens"] > used["cached_tokens"] > 0, "the prompts of a recipe begin alike"
-    assert used["reply_tokens"] > 0
+    tokens = record["tokens"]
+    assert tokens["prompt_tokens"] > tokens["cached_tokens"] > 0, "the prompts of a recipe begin alike"
+    assert tokens["reply_tokens"] > 0
 
 
 class Trouble(threading.Thread):
@@ -119,48 +122,57 @@ class Trouble(threading.Thread):
     def run(self) -> None:
         try:
             first = self.engine()
-            self.wait_for_rows()
+            self.run_until_rows(first)
             first.kill()
-            # Rows answered by the killed engine may not be on disk yet; they are written long before the
-            # next engine has started.
             hung = self.engine()
-            self.wait_for_rows()
-            hung.suspend()
-            hung.wait(timeout=STARTED_S)
+            self.run_until_rows(hung)
+            hung.wait(timeout=STARTED_S)  # the watchdog kills it
             self.engine()
         except BaseException as error:
             self.failed = error
 
     def engine(self) -> psutil.Process:
         """Return the next engine process, once it has started."""
-        (found,) = eventually(
+        (process,) = eventually(
             lambda: [child for child in self.head.workers("EngineCore") if child.pid not in self.engines],
             STARTED_S,
             every=0.1,
         )
-        self.engines.add(found.pid)
-        return found
+        self.engines.add(process.pid)
+        return process
 
-    def wait_for_rows(self) -> None:
-        """Wait until more files of rows are on disk than now."""
+    def run_until_rows(self, engine: psutil.Process) -> None:
+        """Let `engine` run until more files of rows are on disk, then leave it suspended.
+
+        It runs a third of the time, so that files are written before a fast engine has answered all rows.
+        """
         before = self.files()
-        eventually(lambda: self.files() > before, STARTED_S, every=0.02)
+
+        def run_briefly() -> bool:
+            engine.resume()
+            time.sleep(0.1)
+            engine.suspend()
+            time.sleep(0.2)
+            return self.files() > before
+
+        eventually(run_briefly, STARTED_S, every=0)
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/generated/direct/rows*/**/*.parquet"))
 
 
 def expected(
-    asked: list[dict[str, Any]], replies: dict[str, tuple[str, str]], classifier: Path
+    rewrite_tasks: list[dict[str, Any]], replies: dict[str, tuple[str, str]], classifier: Path
 ) -> dict[str, int]:
     """Return the expected count of each kind, computed directly from the replies used for training."""
-    texts = [replies[row["source_id"]][1] for row in asked]
-    scores = [found.score for found in Classifier.load(classifier, "cpu").predict(texts)]
-    alike = similarities(
-        sentence_encoder(), [(text or "-", row["source"]) for text, row in zip(texts, asked, strict=True)]
+    texts = [replies[row["source_id"]][1] for row in rewrite_tasks]
+    scores = [prediction.score for prediction in Classifier.load(classifier, "cpu").predict(texts)]
+    similarity_of = similarities(
+        sentence_encoder(),
+        [(text or "-", row["source"]) for text, row in zip(texts, rewrite_tasks, strict=True)],
     )
     kinds: Counter[str] = Counter()
-    for row, text, score, similarity in zip(asked, texts, scores, alike, strict=True):
+    for row, text, score, similarity in zip(rewrite_tasks, texts, scores, similarity_of, strict=True):
         why = replies[row["source_id"]][0]
         if why not in ("engine", "declined", "form"):
             draft = {**row, "text": text, "score": score, "similarity": similarity}

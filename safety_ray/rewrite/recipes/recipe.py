@@ -44,6 +44,8 @@ class Recipe:
     template: Callable[[dict[str, Any], int], str] | None = None
     """Write the reply to a task without a language model, from the task's row and a seed."""
     published: PublishedSet | None = None
+    default: bool = True
+    """run it by default; otherwise only if the setting `recipes` names it"""
 
     def __post_init__(self) -> None:
         names = {*self.prompt.system.get_identifiers(), *self.prompt.user.get_identifiers()}

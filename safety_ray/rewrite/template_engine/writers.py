@@ -35,7 +35,7 @@ def write_rephrased(row: dict[str, Any], seed: int) -> str:
     half = (len(sentences) + 1) // 2
     if "speakers" in frame:
         first, second = pick(frame["speakers"], seed, id, "speakers").split(" | ")
-        turns = [
+        dialogue = [
             (first, opening),
             (second, [bridge]),
             (first, body + sentences[:half]),
@@ -44,7 +44,7 @@ def write_rephrased(row: dict[str, Any], seed: int) -> str:
             (second, [pick(frame["reply"], seed, id, "reply")]),
             (first, [*constructive, closing]),
         ]
-        return "\n".join(f"{speaker}: {' '.join(lines)}" for speaker, lines in turns if lines)
+        return "\n".join(f"{speaker}: {' '.join(lines)}" for speaker, lines in dialogue if lines)
     paragraphs = [
         [*opening, bridge],
         [*body, *sentences[:half], *reasons, *sentences[half:]],

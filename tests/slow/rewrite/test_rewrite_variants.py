@@ -52,7 +52,7 @@ def test_rewrite_stage_with_template_engine(
     check_skip_and_resume(config, record, tmp_path / "copy")
 
 
-def test_rewrite_stage_rephrases_long_documents_in_parts(
+def test_rewrite_stage_rephrases_long_documents_by_chunk(
     tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
 ) -> None:
     rows = [r for r in rows_of(str(scored), "") if r["score"] in (1, 2, 3)][:6]
@@ -81,23 +81,23 @@ def test_rewrite_stage_rephrases_long_documents_in_parts(
             accept={"min_similarity": -0.99, "min_facts": 0.0},
         )  # fmt: skip
         record = rewrite_documents(config)
-    found = {r["source_id"]: r for r in rows_of(config.output, "data")}
-    assert found.keys() == {row["id"] for row in rows}
+    accepted = {r["source_id"]: r for r in rows_of(config.output, "data")}
+    assert accepted.keys() == {row["id"] for row in rows}
     assert record["attempts"]["direct"]["accepted"] == 3
-    tries = [record["attempts"].get(part, {}) for part in ("direct_long", "direct_long_2", "direct_2")]
-    assert sum(one.get("accepted", 0) for one in tries) == 3
-    assert sum(one.get("declined", 0) for one in tries) == 1
+    attempts = [record["attempts"].get(part, {}) for part in ("direct_long", "direct_long_2", "direct_2")]
+    assert sum(counts.get("accepted", 0) for counts in attempts) == 3
+    assert sum(counts.get("declined", 0) for counts in attempts) == 1
     for row in rows:
-        new = found[row["id"]]
+        new = accepted[row["id"]]
         assert -0.99 < new["similarity"] < 0.9
         if row["id"].startswith("long"):
             assert len(new["parts"]) >= 2
-            pieces = [new["text"][part["start"] : part["end"]] for part in new["parts"]]
-            assert "\n\n".join(pieces) == new["text"]
-            assert set(pieces) <= set(texts.values())
-            for part, piece in zip(new["parts"], pieces, strict=True):
+            chunks = [new["text"][part["start"] : part["end"]] for part in new["parts"]]
+            assert "\n\n".join(chunks) == new["text"]
+            assert set(chunks) <= set(texts.values())
+            for part, chunk in zip(new["parts"], chunks, strict=True):
                 source = row["text"][part["source_start"] : part["source_end"]]
-                assert any(source in user and piece == text for user, text in texts.items())
+                assert any(source in user and chunk == text for user, text in texts.items())
         else:
             assert new["parts"] is None
 
@@ -150,18 +150,18 @@ def test_rewrite_stage_dry_run_estimates_full_run(
         )
         estimate = rewrite_documents(config)
     assert not Path(output).exists()
-    asked = len(by_a_model[2])
-    assert len([r for r in endpoint.requests if r["body"]]) < asked
+    full_run = len(by_a_model[2])
+    assert len([r for r in endpoint.requests if r["body"]]) < full_run
     assert estimate["sampled"] == 24 < estimate["documents"]
-    # The full run lies within the interval, or close to it.
-    for name, each in (("prompt_tokens", 12), ("reply_tokens", 5)):
+    # The full run is within the interval, or close to it.
+    for name, per_request in (("prompt_tokens", 12), ("reply_tokens", 5)):
         value, low, high = estimate[name]
         assert low <= value <= high
-        assert 0.8 * low <= each * asked <= 1.2 * high
+        assert 0.8 * low <= per_request * full_run <= 1.2 * high
     assert estimate["price"][0] == pytest.approx(1000 * estimate["engine_hours"][0], abs=1.0)
-    said = capsys.readouterr().out
-    assert f"{estimate['documents']:,} documents, estimated from 24" in said
-    assert "price" in said
+    printed = capsys.readouterr().out
+    assert f"{estimate['documents']:,} documents, estimated from 24" in printed
+    assert "price" in printed
     with pytest.raises(UserError, match="dry_run measures a language model"):
         rewrite_documents(replace(config, engine=EngineConfig()))
 
@@ -174,7 +174,7 @@ def test_rewrite_stage_bands_start_at_audit_threshold(
         wanted={"precision": 0.6},
     )  # fmt: skip
     threshold = audit_scores(audit)["threshold"]
-    assert 1 < threshold < 5, "a threshold that says nothing tests nothing"
+    assert 1 < threshold < 5, "the threshold excludes some of the scores"
     audited = replace(
         config, output=str(tmp_path / "out"), thresholds_from=audit.output, recipes=["rephrase", "refuse"]
     )

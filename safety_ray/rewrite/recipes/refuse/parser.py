@@ -38,8 +38,8 @@ _REASON_WORDS = 5
 
 def parse_refusal(reply: str) -> str:
     """Return the dialogue. Raises ValueError unless its answers refuse, give a reason and an alternative."""
-    turns = parse_dialogue(clean(reply))
-    answers = " ".join(utterance for role, utterance in turns if role == ASSISTANT)
+    dialogue = parse_dialogue(clean(reply))
+    answers = " ".join(utterance for role, utterance in dialogue if role == ASSISTANT)
     sentences = [sentence for sentence in _SENTENCE_END.split(answers) if sentence]
     if not any(map(refuses, sentences)):
         raise ValueError("the answer in the dialogue does not say no")
@@ -47,7 +47,7 @@ def parse_refusal(reply: str) -> str:
         raise ValueError("the answer in the dialogue gives no reason")
     if not any(map(_is_offer, sentences)):
         raise ValueError("the answer in the dialogue offers no alternative")
-    return format_dialogue(turns)
+    return format_dialogue(dialogue)
 
 
 def refuses(sentence: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a reader hands on: one record of a file, and where it stands there."""
+"""A record of a file as its reader found it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """`value` is what stands there, or `problem` says why it is no document and `value` what is known."""
+class RawRecord:
+    """The content of a record, or a problem and the part of the content that is known."""
 
     file: str
     position: int
     """line number from 1 in JSONL, row number from 0 in Parquet, byte offset in an archive, 0 in HTML"""
     value: dict[str, Any] | None
     problem: str | None = None
+    """the reason why the record is not a document"""
