@@ -31,7 +31,7 @@ test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also
 	$(PY) -m pytest -n 2
 	$(PY) -m pytest tests/slow -v
 
-pins:  ## rewrite requirements/ from what .venv holds
+pins:  ## rewrite requirements/ from the packages in .venv
 	@. scripts/uv.sh && pip_config=$$($(PY) -m pip config list) && configure_uv && $(PY) scripts/pins.py
 
 clean:  ## remove .venv and caches; runs/ is kept

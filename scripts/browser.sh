@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs Chromium, which the tests of the playground drive, where there is no browser yet.
+# Install Chromium, which the tests of the playground use, if there is no browser yet.
 #
 #   scripts/browser.sh      on Debian or Ubuntu, as root or with sudo; instant when there is one
 #
-# Where it cannot work it says why in one line and ends with 1.
+# If it fails it prints the reason in one line and exits with 1.
 set -uo pipefail
 
 fail() {

@@ -131,7 +131,7 @@ def holds(marker: Marker, place: Place, extra: str = "") -> bool:
 
 def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
     """The packages that `lines` lead to, each with all its files in the package index."""
-    # Files that happen to be on this machine say nothing about others.
+    # The files on this machine are not evidence of the files elsewhere.
     local = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_TORCH_BACKEND")
     oldest, form = PLACES[0][0], "pylock.toml"
     command = ["pip", "compile", "--quiet", "--universal", "--python-version", oldest, "--format", form]

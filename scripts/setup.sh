@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv, with every package at an exact version, and installs this project in it.
+# Create .venv with every package at an exact version, and install this project in it.
 #
 #   make setup                        once; a second run sees the stamp and is instant
 #   PYTHON=python3.12 make setup      with a Python of your choice
 #   EXTRA=cpu make setup              without the GPU packages although there is a GPU
 #
-# uv installs the packages; pip does, in several times as long, where uv cannot be installed or fails.
-# Where set-up cannot work it says why in one line and ends with 1. The output of uv and pip is in setup.log.
+# uv installs the packages. If uv cannot be installed or fails, pip does, which takes several times as long.
+# If set-up fails it prints the reason in one line and exits with 1. setup.log has the output of uv and pip.
 set -euo pipefail
 here=${BASH_SOURCE[0]%/*}
 [ "$here" = "${BASH_SOURCE[0]}" ] && here=.

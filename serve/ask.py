@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from safety_ray.core import artifact
+from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.ports import free_port
@@ -54,8 +54,8 @@ def ask_endpoint(config: AskConfig) -> dict[str, Any]:
         }
     finally:
         stop(settings)
-    with open(out.sub("answers.json"), "w") as file:
-        json.dump(answers, file, indent=1, ensure_ascii=False)
+    fs, root = filesystem.find(out.sub("answers.json"))
+    fs.pipe_file(root, json.dumps(answers, indent=1, ensure_ascii=False).encode())
     return out.commit(rows_in=len(answers), rows_out=len(answers), answers=answers)
 
 

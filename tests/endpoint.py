@@ -22,7 +22,7 @@ def completion(text: str, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 class Endpoint:
-    """Serves `answer(body, headers)`, keeps every request, and gives the statuses `first` before all."""
+    """A server that returns `answer(body, headers)` and records requests; the statuses `first` come first."""
 
     def __init__(self, answer: Answer, first: list[int] | None = None, models: int = 200) -> None:
         self.requests: list[dict[str, Any]] = []

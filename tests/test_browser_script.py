@@ -1,4 +1,4 @@
-"""What scripts/browser.sh does on machines with and without apt-get, root and sudo; nothing is installed."""
+"""scripts/browser.sh on machines with and without apt-get, root and sudo; the test installs nothing."""
 
 from __future__ import annotations
 

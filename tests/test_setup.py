@@ -1,4 +1,4 @@
-"""What scripts/setup.sh says where it cannot work, and when it has nothing to do; nothing is installed."""
+"""Messages of scripts/setup.sh if it cannot work or has nothing to do; the test installs nothing."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_setup_script_uses_or_rejects_python_variable(machine: Machine) -> None:
     )
     assert "PYTHON=nowhere/python does not run" in refusal(machine.setup(PYTHON="nowhere/python"))
     assert "Python 3.13.0 for cpu" in machine.setup(PYTHON="python3.13").stdout
-    # Without a name the .venv's own Python stays; with another name it is made anew.
+    # Without a name the .venv's own Python stays; with another name a new one is made.
     assert machine.setup().stdout == ""
     assert "Python 3.11.7 for cpu" in machine.setup(PYTHON="python3.11").stdout
 

@@ -16,7 +16,7 @@ TEMPLATE = (
 Chat = tuple[list[dict[str, str]], str]
 _RATE = 3e-3
 ENDLESS = "…"
-"""At the end of a reply: it goes on like this and has no end."""
+"""At the end of a reply: the reply repeats this without end."""
 
 
 def tokenizer(texts: list[str], words: int = 1500) -> Any:

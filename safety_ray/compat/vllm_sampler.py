@@ -17,7 +17,7 @@ from safety_ray.compat.versions import check_versions
 
 
 class LogprobsReporter(Protocol):
-    """What `report_with_sampler` needs of a batch; `safety_ray.decode.processor.TagRows` has it."""
+    """Part of a batch that `report_with_sampler` uses; `safety_ray.decode.processor.TagRows` implements it."""
 
     def measure(self, logits: torch.Tensor, /) -> torch.Tensor | None: ...
 

@@ -17,7 +17,7 @@ SCORES = 6
 """Levels of harm: 0 safe, 1 minimally, 2 slightly, 3 moderately, 4 clearly, 5 highly unsafe."""
 
 RAW = "raw"
-"""What token rows call web documents that were not rewritten."""
+"""Recipe name in token rows of web documents that were not rewritten."""
 RECIPES = ("rephrase", "refuse", "moralize")
 """Names of the recipes in the column `recipe`; safety_ray/rewrite/recipes/ has a folder for each."""
 DIALOGUE_RECIPES = ("refuse",)
