@@ -17,7 +17,7 @@ from safety_ray.compat.versions import check_versions
 
 
 class LogprobsReporter(Protocol):
-    """Part of a batch that `report_with_sampler` uses; `safety_ray.decode.processor.TagRows` implements it."""
+    """The part of a batch that `report_with_sampler` uses (`safety_ray.decode.processor.TagRows`)."""
 
     def measure(self, logits: torch.Tensor, /) -> torch.Tensor | None: ...
 
