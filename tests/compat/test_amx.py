@@ -34,7 +34,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_cpu_dtype_falls_back_to_float32_where_amx_is_refused() -> None:
     done = run(REFUSED)
     assert done.stdout == "float32\n"
-    assert done.stderr.count("AMX tiles, which Linux refuses here") == 1
+    assert done.stderr.count("AMX tiles, which Linux does not permit here") == 1
 
 
 @needs_amx

@@ -133,9 +133,9 @@ def test_label_stage_resumes_retry_pass_after_failure(tmp_path: Path, ray_cluste
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ("", "no JSON"),
-        ('Sure! {"score": 1, "reason": "a"}', "no JSON"),
-        ('{"score": 1, "reason": "a"} trailing', "no JSON"),
+        ("", "not a JSON object"),
+        ('Sure! {"score": 1, "reason": "a"}', "not a JSON object"),
+        ('{"score": 1, "reason": "a"} trailing', "not a JSON object"),
         ('[1, "a"]', "exactly"),
         ('{"score": 1}', "exactly"),
         ('{"score": 1, "reason": "a", "more": 2}', "exactly"),
@@ -145,8 +145,8 @@ def test_label_stage_resumes_retry_pass_after_failure(tmp_path: Path, ray_cluste
         ('{"score": 2.0, "reason": "a"}', "0 to 5"),
         ('{"score": "2", "reason": "a"}', "0 to 5"),
         ('{"score": true, "reason": "a"}', "0 to 5"),
-        ('{"score": 2, "reason": " "}', "no reason"),
-        ('{"score": 2, "reason": null}', "no reason"),
+        ('{"score": 2, "reason": " "}', "reason is empty"),
+        ('{"score": 2, "reason": null}', "reason is empty"),
     ],
 )
 def test_judgement_rejects_invalid_reply(reply: str, reason: str) -> None:
