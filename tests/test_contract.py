@@ -48,6 +48,8 @@ def test_import_contract_limits_ray_in_library(path: Path) -> None:
     uses_ray = "ray" in imported(ast.Module(statements, []))
     allowed = str(path.relative_to(PACKAGE)).startswith(MAY_IMPORT_RAY)
     assert allowed or not uses_ray, f"in the library, only {', '.join(MAY_IMPORT_RAY)} import ray"
+    if path.parent.name == "compat":  # imported by the code that needs Ray, and by no other
+        return
     top = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "ray" not in imported(ast.Module(list(top), [])), "import ray inside the function that needs it"
 

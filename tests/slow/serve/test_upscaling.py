@@ -76,7 +76,7 @@ def test_endpoint_upscales_under_load_and_returns_503_when_full(small: OpenAI) -
         for _ in range(3):
             pool.submit(keep_asking)
         try:
-            eventually(lambda: engines() == 2, 600)
+            eventually(lambda: engines() == 2, 600, told=lambda: serve.status().applications[APP])
         finally:
             enough.set()
     eventually(lambda: engines() == 1, 120)
