@@ -44,6 +44,9 @@ class SafetyServer(LLMServer):
         except Exception as error:
             raise RuntimeError(f"{NOT_STARTED}{root_cause(error)}") from error
         self.client = engine_client(self)
+        if not isinstance(self.client.renderer, PlainTextRenderer):
+            mode = self.client.model_config.tokenizer_mode
+            raise RuntimeError(f"{NOT_STARTED}tokenizer_mode '{mode}' is not supported")
         offer_tokenization(self)
         settings = self.client.vllm_config.additional_config[CONFIG_KEY]
         self._timeout_s: float = settings["timeout_s"]

@@ -1,27 +1,27 @@
-/** One answer on the page: its tokens as they come, and what the server reports at the end. */
+/** One answer on the page: its tokens as they arrive, and the server's report at the end. */
 
-import { chip, shade, tellTokens } from "./shade.js";
+import { addTokenTips, chip, shade } from "./shade.js";
 
-const ENDED = { stop: "by itself", length: "at max_tokens", content_filter: "by the safety mode" };
+const ENDED = { stop: "end of text", length: "max_tokens", content_filter: "safety mode" };
 
 export class Answer {
   /** @param section an element with the data-parts mode, count, text, error and report */
   constructor(section) {
     this.section = section;
     this.part = (name) => section.querySelector(`[data-part="${name}"]`);
-    tellTokens(this.part("text"));
+    addTokenTips(this.part("text"));
   }
 
-  /** As in the attribute data-state: idle, waiting, streaming, done, stopped or failed. */
+  /** The value of data-state: idle, waiting, streaming, done, stopped or failed. */
   get state() {
     return this.section.dataset.state;
   }
 
-  /** Forget the last answer and wait for one in this mode. */
+  /** Clear the last answer and wait for one in this mode. */
   begin(mode) {
     this.text = "";
     this.count = 0;
-    this.carried = null; // P(tag) of tokens whose text is still to come
+    this.pendingPTag = null; // highest P(tag) of tokens whose text has not arrived
     this.part("text").replaceChildren();
     this.part("report").replaceChildren();
     this.part("report").hidden = this.part("error").hidden = true;
@@ -29,10 +29,10 @@ export class Answer {
     this.#enter("waiting", "waiting …");
   }
 
-  /** Show what one chunk's choice adds. */
+  /** Append the choice of one chunk. */
   add(choice) {
     const text = choice.text ?? choice.delta?.content ?? "";
-    const tokens = choice.logprobs?.tokens ?? choice.logprobs?.content?.map((one) => one.token) ?? [];
+    const tokens = choice.logprobs?.tokens ?? choice.logprobs?.content?.map((entry) => entry.token) ?? [];
     const safety = choice.safety ?? {};
     const pTags = safety.p_tags ?? [];
     this.count += Math.max(tokens.length, pTags.length);
@@ -45,51 +45,51 @@ export class Answer {
     this.#enter("done", `${this.count} tokens`);
   }
 
-  /** The person had enough. */
+  /** The user has stopped the request. */
   stop() {
-    this.#enter("stopped", `stopped by you after ${this.count} tokens`);
+    this.#enter("stopped", `stopped after ${this.count} tokens`);
   }
 
-  /** @param why one sentence */
-  fail(why) {
-    this.part("error").textContent = why;
+  /** @param message one sentence */
+  fail(message) {
+    this.part("error").textContent = message;
     this.part("error").hidden = false;
-    this.#enter("failed", this.count ? `broke off after ${this.count} tokens` : "");
+    this.#enter("failed", this.count ? `failed after ${this.count} tokens` : "");
   }
 
-  #enter(state, says) {
+  #enter(state, status) {
     this.section.dataset.state = state;
     this.part("text").ariaBusy = String(state === "waiting" || state === "streaming");
-    this.part("count").textContent = says;
+    this.part("count").textContent = status;
   }
 
   /**
-   * Spans for the text of a chunk, token by token. A token need not stand in the text: an end of text is
-   * left out, and a character of several tokens comes with the last of them, so its P(tag) is their highest.
-   * What no token accounts for is a refusal where the safety mode ended the text.
+   * Append one span per token of a chunk. Not every token is in the text: an end of text is omitted, and a
+   * character of several tokens arrives with the last of them, so its P(tag) is the highest of theirs. Text
+   * without a token is the refusal if the safety mode ended the text.
    */
   #write(text, tokens, pTags, refused) {
     let rest = text;
-    pTags.slice(tokens.length).forEach((pTag) => this.#carry(pTag));
+    pTags.slice(tokens.length).forEach((pTag) => this.#collect(pTag));
     tokens.forEach((token, index) => {
-      this.#carry(pTags[index]);
-      const gap = rest.length - rest.trimStart().length; // some tokenizers keep a space out of the token
+      this.#collect(pTags[index]);
+      const gap = rest.length - rest.trimStart().length; // some tokenizers do not count a space as part of the token
       const start = rest.startsWith(token) ? 0 : rest.startsWith(token, gap) ? gap : -1;
       if (!token || start < 0) return;
-      this.#append(rest.slice(0, start + token.length), this.carried);
+      this.#append(rest.slice(0, start + token.length), this.pendingPTag);
       rest = rest.slice(start + token.length);
-      this.carried = null;
+      this.pendingPTag = null;
     });
     if (rest && refused) {
       this.#append(rest, null).classList.add("refusal");
     } else if (rest) {
-      this.#append(rest, this.carried);
-      this.carried = null;
+      this.#append(rest, this.pendingPTag);
+      this.pendingPTag = null;
     }
   }
 
-  #carry(pTag) {
-    if (typeof pTag === "number") this.carried = Math.max(this.carried ?? 0, pTag);
+  #collect(pTag) {
+    if (typeof pTag === "number") this.pendingPTag = Math.max(this.pendingPTag ?? 0, pTag);
   }
 
   #append(text, pTag) {
@@ -115,11 +115,11 @@ export class Answer {
 
   #row(field, name, value) {
     const row = document.createElement("div");
-    const [term, said] = [document.createElement("dt"), document.createElement("dd")];
+    const [term, description] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
-    said.dataset.field = field;
-    said.append(value);
-    row.append(term, said);
+    description.dataset.field = field;
+    description.append(value);
+    row.append(term, description);
     this.part("report").append(row);
   }
 }

@@ -1,38 +1,26 @@
-/** The form: what may be asked here, and one prompt asked twice. */
+/** The form: it offers the modes of the server, and requests two answers to one prompt. */
 
 import { Answer } from "./answer.js";
 import { Dropped } from "./dropped.js";
 import { hideTip } from "./shade.js";
-import { choices, sentence } from "./stream.js";
-
-const SEARCH = ["num_candidates", "drop_share", "stride"];
-const MODES = {
-  off: { settings: ["temperature"] },
-  mask: { settings: ["temperature"], says: "The tag itself is never sampled; nothing else changes." },
-  stop: {
-    settings: ["temperature", "threshold"],
-    says: "The text ends where the model expects the tag: as soon as P(tag) reaches the threshold.",
-  },
-  safebeam: {
-    settings: ["beam_size", ...SEARCH],
-    says: "Beam search that looks one token ahead and drops the candidates the tag would most likely follow.",
-  },
-  sample: {
-    settings: ["temperature", ...SEARCH],
-    says: "Sampling that looks one token ahead: of the likeliest tokens it drops those the tag would most likely follow.",
-  },
-};
+import { choices, errorMessage } from "./stream.js";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const plain = new Answer(byId("plain"));
 const safe = new Answer(byId("safe"));
 const dropped = new Dropped(byId("dropped"));
-let server; // what GET v1/safety answered
-let running = null; // the AbortController of the answers under way
+let server; // the response of GET v1/safety
+let running = null; // the AbortController of the running requests
 
 const field = (name) => form.elements[name];
-const searches = (mode) => SEARCH.every((name) => MODES[mode]?.settings.includes(name));
+
+/** The names of the mode's settings that the form has. */
+function settingsOf(mode) {
+  const { parameters, samples } = server.decoding[mode];
+  return [...(samples ? ["temperature"] : []), ...parameters.filter((name) => field(name))];
+}
+
 const plainMode = () => (server.allow_off && server.modes.includes("off") ? "off" : "mask");
 
 async function prepare() {
@@ -42,25 +30,26 @@ async function prepare() {
   } catch {
     throw new Error("The server cannot be reached.");
   }
-  if (!response.ok) throw new Error(await sentence(response));
+  if (!response.ok) throw new Error(await errorMessage(response));
   server = await response.json();
   byId("model").textContent = ` · ${server.model}`;
   plain.part("mode").textContent = plainMode();
   byId("api").hidden = !server.chat;
   byId("key").parentElement.hidden = !server.needs_key;
   byId("key").required = Boolean(server.needs_key);
-  for (const name of ["threshold", "beam_size", "num_candidates", "drop_share"]) {
+  for (const name of ["threshold", "beam_size", "num_candidates", "drop_share", "stride"]) {
     if (server[name] != null) field(name).value = server[name];
   }
   if (server.max_tokens != null) {
     field("max_tokens").max = server.max_tokens;
     field("max_tokens").value = Math.min(server.max_tokens, 64);
   }
-  const modes = server.modes.filter((mode) => mode !== "off");
-  const first = modes.includes("safebeam") ? "safebeam" : modes.includes(server.mode) ? server.mode : modes[0];
-  byId("modes").querySelector(".segments").replaceChildren(...modes.map((mode) => radio(mode, mode === first)));
-  adapt();
-  byId("ask").disabled = false;
+  const guarded = server.modes.filter((mode) => mode !== "off");
+  const modes = guarded.length ? guarded : server.modes; // a model without the tag has mode off only
+  const selected = modes.includes("safebeam") ? "safebeam" : modes.includes(server.mode) ? server.mode : modes[0];
+  byId("modes").querySelector(".segments").replaceChildren(...modes.map((mode) => radio(mode, mode === selected)));
+  updateForm();
+  byId("generate").disabled = false;
 }
 
 function radio(mode, checked) {
@@ -72,32 +61,32 @@ function radio(mode, checked) {
   return label;
 }
 
-/** Show the settings of the chosen mode alone, and whether they fit the server's limit of rows. */
-function adapt() {
+/** Show only the settings of the selected mode, and check the server's limit of rows. */
+function updateForm() {
   const mode = field("mode").value;
-  const used = ["max_tokens", "temperature", ...(MODES[mode]?.settings ?? [])];
+  const used = ["max_tokens", "temperature", ...settingsOf(mode)];
   for (const label of form.querySelectorAll(".settings > [data-setting]:not([data-setting=key])")) {
     label.hidden = !used.includes(label.dataset.setting);
-    label.querySelector("input").disabled = label.hidden; // what is hidden cannot be wrong
+    label.querySelector("input").disabled = label.hidden; // hidden settings are not validated
   }
-  byId("mode-says").textContent = MODES[mode]?.says ?? "";
-  byId("temperature-says").textContent =
-    mode === "safebeam" ? "of the plain answer" : "0: always the likeliest";
+  byId("mode-summary").textContent = server.decoding[mode].summary;
+  byId("temperature-hint").textContent =
+    server.decoding[mode].samples ? "0: always the most likely token" : "plain answer only";
   safe.part("mode").textContent = running ? safe.part("mode").textContent : mode;
-  const beams = mode === "safebeam" ? field("beam_size").valueAsNumber : 1;
+  const beams = used.includes("beam_size") ? field("beam_size").valueAsNumber : 1;
   const rows = beams * field("num_candidates").valueAsNumber;
-  const most = server.max_rows ?? Infinity;
-  byId("rows").textContent = `of each beam; ${rows || "?"} rows${most < Infinity ? ` of ${most}` : ""}`;
+  const limit = server.max_rows ?? Infinity;
+  byId("rows").textContent = `per beam; ${rows || "?"} rows${limit < Infinity ? ` of ${limit}` : ""}`;
   field("num_candidates").setCustomValidity(
-    rows > most ? `beam_size × num_candidates is ${rows}, and this server allows at most ${most}.` : "",
+    rows > limit ? `beam_size × num_candidates is ${rows}, which exceeds this server’s limit of ${limit}.` : "",
   );
 }
 
-/** The path and body that ask for an answer in this mode. */
-function question(mode) {
+/** The path and body of a request in this mode. */
+function requestOf(mode) {
   const body = { model: server.model, max_tokens: field("max_tokens").valueAsNumber, stream: true };
   const safety = { mode, explain: true };
-  for (const name of MODES[mode]?.settings ?? []) {
+  for (const name of settingsOf(mode)) {
     (name === "temperature" ? body : safety)[name] = field(name).valueAsNumber;
   }
   const prompt = field("prompt").value;
@@ -108,14 +97,14 @@ function question(mode) {
   return ["v1/completions", { ...body, prompt, logprobs: 1, safety }];
 }
 
-async function show(answer, mode, listen = () => {}) {
+async function stream(answer, mode, onChoice = () => {}) {
   const { signal } = running;
-  const [path, body] = question(mode);
+  const [path, body] = requestOf(mode);
   answer.begin(mode);
   try {
     for await (const choice of choices(path, body, byId("key").value, signal)) {
       answer.add(choice);
-      listen(choice);
+      onChoice(choice);
     }
     answer.end();
   } catch (error) {
@@ -124,23 +113,23 @@ async function show(answer, mode, listen = () => {}) {
   }
 }
 
-async function ask() {
-  if (running || byId("ask").disabled || !form.reportValidity()) return;
+async function generate() {
+  if (running || byId("generate").disabled || !form.reportValidity()) return;
   running = new AbortController();
   const mode = field("mode").value;
-  byId("ask").ariaDisabled = "true"; // not `disabled`: the keyboard's focus would be lost
+  byId("generate").ariaDisabled = "true"; // `disabled` would move the keyboard focus
   byId("stop").disabled = false;
-  byId("status").textContent = "Asking …";
+  byId("status").textContent = "Generating …";
   hideTip();
-  dropped.begin(searches(mode));
+  dropped.begin(server.decoding[mode].searches);
   await Promise.all([
-    show(plain, plainMode()),
-    show(safe, mode, (choice) => dropped.add(choice.safety?.dropped, safe.text)),
+    stream(plain, plainMode()),
+    stream(safe, mode, (choice) => dropped.add(choice.safety?.dropped, safe.text)),
   ]);
   dropped.end(safe.text);
   running = null;
-  byId("ask").ariaDisabled = null;
-  if (document.activeElement === byId("stop")) byId("ask").focus();
+  byId("generate").ariaDisabled = null;
+  if (document.activeElement === byId("stop")) byId("generate").focus();
   byId("stop").disabled = true;
   byId("status").textContent = outcome(plain.state, safe.state);
 }
@@ -153,9 +142,9 @@ function outcome(...states) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  ask();
+  generate();
 });
-form.addEventListener("input", () => server && adapt());
+form.addEventListener("input", () => server && updateForm());
 byId("stop").addEventListener("click", () => running?.abort());
 byId("examples").addEventListener("click", ({ target }) => {
   if (target.tagName !== "BUTTON") return;
@@ -167,10 +156,10 @@ addEventListener("keydown", (event) => {
     hideTip();
     running?.abort();
   }
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === field("prompt")) ask();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === field("prompt")) generate();
 });
 
 prepare().catch((error) => {
-  byId("trouble").textContent = error.message;
-  byId("trouble").hidden = false;
+  byId("unavailable").textContent = error.message;
+  byId("unavailable").hidden = false;
 });

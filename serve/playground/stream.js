@@ -1,10 +1,10 @@
-/** Asks the server and reads its server-sent events. */
+/** Send a request to the server and read its server-sent events. */
 
 /**
  * POST a body and yield the first choice of each chunk as it arrives.
  *
- * Throws an Error whose message is one sentence for people: the server's own where it sent one. After
- * `signal` was aborted it throws too; the caller knows then that nothing failed.
+ * Throws an Error with a message of one sentence: the server's own if it sent one. It also throws after
+ * `signal` was aborted, which the caller does not treat as a failure.
  */
 export async function* choices(path, body, key, signal) {
   const headers = { "Content-Type": "application/json" };
@@ -15,7 +15,7 @@ export async function* choices(path, body, key, signal) {
   } catch {
     throw new Error("The server cannot be reached.");
   }
-  if (!response.ok) throw new Error(await sentence(response));
+  if (!response.ok) throw new Error(await errorMessage(response));
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     let chunk;
@@ -30,18 +30,18 @@ export async function* choices(path, body, key, signal) {
   throw new Error("The connection ended before the answer was complete.");
 }
 
-/** What a failed response says; its status where it says nothing that can be read. */
-export async function sentence(response) {
+/** The message of a failed response, or its status if it has no readable message. */
+export async function errorMessage(response) {
   try {
     const { error } = await response.json();
     if (error.message) return error.message;
   } catch {
-    // Not the server's own error: something between it and here answered.
+    // Not an error of the server itself, but of a proxy, for example.
   }
   return `The server answered with status ${response.status}${response.statusText ? ` (${response.statusText})` : ""}.`;
 }
 
-/** The data of each event. Parts of the network may end anywhere: inside a character, a line, an event. */
+/** Yield the data of each event. Network chunks may end anywhere, also inside a character or a line. */
 async function* events(stream) {
   const reader = stream.getReader();
   const decoder = new TextDecoder();
@@ -53,7 +53,7 @@ async function* events(stream) {
       if (done) return;
       const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = lines.pop();
-      for (const line of lines.map((one) => one.replace(/\r$/, ""))) {
+      for (const line of lines.map((line) => line.replace(/\r$/, ""))) {
         if (line === "" && data.length) {
           yield data.join("\n");
           data = [];

@@ -1,4 +1,4 @@
-"""A real browser without a window, for what only a browser can tell of a page."""
+"""A real browser without a window, for tests of the page."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ ARGUMENTS = (
 
 
 def executable() -> str:
-    """The browser named by SAFETY_RAY_BROWSER, or the first on PATH; RuntimeError where there is none."""
+    """Return the browser named by SAFETY_RAY_BROWSER, or the first on PATH; raise RuntimeError if none is."""
     named = os.environ.get("SAFETY_RAY_BROWSER")
     for name in (named,) if named else NAMES:
-        found = shutil.which(name)
-        if found:
-            return found
-    looked = (
-        f"SAFETY_RAY_BROWSER={named} is no program" if named else f"none of {', '.join(NAMES)} is on PATH"
+        path = shutil.which(name)
+        if path:
+            return path
+    reason = (
+        f"SAFETY_RAY_BROWSER={named} is not a program" if named else f"none of {', '.join(NAMES)} is on PATH"
     )
     raise RuntimeError(
-        f"these tests need a browser, and {looked}: run scripts/browser.sh (Debian or Ubuntu), "
-        "or install Chromium and name it by SAFETY_RAY_BROWSER."
+        f"these tests need a browser, and {reason}: run scripts/browser.sh (Debian or Ubuntu), "
+        "or install Chromium and set SAFETY_RAY_BROWSER to it."
     )
 
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Playwright's synchronous browser. While it is open this thread has a running asyncio loop.
+    """Open Playwright's synchronous browser.
 
-    So open it after whatever else the test starts, and no longer than for one module.
+    While it is open, this thread has a running asyncio loop, so open it after everything else that the test
+    starts, and close it after one module.
     """
     path = executable()
     with sync_playwright() as playwright:

@@ -14,17 +14,17 @@ def metrics() -> dict[str, float]:
     """Return the endpoint's metrics from Ray, as Prometheus would read them."""
     [node] = [node for node in ray.nodes() if node["Alive"]]
     text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=None).text
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for line in text.splitlines():
         if match := re.match(r"ray_safety_(\w+)\{(.*)\} (\S+)", line):
             name, labels, value = match.groups()
             tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
             key = " ".join([name, *(tags[k] for k in ("mode", "outcome", "le") if tags.get(k))])
-            found[key] = found.get(key, 0.0) + float(value)
-    return found
+            values[key] = values.get(key, 0.0) + float(value)
+    return values
 
 
-def settled() -> dict[str, float]:
+def stable_metrics() -> dict[str, float]:
     """Return the metrics once all updates from earlier requests have arrived."""
     before: dict[str, float] = {}
     while before != (now := metrics()):

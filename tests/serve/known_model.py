@@ -1,4 +1,4 @@
-"""A model whose every probability is known: its next token depends on the last one alone.
+"""A model with known probabilities: its next token depends on the last token only.
 
 A real two-layer Llama of width 64 with attention and feed-forward turned off, so that the hidden
 state is the last token's embedding (one-hot) and the output matrix is a table of log-probabilities.
@@ -19,7 +19,7 @@ from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 WIDTH, SPECIAL = 64, (END_OF_TEXT, CHAT_START, CHAT_END, TAG)
 POSITIONS = 2048
 LONG_TOKENS = 1900
-"""of a search that is still under way when a test looks, cancels it or adds another"""
+"""Tokens of a search that still runs while a test checks it, cancels it or starts another one."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 REFUSAL = " [no.]"
 KEY, OTHER_KEY = "key-of-the-tests-0001", "key-of-the-tests-0002"
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 def small_tokenizer(
     *, split_special_tokens: bool, special: tuple[str, ...] = SPECIAL
 ) -> PreTrainedTokenizerFast:
-    """One token per character; with `split_special_tokens` as this project's jobs save them."""
+    """Return a tokenizer with one token per character; this project's jobs set `split_special_tokens`."""
     alphabet = [*LETTERS, *"ĠĊ<|>_.:/[]"]
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -48,28 +48,27 @@ def small_tokenizer(
 
 
 def log_table(tokenizer: PreTrainedTokenizerFast, tag: str = TAG) -> torch.Tensor:
-    """log P(next | last), both as ids: a letter is followed by the next one, w mostly by the tag.
+    """Return log P(next | last), both as ids: a letter is followed by the next letter of the alphabet.
 
-    After f comes the tag with 0.2, after w with 0.6; z ends the text. Anything else leads to a. What
-    is unlikely is unlikely by different amounts, so that nothing is tied.
-    """
+    After f the tag has probability 0.2, after w 0.6; after z the text ends. All other tokens are followed by
+    a. Unlikely tokens have different probabilities, so that there are no ties."""
     n = len(tokenizer)
     ids = {c: tokenizer.convert_tokens_to_ids(c) for c in LETTERS}
     harm, end = tokenizer.convert_tokens_to_ids([tag, END_OF_TEXT])
-    places = (17 * torch.arange(n)[None] + 5 * torch.arange(n)[:, None]) % n
-    rest = (-0.15 * places).exp()
+    ranks = (17 * torch.arange(n)[None] + 5 * torch.arange(n)[:, None]) % n
+    rest = (-0.15 * ranks).exp()
     rest[:, harm] = 0.001
     rest /= rest.sum(-1, keepdim=True)
     table = 0.1 * rest
     table[:, ids["a"]] = 0.9
-    for here, there in itertools.pairwise(LETTERS):
-        table[ids[here]] = 0.02 * rest[ids[here]]
-        table[ids[here], ids[there]] = 0.98
+    for letter, following in itertools.pairwise(LETTERS):
+        table[ids[letter]] = 0.02 * rest[ids[letter]]
+        table[ids[letter], ids[following]] = 0.98
     table[ids["z"]] = 0.02 * rest[ids["z"]]
     table[ids["z"], end] = 0.98
-    for letter, share in (("f", 0.2), ("w", 0.6)):
-        table[ids[letter]] *= 1 - share
-        table[ids[letter], harm] = share
+    for letter, p_tag in (("f", 0.2), ("w", 0.6)):
+        table[ids[letter]] *= 1 - p_tag
+        table[ids[letter], harm] = p_tag
     return (table / table.sum(-1, keepdim=True)).log()
 
 
@@ -96,7 +95,7 @@ def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, table: torch.T
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(torch.eye(n, WIDTH))
-        # RMS norm turns a one-hot vector of width 64 into one of height 8.
+        # RMS norm scales a one-hot vector of width 64 to height 8.
         model.lm_head.weight.zero_()
         model.lm_head.weight[:, :n].copy_(table.T / math.sqrt(WIDTH))
     model.to(torch.bfloat16).save_pretrained(folder)

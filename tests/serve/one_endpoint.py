@@ -21,7 +21,7 @@ from serve.app import ServeConfig, start, stop
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer as other projects write it: it parses special tokens in plain text."""
+    """A tokenizer with the defaults of transformers: it parses special tokens in plain text."""
     return small_tokenizer(split_special_tokens=False)
 
 
@@ -75,7 +75,7 @@ def stop_running() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser, opened after a module's endpoint and closed before the next module (see browser.py)."""
+    """A browser, opened after a module's endpoint and closed before the next module (browser.py)."""
     with launched() as started:
         yield started
 
@@ -91,13 +91,13 @@ def open_page(browser: Browser, endpoint: ScriptedEndpoint) -> Iterator[Callable
     """Open the scripted endpoint's page; afterwards check that only scripted requests have failed."""
     opened: list[Playground] = []
 
-    def open_one(**how: Any) -> Playground:
-        opened.append(open_playground(browser, endpoint.url, **how))
+    def open_window(**options: Any) -> Playground:
+        opened.append(open_playground(browser, endpoint.url, **options))
         return opened[-1]
 
-    yield open_one
-    for one in opened:
-        one.page.close()
-        assert one.strangers == []
-        assert [said for said in one.errors if "the server responded with a status" not in said] == []
+    yield open_window
+    for playground in opened:
+        playground.page.close()
+        assert playground.foreign_requests == []
+        assert [e for e in playground.errors if "the server responded with a status" not in e] == []
     assert endpoint.missing == []

@@ -1,4 +1,4 @@
-"""Drives the playground in a browser as a person would, whatever endpoint serves it."""
+"""Use the playground of any endpoint in a browser, as a user does."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ expect.set_options(timeout=WAIT_MS)  # Playwright's own 5 s are too short for a 
 
 @dataclass
 class Playground:
-    """An open page; `errors` are what its console said, `strangers` requests beyond its own server."""
+    """An open page; `errors` are from its console, `foreign_requests` go to other servers."""
 
     page: Page
     errors: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    foreign_requests: list[str] = field(default_factory=list)
 
-    def ask(self, prompt: str, mode: str, **settings: float) -> None:
-        """Fill in the form and press Ask; `answered` or `wait` for what comes."""
+    def generate(self, prompt: str, mode: str, **settings: float) -> None:
+        """Fill in the form and press Generate; then use `wait_for_answers` or `wait`."""
         self.page.fill("#prompt", prompt)
         self.choose(mode)
         for name, value in settings.items():
             self.page.fill(f"[name={name}]", str(value))
-        self.page.click("#ask")
+        self.page.click("#generate")
 
     def choose(self, mode: str) -> None:
-        """A mode of the safe answer, or `completion` or `chat`."""
+        """Select a mode of the safe answer, or `completion` or `chat`."""
         self.page.locator(f"input[type=radio][value={mode}]").check()
 
     def wait(self, pane: str, state: str) -> None:
-        """`pane`: plain or safe; `state`: idle, waiting, streaming, done, stopped or failed."""
+        """Wait for a state of `pane` (plain or safe): idle, waiting, streaming, done, stopped or failed."""
         expect(self.page.locator(f"#{pane}")).to_have_attribute("data-state", state)
 
-    def answered(self) -> None:
+    def wait_for_answers(self) -> None:
         for pane in ("plain", "safe"):
             self.wait(pane, "done")
 
@@ -44,7 +44,7 @@ class Playground:
         return self.page.locator(f"#{pane} [data-part=text]").evaluate("it => it.textContent")
 
     def tokens(self, pane: str) -> list[dict[str, Any]]:
-        """Of each token its text, p_tag (None: not measured) and the alpha of its shade, 0 to 1."""
+        """Return each token's text, p_tag (None: not measured) and alpha of its shade, 0 to 1."""
         return self.page.locator(f"#{pane} .token").evaluate_all(
             """all => all.map(it => ({
                 text: it.textContent,
@@ -55,16 +55,16 @@ class Playground:
         )
 
     def error(self, pane: str) -> str | None:
-        found = self.page.locator(f"#{pane} [data-part=error]")
-        return found.inner_text() if found.is_visible() else None
+        error = self.page.locator(f"#{pane} [data-part=error]")
+        return error.inner_text() if error.is_visible() else None
 
     def report(self, pane: str) -> dict[str, str]:
-        """mode, p_tag, p_tag_mean, prompt_p_tag, stopped and ended, as the page words them."""
-        found = self.page.locator(f"#{pane} dd[data-field]")
-        return dict(found.evaluate_all("all => all.map(it => [it.dataset.field, it.textContent])"))
+        """Return mode, p_tag, p_tag_mean, prompt_p_tag, stopped and ended, as the page displays them."""
+        fields = self.page.locator(f"#{pane} dd[data-field]")
+        return dict(fields.evaluate_all("all => all.map(it => [it.dataset.field, it.textContent])"))
 
     def dropped(self) -> dict[int, list[list[str]]]:
-        """By step: candidates as rows of P(tag), log-probability and text, as the page words them."""
+        """Return the candidates of each step as rows of P(tag), log-probability and text, as displayed."""
         steps = self.page.locator("#dropped details").evaluate_all(
             """all => all.map(it => [it.dataset.step, [...it.querySelectorAll('tbody tr')].map(
                 row => [...row.cells].map(cell => cell.textContent))])"""
@@ -72,26 +72,28 @@ class Playground:
         return {int(step): rows for step, rows in steps}
 
     def kept(self, step: int) -> str:
-        """P(tag) of what was kept at that step, as the page words it."""
+        """Return the displayed P(tag) of the candidates kept in a step."""
         return self.page.locator(f"#dropped details[data-step='{step}'] .kept .chip").inner_text()
 
 
 def open_playground(
     browser: Browser, url: str, width: int = 1200, height: int = 900, dark: bool = False
 ) -> Playground:
-    """The page at `url`, once it knows what may be asked there or has said why not."""
+    """Open the page at `url`, and wait until its form is enabled or it shows why it is not."""
     size: ViewportSize = {"width": width, "height": height}
     page = browser.new_page(viewport=size, color_scheme="dark" if dark else "light")
     page.set_default_timeout(WAIT_MS)
     opened, own = Playground(page), urlsplit(url).netloc
 
-    def seen(request: Request) -> None:
+    def record(request: Request) -> None:
         if urlsplit(request.url).netloc != own:
-            opened.strangers.append(request.url)
+            opened.foreign_requests.append(request.url)
 
-    page.on("request", seen)
+    page.on("request", record)
     page.on("pageerror", lambda error: opened.errors.append(str(error)))
-    page.on("console", lambda said: opened.errors.append(said.text) if said.type == "error" else None)
+    page.on(
+        "console", lambda message: opened.errors.append(message.text) if message.type == "error" else None
+    )
     page.goto(url)
-    expect(page.locator("#ask:enabled, #trouble:visible")).to_have_count(1)
+    expect(page.locator("#generate:enabled, #unavailable:visible")).to_have_count(1)
     return opened

@@ -1,4 +1,4 @@
-"""A server that speaks the endpoint's protocol from a script, so that a test decides what comes when."""
+"""A server with the endpoint's protocol that answers from a script, so that a test controls the timing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
 
+from safety_ray.decode.modes import MODES, describe_modes
+
 SETTINGS = {
     "model": "safety-ray",
     "mode": "mask",
-    "modes": ["off", "mask", "stop", "safebeam", "sample"],
+    "modes": list(MODES),
+    "decoding": describe_modes(),
     "allow_off": True,
     "threshold": 0.03,
     "beam_size": 4,
@@ -30,8 +33,8 @@ TYPES = {
     "js": "text/javascript",
     "svg": "image/svg+xml",
 }
-Part = bytes | threading.Event
-"""Bytes that go out at once, or an event that the server waits for."""
+Step = bytes | threading.Event
+"""Bytes to send, or an event to wait for."""
 
 
 def event(value: Any) -> bytes:
@@ -45,7 +48,7 @@ DONE = event("[DONE]")
 def chunk(
     tokens: Sequence[str], p_tags: Sequence[float | None], text: str | None = None, **more: Any
 ) -> bytes:
-    """An event of /v1/completions; `more` are fields of `safety`, but for `finish_reason`."""
+    """Return an event of /v1/completions; `more` are `finish_reason` and fields of `safety`."""
     choice = {
         "index": 0,
         "text": "".join(tokens) if text is None else text,
@@ -57,7 +60,7 @@ def chunk(
 
 
 def chat_chunk(tokens: Sequence[str], p_tags: Sequence[float | None], **more: Any) -> bytes:
-    """The same of /v1/chat/completions."""
+    """Return an event of /v1/chat/completions."""
     choice = {
         "index": 0,
         "delta": {"content": "".join(tokens)},
@@ -69,27 +72,27 @@ def chat_chunk(tokens: Sequence[str], p_tags: Sequence[float | None], **more: An
 
 
 class ScriptedEndpoint:
-    """`scripts[mode]` is what a request in that mode gets: parts of a stream, or a (status, body)."""
+    """`scripts[mode]` is the answer to a request in that mode: steps of a stream, or (status, body)."""
 
     def __init__(self) -> None:
         self.url = ""
         self.settings: dict[str, Any] | tuple[int, bytes] = dict(SETTINGS)
-        self.scripts: dict[str, list[Part] | tuple[int, bytes]] = {}
-        self.asked: list[dict[str, Any]] = []
+        self.scripts: dict[str, list[Step] | tuple[int, bytes]] = {}
+        self.received: list[dict[str, Any]] = []
         """Body of each POST, with its `path` and `key`."""
         self.missing: list[str] = []
-        """Paths that were asked for and are not there."""
-        self.gone = threading.Event()
-        """Set when a client went away before its answer was complete."""
+        """Requested paths that do not exist."""
+        self.disconnected = threading.Event()
+        """Set when a client disconnects before its answer is complete."""
 
     def bodies(self) -> dict[str, dict[str, Any]]:
-        """The last request in each mode."""
-        return {body["safety"]["mode"]: body for body in self.asked}
+        """Return the last request in each mode."""
+        return {body["safety"]["mode"]: body for body in self.received}
 
 
 @contextmanager
 def scripted_endpoint(prefix: str) -> Iterator[ScriptedEndpoint]:
-    """Serves below `prefix`, which begins and ends with a slash, on any free port of this machine."""
+    """Serve below `prefix`, which begins and ends with a slash, on a free port of this machine."""
     endpoint = ScriptedEndpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -101,36 +104,36 @@ def scripted_endpoint(prefix: str) -> Iterator[ScriptedEndpoint]:
                     settings if isinstance(settings, tuple) else (200, json.dumps(settings).encode())
                 )
                 return self.answer(status, "application/json", body)
-            found = files("serve").joinpath("playground", path or "index.html")
-            if not found.is_file():
+            file = files("serve").joinpath("playground", path or "index.html")
+            if not file.is_file():
                 endpoint.missing.append(self.path)
-                return self.answer(404, "text/plain", b"not here")
-            return self.answer(200, TYPES[found.name.rpartition(".")[2]], found.read_bytes())
+                return self.answer(404, "text/plain", b"not found")
+            return self.answer(200, TYPES[file.name.rpartition(".")[2]], file.read_bytes())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             path, key = self.path.removeprefix(prefix), self.headers["Authorization"]
-            endpoint.asked.append({**body, "path": path, "key": key})
+            endpoint.received.append({**body, "path": path, "key": key})
             script = endpoint.scripts[body["safety"]["mode"]]
             if isinstance(script, tuple):
                 return self.answer(script[0], "application/json", script[1])
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream; charset=utf-8")
             self.end_headers()
-            for part in script:
-                if isinstance(part, bytes):
-                    self.wfile.write(part)
+            for step in script:
+                if isinstance(step, bytes):
+                    self.wfile.write(step)
                     self.wfile.flush()
-                elif not self.wait(part):
-                    endpoint.gone.set()
+                elif not self.wait(step):
+                    endpoint.disconnected.set()
                     return None
             return None
 
-        def wait(self, moment: threading.Event) -> bool:
-            """Whether it came, while the client was there; five minutes at most."""
+        def wait(self, event: threading.Event) -> bool:
+            """Wait up to five minutes; return False if the client disconnects first."""
             self.connection.settimeout(0.02)
             for _ in range(15_000):
-                if moment.is_set():
+                if event.is_set():
                     return True
                 try:
                     if self.connection.recv(1) == b"":

@@ -11,7 +11,7 @@ from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 
-from endpoint_metrics import metrics, settled, wait_for_searches
+from endpoint_metrics import metrics, stable_metrics, wait_for_searches
 from known_model import KEY, LONG_TOKENS
 from openai import OpenAI
 from waiting import eventually
@@ -22,7 +22,7 @@ BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 
 def test_endpoint_metrics_count_requests_steps_and_p_tag(client: OpenAI) -> None:
-    before = settled()
+    before = stable_metrics()
     safe: Any = {"safety": {"mode": "safebeam"}}
     for _ in range(3):
         client.completions.create(model=MODEL, prompt="ab", max_tokens=5, extra_body=safe)
@@ -43,7 +43,7 @@ def test_endpoint_metrics_count_requests_steps_and_p_tag(client: OpenAI) -> None
 
 def test_endpoint_cancels_search_after_client_disconnect(client: OpenAI) -> None:
     wait_for_searches(0, 300)
-    before = settled().get("requests_total safebeam cancelled", 0.0)
+    before = stable_metrics().get("requests_total safebeam cancelled", 0.0)
     streams = [client.completions.create(**LONG, stream=True, extra_body=BODY) for _ in range(3)]
     for stream in streams:
         next(iter(stream))

@@ -1,4 +1,4 @@
-"""The playground in a real browser: two answers as they stream, their P(tag), and what was dropped."""
+"""The playground in a real browser: two streaming answers, their P(tag), and the dropped candidates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_playground_streams_both_answers(open_page: Open, endpoint: ScriptedEndp
         ],
     }
     page = open_page()
-    page.ask(PROMPT, "safebeam")
+    page.generate(PROMPT, "safebeam")
     for pane in ("plain", "safe"):
         page.wait(pane, "streaming")
     assert (page.text("plain"), page.text("safe")) == (" fight them", " listen")
@@ -40,7 +40,7 @@ def test_playground_streams_both_answers(open_page: Open, endpoint: ScriptedEndp
     right.set()
     page.wait("safe", "done")
     assert (page.text("plain"), page.text("safe")) == (" fight them", " listen to them")
-    expect(page.page.locator("#status")).to_have_text("Asking …")
+    expect(page.page.locator("#status")).to_have_text("Generating …")
     left.set()
     page.wait("plain", "done")
     expect(page.page.locator("#status")).to_have_text("Both answers are complete.")
@@ -51,34 +51,34 @@ def test_playground_streams_both_answers(open_page: Open, endpoint: ScriptedEndp
         "p_tag_mean": "0.034",
         "prompt_p_tag": "0.012",
         "stopped": "no",
-        "ended": "at max_tokens",
+        "ended": "max_tokens",
     }
 
 
 def test_playground_decodes_arbitrarily_split_stream(open_page: Open, endpoint: ScriptedEndpoint) -> None:
-    """The first half of each cut comes with an event that is seen, so it is there before the other."""
+    """The first half of each split event arrives with a complete event, so the test can wait for it."""
     first, second = chunk(["Straße"], [0.1]), chunk(["né 🙂"], [0.2])
     inside_character = second.index("🙂".encode()) + 2
     crlf = chunk(["."], [0.3]).replace(b"\n", b"\r\n")
-    cuts = [threading.Event() for _ in range(3)]
+    splits = [threading.Event() for _ in range(3)]
     endpoint.scripts = {
         "off": [
             first + second[:3],
-            cuts[0],
+            splits[0],
             second[3:] + b": a comment\n\n" + second[:inside_character],
-            cuts[1],
+            splits[1],
             second[inside_character:] + crlf + crlf[:-3],
-            cuts[2],
+            splits[2],
             crlf[-3:] + last("off"),
         ],
         "mask": [last("mask")],
     }
     page = open_page()
-    page.ask("x", "mask")
+    page.generate("x", "mask")
     text = page.page.locator("#plain [data-part=text]")
-    for cut, shown in zip(cuts, ("Straße", "Straßené 🙂", "Straßené 🙂né 🙂."), strict=True):
+    for split, shown in zip(splits, ("Straße", "Straßené 🙂", "Straßené 🙂né 🙂."), strict=True):
         expect(text).to_have_text(shown)
-        cut.set()
+        split.set()
     page.wait("plain", "done")
     assert page.text("plain") == "Straßené 🙂né 🙂.."
 
@@ -91,23 +91,23 @@ def test_playground_shades_tokens_by_p_tag(open_page: Open, endpoint: ScriptedEn
     }
     for dark in (False, True):
         page = open_page(dark=dark)
-        page.ask("x", "mask")
-        page.answered()
+        page.generate("x", "mask")
+        page.wait_for_answers()
         *tokens, unknown = page.tokens("plain")
         assert [token["p_tag"] for token in tokens] == p_tags
-        for token in tokens:  # three powers of ten, from 0.0005 to 0.5
-            wanted = min(max((math.log10(max(token["p_tag"], 1e-9)) - math.log10(0.0005)) / 3, 0), 1)
-            assert token["shade"] == pytest.approx(wanted, abs=0.01), token
+        for token in tokens:  # a logarithmic scale from 0.0005 to 0.5
+            expected = min(max((math.log10(max(token["p_tag"], 1e-9)) - math.log10(0.0005)) / 3, 0), 1)
+            assert token["shade"] == pytest.approx(expected, abs=0.01), token
         assert (unknown["p_tag"], unknown["shade"]) == (None, 0)
         tip = page.page.locator("#tip")
-        for index, says in (
+        for index, text in (
             (1, "P(tag) 0.0001"),
             (5, "P(tag) 0.02"),
             (9, "P(tag) 0.99"),
             (10, "P(tag) not measured"),
         ):
             page.page.locator("#plain .token").nth(index).hover()
-            expect(tip).to_have_text(says)
+            expect(tip).to_have_text(text)
             expect(tip).to_be_visible()
 
 
@@ -127,21 +127,19 @@ def test_playground_aligns_tokens_with_text(open_page: Open, endpoint: ScriptedE
             event({"choices": [], "usage": {}}),
             DONE,
         ],
-        # codespell:ignore-next-line
-        "stop": [chunk([" we", "<tag>"], [0.01, 0.04], text=" we I cannot go on.", **stopped), DONE],
+        "stop": [chunk([" we", "<tag>"], [0.01, 0.04], text=" we I cannot continue.", **stopped), DONE],
     }
     page = open_page()
-    page.ask("x", "stop")
-    page.answered()
+    page.generate("x", "stop")
+    page.wait_for_answers()
     plain = [(token["text"], token["p_tag"]) for token in page.tokens("plain")]
     assert plain == [("é", 0.3), (" world", 0.02), (" and more", 0.4)]
     safe = [(token["text"], token["p_tag"]) for token in page.tokens("safe")]
-    # codespell:ignore-next-line
-    assert safe == [(" we", 0.01), (" I cannot go on.", None)]
+    assert safe == [(" we", 0.01), (" I cannot continue.", None)]
     report = page.report("safe")
     assert (report["stopped"], report["ended"], report["p_tag"]) == ("yes", "P(tag) reached 0.03", "0.04")
     assert report["p_tag_mean"] == report["prompt_p_tag"] == "not measured"
-    assert page.report("plain")["ended"] == "by itself"
+    assert page.report("plain")["ended"] == "end of text"
 
 
 def test_playground_displays_chat_answers(open_page: Open, endpoint: ScriptedEndpoint) -> None:
@@ -150,22 +148,22 @@ def test_playground_displays_chat_answers(open_page: Open, endpoint: ScriptedEnd
     endpoint.scripts = {"off": answer, "mask": answer}
     page = open_page()
     page.choose("chat")
-    page.ask("Hi", "mask")
-    page.answered()
+    page.generate("Hi", "mask")
+    page.wait_for_answers()
     assert page.text("plain") == page.text("safe") == "Hello"
     assert [token["p_tag"] for token in page.tokens("safe")] == [0.01, 0.02]
 
 
 def test_playground_lists_dropped_candidates_per_step(open_page: Open, endpoint: ScriptedEndpoint) -> None:
-    def out(step: int, text: str, p_tag: float, log_prob: float | None) -> dict[str, object]:
+    def candidate(step: int, text: str, p_tag: float, log_prob: float | None) -> dict[str, object]:
         return {"step": step, "text": text, "p_tag": p_tag, "log_prob": log_prob, "kept_p_tag": 0.02}
 
-    first = [out(1, " hear", 0.11, -2.5), out(1, " fight", 0.41, -1.25)]
-    second = [out(2, " listen hard", 0.07, None), out(2, " listen hear me", 0.03, -4)]
+    first = [candidate(1, " hear", 0.11, -2.5), candidate(1, " fight", 0.41, -1.25)]
+    second = [candidate(2, " listen hard", 0.07, None), candidate(2, " listen hear me", 0.03, -4)]
     endpoint.scripts = {
         "off": [last("off")],
         "safebeam": [
-            chunk([], [], dropped=first),  # a search knows what it drops before it knows its answer
+            chunk([], [], dropped=first),  # a search drops candidates before its answer has any text
             chunk([" listen"], [0.004], dropped=second),
             chunk([" hear"], [0.003]),
             last("safebeam"),
@@ -173,8 +171,8 @@ def test_playground_lists_dropped_candidates_per_step(open_page: Open, endpoint:
         "mask": [last("mask")],
     }
     page = open_page()
-    page.ask(PROMPT, "safebeam")
-    page.answered()
+    page.generate(PROMPT, "safebeam")
+    page.wait_for_answers()
     assert page.dropped() == {
         1: [["0.41", "−1.25", " fight"], ["0.11", "−2.50", " hear"]],
         2: [["0.07", "not measured", " listen hard"], ["0.03", "−4.00", " listen hear me"]],
@@ -184,12 +182,12 @@ def test_playground_lists_dropped_candidates_per_step(open_page: Open, endpoint:
     expect(shown).to_contain_text("4 candidates dropped in 2 steps, with P(tag) up to 0.41.")
     step = shown.locator("details[data-step='2']")
     own = step.locator("td strong").evaluate_all("all => all.map(it => it.textContent)")
-    assert own == [" hard", " me"], "in bold is what the answer has not"
+    assert own == [" hard", " me"], "text that differs from the answer is bold"
     expect(step.locator("table")).to_be_hidden()
     step.locator("summary").click()
     expect(step.locator("table")).to_be_visible()
-    page.ask(PROMPT, "mask")
-    page.answered()
+    page.generate(PROMPT, "mask")
+    page.wait_for_answers()
     expect(shown).to_be_hidden()
 
 
@@ -202,7 +200,7 @@ def test_playground_escapes_model_text(open_page: Open, endpoint: ScriptedEndpoi
         "safebeam": [chunk([evil], [0.1], dropped=dropped, finish_reason=evil, mode=evil), DONE],
     }
     page = open_page()
-    page.ask(evil, "safebeam")
+    page.generate(evil, "safebeam")
     page.wait("safe", "done")
     page.wait("plain", "failed")
     assert page.text("plain") == page.text("safe") == page.error("plain") == evil
@@ -226,10 +224,12 @@ def test_playground_layout_fits_window_width(open_page: Open, endpoint: Scripted
         "safebeam": [chunk([long], [0.1], dropped=dropped), last("safebeam")],
     }
     page = open_page(width=width)
-    page.ask(long, "safebeam")
+    page.generate(long, "safebeam")
     page.wait("safe", "done")
     page.wait("plain", "failed")
     assert page.page.evaluate("document.documentElement.scrollWidth") == width
-    # Nor is anything cut off inside: what a box hides cannot be read.
-    cut = "all => all.filter(it => it.scrollWidth > it.clientWidth + 1).map(it => it.outerHTML.slice(0, 80))"
-    assert page.page.locator("main section, main form, main table, main p").evaluate_all(cut) == []
+    # No element hides part of its content.
+    clipped = (
+        "all => all.filter(it => it.scrollWidth > it.clientWidth + 1).map(it => it.outerHTML.slice(0, 80))"
+    )
+    assert page.page.locator("main section, main form, main table, main p").evaluate_all(clipped) == []

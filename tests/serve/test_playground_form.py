@@ -1,4 +1,4 @@
-"""The playground's form in a real browser: what it asks, how it stops, what it says when something fails."""
+"""The playground's form in a real browser: its requests, stopping, and error messages."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_playground_form_sends_settings_of_selected_mode(
     safety: dict[str, float],
 ) -> None:
     page = open_page()
-    page.ask(" say  so\n", mode, max_tokens=7, temperature=0.3, **settings)
-    page.answered()
+    page.generate(" say  so\n", mode, max_tokens=7, temperature=0.3, **settings)
+    page.wait_for_answers()
     plain, safe = endpoint.bodies()["off"], endpoint.bodies()[mode]
     common = {
         "path": "v1/completions",
@@ -63,8 +63,8 @@ def test_playground_form_sends_settings_of_selected_mode(
 def test_playground_form_sends_chat_messages(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     page.choose("chat")
-    page.ask("Hi", "mask")
-    page.answered()
+    page.generate("Hi", "mask")
+    page.wait_for_answers()
     body = endpoint.bodies()["mask"]
     assert body["path"] == "v1/chat/completions"
     assert body["messages"] == [{"role": "user", "content": "Hi"}]
@@ -87,8 +87,8 @@ def test_playground_form_follows_server_settings(open_page: Open, endpoint: Scri
     expect(page.page.locator("#key")).to_be_hidden()
     expect(page.page.locator("[name=threshold]")).to_have_value("0.0155")
     expect(page.page.locator("[name=beam_size]")).to_be_hidden()
-    page.ask("x", "stop")
-    page.answered()
+    page.generate("x", "stop")
+    page.wait_for_answers()
     assert sorted(endpoint.bodies()) == ["mask", "stop"]
     assert page.report("plain")["mode"] == "mask"
 
@@ -96,27 +96,27 @@ def test_playground_form_follows_server_settings(open_page: Open, endpoint: Scri
 def test_playground_form_validates_before_sending(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     field = page.page.locator("[name=num_candidates]")
-    expect(page.page.locator("#rows")).to_have_text("of each beam; 16 rows of 32")
-    page.ask("x", "safebeam", beam_size=5, num_candidates=8)
+    expect(page.page.locator("#rows")).to_have_text("per beam; 16 rows of 32")
+    page.generate("x", "safebeam", beam_size=5, num_candidates=8)
     assert field.evaluate("it => it.validationMessage") == (
-        "beam_size × num_candidates is 40, and this server allows at most 32."
+        "beam_size × num_candidates is 40, which exceeds this server’s limit of 32."
     )
-    page.ask("", "mask")  # the same numbers are hidden here; the prompt is missing
-    page.ask("x", "mask", max_tokens=257)
-    assert endpoint.asked == []
-    page.ask("x", "mask", max_tokens=256)
-    page.answered()
+    page.generate("", "mask")  # these settings are hidden in mode mask; the prompt is missing
+    page.generate("x", "mask", max_tokens=257)
+    assert endpoint.received == []
+    page.generate("x", "mask", max_tokens=256)
+    page.wait_for_answers()
 
 
 def test_playground_form_sends_key_without_storing(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     endpoint.settings = {**SETTINGS, "needs_key": True}
     page = open_page()
-    page.ask("x", "mask")
-    assert endpoint.asked == [], "asked without a key"
+    page.generate("x", "mask")
+    assert endpoint.received == [], "sent without a key"
     page.page.fill("#key", "a-secret")
-    page.ask("x", "mask")
-    page.answered()
-    assert {body["key"] for body in endpoint.asked} == {"Bearer a-secret"}
+    page.generate("x", "mask")
+    page.wait_for_answers()
+    assert {body["key"] for body in endpoint.received} == {"Bearer a-secret"}
     kept = "JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])"
     assert "a-secret" not in page.page.evaluate(kept)
     page.page.reload()
@@ -127,26 +127,26 @@ def test_playground_form_stop_cancels_both_requests(open_page: Open, endpoint: S
     never = threading.Event()
     endpoint.scripts["off"] = endpoint.scripts["stop"] = [chunk([" on", " and"], [0.1, 0.2]), never]
     page = open_page()
-    page.ask("x", "stop")
+    page.generate("x", "stop")
     for pane in ("plain", "safe"):
         page.wait(pane, "streaming")
     page.page.click("#stop")
     for pane in ("plain", "safe"):
         page.wait(pane, "stopped")
-    assert endpoint.gone.wait(120), "the server still writes"
+    assert endpoint.disconnected.wait(120), "the server still sends"
     assert (page.text("plain"), page.error("plain")) == (" on and", None)
-    expect(page.page.locator("#plain [data-part=count]")).to_have_text("stopped by you after 2 tokens")
+    expect(page.page.locator("#plain [data-part=count]")).to_have_text("stopped after 2 tokens")
     expect(page.page.locator("#status")).to_have_text("Stopped.")
     endpoint.scripts["off"] = list(SHORT)
-    page.ask("x", "mask")
-    page.answered()
+    page.generate("x", "mask")
+    page.wait_for_answers()
     assert page.text("plain") == " yes"
 
 
 def test_playground_form_shows_one_sentence_errors(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     page = open_page()
     started = chunk([" so", " far"], [0.1, 0.1])
-    for script, says, shown in (
+    for script, message, shown in (
         ((400, ERROR), "max_tokens=900 is more than 256.", ""),
         ((502, b"<html>bad gateway</html>"), "The server answered with status 502 (Bad Gateway).", ""),
         ([started, event({"error": {"message": "The engine died."}})], "The engine died.", " so far"),
@@ -154,13 +154,13 @@ def test_playground_form_shows_one_sentence_errors(open_page: Open, endpoint: Sc
         ([started, event("{")], "The server sent an event that cannot be read.", " so far"),
     ):
         endpoint.scripts["stop"] = script
-        page.ask("x", "stop")
+        page.generate("x", "stop")
         page.wait("safe", "failed")
         page.wait("plain", "done")
-        assert (page.error("safe"), page.text("safe"), page.error("plain")) == (says, shown, None)
+        assert (page.error("safe"), page.text("safe"), page.error("plain")) == (message, shown, None)
         expect(page.page.locator("#status")).to_have_text("One answer failed.")
-    page.ask("x", "mask")
-    page.answered()
+    page.generate("x", "mask")
+    page.wait_for_answers()
     assert page.error("safe") is None
 
 
@@ -169,17 +169,17 @@ def test_playground_form_is_disabled_when_server_unavailable(
 ) -> None:
     endpoint.settings = (503, b'{"error": {"message": "The model is still loading."}}')
     page = open_page()
-    expect(page.page.locator("#trouble")).to_have_text("The model is still loading.")
-    expect(page.page.locator("#ask")).to_be_disabled()
+    expect(page.page.locator("#unavailable")).to_have_text("The model is still loading.")
+    expect(page.page.locator("#generate")).to_be_disabled()
     page.page.fill("#prompt", "x")
     page.page.keyboard.press("Control+Enter")
-    assert endpoint.asked == []
+    assert endpoint.received == []
 
 
 def test_playground_form_reports_unreachable_server(browser: Browser) -> None:
     with scripted_endpoint("/") as endpoint:
         page = open_playground(browser, endpoint.url)
-    page.ask("x", "mask")
+    page.generate("x", "mask")
     page.wait("plain", "failed")
     assert page.error("safe") == "The server cannot be reached."
     expect(page.page.locator("#status")).to_have_text("Both answers failed.")
@@ -218,19 +218,19 @@ def test_playground_form_supports_keyboard_only_use(open_page: Open, endpoint: S
     expect(tip).to_have_text("P(tag) 0.20")
     keyboard.press("End")
     expect(tip).to_have_text("P(tag) not measured")
-    keyboard.press("Tab")  # one stop for a whole answer: the next is the other answer
+    keyboard.press("Tab")  # an answer is one tab stop, so the next is the other answer
     assert focused.evaluate("it => it.closest('section').id") == "safe"
     expect(tip).to_have_text("P(tag) 0.01")
     keyboard.press("Shift+Tab")
-    expect(focused).to_have_text(" c")  # where the person left it
+    expect(focused).to_have_text(" c")  # the token that had the focus before
     keyboard.press("Escape")
     page.wait("plain", "stopped")
     expect(tip).to_be_hidden()
     page.page.focus("#prompt")
     endpoint.scripts["off"] = list(SHORT)
     keyboard.press("Control+Enter")
-    page.answered()
-    assert [body["prompt"] for body in endpoint.asked] == ["A prompt"] * 4
+    page.wait_for_answers()
+    assert [body["prompt"] for body in endpoint.received] == ["A prompt"] * 4
 
 
 def test_browser_executable_raises_clear_error_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,5 +239,5 @@ def test_browser_executable_raises_clear_error_when_missing(monkeypatch: pytest.
     with pytest.raises(RuntimeError, match=r"none of chromium, .* is on PATH: run scripts/browser\.sh"):
         browsers.executable()
     monkeypatch.setenv("SAFETY_RAY_BROWSER", "/no/browser")
-    with pytest.raises(RuntimeError, match="SAFETY_RAY_BROWSER=/no/browser is no program"):
+    with pytest.raises(RuntimeError, match="SAFETY_RAY_BROWSER=/no/browser is not a program"):
         browsers.executable()

@@ -21,28 +21,28 @@ def test_playground_live_matches_endpoint_answers(client: OpenAI) -> None:
         expect(page.page.locator("#key")).to_be_visible()
         page.page.fill("#key", KEY)
         page.choose("completion")
-        page.ask("abc", "safebeam", max_tokens=24)
-        page.answered()
+        page.generate("abc", "safebeam", max_tokens=24)
+        page.wait_for_answers()
         assert page.text("safe").startswith(expected.text)
-        told = [token["p_tag"] for token in page.tokens("safe")]
-        assert told == expected.safety["p_tags"][: len(told)]
+        p_tags = [token["p_tag"] for token in page.tokens("safe")]
+        assert p_tags == expected.safety["p_tags"][: len(p_tags)]
         assert "f" not in expected.text
         assert page.text("plain").startswith(LETTERS[3:6])
         shades = {token["text"]: token["shade"] for token in page.tokens("plain")}
-        assert shades["g"] > shades["e"]  # after f, where g stands, the tag has 0.2
+        assert shades["g"] > shades["e"]  # at the position of g, after f, the tag has 0.2
         dropped = [row for rows in page.dropped().values() for row in rows]
         assert len(dropped) == len(expected.safety["dropped"])
         assert any(row[2].endswith("f") for row in dropped)
         assert page.report("safe")["mode"] == "safebeam"
 
-        page.ask("u", "stop", threshold=0.3)
-        page.answered()
+        page.generate("u", "stop", threshold=0.3)
+        page.wait_for_answers()
         assert page.text("safe").startswith("vw")
         assert "yes" in page.report("safe")["stopped"].lower()
 
         page.page.fill("#key", "not-a-key-of-anyone")
-        page.page.click("#ask")
+        page.page.click("#generate")
         page.wait("safe", "failed")
         assert "no valid API key" in (page.error("safe") or "")
-        assert page.strangers == []
-        assert all("401" in said for said in page.errors)
+        assert page.foreign_requests == []
+        assert all("401" in error for error in page.errors)

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import psutil
 import pytest
-from endpoint_metrics import metrics, settled
+from endpoint_metrics import metrics, stable_metrics
 from known_model import LONG_TOKENS
 from openai import OpenAI
 from ray_head import Head
@@ -28,7 +28,7 @@ def controller_log(head: Head) -> str:
 
 
 def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) -> None:
-    before = settled().get("requests_total safebeam cancelled", 0.0)
+    before = stable_metrics().get("requests_total safebeam cancelled", 0.0)
     with ThreadPoolExecutor(16) as pool:
         begun = [
             pool.submit(client.completions.create, **LONG, stream=True, extra_body=BODY) for _ in range(16)

@@ -1,0 +1,142 @@
+"""Canaries: each private part that safety_ray.compat uses still exists and has the expected form.
+
+A failure names the part and the module that needs it: adapt that module before using the new version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+
+ATTRIBUTES = [
+    ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorInfo"),
+    ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorResponse"),
+    ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "OpenAIHTTPException"),
+    ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "to_model_metadata"),
+    ("ray_llm", "ray.llm._internal.serve.core.ingress.ingress", "init"),
+    ("ray_llm", "ray.serve.llm.ingress", "OpenAiIngress._get_configured_serve_handle"),
+    ("ray_llm", "ray.serve.llm.ingress", "OpenAiIngress._process_llm_request"),
+    ("vllm_frontend", "vllm.utils.async_utils", "merge_async_iterators"),
+    ("vllm_frontend", "vllm.v1.engine.async_llm", "AsyncLLM.generate"),
+    ("vllm_frontend", "vllm.v1.engine.detokenizer", "IncrementalDetokenizer.from_new_request"),
+    ("vllm_frontend", "vllm.v1.engine.detokenizer", "IncrementalDetokenizer.get_next_output_text"),
+    ("vllm_frontend", "vllm.sampling_params", "SamplingParams.update_from_generation_config"),
+    ("vllm_renderer", "vllm.renderers.hf", "HfRenderer._tokenize_prompt"),
+    ("vllm_renderer", "vllm.renderers.hf", "HfRenderer._build_tokens_prompt"),
+    ("vllm_renderer", "vllm.renderers.hf", "safe_apply_chat_template"),
+    ("vllm_renderer", "vllm.renderers.registry", "RENDERER_REGISTRY.register"),
+    ("vllm_renderer", "vllm.utils.async_utils", "make_async"),
+    ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward"),
+    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.add_request"),
+    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.finish_requests"),
+]
+IN_SOURCE = [
+    ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._engine_client ="),
+    ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._app_state = state"),
+    (
+        "ray_llm",
+        "ray.llm._internal.serve.engines.vllm.vllm_engine",
+        "VLLMEngine",
+        "self._oai_serving_tokenization",
+    ),
+    (
+        "ray_llm",
+        "vllm.entrypoints.generate.base.serving",
+        "GenerateBaseServing",
+        "self.engine_client = engine_client",
+    ),
+    (
+        "vllm_frontend",
+        "vllm.entrypoints.openai.completion.serving",
+        "OpenAIServingCompletion",
+        "self.engine_client.generate(",
+    ),
+    (
+        "vllm_frontend",
+        "vllm.entrypoints.openai.chat_completion.serving",
+        "OpenAIServingChat",
+        "self.engine_client.generate(",
+    ),
+    ("vllm_frontend", "vllm.v1.engine.async_llm", "AsyncLLM", "self.input_processor ="),
+    ("vllm_frontend", "vllm.v1.engine.input_processor", "InputProcessor", "generation_config_fields"),
+    ("vllm_renderer", "vllm.renderers.hf", "HfRenderer", "self._apply_chat_template_async("),
+    ("vllm_renderer", "vllm.renderers.base", "BaseRenderer", "self._executor ="),
+    ("vllm_renderer", "vllm.renderers.base", "BaseRenderer", "self._tokenize_prompt"),
+]
+PARAMETERS = [
+    (
+        "vllm_frontend",
+        "vllm.v1.engine.async_llm",
+        "AsyncLLM.generate",
+        ["prompt", "sampling_params", "request_id"],
+    ),
+    (
+        "vllm_frontend",
+        "vllm.v1.engine.detokenizer",
+        "IncrementalDetokenizer.from_new_request",
+        ["tokenizer", "request"],
+    ),
+    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.add_request", ["request"]),
+    (
+        "vllm_scheduler",
+        "vllm.v1.core.sched.async_scheduler",
+        "AsyncScheduler.finish_requests",
+        ["request_ids", "finished_status"],
+    ),
+    ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward", ["logits"]),
+    (
+        "ray_llm",
+        "ray.serve.llm.ingress",
+        "OpenAiIngress._process_llm_request",
+        ["body", "call_method", "raw_request"],
+    ),
+]
+
+
+def part(module: str, path: str, needed_by: str) -> Any:
+    """Return `module.path`; fail with the module of safety_ray.compat that needs it."""
+    message = f"{module}.{path} is gone, which safety_ray/compat/{needed_by}.py uses"
+    try:
+        value: Any = importlib.import_module(module)
+    except ImportError as error:
+        pytest.fail(f"{message}: {error}")
+    for name in path.split("."):
+        if not hasattr(value, name):
+            pytest.fail(message)
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize(("needed_by", "module", "path"), ATTRIBUTES)
+def test_private_part_exists(needed_by: str, module: str, path: str) -> None:
+    part(module, path, needed_by)
+
+
+@pytest.mark.parametrize(("needed_by", "module", "path", "code"), IN_SOURCE)
+def test_private_attribute_is_used_by_its_class(needed_by: str, module: str, path: str, code: str) -> None:
+    """Instance attributes appear in the source of their class only."""
+    source = inspect.getsource(part(module, path, needed_by))
+    assert code in source, (
+        f"{path} of {module} has no '{code}', on which safety_ray/compat/{needed_by}.py relies"
+    )
+
+
+@pytest.mark.parametrize(("needed_by", "module", "path", "names"), PARAMETERS)
+def test_private_method_has_expected_parameters(
+    needed_by: str, module: str, path: str, names: list[str]
+) -> None:
+    parameters = [
+        name for name in inspect.signature(part(module, path, needed_by)).parameters if name != "self"
+    ]
+    assert parameters[: len(names)] == names, f"safety_ray/compat/{needed_by}.py relies on these parameters"
+
+
+def test_canary_names_the_missing_part() -> None:
+    message = r"Sampler\.gone is gone, which safety_ray/compat/vllm_sampler\.py uses"
+    with pytest.raises(pytest.fail.Exception, match=message):
+        part("vllm.v1.sample.sampler", "Sampler.gone", "vllm_sampler")
+    with pytest.raises(pytest.fail.Exception, match=r"vllm\.nowhere\.x is gone"):
+        part("vllm.nowhere", "x", "vllm_sampler")

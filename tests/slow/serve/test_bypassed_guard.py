@@ -1,0 +1,36 @@
+"""Endpoints of which one part of the guard is bypassed refuse to start, each with one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import unguarded
+
+from safety_ray.core.errors import UserError
+from safety_ray.core.ports import free_port
+from serve.app import ServeConfig, start
+
+pytestmark = pytest.mark.covers("serve", "safety_ray.compat")
+
+
+@pytest.mark.parametrize(
+    ("server", "finding"),
+    [
+        ("WithLeakyRenderer", "a prompt that spells the tag failed"),
+        ("WithForwardingGuard", "calls the engine's own generate"),
+        ("WithoutIdCheck", "a prompt with the tag's token id was not refused"),
+    ],
+)
+def test_endpoint_with_bypassed_guard_refuses_to_start(
+    ray_cluster: None,
+    no_endpoint: None,
+    config: ServeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    finding: str,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", unguarded.PYTHONPATH)
+    settings = dataclasses.replace(config, port=free_port())
+    with pytest.raises(UserError, match=f"the guard does not protect the model: .*{finding}"):
+        start(settings, getattr(unguarded, server))
