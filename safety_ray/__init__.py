@@ -11,7 +11,8 @@ The public API of the library, without Ray:
     UserError               the exception for mistakes in input or settings
 
 Names are imported on first use, so that `import safety_ray` imports neither torch nor Ray. The stages are run
-with `python -m jobs.<stage>`, and the endpoint with `python -m serve.app`."""
+with `python -m jobs.<stage>`, and the endpoint with `python -m serve.app`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from safety_ray.core.tag import add_tag, tag_id
     from safety_ray.decode.hf import safe_beam_search, safe_sample
     from safety_ray.decode.safebeam import Hypothesis
-    from safety_ray.report.card import build as build_report_card
+    from safety_ray.report.in_memory import build_report_card
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,23 +41,40 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use (PEP 562)."""
+    value: Any
     match name:
         case "Classifier":
-            from safety_ray.classifier.classifier import Classifier as value
+            from safety_ray.classifier.classifier import Classifier
+
+            value = Classifier
         case "Hypothesis":
-            from safety_ray.decode.safebeam import Hypothesis as value
+            from safety_ray.decode.safebeam import Hypothesis
+
+            value = Hypothesis
         case "UserError":
-            from safety_ray.core.errors import UserError as value
+            from safety_ray.core.errors import UserError
+
+            value = UserError
         case "add_tag":
-            from safety_ray.core.tag import add_tag as value
+            from safety_ray.core.tag import add_tag
+
+            value = add_tag
         case "build_report_card":
-            from safety_ray.report.card import build as value
+            from safety_ray.report.in_memory import build_report_card
+
+            value = build_report_card
         case "safe_beam_search":
-            from safety_ray.decode.hf import safe_beam_search as value
+            from safety_ray.decode.hf import safe_beam_search
+
+            value = safe_beam_search
         case "safe_sample":
-            from safety_ray.decode.hf import safe_sample as value
+            from safety_ray.decode.hf import safe_sample
+
+            value = safe_sample
         case "tag_id":
-            from safety_ray.core.tag import tag_id as value
+            from safety_ray.core.tag import tag_id
+
+            value = tag_id
         case _:
             raise AttributeError(f"module 'safety_ray' has no attribute '{name}'")
     globals()[name] = value

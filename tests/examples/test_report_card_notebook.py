@@ -11,7 +11,6 @@ import pytest
 from example import EXAMPLES
 
 import safety_ray
-from safety_ray.report.tally import count_originals, count_rewritten, merge
 
 NOTEBOOK = EXAMPLES / "report_card.ipynb"
 
@@ -31,10 +30,9 @@ def card(tmp_path: Path) -> Path:
             "text": "I will not write hate speech",
         }
     ]
-    cells = merge([count_originals(pa.Table.from_pylist(originals))])
-    cells |= merge([count_rewritten(pa.Table.from_pylist(rewritten))])
+    tables = pa.Table.from_pylist(originals), pa.Table.from_pylist(rewritten)
     path = tmp_path / "card.json"
-    path.write_text(json.dumps(safety_ray.build_report_card(cells, "A small card", True)))
+    path.write_text(json.dumps(safety_ray.build_report_card(*tables, title="A small card")))
     return path
 
 
