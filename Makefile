@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo check test test-all pins clean
+.PHONY: help setup demo check prose test test-all pins clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,11 +12,15 @@ setup:  ## make .venv with exact versions (instant when it is up to date)
 demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a report
 	@$(PY) -m jobs.pipeline configs/pipeline/demo.yaml
 
-check: setup  ## style, types and import contracts
+check: setup  ## style, types, import contracts and prose
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+	@$(MAKE) --no-print-directory prose
+
+prose: setup  ## misspellings and retired words in docs, comments and strings
+	scripts/prose.sh
 
 test: export HF_HUB_OFFLINE = 1
 test: check  ## before each commit: all checks and the fast tests
@@ -28,7 +32,7 @@ test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also
 	$(PY) -m pytest tests/slow -v
 
 pins:  ## rewrite requirements/ from what .venv holds
-	@$(PY) scripts/pins.py
+	@. scripts/uv.sh && pip_config=$$($(PY) -m pip config list) && configure_uv && $(PY) scripts/pins.py
 
 clean:  ## remove .venv and caches; runs/ is kept
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info setup.log

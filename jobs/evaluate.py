@@ -13,7 +13,7 @@ import ray
 from ray.util import ActorPool
 
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, cluster, dataset, filesystem, tag
+from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.progress import Line
@@ -37,7 +37,9 @@ class EvaluateConfig:
     )
     output: str = setting("folder to write", identity=False)
     seed: int = setting("seed of the samples and the bootstrap", default=0)
-    tag: str = setting("the harmfulness tag of the model's tokenizer", default=tag.TAG)
+    tag: str = setting(
+        "the harmfulness tag; empty: the one stored with the model's tokenizer, else <|harmful|>", default=""
+    )
     safe_up_to: int = setting("highest level of a safe document", default=1)
     unsafe_from: int = setting("lowest level of an unsafe document", default=4)
     max_documents: int = setting("documents to read of each side", default=200)

@@ -11,14 +11,15 @@ import torch
 
 from safety_ray.classifier import datasets
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.classifier.encoder import PACKAGED, POOLINGS, Encoder
-from safety_ray.classifier.sequence import SequenceClassifier
+from safety_ray.classifier.encoder import PACKAGED, POOLINGS, Encoder, encoder_folder
+from safety_ray.classifier.sequence import SequenceClassifier, check_labels
 from safety_ray.classifier.training import figure, page, parameters
 from safety_ray.classifier.training.head import fit_chunks
 from safety_ray.classifier.training.measures import calibrate, measure_buried, measure_rows, measure_sources
 from safety_ray.classifier.training.parameters import Parameters
 from safety_ray.classifier.training.rows import Row, bury, complete, split, windows
 from safety_ray.classifier.training.table import Table
+from safety_ray.classifier.transformer import check_max_tokens, load_config
 from safety_ray.core import artifact, dataset, filesystem
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
@@ -38,9 +39,13 @@ class FitConfig:
         "dataset with id, text and label 0-5; `label_max`, `source`, `split` and `family` if it has them",
         default="",
     )
-    sources: list[str] = setting("published sets to read below `data`, by name", factory=list)
-    data: str = setting("folder of the published sets", default="data")
-    per_source: int = setting("texts of a published set at most; 0: all", default=0)
+    sources: list[str] = setting(
+        f"published label sets to read from `data`: {datasets.summary()}", factory=list
+    )
+    data: str = setting(
+        "folder with the files of the published label sets (see docs/score.md)", default="data"
+    )
+    per_source: int = setting("maximum number of texts of a published label set; 0: all", default=0)
     output: str = setting("folder to write", identity=False)
     classifier: str = setting(
         "a sequence classifier (folder or hub id) to measure and calibrate in place of a fit", default=""
@@ -70,7 +75,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not self.labelled and not self.sources:
             raise UserError("FitConfig needs labelled, a dataset, or sources, names of published sets.")
-        datasets.check(self.sources)
+        datasets.check_names(self.sources)
         if not 0 < self.heldout_share < 1:
             raise UserError(f"heldout_share={self.heldout_share} must lie between 0 and 1.")
         if self.unsafe_weight <= 0 or self.l2 < 0:
@@ -87,6 +92,10 @@ class FitConfig:
 
 
 def fit_classifier(config: FitConfig) -> dict[str, Any]:
+    """Train or load a classifier, measure and calibrate it. Return the record; skip a finished folder."""
+    if not artifact.is_finished(config.output):
+        datasets.check_files(config.sources, config.data)
+        check_model(config)
     inputs = {"labelled": config.labelled} if config.labelled else {}
     inputs |= {"data": config.data} if config.sources else {}
     out = artifact.begin(config.output, config, inputs=inputs)
@@ -113,6 +122,16 @@ def fit_classifier(config: FitConfig) -> dict[str, Any]:
         rows_in=len(rows), rows_out=len(train) + len(heldout), balanced=False, metrics=metrics,
         fitted_on=0 if config.classifier else len(train), measured_on=len(heldout),
     )  # fmt: skip
+
+
+def check_model(config: FitConfig) -> None:
+    """Raise UserError if the encoder or classifier does not exist, or does not fit the settings."""
+    name = config.classifier or encoder_folder(config.encoder)
+    settings = load_config(name, config.trust_remote_code)
+    if config.classifier:
+        check_labels(settings, name)
+    if config.max_tokens or not config.classifier:
+        check_max_tokens(settings, name, config.max_tokens)
 
 
 def gather(config: FitConfig) -> list[Row]:

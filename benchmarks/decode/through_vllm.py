@@ -19,7 +19,7 @@ def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:
     import torch
     from vllm import LLM
 
-    from safety_ray.decode.vllm_scheduler import SCHEDULER
+    from safety_ray.compat.vllm_scheduler import SCHEDULER
 
     on_cpu: dict[str, Any] = {"dtype": cpu_dtype(), "enforce_eager": True, "block_size": 32}
     return LLM(

@@ -42,7 +42,7 @@ class Encoder(Transformer):
         trust_remote_code: bool = False,
         exact: bool = False,
     ) -> None:
-        folder = str(packaged_folder()) if name == PACKAGED else name
+        folder = encoder_folder(name)
         super().__init__(
             AutoModel, folder, max_tokens, device, trust_remote_code=trust_remote_code, exact=exact
         )
@@ -76,6 +76,11 @@ class Encoder(Transformer):
                     vector_BD = state_BTD[:, 0]
                 vectors.append(torch.nn.functional.normalize(vector_BD.float(), dim=-1))
         return torch.cat(vectors, dim=-1)
+
+
+def encoder_folder(name: str) -> str:
+    """Return the folder or hub id of the encoder `name`."""
+    return str(packaged_folder()) if name == PACKAGED else name
 
 
 @cache

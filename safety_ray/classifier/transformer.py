@@ -37,11 +37,7 @@ class Transformer:
     ) -> None:
         disable_progress_bar()  # a bar for a model that loads in a tenth of a second
         settings = load_config(name, trust_remote_code)
-        longest = longest_text(settings)
-        if not 8 <= max_tokens <= longest:
-            raise UserError(
-                f"max_tokens={max_tokens} does not fit '{name}', which takes 8 to {longest} tokens."
-            )
+        check_max_tokens(settings, name, max_tokens)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
         more: dict[str, Any] = {}
@@ -106,6 +102,13 @@ def load_config(name: str, trust_remote_code: bool = False) -> Any:
                 "python -m jobs.fit; the folder that it writes remembers that."
             ) from error
         raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
+
+
+def check_max_tokens(settings: Any, name: str, max_tokens: int) -> None:
+    """Raise UserError if the model `name` with the config `settings` does not take chunks of `max_tokens`."""
+    longest = longest_text(settings)
+    if not 8 <= max_tokens <= longest:
+        raise UserError(f"max_tokens={max_tokens} does not fit '{name}', which takes 8 to {longest} tokens.")
 
 
 def longest_text(settings: Any) -> int:

@@ -1,4 +1,4 @@
-"""The Ray that a stage runs on: the cluster it was sent to, or one on this machine."""
+"""The Ray cluster that a stage runs on: that of RAY_ADDRESS, or one on this machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from safety_ray.compat import ray_output
 from safety_ray.core.errors import UserError
 
 T = TypeVar("T")
 SLOTS = 4
-"""CPUs that Ray must count for a stage to go on row by row; with fewer a broken one begins again"""
+"""CPUs that Ray must count so that a stage can skip finished rows; with fewer, a broken stage restarts"""
 
 
 def start() -> None:
-    """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
+    """Join the cluster at RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine."""
     import logging
 
     import ray
@@ -23,44 +24,46 @@ def start() -> None:
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train", "ray.serve"):  # ray.data sets its own level when imported
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised as well
-    # Workers import this package from the working directory of the driver: say where that is.
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
+    # Workers import this package from the folder that the driver imports it from.
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     local = "RAY_ADDRESS" not in os.environ
-    # Ray Serve kills a proxy that takes longer to start, 5 s by default; beside a model that loads it may.
+    # Ray Serve kills a proxy that takes longer than 5 s to start, which it may while a model loads.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
-    ray.init(
-        address="local" if local else None,  # else it would join any cluster that runs on this machine
-        # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
-        # slots it waits for ever. A slot is not a core; a small machine shares its cores.
-        num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        include_dashboard=False if local else None,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    ray_output.drop_serve_shutdown_message()
+    with ray_output.without_log_level_message():
+        ray.init(
+            address="local" if local else None,  # None would join any cluster that runs on this machine
+            # A stream needs a slot each to read, to skip finished rows, to work and to write; with fewer
+            # slots it waits forever. A slot is not a core: the tasks share the cores of a small machine.
+            num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            include_dashboard=False if local else None,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # else a UserError loses its type between processes
-    # Ray 2.60's new Parquet reader starts 32 actors for every read of every execution, which on a
+    context.raise_original_map_exception = True  # keeps the type of a UserError between processes
+    # The new Parquet reader of Ray 2.60 starts 32 actors for every read of every execution, which on a
     # few cores costs many times the work itself; the older reader starts none.
     context.use_datasource_v2 = False
 
 
 def has_room_to_skip() -> bool:
-    """Whether there is room for the step that skips finished rows; UserError with less than two CPUs."""
+    """Return whether the step that skips finished rows fits; raise UserError if Ray has one CPU."""
     import ray
 
-    found = int(ray.cluster_resources().get("CPU", 0))
-    if found < 2:
-        raise UserError(f"the Ray cluster counts {found} CPU, and a stage needs two: ray start --num-cpus=2.")
-    return found >= SLOTS
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus < 2:
+        raise UserError(f"the Ray cluster has {cpus} CPU, but a stage needs two: ray start --num-cpus=2.")
+    return cpus >= SLOTS
 
 
 class Shared(Generic[T]):
-    """A value in Ray's object store: one copy per node, which tasks read in place."""
+    """A value in Ray's object store: one copy per node, read in place by tasks."""
 
     def __init__(self, value: T) -> None:
         import ray

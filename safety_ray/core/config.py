@@ -1,4 +1,4 @@
-"""Settings: a frozen dataclass, overridden by a yaml file, overridden by `key=value` words.
+"""Settings: a frozen dataclass, overridden by a yaml file, overridden by `key=value` arguments.
 
     python -m jobs.score configs/score/demo.yaml documents=web/ batch_tokens=8192
 
@@ -9,7 +9,7 @@ A config class is declared beside the function it configures:
         documents: str = setting("folder of documents")                 # required
         batch_tokens: int = setting("tokens in a batch", default=4096)
 
-`load` makes one of it, and every mistake is a `UserError` that names the key.
+`load` creates an instance; every mistake is a `UserError` that names the key.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -34,9 +35,9 @@ _REQUIRED: Any = dataclasses.MISSING
 def setting(help: str, *, default: Any = _REQUIRED, factory: Any = _REQUIRED, identity: bool = True) -> Any:
     """Declare a setting: a dataclass field with the text that `--help` shows.
 
-    With `identity=False` the setting does not affect what a stage writes (how many machines, where, how often
-    to log), so an unfinished output folder can be resumed with another value. A field name that ends with an
-    underscore is set without it: `from_` by `from=...`.
+    With `identity=False` the setting does not affect the output of a stage (number of workers, paths,
+    logging), so an unfinished output folder can be resumed with another value. The underscore at the end of
+    a field name is not part of the setting's name: `from_` is set by `from=...`.
     """
     return dataclasses.field(
         default=default, default_factory=factory, metadata={"help": help, "identity": identity}
@@ -44,9 +45,9 @@ def setting(help: str, *, default: Any = _REQUIRED, factory: Any = _REQUIRED, id
 
 
 def load(cls: type[T], argv: list[str]) -> T:
-    """Read `argv` (an optional yaml path, then `key=value` words) into a `cls`.
+    """Create a `cls` from `argv`: an optional yaml path, then `key=value` arguments.
 
-    Raises UserError for a file, key or value that does not fit; SystemExit(0) after `--help`.
+    Raises UserError for an invalid file, key or value, and SystemExit(0) after `--help`.
     """
     if any(word in ("-h", "--help") for word in argv):
         print(describe(cls))
@@ -58,10 +59,10 @@ def load(cls: type[T], argv: list[str]) -> T:
         layers.append((path, _read_yaml(path)))
     for word in words:
         if "=" not in word:
-            raise UserError(f"'{word}' is no setting: write key=value, or the yaml file first.")
+            raise UserError(f"'{word}' is not a setting: write key=value, or the yaml file first.")
         key, value = word.split("=", 1)
         try:
-            # `key=` means the empty text; yaml would read nothing as null.
+            # `key=` means the empty string; yaml would parse it as null.
             layers.append((f"'{word}'", OmegaConf.from_dotlist([word if value else f"{key}=''"])))
         except Exception as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}.") from error
@@ -69,19 +70,19 @@ def load(cls: type[T], argv: list[str]) -> T:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "the settings") -> T:
-    """A `cls` from a plain dictionary, with the checks and messages of `load`."""
+    """Create a `cls` from a plain dictionary, with the checks and messages of `load`."""
     return _build(cls, [(where, OmegaConf.create(values))])
 
 
 def dump(config: Any) -> dict[str, Any]:
-    """The config as plain, JSON-ready values, defaults included."""
+    """Return the config as JSON values, defaults included."""
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def not_identity(cls: type) -> frozenset[str]:
     """Return the dotted keys of the settings of `cls` that are declared with `identity=False`.
 
-    A nested dataclass that is declared so is one key.
+    A nested dataclass with `identity=False` is one key.
     """
     hints = typing.get_type_hints(cls)
     keys: set[str] = set()
@@ -94,19 +95,19 @@ def not_identity(cls: type) -> frozenset[str]:
 
 
 def fingerprint(values: Any) -> str:
-    """A short hash of JSON-ready values that does not depend on the order of keys."""
+    """Return a short hash of JSON values that is independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe(cls: type) -> str:
-    """What `--help` prints: each setting with its type, default and meaning."""
+    """Return the text of `--help`: each setting with its type, default and meaning."""
     lines = [" ".join((cls.__doc__ or cls.__name__).split()), ""]
     lines.append("usage: [CONFIG.yaml] [key=value ...]")
     lines.append("")
     for key, kind, default, help in _settings(cls):
         head = f"  {key}: {kind}" + ("  (required)" if default is _REQUIRED else f" = {default}")
-        lines += [head, f"      {help}"]
+        lines += [head, *textwrap.wrap(help, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 
@@ -115,14 +116,14 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
     renamed = {f.name[:-1]: f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.name[-1] == "_"}
     for where, layer in layers:
         if not isinstance(layer, DictConfig):
-            raise UserError(f"{where} holds no settings: it must be a mapping of keys to values.")
+            raise UserError(f"{where} has no settings: it must be a mapping of keys to values.")
         _check_keys(cls, layer, where)
         for name in renamed.keys() & layer.keys():
             layer[renamed[name]] = layer.pop(name)
         try:
             merged = OmegaConf.merge(merged, layer)
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            key = getattr(error, "full_key", None) or _culprit(merged, layer)
+            key = getattr(error, "full_key", None) or _invalid_key(merged, layer)
             raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
     try:
         return typing.cast(T, OmegaConf.to_object(merged))
@@ -135,8 +136,8 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
         raise UserError(f"{cls.__name__}: {_first_line(error)}") from error
 
 
-def _culprit(merged: Any, layer: DictConfig) -> str:
-    """The first key of `layer` that cannot be merged, where the library's error does not say it."""
+def _invalid_key(merged: Any, layer: DictConfig) -> str:
+    """Return the first key of `layer` that cannot be merged, for errors of OmegaConf without a key."""
     for name in layer:
         try:
             OmegaConf.merge(merged, {name: layer._get_node(name)})
@@ -151,13 +152,14 @@ def _read_yaml(path: str) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except Exception as error:
-        raise UserError(f"the config file '{path}' is no valid yaml: {_first_line(error)}.") from error
+        raise UserError(f"the config file '{path}' is not valid yaml: {_first_line(error)}.") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"the config file '{path}' must be a mapping of keys to values.")
     return loaded
 
 
 def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
+    """Raise UserError for a key of `layer` that `cls` does not have."""
     known = [key for key, *_ in _settings(cls)]
     opaque = {key for key, kind, *_ in _settings(cls) if kind.startswith("dict")}
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
@@ -179,7 +181,7 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
 
 
 def _settings(cls: type, prefix: str = "") -> list[tuple[str, str, Any, str]]:
-    """(dotted key, type, default, help) of every leaf setting of `cls`, nested ones included."""
+    """Return (dotted key, type, default, help) of every leaf setting of `cls`, nested ones included."""
     hints = typing.get_type_hints(cls)
     rows: list[tuple[str, str, Any, str]] = []
     for f in dataclasses.fields(cls):
@@ -208,7 +210,7 @@ def _type_name(hint: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if problem and mark:  # yaml's own errors begin with the context and name the problem later
+    if problem and mark:  # the errors of yaml begin with the context
         return f"{problem} (line {mark.line + 1})"
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

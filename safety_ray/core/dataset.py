@@ -1,9 +1,8 @@
-"""Rows in and out of a stage through Ray Data: read a folder, write one that can be resumed.
+"""Read and write the rows of a stage with Ray Data; an interrupted write can be resumed.
 
-A stage marks a row that it could not process with a reason in the column `rejected_reason`; `write`
-puts such rows in `rejected/` and the others in `data/`, and counts both. Ray Data's row
-checkpoints make a broken write go on where it stopped: a row counts as done when the write task
-that holds it ends, so write tasks are kept small.
+A stage sets the column `rejected_reason` of a row that it could not process. `write` puts such rows in
+`rejected/` and the others in `data/`, and counts both. Row checkpoints of Ray Data make an interrupted write
+resume: a row is done when its write task ends, so write tasks are kept small.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ _CHECKPOINT = "_checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
+    """Rows written to `data/` and to `rejected/`."""
+
     rows_out: int
     rejected: int
 
@@ -43,42 +44,43 @@ class Counts:
 
 
 def files(path: str) -> list[str]:
-    """The Parquet files of a finished stage's folder, of any folder, or the one file `path`."""
+    """Return the Parquet files of `path`: a finished output folder, another folder, or one file."""
     fs, root = filesystem.find(path)
     if read_record(path) is not None:
         root = f"{root}/data"
     if not fs.exists(root):
         raise UserError(f"'{path}' does not exist.")
-    found = sorted(n for n in fs.find(root) if n.endswith(".parquet"))
-    if not found:
-        raise UserError(f"'{path}' holds no Parquet rows (is every row in its rejected/?).")
-    return [fs.unstrip_protocol(n) if "://" in path else n for n in found]
+    names = sorted(name for name in fs.find(root) if name.endswith(".parquet"))
+    if not names:
+        raise UserError(f"'{path}' has no Parquet rows (is every row in its rejected/?).")
+    return [fs.unstrip_protocol(name) if "://" in path else name for name in names]
 
 
 def count(path: str) -> int:
-    """Rows in a dataset, from the Parquet footers."""
+    """Return the number of rows of a dataset, from its Parquet footers."""
     fs, _ = filesystem.find(path)
     return _rows_in(fs, files(path))
 
 
 def count_where(path: str, column: str, values: list[Any]) -> int:
-    """Rows of the dataset at `path` whose `column` is one of `values`; nothing else is read."""
+    """Return the number of rows of the dataset at `path` whose `column` is one of `values`."""
     return int(_rows_of(path).count_rows(filter=pads.field(column).isin(values)))
 
 
-def groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
-    """How many rows of the dataset at `path` have each combination of values in the columns `names`."""
-    found: Counter[tuple[Any, ...]] = Counter()
+def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
+    """Count the rows of the dataset at `path` by their combination of values in the columns `names`."""
+    counts: Counter[tuple[Any, ...]] = Counter()
     for batch in _rows_of(path).to_batches(columns=names):
-        counted = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
-        for row in counted.to_pylist():
-            found[tuple(row[name] for name in names)] += row["count_all"]
-    return found
+        groups = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
+        for row in groups.to_pylist():
+            counts[tuple(row[name] for name in names)] += row["count_all"]
+    return counts
 
 
 def _rows_of(path: str) -> pads.Dataset:
     fs, _ = filesystem.find(path)
-    return pads.dataset([n.split("://", 1)[-1] for n in files(path)], filesystem=fs, format="parquet")
+    names = [name.split("://", 1)[-1] for name in files(path)]
+    return pads.dataset(names, filesystem=fs, format="parquet")
 
 
 def columns(path: str) -> list[str]:
@@ -94,14 +96,14 @@ def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
     """
     import ray.data
 
-    found = columns(path)
+    names = columns(path)
     hidden = [column.name for column in needed if column.name in _HIDDEN]
-    require(tuple(c for c in needed if c.name not in hidden), found, f"'{path}'")
-    return ray.data.read_parquet(files(path), columns=found + hidden)
+    require(tuple(column for column in needed if column.name not in hidden), names, f"'{path}'")
+    return ray.data.read_parquet(files(path), columns=names + hidden)
 
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
-    """The whole dataset in memory, sorted by id: for small ones, and for tests."""
+    """Return the whole dataset in memory, sorted by id. For small datasets and tests."""
     rows = _rows_of(path).to_table(columns=names or columns(path))
     return rows.sort_by("id") if "id" in rows.column_names else rows
 
@@ -117,25 +119,26 @@ def write(
     resume_by: str | None = "id",
     read_as: str | None = None,
     part: str = "",
+    waiting: str = progress.STARTING,
 ) -> Counts:
-    """Run `ds` and write its rows into `out`, showing progress; returns what was written.
+    """Execute `ds`, write its rows into `out` and show progress. Return the counts of written rows.
 
-    `resume_by` is the column whose values are unique and already known where `ds` reads: rows
-    that an earlier, broken run wrote are skipped there; `read_as` is that column's name there,
-    where it is another one. A stage that writes in several passes names each with `part`: its rows
-    lie in data/<part>/ and rejected/<part>/ and are counted alone. Raises UserError where the
-    share of rows rejected is above `max_rejected`.
+    Rows that an interrupted run has written are skipped at the source of `ds`, by the unique column
+    `resume_by`; `read_as` is the name of that column in the source if it differs. A stage that writes in
+    several passes names each with `part`: its rows are in data/<part>/ and rejected/<part>/ and are counted
+    separately. `waiting` is shown until the first row. Raises UserError if the share of rejected rows is
+    above `max_rejected`.
     """
     from ray.data.checkpoint import CheckpointConfig
 
     rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
-    context = ds.context  # a dataset keeps the settings it was made with; the current ones come too late
+    context = ds.context  # a dataset keeps the context that it was created with
     fs, root = filesystem.find(out.path)
     counts = written(out, part)
     if counts is None:
         if not cluster.has_room_to_skip():
             resume_by = None
-        if resume_by is None:  # what a broken run left, of a half-settled one too
+        if resume_by is None:  # remove the rows of an interrupted run
             for leftover in (f"{root}/rows{part}", *_folders(root, part)):
                 if fs.exists(leftover):
                     fs.rm(leftover, recursive=True)
@@ -151,18 +154,18 @@ def write(
         )
         try:
             ready = ds.map_batches(_mark_outcome, batch_format="pyarrow", batch_size=write_rows)
-            with progress.watch(label, total, progress.RowCounter(rows)):
+            with progress.watch(label, total, progress.RowCounter(rows), waiting=waiting):
                 ready.write_parquet(rows, partition_cols=[_OUTCOME], mode="append")
         finally:
             context.checkpoint_config = None
-        _settle(fs, root, part)
+        _finalize(fs, root, part)
         counts = _counts(fs, root, part)
     check_share(out.path, counts, max_rejected)
     return counts
 
 
 def written(out: Artifact, part: str = "") -> Counts | None:
-    """What a `write` that ended has left in `part` of `out`; None where none has ended."""
+    """Return the counts of `part` of `out`, or None if its `write` has not ended."""
     fs, root = filesystem.find(out.path)
     return _counts(fs, root, part) if all(map(fs.exists, _folders(root, part))) else None
 
@@ -174,18 +177,18 @@ def mark_written(out: Artifact, part: str) -> None:
         fs.makedirs(folder, exist_ok=True)
 
 
-def check_share(path: str, counts: Counts, most: float) -> None:
-    """UserError where more than the share `most` of all rows was rejected."""
+def check_share(path: str, counts: Counts, max_rejected: float) -> None:
+    """Raise UserError if the share of rejected rows is above `max_rejected`."""
     total = counts.rows_out + counts.rejected
-    if total and counts.rejected / total > most:
+    if total and counts.rejected / total > max_rejected:
         raise UserError(
-            f"{counts.rejected:,} of {total:,} rows were rejected, more than max_rejected={most}; "
+            f"{counts.rejected:,} of {total:,} rows were rejected, more than max_rejected={max_rejected}; "
             f"the most common reason is: {_common_reason(path)}. See {posixpath.join(path, 'rejected')}."
         )
 
 
 def write_table(rows: pa.Table, path: str) -> None:
-    """Write one small table as a Parquet file, making its folder."""
+    """Write a small table as one Parquet file and create its folder."""
     fs, root = filesystem.find(path)
     fs.makedirs(posixpath.dirname(root), exist_ok=True)
     with fs.open(root, "wb") as file:
@@ -193,20 +196,21 @@ def write_table(rows: pa.Table, path: str) -> None:
 
 
 def _mark_outcome(batch: pa.Table) -> pa.Table:
+    """Add the column that `write` partitions by: "data" or "rejected"."""
     reasons = (
         batch.column(REASON).cast(pa.string())
         if REASON in batch.column_names
         else pa.nulls(len(batch), pa.string())
     )
-    kept = reasons.is_null().to_pylist()
-    outcome = pa.array(["data" if k else "rejected" for k in kept], pa.string())
+    accepted = reasons.is_null().to_pylist()
+    outcome = pa.array(["data" if ok else "rejected" for ok in accepted], pa.string())
     if REASON in batch.column_names:
         batch = batch.drop_columns([REASON])
     return batch.append_column(REASON, reasons).append_column(_OUTCOME, outcome)
 
 
 def _filter_on(column: str) -> Any:
-    """Ray's checkpoint filter, for a column that has another name where rows are read."""
+    """Return Ray's checkpoint filter for a column that has another name at the source."""
     from ray.data.checkpoint import NumpyArrayBasedCheckpointFilter
 
     class ReadAs(NumpyArrayBasedCheckpointFilter):  # type: ignore[misc]
@@ -217,36 +221,36 @@ def _filter_on(column: str) -> Any:
     return ReadAs
 
 
-def _settle(fs: Any, root: str, part: str) -> None:
-    """Give the two outcomes their folders' names; safe to repeat after an interruption."""
-    for name, settled in zip(("data", "rejected"), _folders(root, part), strict=True):
+def _finalize(fs: Any, root: str, part: str) -> None:
+    """Move the rows of both outcomes to their final folders; safe to repeat after an interruption."""
+    for name, folder in zip(("data", "rejected"), _folders(root, part), strict=True):
         written = f"{root}/rows{part}/{_OUTCOME}={name}"
         if fs.exists(written):
             fs.makedirs(f"{root}/{name}" if part else root, exist_ok=True)
             if isinstance(fs, LocalFileSystem):
-                fs.mv(written, settled, recursive=True)
-            else:  # fsspec moves no folders on object stores; what is copied is removed below
-                for old in fs.find(written):
-                    if not old.endswith("/"):  # pyarrow's mark of a folder
-                        fs.copy(old, f"{settled}/{posixpath.basename(old)}")
-        fs.makedirs(settled, exist_ok=True)
+                fs.mv(written, folder, recursive=True)
+            else:  # fsspec cannot move folders on object stores; the copied files are removed below
+                for file in fs.find(written):
+                    if not file.endswith("/"):  # pyarrow's placeholder of a folder
+                        fs.copy(file, f"{folder}/{posixpath.basename(file)}")
+        fs.makedirs(folder, exist_ok=True)
     for leftover in (f"rows{part}", f"{_CHECKPOINT}{part}"):
         if fs.exists(f"{root}/{leftover}"):
             fs.rm(f"{root}/{leftover}", recursive=True)
 
 
 def _counts(fs: Any, root: str, part: str) -> Counts:
-    kept, rejected = (_rows_in(fs, fs.find(folder)) for folder in _folders(root, part))
-    return Counts(kept, rejected)
+    rows_out, rejected = (_rows_in(fs, fs.find(folder)) for folder in _folders(root, part))
+    return Counts(rows_out, rejected)
 
 
 def _folders(root: str, part: str) -> list[str]:
-    """Where the two outcomes of a part lie: kept, rejected."""
+    """Return the folders of a part: data, rejected."""
     return [f"{root}/{name}/{part}".rstrip("/") for name in ("data", "rejected")]
 
 
 def _rows_in(fs: Any, names: list[str]) -> int:
-    """Rows of the Parquet files among `names`, from their footers."""
+    """Return the number of rows of the Parquet files among `names`, from their footers."""
     total = 0
     for name in names:
         if name.endswith(".parquet"):
@@ -262,4 +266,4 @@ def _common_reason(path: str) -> str:
         with fs.open(name) as file:
             for reason in pq.read_table(file, columns=[REASON]).column(REASON).to_pylist():
                 counts[reason] = counts.get(reason, 0) + 1
-    return max(counts, key=lambda r: counts[r]) if counts else "unknown"
+    return max(counts, key=lambda reason: counts[reason]) if counts else "unknown"

@@ -1,4 +1,4 @@
-"""What the processors of this machine are good at."""
+"""The fastest dtype of this machine's processors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 @cache
 def fast_bf16(device: str) -> bool:
-    """Whether bfloat16 matrix products are native on `device` (cpu, cuda, cuda:1), so that they are faster.
+    """Return whether bfloat16 matrix products are native on `device` (cpu, cuda, cuda:1), hence fast.
 
-    Where they are emulated they are many times slower than float32: 15 times on a processor with AVX2.
+    Emulated ones are many times slower than float32: 15 times on a processor with AVX2.
     """
     import torch
 
@@ -24,12 +24,12 @@ def fast_bf16(device: str) -> bool:
 
 
 def cpu_dtype() -> str:
-    """The dtype that vLLM computes in fastest on this machine's CPU, by torch's name."""
+    """Return the fastest dtype for vLLM on this machine's CPU, as a torch name."""
     if not fast_bf16("cpu"):
         return "float32"
     if amx_supported() and not request_amx():
         logger.warning(
-            "vLLM computes in float32: its bfloat16 kernels need AMX tiles, which Linux refuses here."
+            "vLLM uses float32: its bfloat16 kernels need AMX tiles, which Linux does not permit here."
         )
         return "float32"
     return "bfloat16"

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises, and how a job shows it."""
+"""The exception for mistakes of the user."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Collection
 
 
 class UserError(Exception):
-    """A mistake in input, settings or surroundings that its reader can mend.
+    """A mistake in input, settings or environment that the user can correct.
 
-    The message is one sentence that names the file, row or key and says what would fit.
-    A job prints it without a traceback and ends with exit code 2.
+    The message is one line that names the file, row or key and a valid value. A job prints it without a
+    traceback and exits with code 2.
     """
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Which of `known`, at least one, a misspelt `name` was most likely meant to be."""
+    """Return the name of `known`, which is not empty, that is most similar to `name`."""
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """The `UserError` that `error` is or was caused by; Ray wraps what its workers raise."""
+    """Return the `UserError` that `error` is or was caused by, or None; Ray wraps exceptions."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -28,8 +28,9 @@ def user_error_in(error: BaseException) -> UserError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        # RayTaskError keeps the original in `cause` (and may itself be a UserError whose message is a
-        # traceback, so the original comes first), Ray Train its workers' in `worker_failures`.
+        # RayTaskError keeps the original in `cause`. It may be a UserError itself, whose message is a
+        # traceback, so the original takes precedence. Ray Train keeps the errors of its workers in
+        # `worker_failures`.
         cause = getattr(current, "cause", None)
         if isinstance(current, UserError) and not isinstance(cause, UserError):
             return current

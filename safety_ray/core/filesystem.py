@@ -1,4 +1,4 @@
-"""The filesystem a path lies on, local or remote; one sentence where it cannot be reached."""
+"""The filesystem of a path, local or remote."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from safety_ray.core.errors import UserError
 
 
 def find(path: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `path` and the path in it: `s3://b/x` is `b/x` on S3, `x` is local.
+    """Return the fsspec filesystem of `path` and the path in it: `b/x` on S3 for `s3://b/x`.
 
-    Raises UserError where the scheme is unknown, its package is not installed or no client can be made.
+    Raises UserError if the scheme is unknown, its package is not installed or its client cannot be created.
     """
     scheme = path.split("://", 1)[0]
     try:

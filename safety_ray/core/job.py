@@ -1,4 +1,4 @@
-"""Run a function from the command line: read its settings, report a user's mistake in one sentence."""
+"""Run a function from the command line: load its settings, report user errors in one line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COUNTS = (("rows_in", "rows in"), ("rows_out", "rows out"), ("rejected", "rejec
 
 
 def main(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str] | None = None) -> None:
-    """Load a `cls` from `argv`, by default the command line, and run `run` with it."""
+    """Load a `cls` from `argv`, by default the command line, and call `run` with it."""
     quiet()
     with exit_codes():
         run_job(cls, run, sys.argv[1:] if argv is None else argv)
 
 
 def run_job(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str]) -> None:
-    """Load a `cls` from `argv`, run `run` with it, and print the counts of its record."""
+    """Load a `cls` from `argv`, call `run` with it, and print the row counts of its record."""
     record = run(load(cls, argv))
     counts = [f"{record[key]:,} {name}" for key, name in _COUNTS if key in record]
     if counts:
@@ -33,7 +33,7 @@ def run_job(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str]) -
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Exit with code 2 and one sentence for a user's mistake, and with code 130 for Ctrl-C."""
+    """Exit with code 2 and one line for a `UserError`, and with code 130 for Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -43,19 +43,19 @@ def exit_codes() -> Iterator[None]:
         mistake = error if isinstance(error, UserError) else user_error_in(error)
         if mistake is None:
             raise
-        # Ray Data appends advice of its own below the sentence.
+        # Ray Data appends its own advice below the first line.
         print(f"error: {str(mistake).splitlines()[0]}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def quiet() -> None:
-    """Reduce the output of libraries at their start. Warnings of this project still show."""
+    """Reduce the output of libraries. Warnings of this project are still shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.disable(logging.INFO)  # Ray Serve prints its deployments' options at any log level
+    logging.disable(logging.INFO)  # Ray Serve prints the options of deployments at any log level
     # Ray's C++ code logs expected conditions as errors; real failures are raised in Python as well.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -1,4 +1,4 @@
-"""How far a stage is, on one line: a bar in a terminal, a line every ten seconds in a log."""
+"""Progress of a stage on one line: updated in place in a terminal, printed every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -6,63 +6,75 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from safety_ray.core import filesystem
 
+STARTING = "starting workers"
 _BAR = 24
-_TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # an engine's: see safety_ray/llm/engine.py
+_TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # columns of an engine: see safety_ray/llm/engine.py
 
 
 class Line:
-    """Prints `label ███░░ 1,204/3,400 rows 0:21`; call `show` as often as you like."""
+    """A progress line such as `score ███░░ 1,204/3,400 rows 0:21`. `show` may be called at any rate.
 
-    def __init__(self, label: str, total: int | None, unit: str = "rows") -> None:
-        self.label, self.total, self.unit = label, total, unit
+    `waiting` is shown until the first row is done, for example "starting workers".
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str = "rows", waiting: str = "") -> None:
+        self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
-        self.last = 0.0
+        self.printed: float | None = None
         self.live = sys.stdout.isatty()
 
     def show(self, done: int, note: str = "", final: bool = False) -> None:
+        """Print the line, unless the last print was a short time ago; `final` always prints."""
         now = time.monotonic()
-        if not final and now - self.last < (0.5 if self.live else 10.0):
+        interval = 0.5 if self.live else 10.0
+        if not final and self.printed is not None and now - self.printed < interval:
             return
-        self.last = now
+        self.printed = now
         seconds = int(now - self.start)
-        bar = left = ""
+        bar = remaining = ""
         if self.total:
-            part = min(done / self.total, 1.0)
-            bar = "█" * round(part * _BAR) + "░" * (_BAR - round(part * _BAR)) + " "
-            if 0 < part < 1:
-                eta = int(seconds * (1 - part) / part)
-                left = f", {eta // 60}:{eta % 60:02} left"
-        of = f"/{self.total:,}" if self.total else ""
-        clock = f"{seconds // 60}:{seconds % 60:02}{left}"
-        text = f"  {self.label:<10} {bar}{done:,}{of} {self.unit}  {clock} {note}"
+            share = min(done / self.total, 1.0)
+            bar = "█" * round(share * _BAR) + "░" * (_BAR - round(share * _BAR)) + " "
+            if 0 < share < 1:
+                eta = int(seconds * (1 - share) / share)
+                remaining = f", {eta // 60}:{eta % 60:02} left"
+        total = f"/{self.total:,}" if self.total else ""
+        clock = f"{seconds // 60}:{seconds % 60:02}{remaining}"
+        if not done and not final:
+            note = ", ".join(part for part in (self.waiting, note) if part)
+        text = f"  {self.label:<10} {bar}{done:,}{total} {self.unit}  {clock} {note}".rstrip()
         if self.live:
             print(f"\r\x1b[2K{text}", end="\n" if final else "", flush=True)
         else:
-            print(text.rstrip(), flush=True)
+            print(text, flush=True)
 
 
 @contextmanager
 def watch(
-    label: str, total: int | None, count: Callable[[], tuple[int, str]], unit: str = "rows"
+    label: str,
+    total: int | None,
+    count: Callable[[], tuple[int, str]],
+    unit: str = "rows",
+    waiting: str = STARTING,
 ) -> Iterator[None]:
-    """Show progress while the block runs; `count` returns (done, note) and is asked every half second."""
-    line, stop = Line(label, total, unit), threading.Event()
+    """Show progress while the block runs. `count` returns (done, note) and is called every half second."""
+    line, stop = Line(label, total, unit, waiting), threading.Event()
 
-    def loop() -> None:
-        while not stop.wait(0.5):
-            try:
+    def show_until_stopped() -> None:
+        while True:
+            with suppress(Exception):  # a file may be incomplete while it is written
                 line.show(*count())
-            except Exception:  # a file that is being written: ask again next time
-                continue
+            if stop.wait(0.5):
+                return
 
-    thread = threading.Thread(target=loop, daemon=True)
+    thread = threading.Thread(target=show_until_stopped, daemon=True)
     thread.start()
     try:
         yield
@@ -73,10 +85,10 @@ def watch(
 
 
 class RowCounter:
-    """Counts the rows in the Parquet files of a folder, reading each file once.
+    """A counter of the rows in the Parquet files of a folder; each file is read once.
 
-    Its note says what share was rejected (files below `outcome=rejected`), and where rows come
-    from an engine, how many tokens it has written a second since the counter was made.
+    The note has the share of rejected rows (files below `outcome=rejected`) and, if the rows come from an
+    engine, the tokens that it generated per second since the counter was created.
     """
 
     def __init__(self, folder: str) -> None:
@@ -86,6 +98,7 @@ class RowCounter:
         self.start = time.monotonic()
 
     def __call__(self) -> tuple[int, str]:
+        """Return (rows, note)."""
         if self.fs.exists(self.root):
             self.fs.invalidate_cache()
             for name in self.fs.find(self.root):

@@ -1,7 +1,7 @@
-"""What a row is at each stage, and what every column means.
+"""Columns of the rows of each stage, with their meaning.
 
-Columns accumulate: a stage adds its own and keeps those it does not know. The schemas here
-name what a stage requires and what it adds; anything else a dataset carries travels along.
+Columns accumulate: a stage adds its own and keeps those that it does not know. The tuples here name the
+columns that a stage requires and adds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ DIALOGUE_RECIPES = ("refuse",)
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A column of a dataset."""
+
     name: str
     type: pa.DataType
     meaning: str
@@ -35,39 +37,39 @@ _PROBS = pa.list_(pa.float32())
 
 DOCUMENT = (
     Column("id", pa.string(), "unique in its dataset"),
-    Column("text", pa.string(), "the document, not empty"),
+    Column("text", pa.string(), "text of the document, not empty"),
 )
 FINEWEB = (
-    Column("url", pa.string(), "where it was found"),
-    Column("dump", pa.string(), "the crawl it came with"),
-    Column("date", pa.string(), "when it was crawled, ISO 8601"),
+    Column("url", pa.string(), "address of the page"),
+    Column("dump", pa.string(), "name of the crawl"),
+    Column("date", pa.string(), "time of the crawl, ISO 8601"),
     Column("language", pa.string(), "ISO 639-1 code"),
-    Column("token_count", pa.int64(), "tokens as counted by whoever wrote the dataset"),
+    Column("token_count", pa.int64(), "number of tokens, as counted by the dataset's authors"),
 )
 LABELLED = (
     *DOCUMENT,
-    Column("label", pa.int8(), "the score a person or a judge gave, 0-5"),
+    Column("label", pa.int8(), "score 0-5 given by a person or a judge"),
 )
 SCORED = (
     *DOCUMENT,
-    Column("score", pa.int8(), "predicted harm 0-5: the classifier's, the judge's, or the higher one"),
-    Column("probs", _PROBS, "the classifier's probability of each score, of the chunk that decided"),
-    Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk in order"),
+    Column("score", pa.int8(), "predicted harm 0-5: of the classifier, of the judge, or the higher one"),
+    Column("probs", _PROBS, "the classifier's probability of each score, for the chunk that decides"),
+    Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk, in order"),
 )
 ENSEMBLE = (
-    Column("classifier_score", pa.int8(), "the classifier's score 0-5, where a judge scored as well"),
+    Column("classifier_score", pa.int8(), "the classifier's score 0-5, if a judge scored as well"),
     Column("judge_score", pa.int8(), "the judge's score 0-5"),
-    Column("judge_reason", pa.string(), "the judge's reason for it"),
+    Column("judge_reason", pa.string(), "the judge's reason for its score"),
     Column("judged_by", pa.string(), "engine and model of the judge"),
-    Column("judge_reply", pa.string(), "what the judge wrote"),
+    Column("judge_reply", pa.string(), "the judge's reply"),
 )
-"""Columns beside those of SCORED that a row has where a judge took part."""
+"""Columns in addition to those of SCORED if a judge scored the row."""
 REWRITTEN = (
     *DOCUMENT,
-    Column("source_id", pa.string(), "id of the row it was made from"),
+    Column("source_id", pa.string(), "id of the row that it was made from"),
     Column("recipe", pa.string(), f"name of the recipe: {', '.join(RECIPES)}"),
-    Column("style", pa.string(), "style of the recipe"),
-    Column("source_score", pa.int8(), "score of the web document at the root"),
+    Column("style", pa.string(), "the sampled style of the recipe"),
+    Column("source_score", pa.int8(), "score of the original web document"),
     Column("score", pa.int8(), "score of the rewritten text"),
     Column("probs", _PROBS, "probability of each score"),
 )
@@ -78,27 +80,28 @@ SPAN = pa.struct(
         ("recipe", pa.string()),  # RAW or one of RECIPES
         ("start", pa.int32()),  # position of the first token in the row
         ("length", pa.int32()),  # tokens, end-of-text included
-        ("unsafe", pa.bool_()),  # raw text whose score calls for harmfulness tags
+        ("unsafe", pa.bool_()),  # raw text whose score requires harmfulness tags
     ]
 )
 TOKEN_ROW = (
     Column("row", pa.int64(), "position in training order"),
     Column("input_ids", pa.list_(pa.int32()), "token ids, the same number in every row"),
-    Column("spans", pa.list_(SPAN), "which document each stretch of the row came from"),
+    Column("spans", pa.list_(SPAN), "the document of each span of the row"),
 )
 
 
 LEARN = "learn"
-"""Optional column of token rows, list<bool> as long as input_ids: which tokens are targets. Without it: all
-that a span covers."""
+"""Optional column of token rows, list<bool> of the length of input_ids: which tokens are targets. Without
+it, all tokens of spans are."""
 
 
 def schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """Return the Arrow schema of `columns`."""
     return pa.schema([(column.name, column.type) for column in columns])
 
 
 def require(columns: tuple[Column, ...], found: list[str], where: str) -> None:
-    """Raise UserError naming the first of `columns` that the dataset `where` lacks."""
+    """Raise UserError with the first of `columns` that is not among the names `found` of dataset `where`."""
     for column in columns:
         if column.name not in found:
             raise UserError(
@@ -108,6 +111,6 @@ def require(columns: tuple[Column, ...], found: list[str], where: str) -> None:
 
 
 def stable_hash(*parts: object) -> int:
-    """A 64-bit integer that depends on `parts` alone: not on process, worker or time."""
+    """Return a 64-bit hash of `parts` that is the same in every process."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())

@@ -1,13 +1,17 @@
-"""The harmfulness tag: one token that stands in unsafe text, and that no text can forge.
+"""The harmfulness tag: one special token, inserted into unsafe text, that no text can spell.
 
-The paper (section 4) puts the tag before words of unsafe documents during pretraining. The model
-so learns P(tag | text), which Safe Beam Search reads at inference. The tag must therefore come
-from the packer alone: `encode` turns text into ids in which no special token can appear, whatever
-strings the text holds.
+The paper (section 4) inserts the tag before words of unsafe documents in pretraining. The model thus learns
+P(tag | text), which Safe Beam Search reads at inference. Only this project may insert the tag: `encode`
+returns ids in which no special token occurs, whatever strings the text contains.
+
+The string of the tag is set once, when documents are packed. It is stored beside the tokenizer, in
+`tokenizer_config.json`, where later stages read it.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_ray.core.errors import UserError
@@ -16,19 +20,43 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TAG = "<|harmful|>"
+"""The tag if nothing else is set, and that of tokenizers that do not store one"""
+TAG_KEY = "harmfulness_tag"
+"""Key in tokenizer_config.json"""
 END_OF_TEXT = "<|endoftext|>"
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 
 
 def add_tag(tokenizer: PreTrainedTokenizerFast, tag: str = TAG) -> int:
-    """Make `tag` one special token of `tokenizer` and return its id; the embedding is the model's task."""
+    """Add `tag` to `tokenizer` as a special token, store it, and return its id.
+
+    The model's embedding of the new token is not part of this.
+    """
     tokenizer.add_special_tokens({"additional_special_tokens": [tag]}, replace_extra_special_tokens=False)
-    return tag_id(tokenizer, tag)
+    store_tag(tokenizer, tag)
+    return tag_id(tokenizer)
 
 
-def tag_id(tokenizer: Any, tag: str = TAG, where: str = "the tokenizer") -> int:
-    """The id of the tag; UserError where the tokenizer does not have it as one added token."""
-    added = tokenizer.get_added_vocab()
+def store_tag(tokenizer: Any, tag: str) -> None:
+    """Store `tag` in `tokenizer`, whose `save_pretrained` writes it to tokenizer_config.json."""
+    tokenizer.init_kwargs[TAG_KEY] = tag
+
+
+def tag_of(tokenizer: Any, override: str = "") -> str:
+    """Return the string of the tag: `override` if given, else the stored one, else TAG."""
+    return override or getattr(tokenizer, "init_kwargs", {}).get(TAG_KEY) or TAG
+
+
+def tag_in(folder: str, override: str = "") -> str:
+    """Return the string of the tag of the tokenizer saved in a local folder, as `tag_of` does."""
+    settings = Path(folder, "tokenizer_config.json")
+    stored = json.loads(settings.read_text(encoding="utf-8")).get(TAG_KEY) if settings.is_file() else None
+    return override or stored or TAG
+
+
+def tag_id(tokenizer: Any, tag: str = "", where: str = "the tokenizer") -> int:
+    """Return the id of `tag`, by default that of `tag_of`. Raises UserError if it is no added token."""
+    tag, added = tag_of(tokenizer, tag), tokenizer.get_added_vocab()
     if tag not in added:
         known = ", ".join(sorted(added)) or "none"
         raise UserError(
@@ -39,11 +67,11 @@ def tag_id(tokenizer: Any, tag: str = TAG, where: str = "the tokenizer") -> int:
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of `texts`, in which special tokens never appear, not even where text spells them."""
+    """Return the token ids of `texts`, without special tokens even if a text spells one."""
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True  # the library's name for: treat their strings as plain text
+    previous = backend.encode_special_tokens
+    backend.encode_special_tokens = True  # treats their strings as plain text
     try:
-        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:
-        backend.encode_special_tokens = before
+        backend.encode_special_tokens = previous

@@ -1,4 +1,4 @@
-"""The threshold that an audit chose: the score from which a document is treated as unsafe."""
+"""The threshold of an audit: the lowest score of documents that are treated as unsafe."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from safety_ray.core.errors import UserError
 
 
 def audited(path: str) -> int:
-    """The threshold of the finished audit in `path`, 1-5; UserError where it has none."""
+    """Return the threshold 1-5 of the finished audit in `path`. Raises UserError if it has none."""
     record = read_record(path)
     if record is None or "threshold" not in record:
-        raise UserError(f"thresholds_from: '{path}' is no audit; make one with python -m jobs.audit.")
+        raise UserError(f"thresholds_from: '{path}' is not an audit; create one with python -m jobs.audit.")
     if record["threshold"] is None:
         wanted = ", ".join(f"a {name} of {share}" for name, share in record["wanted"].items())
-        why = f"no threshold reaches {wanted}" if wanted else "it was made without `wanted`"
+        reason = f"no threshold reaches {wanted}" if wanted else "it was run without `wanted`"
         raise UserError(
-            f"thresholds_from: the audit '{path}' chose no threshold, for {why}; audit again with another "
-            "wanted={recall: ...} or {precision: ...}, or set the scores by hand."
+            f"thresholds_from: the audit '{path}' has no threshold, because {reason}; run it again "
+            "with another wanted={recall: ...} or {precision: ...}, or set the scores yourself."
         )
     return int(record["threshold"])

@@ -1,8 +1,8 @@
-"""Safe Beam Search on a transformers model: one forward pass makes one output token.
+"""Safe Beam Search on a transformers model: one forward pass generates one output token.
 
-All candidates of all searches are the rows of one batch. A row's keys and values are kept; after
-each step the rows of the survivors are copied to their children. Prompts of different lengths are
-padded on the left, so that all rows grow at the same end.
+All candidates of all searches are the rows of one batch with a key-value cache. After each step, the rows of
+the kept beams are copied to their candidates. Prompts of different lengths are padded on the left, so that
+all rows grow at the right end.
 """
 
 from __future__ import annotations
@@ -32,11 +32,25 @@ def safe_beam_search(
     length_penalty: float = 0.0,
     stride: int = 1,
 ) -> list[Hypothesis]:
-    """The `beam_size` best continuations of one prompt, best first (paper, section 4).
+    """Return the `beam_size` best continuations of a prompt found by Safe Beam Search (paper, section 4).
 
-    `model` is a causal language model of transformers, in evaluation mode. `eos_id` is the token
-    that ends a text, several of them, or None. The hypotheses hold new tokens only. Raises
-    UserError for an argument that does not fit.
+    Args:
+        model: a causal language model of transformers in evaluation mode, trained with the harmfulness tag.
+        prompt_ids: token ids of the prompt, at least one.
+        tag_id: id of the harmfulness tag (`safety_ray.tag_id`).
+        eos_id: the token that ends a text, several of them, or None.
+        beam_size: number of beams (k).
+        num_candidates: candidates of each beam (N).
+        max_new_tokens: maximum number of generated tokens.
+        drop_share: share of the candidates that is dropped in each step; 0 is plain beam search.
+        length_penalty: rank results by log-probability / length ** length_penalty.
+        stride: look ahead at every s-th token only.
+
+    Returns:
+        Hypotheses with the generated tokens, best first.
+
+    Raises:
+        UserError: an argument is out of range or does not fit the model.
     """
     return safe_beam_search_batch(
         model,
@@ -65,10 +79,11 @@ def safe_beam_search_batch(
     length_penalty: float = 0.0,
     stride: int = 1,
 ) -> list[list[Hypothesis]]:
-    """`safe_beam_search` for many prompts at once; what it finds for each is what it finds for it alone.
+    """Return `safe_beam_search` of each prompt, computed in one batch.
 
-    A batch has up to len(prompts) x beam_size x num_candidates rows, each with keys and values of
-    the longest prompt and the new tokens: hand over as many prompts as memory holds.
+    The results do not depend on the other prompts. A batch has up to len(prompts) x beam_size x
+    num_candidates rows, each with keys and values of the longest prompt and the generated tokens; choose the
+    number of prompts by memory.
     """
     settings = SearchSettings(
         tag_id=tag_id,
@@ -97,7 +112,24 @@ def safe_sample(
     seed: int = 0,
     stride: int = 1,
 ) -> Hypothesis:
-    """One continuation, sampled with a look-ahead for the tag (see safesample.py)."""
+    """Return one continuation of a prompt, sampled with a look-ahead for the tag (safesample.py).
+
+    Args:
+        model: a causal language model of transformers in evaluation mode, trained with the harmfulness tag.
+        prompt_ids: token ids of the prompt, at least one.
+        tag_id: id of the harmfulness tag (`safety_ray.tag_id`).
+        eos_id: the token that ends a text, several of them, or None.
+        num_candidates: most likely tokens that are considered (top-k).
+        max_new_tokens: maximum number of generated tokens.
+        drop_share: share of the candidates that is dropped in each step; 0 is plain top-k sampling.
+        temperature: 0 takes the most likely candidate that is not dropped.
+        top_p: consider only the most likely candidates up to this share of their probability.
+        seed: the same seed and model give the same answer.
+        stride: look ahead at every s-th token only.
+
+    Raises:
+        UserError: an argument is out of range or does not fit the model.
+    """
     settings = SampleSettings(
         tag_id=tag_id,
         eos_ids=_eos_ids(eos_id),
@@ -116,17 +148,20 @@ def safe_sample(
 def run_searches(
     model: Any, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
 ) -> list[list[Hypothesis]]:
-    """Drive the i-th search on the i-th prompt, all at once; all must avoid the same tag."""
+    """Run the i-th search on the i-th prompt, all in one batch, and return their results.
+
+    All searches must have the same `tag_id`. Raises UserError if a prompt does not fit the model.
+    """
     if not prompts:
         return []
     tag_id = searches[0].settings.tag_id
-    number = max(search.settings.num_candidates for search in searches)
-    for place, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
-        _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {place}")
+    num_candidates = max(search.settings.num_candidates for search in searches)
+    for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
+        _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {index}")
     active = list(searches)
     rows = Rows(model, prompts)
     while active:
-        expansions = expand(rows.logits, tag_id, number)
+        expansions = expand(rows.logits, tag_id, num_candidates)
         token_ids: list[int] = []
         parents: list[int] = []
         start = 0
@@ -143,7 +178,8 @@ def run_searches(
 
 
 class Rows:
-    """A batch of growing texts with their keys and values; `logits` [rows, vocabulary] follow them."""
+    """A batch of growing texts with a key-value cache; `logits` [rows, vocabulary] are those of the next
+    token."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
@@ -151,14 +187,14 @@ class Rows:
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         input_ids = self._tensor([[0] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
-        # Without padding no mask is given: attention then takes its faster causal path.
+        # Without padding there is no mask, so that attention uses its faster causal kernel.
         self.mask = self._tensor([[0] * pad + [1] * (longest - pad) for pad in pads]) if any(pads) else None
         starts = self._tensor(pads)[:, None]
         positions = (torch.arange(longest, device=model.device)[None] - starts).clamp(min=0)
         self._forward(input_ids, positions)
 
     def grow(self, parents: list[int], token_ids: list[int]) -> None:
-        """Replace the rows by copies of the rows `parents`, each with one more token."""
+        """Replace all rows: the i-th becomes a copy of row `parents[i]` with `token_ids[i]` appended."""
         chosen = self._tensor(parents)
         self.cache.batch_select_indices(chosen)
         if self.mask is not None:
@@ -183,20 +219,20 @@ class Rows:
 
 
 def expand(logits_RV: torch.Tensor, tag_id: int, number: int) -> list[Expansion]:
-    """The `number` most likely tokens of each row beside the tag, and P(tag), from [rows, vocabulary] logits.
+    """Return the `number` most likely tokens of each row except the tag, and P(tag).
 
-    At equal log-probability the token with the smaller id comes first, so that a result depends on
-    the model alone and not on how a device sorts.
+    `logits_RV` has shape [rows, vocabulary]. At equal log-probability the token with the smaller id comes
+    first, so that results do not depend on the sort order of a device.
     """
     log_probs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
-    # In double precision, so that very small probabilities still differ.
+    # Python floats have double precision, in which very small probabilities still differ.
     p_tags = [math.exp(min(value, 0.0)) for value in log_probs_RV[:, tag_id].tolist()]
     log_probs_RV[:, tag_id] = -torch.inf
     number = min(number, log_probs_RV.shape[1] - 1)
-    # One more than asked for shows whether the last place is shared.
+    # One token more than needed, to detect a tie at the last position.
     best, ids = log_probs_RV.topk(number + 1, dim=-1)
-    shared = (best[:, 1:] == best[:, :-1]).any(dim=1).tolist()
-    rows = zip(best.tolist(), ids.tolist(), p_tags, shared, strict=True)
+    has_ties = (best[:, 1:] == best[:, :-1]).any(dim=1).tolist()
+    rows = zip(best.tolist(), ids.tolist(), p_tags, has_ties, strict=True)
     expansions = []
     for row, (values, tokens, p_tag, tied) in enumerate(rows):
         if tied:
@@ -214,20 +250,20 @@ def _eos_ids(eos_id: int | Collection[int] | None) -> frozenset[int]:
 
 
 def _check(model: Any, prompt: Sequence[int], settings: SearchSettings, where: str) -> None:
-    """UserError where tokens or lengths do not fit the model."""
+    """Raise UserError if tokens or lengths do not fit the model."""
     config = model.config.get_text_config()
     vocabulary = config.vocab_size
-    named = [("tag_id", settings.tag_id), *(("eos_id", token) for token in settings.eos_ids)]
-    for name, token in named:
+    special = [("tag_id", settings.tag_id), *(("eos_id", token) for token in settings.eos_ids)]
+    for name, token in special:
         if not 0 <= token < vocabulary:
             raise UserError(f"{name}={token} is outside the model's vocabulary of {vocabulary} tokens.")
     if not len(prompt):
-        raise UserError(f"{where} is empty; give it at least one token.")
+        raise UserError(f"{where} is empty; it needs at least one token.")
     if not 0 <= min(prompt) <= max(prompt) < vocabulary:
-        raise UserError(f"{where} holds a token outside the model's vocabulary of {vocabulary} tokens.")
+        raise UserError(f"{where} has a token outside the model's vocabulary of {vocabulary} tokens.")
     positions = getattr(config, "max_position_embeddings", None)
     if positions and len(prompt) + settings.max_new_tokens > positions:
         raise UserError(
-            f"{where} has {len(prompt)} tokens, and with max_new_tokens={settings.max_new_tokens} "
-            f"more it goes beyond the model's {positions} positions."
+            f"{where} has {len(prompt)} tokens, which with max_new_tokens={settings.max_new_tokens} "
+            f"exceeds the model's {positions} positions."
         )

@@ -1,17 +1,17 @@
-"""Keeping the harmfulness tag out of sampled text, for a whole batch at once.
+"""Mask the harmfulness tag, or end texts at it, for a whole batch of logits.
 
-The paper reads P(tag | text) at inference and short-circuits where the model would emit the tag
-(section 4 and the over-refusal classes of section 6). Three modes, chosen per request:
+The paper reads P(tag | text) at inference and ends a text when the model would emit the tag (section 4, and
+the short-circuit class of section 6). Three modes (modes.py), chosen per request:
 
-    off    nothing is done
+    off    the logits stay as they are
     mask   the tag is never sampled
-    stop   as mask, and the text ends as soon as the model's own P(tag) reaches a threshold
+    stop   as mask, and the text ends when the model's own P(tag) reaches a threshold
 
-A prompt after which P(tag) already reaches a threshold of its own can be refused: the text then
-ends before its first token (not in mode off). Where it is asked for, each token's P(tag) is
-reported: how likely the model found the tag in the place where the token stands.
+A prompt after which P(tag) reaches a threshold of its own can be refused: the text then ends before its first
+token (not in mode off). On request, P(tag) is reported per token: the probability of the tag at the position
+of the token.
 
-This file knows nothing of an engine: requests stand in numbered rows, logits are one matrix.
+This file is independent of any engine: requests are numbered rows, and logits are one matrix.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from safety_ray.core.errors import UserError, nearest
+from safety_ray.decode.modes import PROCESSOR_MODES
 
-Mode = Literal["off", "mask", "stop"]
-MODES: tuple[str, ...] = get_args(Mode)
 MODE_ARG, THRESHOLD_ARG, PROMPT_ARG = "safety_mode", "safety_threshold", "safety_prompt_threshold"
 REPORT_ARG = "safety_report"
 """Names of a request's extra arguments in the engine (`extra_args`, in OpenAI bodies `vllm_xargs`)."""
 
 _ARGS = (MODE_ARG, THRESHOLD_ARG, PROMPT_ARG, REPORT_ARG)
 _CERTAIN = 1e30
-_DISTORTING = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
+_CHANGE_P_TAG = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
 
 
 @dataclass(frozen=True, slots=True)
-class Safety:
-    """What one request asks for; thresholds are probabilities.
+class TagPolicy:
+    """How the processor treats one request.
 
-    `threshold` matters in mode stop alone, `prompt_threshold` in all but off; 1 refuses no prompt.
+    Thresholds are probabilities: `threshold` has an effect in mode stop only, `prompt_threshold` in all modes
+    but off; 1 refuses no prompt.
     """
 
     mode: str = "off"
@@ -48,62 +48,65 @@ class Safety:
     prompt_threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"unknown safety mode {self.mode!r}: use one of {', '.join(MODES)}.")
-        check_share("threshold", self.threshold)
-        check_share("prompt_threshold", self.prompt_threshold)
+        if self.mode not in PROCESSOR_MODES:
+            raise UserError(f"unknown safety mode {self.mode!r}; choose from {', '.join(PROCESSOR_MODES)}.")
+        check_threshold("threshold", self.threshold)
+        check_threshold("prompt_threshold", self.prompt_threshold)
 
     @property
     def ends_texts(self) -> bool:
         return self.mode == "stop" or (self.mode == "mask" and self.prompt_threshold < 1)
 
 
-def check_share(name: str, value: Any) -> None:
-    """UserError where a threshold is no probability above 0."""
+def check_threshold(name: str, value: Any) -> None:
+    """Raise UserError if `value` is not a number above 0 and at most 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"the safety {name} must be a number, not {value!r}.")
+        raise UserError(f"safety.{name} must be a number, not {value!r}.")
     if not 0 < value <= 1:
-        raise UserError(f"the safety {name} is a probability: above 0 and at most 1, not {value}.")
+        raise UserError(f"safety.{name} must be a probability above 0 and at most 1, not {value}.")
 
 
-def requested(values: Mapping[str, Any] | None, default: Safety) -> Safety:
-    """The `Safety` of a request with the extra arguments `values`; what they leave out is `default`'s."""
-    own = {key: value for key, value in (values or {}).items() if str(key).startswith("safety_")}
-    for key in own:
+def parse_policy(values: Mapping[str, Any] | None, default: TagPolicy) -> TagPolicy:
+    """Return the policy of a request with the extra arguments `values`; `default` fills in missing ones.
+
+    Arguments that do not begin with `safety_` are ignored. Raises UserError for an unknown name or value.
+    """
+    args = {key: value for key, value in (values or {}).items() if str(key).startswith("safety_")}
+    for key in args:
         if key not in _ARGS:
             raise UserError(f"unknown safety setting '{key}'; the nearest is '{nearest(key, _ARGS)}'.")
-    return Safety(
-        own.get(MODE_ARG, default.mode),
-        own.get(THRESHOLD_ARG, default.threshold),
-        own.get(PROMPT_ARG, default.prompt_threshold),
+    return TagPolicy(
+        args.get(MODE_ARG, default.mode),
+        args.get(THRESHOLD_ARG, default.threshold),
+        args.get(PROMPT_ARG, default.prompt_threshold),
     )
 
 
-def check_sampling(safety: Safety, tag: int | None, params: Any) -> None:
-    """UserError where the sampling parameters `params` would blind or jam the processor.
+def check_sampling(policy: TagPolicy, tag: int | None, params: Any) -> None:
+    """Raise UserError if the sampling parameters `params` conflict with the policy.
 
-    The engine applies biases, masks and grammars before a processor sees the logits, so P(tag) would
-    no longer be the model's own. `params` has the fields of vLLM's SamplingParams.
+    The engine applies biases, masks and grammars before a processor receives the logits, so P(tag) would no
+    longer be the model's own. `params` has the fields of vLLM's SamplingParams.
     """
-    if safety.ends_texts:
-        for name in _DISTORTING:
+    if policy.ends_texts:
+        for name in _CHANGE_P_TAG:
             if getattr(params, name, None):
                 raise UserError(
-                    f"safety mode stop, and a threshold for prompts, read the model's own P(tag), which "
-                    f"{name} changes: leave {name} out, or use mode mask."
+                    f"{name} changes P(tag), which mode stop and prompt_threshold compare with a threshold; "
+                    f"leave out {name}, or use mode mask."
                 )
         if getattr(params, "ignore_eos", False) and not getattr(params, "stop_token_ids", None):
-            raise UserError("safety mode stop ends texts, which ignore_eos forbids: leave it out.")
+            raise UserError("ignore_eos does not allow mode stop to end a text; leave it out.")
     allowed = getattr(params, "allowed_token_ids", None)
-    if safety.mode == "mask" and allowed and set(allowed) == {tag}:
-        raise UserError("allowed_token_ids holds the harmfulness tag alone, and safety mode mask forbids it.")
+    if policy.mode == "mask" and allowed and set(allowed) == {tag}:
+        raise UserError("allowed_token_ids has the harmfulness tag only, which mode mask never samples.")
 
 
-def ending(tag: int, stop_ids: Iterable[int] | None, eos: int | None) -> int | None:
-    """The token whose sampling ends a request in mode stop; None where nothing would end it.
+def end_token(tag: int, stop_ids: Iterable[int] | None, eos: int | None) -> int | None:
+    """Return the token that is sampled to end a request's text, or None if no token ends it.
 
-    The tag itself where the request stops at it: the engine then reports it as the reason, which
-    no other ending can be mistaken for. Else the end of text.
+    This is the tag if the request stops at it, since the engine then reports the tag as the reason, which
+    distinguishes this end from any other. Otherwise it is the end of text, or else a stop token.
     """
     ids = set(stop_ids or ())
     return tag if tag in ids else eos if eos is not None else min(ids, default=None)
@@ -112,20 +115,23 @@ def ending(tag: int, stop_ids: Iterable[int] | None, eos: int | None) -> int | N
 @dataclass(frozen=True, slots=True)
 class _Row:
     mask: bool
-    end: int  # what is sampled where the text ends
-    log_threshold: float  # of P(tag), where the text ends; infinity: nowhere
-    first_log_threshold: float  # the same before the first token
-    output: Sequence[int]  # the tokens so far, kept up to date by the engine
-    column: int | None  # where in the engine's table of log-probabilities P(tag) is reported
+    end: int  # token that ends the text
+    log_threshold: float  # of log P(tag), at which the text ends; infinity: never
+    first_log_threshold: float  # the same for the first token
+    output: Sequence[int]  # generated tokens; the engine appends to this list
+    column: int | None  # column of the engine's log-probabilities that receives log P(tag)
 
 
 class TagRows:
-    """The rows of a running batch that mask, stop or report, and their effect on a step's logits."""
+    """The rows of a running batch that mask, stop or report, and their effect on a step's logits.
+
+    Shapes: B rows of the batch, V tokens of the vocabulary, S rows that may stop, R rows that report.
+    """
 
     def __init__(self, tag: int, device: torch.device | str = "cpu") -> None:
         self.tag, self.device = tag, torch.device(device)
         self.rows: dict[int, _Row] = {}
-        self.settle()
+        self.flush()
 
     def remove(self, row: int) -> None:
         self.rows.pop(row, None)
@@ -133,38 +139,38 @@ class TagRows:
     def add(
         self,
         row: int,
-        safety: Safety,
+        policy: TagPolicy,
         end: int | None = None,
         *,
         output: Sequence[int] = (),
         column: int | None = None,
     ) -> None:
-        """Put a request in `row`, in the place of whatever stood there; `end` as of `ending`."""
+        """Put a request in `row`, replacing the request that was there; `end` as returned by `end_token`."""
         self.rows.pop(row, None)
-        if safety.ends_texts and end is None:
+        if policy.ends_texts and end is None:
             raise ValueError("a request whose text may be ended needs a token that ends it")
-        after = math.log(safety.threshold) if safety.mode == "stop" else math.inf
-        first = math.log(safety.prompt_threshold) if safety.prompt_threshold < 1 else math.inf
-        if safety.mode != "off" or safety.ends_texts or column is not None:
+        later = math.log(policy.threshold) if policy.mode == "stop" else math.inf
+        first = math.log(policy.prompt_threshold) if policy.prompt_threshold < 1 else math.inf
+        if policy.mode != "off" or column is not None:
             self.rows[row] = _Row(
-                safety.mode != "off",
-                self.tag if end is None else end,
-                after,
-                min(after, first),
-                output,
-                column,
+                mask=policy.mode != "off",
+                end=self.tag if end is None else end,
+                log_threshold=later,
+                first_log_threshold=min(later, first),
+                output=output,
+                column=column,
             )
 
     def move(self, source: int, target: int, swap: bool) -> None:
-        """`source` takes the place of `target`; with `swap` they change places, else target is gone."""
-        moved, met = self.rows.pop(source, None), self.rows.pop(target, None)
+        """Move the request in row `source` to `target`; with `swap` the other one moves to `source`."""
+        moved, replaced = self.rows.pop(source, None), self.rows.pop(target, None)
         if moved is not None:
             self.rows[target] = moved
-        if swap and met is not None:
-            self.rows[source] = met
+        if swap and replaced is not None:
+            self.rows[source] = replaced
 
-    def settle(self) -> None:
-        """Make the changes since the last call count; once per change of the batch."""
+    def flush(self) -> None:
+        """Apply the changes since the last call; call it once per change of the batch."""
         rows = self.rows
         stops = {
             i: row for i, row in rows.items() if min(row.log_threshold, row.first_log_threshold) < math.inf
@@ -176,9 +182,9 @@ class TagRows:
         self._thresholds = torch.tensor(
             [row.first_log_threshold for row in stops.values()], dtype=torch.float32, device=self.device
         )
-        self._unbegun = [  # rows that still have the threshold of their prompt
-            (place, row)
-            for place, row in enumerate(stops.values())
+        self._before_first_token = [  # (index in stops, row) with a threshold for the first token only
+            (index, row)
+            for index, row in enumerate(stops.values())
             if row.first_log_threshold != row.log_threshold
         ]
 
@@ -186,36 +192,38 @@ class TagRows:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
     def apply(self, logits_BV: torch.Tensor) -> torch.Tensor:
-        """The logits after the rows' modes, changed in place; float32, one row per request.
+        """Apply the modes of all rows to float32 logits in place, and return them.
 
-        Nothing is read back from the device, so an accelerator is never waited for.
+        Nothing is copied from the device, so the host does not wait for an accelerator.
         """
         if not len(self._stops):
             if len(self._masks):
                 logits_BV[self._masks, self.tag] = -math.inf
             return logits_BV
-        for place, row in [each for each in self._unbegun if each[1].output]:
-            self._thresholds[place] = row.log_threshold
-            self._unbegun.remove((place, row))
-        hit_S = self._log_p(logits_BV, self._stops) >= self._thresholds
+        for index, row in [entry for entry in self._before_first_token if entry[1].output]:
+            self._thresholds[index] = row.log_threshold
+            self._before_first_token.remove((index, row))
+        stop_S = self._log_p_tag(logits_BV, self._stops) >= self._thresholds
         logits_BV[self._masks, self.tag] = -math.inf
-        kept_S = logits_BV[self._stops, self._ends]
-        # So likely that the rest has probability 0 at any temperature; cheaper than to mask the rest.
-        logits_BV[self._stops, self._ends] = kept_S.masked_fill(hit_S, _CERTAIN)
+        end_logits_S = logits_BV[self._stops, self._ends]
+        # At this logit all other tokens have probability 0 at any temperature; masking them would cost more.
+        logits_BV[self._stops, self._ends] = end_logits_S.masked_fill(stop_S, _CERTAIN)
         return logits_BV
 
     def measure(self, logits_BV: torch.Tensor) -> torch.Tensor | None:
-        """log P(tag) of the rows that report it, from logits that nothing has changed; None: no row does."""
-        return self._log_p(logits_BV, self._reported) if len(self._reported) else None
+        """Return log P(tag) of the rows that report it, from unchanged logits; None if no row does."""
+        return self._log_p_tag(logits_BV, self._reported) if len(self._reported) else None
 
-    def report(self, log_p_R: torch.Tensor, token_ids_BC: torch.Tensor, log_probs_BC: torch.Tensor) -> None:
-        """Write what `measure` found into the engine's table of tokens and their log-probabilities."""
+    def report(
+        self, log_p_tags_R: torch.Tensor, token_ids_BC: torch.Tensor, log_probs_BC: torch.Tensor
+    ) -> None:
+        """Write the result of `measure` into the engine's table of tokens and their log-probabilities."""
         token_ids_BC[self._reported, self._columns] = self.tag
-        log_probs_BC[self._reported, self._columns] = log_p_R
+        log_probs_BC[self._reported, self._columns] = log_p_tags_R
 
-    def _log_p(self, logits_BV: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """log P(tag) of `rows`, float32."""
-        # Most often all rows are meant: then no copy is made of them.
-        total_B = logits_BV.float().logsumexp(dim=-1) if 2 * len(rows) > len(logits_BV) else None
-        total_R = logits_BV[rows].float().logsumexp(dim=-1) if total_B is None else total_B[rows]
-        return logits_BV[rows, self.tag].float() - total_R
+    def _log_p_tag(self, logits_BV: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return log P(tag) of `rows`, float32."""
+        # For most of the batch, one pass over all rows is cheaper than a copy of the selected ones.
+        log_total_B = logits_BV.float().logsumexp(dim=-1) if 2 * len(rows) > len(logits_BV) else None
+        log_total_R = logits_BV[rows].float().logsumexp(dim=-1) if log_total_B is None else log_total_B[rows]
+        return logits_BV[rows, self.tag].float() - log_total_R

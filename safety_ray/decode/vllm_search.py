@@ -1,12 +1,11 @@
-"""Safe Beam Search on vLLM: one engine step makes one output token.
+"""Safe Beam Search on vLLM: one engine step generates one output token.
 
-One request per candidate asks for one token. Its log-probabilities are the candidate's N best
-continuations, and since it is allowed to sample the tag alone, and what is sampled is always
-reported, they hold log P(tag) too. vLLM takes log-probabilities before it masks tokens, so they are
-the model's own. What candidates share, the engine's prefix cache computes once: give it small
-blocks (`block_size`), since only whole blocks are shared.
+Each candidate is one request for one token. Its log-probabilities are the candidate's N best continuations.
+The request may sample only the tag, and vLLM always reports the sampled token, so they contain log P(tag)
+too. vLLM computes log-probabilities before it masks tokens, so they are the model's own. The engine's prefix
+cache avoids computing shared prefixes again; it shares whole blocks only, so use a small `block_size`.
 
-Many searches share an engine: their requests are batched like any others.
+Many searches can share an engine: their requests are batched like any others.
 """
 
 from __future__ import annotations
@@ -18,32 +17,35 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
-from vllm.inputs.engine import tokens_input
+from vllm.inputs import TokensPrompt, tokens_input
 
+from safety_ray.compat.vllm_scheduler import GROUP_ARG
+from safety_ray.decode.processor import MODE_ARG
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
-from safety_ray.decode.vllm_scheduler import GROUP_ARG
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
 
-MODE_OFF = {"safety_mode": "off"}  # a processor that masks the tag would leave nothing to sample
+_MODE_OFF = {MODE_ARG: "off"}  # a processor that masks the tag would leave no token to sample
 
 
 def look_ahead(settings: SearchSettings, group: tuple[str, int] | None = None) -> SamplingParams:
-    """What is asked of the engine about a prefix; `group` as of vllm_scheduler.py."""
+    """Return the sampling parameters of a request for one expansion.
+
+    `group` is (name, number of requests) of the search step (safety_ray/compat/vllm_scheduler.py).
+    """
     return SamplingParams(
         max_tokens=1,
         temperature=0,
-        logprobs=settings.num_candidates + 1,  # the tag may be among the most likely
+        logprobs=settings.num_candidates + 1,  # the tag may be one of the most likely tokens
         allowed_token_ids=[settings.tag_id],
         detokenize=False,
-        extra_args={**MODE_OFF, **({GROUP_ARG: list(group)} if group else {})},
+        extra_args={**_MODE_OFF, **({GROUP_ARG: list(group)} if group else {})},
     )
 
 
 def expansion(output: RequestOutput, settings: SearchSettings) -> Expansion:
-    """What the engine's answer says of a prefix; at equal probability the smaller token id comes first."""
+    """Return the expansion in the engine's output; at equal probability the smaller token id comes first."""
     [step] = output.outputs[0].logprobs or [{}]
     tag = step[settings.tag_id].logprob
     pairs = sorted((-entry.logprob, token) for token, entry in step.items() if token != settings.tag_id)
@@ -54,27 +56,27 @@ def expansion(output: RequestOutput, settings: SearchSettings) -> Expansion:
 def run_searches(
     llm: LLM, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
 ) -> list[list[Hypothesis]]:
-    """Drive the i-th search on the i-th prompt, all at once in one engine; prompts are token ids."""
+    """Run the i-th search on the i-th prompt, all in one engine, and return their results."""
     active = list(zip(prompts, searches, strict=True))
     step = 0
     while active := [(prompt, search) for prompt, search in active if search.pending]:
-        asked = [(prompt, search, beam) for prompt, search in active for beam in search.pending]
-        group = (f"step {step}", len(asked))
-        answers = iter(
+        prefixes = [[*prompt, *beam.token_ids] for prompt, search in active for beam in search.pending]
+        group = (f"step {step}", len(prefixes))
+        outputs = iter(
             llm.generate(
-                [TokensPrompt(prompt_token_ids=[*prompt, *beam.token_ids]) for prompt, _, beam in asked],
-                [params for _, search in active for params in _same(search, group)],
+                [TokensPrompt(prompt_token_ids=token_ids) for token_ids in prefixes],
+                [params for _, search in active for params in _params_of_step(search, group)],
                 use_tqdm=False,
             )
         )
         for _, search in active:
-            search.advance([expansion(next(answers), search.settings) for _ in search.pending])
+            search.advance([expansion(next(outputs), search.settings) for _ in search.pending])
         step += 1
     return [search.hypotheses() for search in searches]
 
 
-def _same(search: Search, group: tuple[str, int]) -> list[SamplingParams]:
-    """One object for all candidates of a search: the engine makes its own copies."""
+def _params_of_step(search: Search, group: tuple[str, int]) -> list[SamplingParams]:
+    """Return one entry per pending beam; all are the same object, since the engine copies it."""
     return [look_ahead(search.settings, group)] * len(search.pending)
 
 
@@ -85,22 +87,21 @@ async def drive(
     name: str,
     *,
     cache_salt: str | None = None,
-    **more: Any,
+    **generate_kwargs: Any,
 ) -> AsyncGenerator[Search, None]:
-    """Drive `search` with an engine's `generate` (AsyncLLM.generate); gives it back after each step.
+    """Run `search` with an engine's `generate` (AsyncLLM.generate), and yield it after each step.
 
-    `name` must be the search's own: its requests are called after it. Prefixes are shared with
-    searches of the same `cache_salt` alone. `more` goes to `generate`. Whoever closes this generator
-    ends the step's requests.
+    `name` must be unique among running searches: it becomes part of the request ids. Cached prefixes are
+    shared only with searches of the same `cache_salt`. Closing this generator aborts the requests of the
+    current step.
     """
 
-    async def ask(token_ids: tuple[int, ...], params: SamplingParams, request_id: str) -> Expansion:
+    async def expand(token_ids: tuple[int, ...], params: SamplingParams, request_id: str) -> Expansion:
         prompt = tokens_input([*prompt_ids, *token_ids], cache_salt=cache_salt)
-        outputs = generate(prompt, params, request_id, **more)
-        async with aclosing(outputs) as answers:
-            async for answer in answers:
-                return expansion(answer, search.settings)
-        raise RuntimeError("the engine ended a request without an answer")
+        async with aclosing(generate(prompt, params, request_id, **generate_kwargs)) as outputs:
+            async for output in outputs:
+                return expansion(output, search.settings)
+        raise RuntimeError("the engine ended a request without an output")
 
     step = 0
     while search.pending:
@@ -108,12 +109,12 @@ async def drive(
         params = look_ahead(search.settings, (group, len(search.pending)))
         try:
             async with asyncio.TaskGroup() as tasks:
-                asked = [
-                    tasks.create_task(ask(beam.token_ids, params, f"{group}-{place}"))
-                    for place, beam in enumerate(search.pending)
+                expansions = [
+                    tasks.create_task(expand(beam.token_ids, params, f"{group}-{index}"))
+                    for index, beam in enumerate(search.pending)
                 ]
-        except BaseExceptionGroup as failed:  # of one step; the first says why
-            raise failed.exceptions[0] from failed
-        search.advance([task.result() for task in asked])
+        except BaseExceptionGroup as errors:  # all requests of a step fail for the same reason
+            raise errors.exceptions[0] from errors
+        search.advance([task.result() for task in expansions])
         step += 1
         yield search

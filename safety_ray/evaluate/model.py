@@ -41,14 +41,18 @@ def folder(path: str) -> str:
     )
 
 
-def describe(path: str, tag_string: str) -> Description:
-    """Read the settings and the tokenizer of the model at `path`; UserError where it has no such tag."""
+def describe(path: str, tag_string: str = "") -> Description:
+    """Read the settings and the tokenizer of the model at `path`. Raises UserError if it has no tag.
+
+    `tag_string` overrides the tag that is stored with the tokenizer.
+    """
     where = folder(path)
     try:
         config = AutoConfig.from_pretrained(where).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
+    tag_string = tag.tag_of(tokenizer, tag_string)
     tag_id = tag.tag_id(tokenizer, tag_string, where=f"the model in '{where}'")
     if tag_id >= config.vocab_size:
         raise UserError(

@@ -13,9 +13,9 @@ import pyarrow as pa
 from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
+from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.personas import with_persons
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
-from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
 from safety_ray.pack.vocabulary import Vocabulary
 
 ENCODED = pa.schema(

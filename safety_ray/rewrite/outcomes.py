@@ -37,7 +37,7 @@ def count_reasons(out: Artifact, part: str) -> dict[str, int]:
     counts = dataset.written(out, part)
     by_kind: Counter[str] = Counter()
     if counts and counts.rejected:
-        groups = dataset.groups(out.sub("rejected", part), [dataset.REASON])
+        groups = dataset.count_groups(out.sub("rejected", part), [dataset.REASON])
         for (reason,), rows in groups.items():
             by_kind[reason_kind(reason)] += rows
     return {kind: by_kind[kind] for kind in (*KINDS, *sorted(by_kind)) if by_kind[kind]}

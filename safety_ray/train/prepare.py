@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safety_ray.chat.template import ensure_chat_template
 from safety_ray.core import artifact, dataset, records, tag
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
-from safety_ray.train.chats import Chat, ChatEncoder, Unusable, make_chatty
+from safety_ray.train.chats import Chat, TrainingChatEncoder, Unusable
 from safety_ray.train.settings import FinetuneConfig
 
 _WRITE = 1024  # rows written at a time
@@ -29,12 +30,15 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     is by seed and id. Raises UserError where too many rows are unusable, and where unsafe rows are
     to be tagged and the tokenizer has no tag.
     """
-    make_chatty(tokenizer)
+    ensure_chat_template(tokenizer)
+    tag_string = tag.tag_of(tokenizer, config.tag)
     if config.add_tag:
-        tag.add_tag(tokenizer, config.tag)
+        tag.add_tag(tokenizer, tag_string)
     tagging = config.tagged_share > 0 and config.tag_rate > 0
-    known = tokenizer.get_added_vocab().get(config.tag)
-    encoder = ChatEncoder(
+    known = tokenizer.get_added_vocab().get(tag_string)
+    if known is not None:
+        tag.store_tag(tokenizer, tag_string)
+    encoder = TrainingChatEncoder(
         tokenizer,
         seed=config.seed,
         tag_id=known,
@@ -50,7 +54,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             if isinstance(row, str):
                 raise Unusable(row)
             if tagging and known is None and row.get("unsafe") is True:
-                tag.tag_id(tokenizer, config.tag, f"the model '{config.model}' (tagged_share=0 does without)")
+                tag.tag_id(tokenizer, tag_string, f"the model '{config.model}' (tagged_share=0 does without)")
             chat = encoder.encode(name, row)
             if not any(chat.learn[:most]):
                 raise Unusable(f"the assistant says nothing within {most} tokens")
@@ -79,7 +83,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         cut=cut,
         row_length=length,
         vocab_size=len(tokenizer),
-        tag=config.tag,
+        tag=tag_string,
         tag_id=-1 if known is None else known,
     )
 

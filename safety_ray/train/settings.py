@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_ray.core import tag
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.train.validation import ValidationConfig
@@ -222,7 +221,9 @@ class FinetuneConfig(TrainingConfig):
         "JSONL or Parquet, file or folder; rows {messages: [{role, content}], unsafe?} or {question, answer}"
     )
     max_length: int = setting("tokens of a chat at most; 0: what the model can take", default=0)
-    tag: str = setting("the harmfulness tag in the model's tokenizer", default=tag.TAG)
+    tag: str = setting(
+        "the harmfulness tag; empty: the one stored with the model's tokenizer, else <|harmful|>", default=""
+    )
     add_tag: bool = setting("give a model that was trained without the tag one now", default=False)
     tagged_share: float = setting("share of the completions of unsafe rows that carry tags", default=0.1)
     tag_rate: float = setting("chance of a tag before a word of such a completion", default=0.05)

@@ -1,4 +1,4 @@
-"""An output folder is whole or absent, and never another run's."""
+"""Output folders: atomic, resumed by the same settings, refused for other ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A stage's settings."""
+    """Settings of a stage."""
 
     output: str = setting("folder to write", identity=False)
     write_rows: int = setting("rows in a write task", default=256, identity=False)
@@ -188,7 +188,7 @@ def test_artifact_fingerprint_is_independent_of_output_path(config: Settings, tm
 def test_artifact_begin_rejects_changed_input(config: Settings, source: Path) -> None:
     finish(config, pages=str(source), other=str(source.parent / "pages.jsonl"))
     source.write_text('{"id": "a"}\n{"id": "b"}\n')
-    assert "was made from another other, pages than the one given now" in mistake(
+    assert "was made from other inputs: other, pages changed" in mistake(
         config, pages=str(source), other=str(source)
     )
 
@@ -253,7 +253,7 @@ def test_artifact_commit_raises_for_unbalanced_row_counts(
     config: Settings, counts: tuple[int, int, int]
 ) -> None:
     rows_in, rows_out, rejected = counts
-    with pytest.raises(RuntimeError, match="rows were lost or doubled") as caught:
+    with pytest.raises(RuntimeError, match="rows were lost or duplicated") as caught:
         start(config).commit(rows_in=rows_in, rows_out=rows_out, rejected=rejected)
     assert config.output in str(caught.value)
     assert not start(config).finished
@@ -269,7 +269,7 @@ def test_artifact_begin_rejects_folder_with_foreign_files(config: Settings, name
     Path(config.output).mkdir(parents=True)
     (Path(config.output) / name).write_text('{"model_type": "llama"}')
     text = mistake(config)
-    assert f"'{config.output}' holds files that no stage wrote; choose an empty one" in text
+    assert f"'{config.output}' has files that no stage wrote; choose an empty one" in text
     assert os.listdir(config.output) == [name]
 
 
@@ -281,7 +281,7 @@ def test_artifact_begin_accepts_empty_folder(config: Settings) -> None:
 def test_artifact_begin_rejects_output_that_is_a_file(config: Settings) -> None:
     Path(config.output).parent.mkdir()
     Path(config.output).write_text("x")
-    assert "holds files that no stage wrote" in mistake(config)
+    assert "has files that no stage wrote" in mistake(config)
 
 
 def test_artifact_begin_rejects_output_below_a_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings: what a user writes is what a stage gets, and every mistake is one sentence with its key."""
+"""Settings from yaml files and arguments; every mistake is one line that names the key."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a stage
-    would have."""
+    """Settings of
+    a stage."""
 
     output: str = setting("folder to write")
     rows: int = setting("rows at most", default=10)
     share: float = setting("part of the rows", default=0.5)
     strict: bool = setting("whether to fail", default=False)
-    styles: list[str] = setting("styles to draw from", factory=lambda: ["talk", "story"])
+    styles: list[str] = setting("styles to sample from", factory=lambda: ["talk", "story"])
     limit: int | None = setting("a limit, or none", default=None)
     engine: Engine = setting("the engine", factory=Engine)
 
@@ -45,7 +45,7 @@ class Settings:
 
 
 def message(argv: list[str], cls: type = Settings) -> str:
-    """What a user reads; it must be one line."""
+    """Return the error message for `argv`; it must be one line."""
     with pytest.raises(UserError) as caught:
         load(cls, argv)
     text = str(caught.value)
@@ -163,7 +163,7 @@ def test_config_load_passes_through_post_init_error() -> None:
     ("argv", "part"),
     [
         (["nowhere.yaml"], "the config file 'nowhere.yaml' does not exist"),
-        (["output=x", "rows"], "'rows' is no setting: write key=value"),
+        (["output=x", "rows"], "'rows' is not a setting: write key=value"),
         (["output=x", "--rows=3"], "--rows"),
         (["output=x", "styles=[a"], "styles"),
         (["=3", "output=x"], "'=3'"),
@@ -240,12 +240,12 @@ def test_config_help_lists_type_default_and_meaning(capsys: pytest.CaptureFixtur
         shown = capsys.readouterr().out
         assert shown.rstrip("\n") == describe(Settings)
     lines = [line.strip() for line in shown.splitlines()]
-    assert lines[0] == "What a stage would have."
+    assert lines[0] == "Settings of a stage."
     for head, meaning in [
         ("output: str  (required)", "folder to write"),
         ("rows: int = 10", "rows at most"),
         ("strict: bool = False", "whether to fail"),
-        ("styles: list[str] = ['talk', 'story']", "styles to draw from"),
+        ("styles: list[str] = ['talk', 'story']", "styles to sample from"),
         ("limit: int | none = None", "a limit, or none"),
         ("engine.kind: template | vllm = template", "which engine"),
         ("engine.args: dict[str, Any] = {}", "anything the engine takes"),
@@ -262,7 +262,7 @@ def test_from_dict_validates_like_config_load() -> None:
 
 
 def is_no_number(word: str) -> bool:
-    """PyYAML writes the word 1e100 without quotes, as YAML 1.1 has it; OmegaConf reads a number there."""
+    """PyYAML writes the string 1e100 without quotes (YAML 1.1); OmegaConf parses it as a number."""
     try:
         float(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rows in and out: what cannot be processed is rejected, and a broken write goes on where it stopped."""
+"""Reading and writing rows: rejected rows, and interrupted writes that are resumed."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def test_dataset_write_recovers_from_interrupted_rename(tmp_path: Path, ray_clus
     assert len(pq.read_table(tmp_path / "out/data").column("id").unique()) == 50
 
 
-def test_dataset_settle_is_idempotent_without_folder_rename() -> None:
-    """As object stores do, with keys that end in a slash for folders; twice, as after an interruption."""
+def test_dataset_finalize_is_idempotent_without_folder_rename() -> None:
+    """Object stores have keys that end in a slash for folders; run twice, as after an interruption."""
     fs = fsspec.filesystem("memory")
     for outcome, names in (("data", "ab"), ("rejected", "c")):
         for name in names:
             fs.pipe_file(f"/out/rows/outcome={outcome}/{name}.parquet", name.encode())
     for _ in range(2):
-        dataset._settle(fs, "/out", "")
+        dataset._finalize(fs, "/out", "")
         assert sorted(fs.find("/out")) == [
             "/out/data/a.parquet", "/out/data/b.parquet", "/out/rejected/c.parquet",
         ]  # fmt: skip
@@ -121,5 +121,5 @@ def test_dataset_read_rejects_missing_column_and_empty_folder(tmp_path: Path) ->
     with pytest.raises(UserError, match="has no column 'score'"):
         dataset.read(source, SCORED)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no Parquet rows"):
+    with pytest.raises(UserError, match="has no Parquet rows"):
         dataset.files(str(tmp_path / "empty"))

@@ -1,4 +1,4 @@
-"""A user's mistake is recognised wherever it was raised, and shown without a traceback."""
+"""A UserError is found in the exceptions of Ray's workers, and shown without a traceback."""
 
 from __future__ import annotations
 

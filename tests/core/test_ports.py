@@ -1,4 +1,4 @@
-"""Ports that are free now."""
+"""Free ports."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def test_free_port_skips_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.listen()
         assert {ports.free_port() for _ in range(20)} == {second}
         monkeypatch.setattr(ports, "RANGE", range(first, first + 1))
-        with pytest.raises(OSError, match="no 1 free ports"):
+        with pytest.raises(OSError, match="has fewer than 1 free ports"):
             ports.free_port()

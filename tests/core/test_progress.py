@@ -1,4 +1,4 @@
-"""The line that says how far a stage is."""
+"""The progress line of a stage."""
 
 from __future__ import annotations
 
@@ -35,3 +35,27 @@ def test_progress_line_reports_elapsed_and_remaining_time(capsys: pytest.Capture
     line.start -= 60
     line.show(50, "3% rejected", final=True)
     assert re.search(r"rewrite +█{6}░{18} 50/200 rows  1:00, 3:00 left 3% rejected", capsys.readouterr().out)
+
+
+def test_progress_line_reports_wait_until_first_row(capsys: pytest.CaptureFixture[str]) -> None:
+    line = progress.Line("score", 700, waiting="loading the model")
+    line.show(0)
+    line.show(0)  # too soon after the last print
+    line.printed = None
+    line.show(1)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"  score      {'░' * 24} 0/700 rows  0:00 loading the model"
+    assert second.endswith(" 1/700 rows  0:00, 0:00 left")
+    line.show(0, final=True)
+    assert capsys.readouterr().out.endswith("0/700 rows  0:00\n")
+
+
+def test_watch_prints_wait_at_start_and_count_at_end(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = iter([(0, ""), (3, "")])
+    last = (3, "")
+    with progress.watch("ingest", None, lambda: next(counts, last)):
+        pass
+    assert capsys.readouterr().out.splitlines() == [
+        "  ingest     0 rows  0:00 starting workers",
+        "  ingest     3 rows  0:00",
+    ]

@@ -1,7 +1,7 @@
-"""Safe Beam Search written down as the paper's algorithm reads, as slow as it is: the tests' oracle.
+"""Safe Beam Search as a literal, slow transcription of the paper's algorithm: the oracle of the tests.
 
-No cache, no look-ahead that becomes an expansion, no sorting tricks: the whole text goes through the
-model every time anything is asked about it.
+It has no cache and does not reuse look-aheads as expansions: every evaluation runs the whole text through the
+model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def brute_force(
     share: str,
     stride: int = 1,
 ) -> tuple[list[Text], list[Text]]:
-    """(finished, live) of the search; `log_probs` gives one row over the vocabulary per text."""
+    """Return (finished, live) of the search; `log_probs` returns one row over the vocabulary per text."""
     finished: list[Text] = []
     live = [Text((), 0.0, (), False)]
     for step in range(1, length + 1):
@@ -38,7 +38,9 @@ def brute_force(
         for text in live:
             row = log_probs([text.tokens])[0]
             tokens = [token for token in range(len(row)) if token != tag]
-            tokens.sort(key=lambda token: -row[token])  # stable: at a tie the smaller token first
+            tokens.sort(
+                key=lambda token: -row[token]
+            )  # a stable sort: on a tie the smaller token comes first
             tokens = tokens[:n]
             after = log_probs([(*text.tokens, token) for token in tokens])
             for token, look_ahead in zip(tokens, after, strict=True):
@@ -69,7 +71,7 @@ def brute_force(
 
 
 def answers(finished: list[Text], live: list[Text], k: int, length_penalty: float = 0.0) -> list[Text]:
-    """The k best of both, best first."""
-    both = finished + live
-    both.sort(key=lambda text: -text.log_prob / len(text.tokens) ** length_penalty)
-    return both[:k]
+    """Return the k best of both, best first."""
+    texts = finished + live
+    texts.sort(key=lambda text: -text.log_prob / len(text.tokens) ** length_penalty)
+    return texts[:k]

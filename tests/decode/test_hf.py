@@ -1,4 +1,4 @@
-"""Safe Beam Search on transformers models, against the algorithm read literally and against `generate`."""
+"""Safe Beam Search on transformers models, compared with the literal algorithm and with `generate`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig,
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from safety_ray.core.errors import UserError
-from safety_ray.decode.hf import expand, safe_beam_search, safe_beam_search_batch
+from safety_ray.decode.hf import expand, run_searches, safe_beam_search, safe_beam_search_batch, safe_sample
 from safety_ray.decode.safebeam import Hypothesis
+from safety_ray.decode.safesample import SampleSearch, SampleSettings
 
 TAG, EOS, PAD = 3, 5, 0
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models this small only wait for each other's threads."""
+    """Use one thread: for models this small, more threads only add waiting time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,9 +47,9 @@ def llama(seed: int, vocabulary: int = 20, sharpness: float = 2.0) -> LlamaForCa
 
 
 class TableModel(torch.nn.Module):
-    """Every text has its own logits, whole numbers drawn from its tokens: ties everywhere, no rounding noise.
+    """A model whose logits are small integers, a function of the whole text: many ties, no rounding errors.
 
-    It knows a text only by what it finds in the cache, so a wrongly ordered cache gives wrong logits.
+    It reads the text from the key-value cache, so a cache in the wrong order gives wrong logits.
     """
 
     def __init__(self, seed: int, vocabulary: int, levels: int) -> None:
@@ -78,7 +79,7 @@ class TableModel(torch.nn.Module):
         texts = []
         for row, ids in enumerate(seen.tolist()):
             mask = [1] * len(ids) if attention_mask is None else attention_mask[row].tolist()
-            texts.append(tuple(token for token, there in zip(ids, mask, strict=True) if there))
+            texts.append(tuple(token for token, visible in zip(ids, mask, strict=True) if visible))
         if position_ids is not None:
             assert position_ids[:, -1].tolist() == [len(text) - 1 for text in texts]
         return CausalLMOutputWithPast(logits=torch.stack([self.logits(text) for text in texts])[:, None])
@@ -102,7 +103,7 @@ def oracle(
     return answers(finished, live, k)
 
 
-def same(found: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> None:
+def assert_same(found: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> None:
     assert [h.token_ids for h in found] == [t.tokens for t in expected]
     assert [h.finished for h in found] == [t.ended for t in expected]
     assert [h.log_prob for h in found] == pytest.approx([t.log_prob for t in expected], abs=abs)
@@ -130,13 +131,13 @@ def test_hf_safe_beam_search_matches_brute_force_on_llama(block: int) -> None:
             max_new_tokens=length,
             drop_share=float(share),
         )
-        same(found, oracle(model, prompt, k=k, n=n, length=length, share=share, eos=eos))
+        assert_same(found, oracle(model, prompt, k=k, n=n, length=length, share=share, eos=eos))
         assert all(TAG not in h.token_ids for h in found)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 8])
 def test_hf_safe_beam_search_matches_brute_force_with_ties(levels: int) -> None:
-    """Models of whole-number logits: with one level all tokens tie, and only the order of ids is left."""
+    """Models with integer logits: with one level all tokens tie, and only the order of ids decides."""
     for seed in range(60):
         rng = random.Random(seed)
         model = TableModel(seed, rng.choice([7, 11]), levels)
@@ -155,7 +156,7 @@ def test_hf_safe_beam_search_matches_brute_force_with_ties(levels: int) -> None:
         )
         for prompt, hypotheses in zip(prompts, found, strict=True):
             expected = oracle(model, prompt, k=k, n=n, length=length, share=share, eos={EOS})
-            same(hypotheses, expected, abs=0.0)
+            assert_same(hypotheses, expected, abs=0.0)
 
 
 @pytest.mark.parametrize("make", [llama, lambda seed: gpt2(seed)], ids=["rotary", "absolute positions"])
@@ -164,12 +165,10 @@ def test_hf_safe_beam_search_batch_matches_single_prompts(make: Any) -> None:
     prompts = [[rng.randrange(20) for _ in range(length)] for length in (1, 9, 4, 4, 17, 2)]
     for share, eos in ((0.5, EOS), (0.0, EOS), (0.5, None)):
         arguments = {"tag_id": TAG, "eos_id": eos, "max_new_tokens": 8, "drop_share": share}
-        for prompt, together in zip(
-            prompts, safe_beam_search_batch(model, prompts, **arguments), strict=True
-        ):
+        for prompt, batched in zip(prompts, safe_beam_search_batch(model, prompts, **arguments), strict=True):
             alone = safe_beam_search(model, prompt, **arguments)
-            assert [h.token_ids for h in together] == [h.token_ids for h in alone]
-            assert [h.log_prob for h in together] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
+            assert [h.token_ids for h in batched] == [h.token_ids for h in alone]
+            assert [h.log_prob for h in batched] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
     assert safe_beam_search_batch(model, [], tag_id=TAG, eos_id=EOS) == []
 
 
@@ -180,14 +179,14 @@ def gpt2(seed: int) -> GPT2LMHeadModel:
 
 
 def generate(model: Any, prompt: list[int], **arguments: Any) -> tuple[list[int], float]:
-    """What transformers' own beam search finds with the tag forbidden, and its log-probability."""
+    """Return the result of transformers' beam search without the tag, and its log-probability."""
     out = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
         length_penalty=0.0,
         early_stopping="never",
-        suppress_tokens=[TAG],  # sets its score to -inf after the softmax: the others stay raw
+        suppress_tokens=[TAG],  # sets its score to -inf after the softmax, so the others are not renormalized
         pad_token_id=PAD,
         return_dict_in_generate=True,
         output_scores=True,
@@ -199,12 +198,13 @@ def generate(model: Any, prompt: list[int], **arguments: Any) -> tuple[list[int]
 
 @pytest.mark.parametrize("seed", range(25))
 def test_hf_safe_beam_search_at_zero_drop_matches_transformers(seed: int) -> None:
-    """Where both must agree: no beam ends before the length limit, and N >= k.
+    """Both agree if no beam ends before the length limit and N >= k.
 
-    transformers looks at the 2k best continuations of all beams over the whole vocabulary; N = k of
-    each beam hold its k best, of which without an end no more than k go on. Once a beam ends the two
-    differ: there an ended text leaves its place to the next best, and the search goes on while a
-    live text may still beat a finished one; here it takes one of the k places, and k of them stop it.
+    transformers considers the 2k best continuations of all beams over the whole vocabulary. With N = k, each
+    beam has its k best continuations, of which at most k are kept if none ends. Once a beam ends, the two
+    differ: in transformers the next best text takes the place of an ended one, and the search continues while
+    a live text may still beat a finished one; here an ended text occupies one of the k places, and k ended
+    texts stop the search.
     """
     model, rng = llama(seed), random.Random(seed)
     prompt, k, length = [rng.randrange(20) for _ in range(4)], rng.randint(2, 5), rng.randint(1, 10)
@@ -225,7 +225,7 @@ def test_hf_safe_beam_search_at_zero_drop_matches_transformers(seed: int) -> Non
 
 
 def test_hf_safe_beam_search_final_eos_matches_transformers() -> None:
-    """An end in the last step is one candidate among others for both."""
+    """In both, an end of text in the last step is an ordinary candidate."""
     agreed = 0
     for seed in range(120):
         model, prompt, length = llama(seed, vocabulary=10), [1, 2, 4], 3
@@ -284,11 +284,13 @@ def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5)
-    # The prompt has one beam and so four candidates, of which two live; then four beams of four.
+    # The prompt has one beam and therefore four candidates, of which two are kept; then four beams of four.
     assert shapes == [(1, 3), (4, 1), (8, 1), (16, 1), (16, 1), (16, 1)]
     shapes.clear()
     safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5, drop_share=0.0)
-    assert shapes == [(1, 3), *[(4, 1)] * 5], "plain beam search needs no look-ahead of what does not live"
+    assert shapes == [(1, 3), *[(4, 1)] * 5], (
+        "plain beam search needs no look-ahead of candidates that are not kept"
+    )
     hook.remove()
 
 
@@ -300,7 +302,7 @@ def test_hf_expand_breaks_half_precision_ties_by_token_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "wrong", "says"),
+    ("prompt", "wrong", "message"),
     [
         ([], {}, "the prompt is empty"),
         ([1, 20], {}, "outside the model's vocabulary of 20"),
@@ -317,12 +319,29 @@ def test_hf_expand_breaks_half_precision_ties_by_token_id() -> None:
     ],
 )
 def test_hf_safe_beam_search_rejects_invalid_arguments(
-    prompt: list[int], wrong: dict[str, Any], says: str
+    prompt: list[int], wrong: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         safe_beam_search(llama(0), prompt, **{"tag_id": TAG, "eos_id": EOS, **wrong})
 
 
 def test_hf_safe_beam_search_uses_last_position() -> None:
     found = safe_beam_search(llama(0), [1] * 10, tag_id=TAG, eos_id=None, max_new_tokens=54)
     assert len(found[0].token_ids) == 54
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hf_safe_sample_matches_sample_search(seed: int) -> None:
+    model, prompt = llama(seed), [1, 2, 4]
+    settings: dict[str, Any] = {"num_candidates": 5, "temperature": 0.8, "top_p": 0.9, "stride": 2}
+    answer = safe_sample(model, prompt, tag_id=TAG, eos_id=EOS, max_new_tokens=9, seed=seed, **settings)
+    search = SampleSearch(SampleSettings(tag_id=TAG, eos_ids={EOS}, max_new_tokens=9, seed=seed, **settings))
+    assert [answer] == run_searches(model, [prompt], [search])[0]
+    assert TAG not in answer.token_ids
+
+
+def test_hf_safe_sample_rejects_invalid_arguments() -> None:
+    with pytest.raises(UserError, match=r"top_p=0.0 must be above 0"):
+        safe_sample(llama(0), [1], tag_id=TAG, eos_id=EOS, top_p=0.0)
+    with pytest.raises(UserError, match="the prompt is empty"):
+        safe_sample(llama(0), [], tag_id=TAG, eos_id=EOS)

@@ -1,4 +1,4 @@
-"""The processor against one request at a time, over batches as vLLM's own input batch changes them."""
+"""The logits processor, compared with a plain Python reference, in batches that change as vLLM's do."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import pytest
 import torch
 
 from safety_ray.core.errors import UserError
-from safety_ray.decode.processor import Safety, TagRows, check_sampling, ending, requested
+from safety_ray.decode.processor import TagPolicy, TagRows, check_sampling, end_token, parse_policy
 
 VOCAB, TAG, EOS = 17, 5, 3
 
 
-def naive(logits: list[float], mode: str, threshold: float, end: int) -> list[float]:
-    """What becomes of one request's logits, in plain Python."""
+def reference(logits: list[float], mode: str, threshold: float, end: int) -> list[float]:
+    """Return the processed logits of one request, in plain Python."""
     if mode == "off":
         return logits
-    share = math.exp(logits[TAG]) / sum(math.exp(x) for x in logits)
-    if mode == "stop" and share >= threshold:
+    p_tag = math.exp(logits[TAG]) / sum(math.exp(x) for x in logits)
+    if mode == "stop" and p_tag >= threshold:
         return [0.0 if i == end else -math.inf for i in range(VOCAB)]
     return [-math.inf if i == TAG else x for i, x in enumerate(logits)]
 
 
-def same(logits: torch.Tensor, expected: list[list[float]]) -> None:
-    """Equal, and equal in what is sampled, be it cold or hot."""
+def assert_same(logits: torch.Tensor, expected: list[list[float]]) -> None:
+    """Assert that the sampling probabilities are equal at several temperatures."""
     for temperature in (0.01, 1.0, 2.0):
         torch.testing.assert_close(
             (logits / temperature).softmax(-1), (torch.tensor(expected) / temperature).softmax(-1)
         )
 
 
-def some_logits(rng: random.Random, rows: int) -> torch.Tensor:
+def random_logits(rng: random.Random, rows: int) -> torch.Tensor:
     values = [[rng.gauss(0, 2) for _ in range(VOCAB)] for _ in range(rows)]
     for row in values:
         row[TAG] += rng.choice([-4, 0, 4])
@@ -43,7 +43,7 @@ def some_logits(rng: random.Random, rows: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
-    """Requests join, leave and move in vLLM's InputBatch; each keeps its own treatment."""
+    """Requests join, leave and move in vLLM's InputBatch; each keeps its own policy."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import LogitsProcessors
     from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
@@ -51,7 +51,7 @@ def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
     from safety_ray.decode.vllm_processor import TagProcessor, engine_config
 
     rng, size = random.Random(seed), 8
-    default = Safety("stop", 0.4)
+    default = TagPolicy("stop", 0.4)
     config = SimpleNamespace(additional_config=engine_config(TAG, default))
     processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
     batch = InputBatch(
@@ -65,14 +65,14 @@ def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
         max_num_blocks_per_req=[4],
         logitsprocs=LogitsProcessors([processor]),
     )
-    wanted: dict[str, tuple[str, float, int]] = {}
-    made = compared = 0
+    policies: dict[str, tuple[str, float, int]] = {}
+    created = compared = 0
     for _ in range(120):
-        for name in rng.sample(sorted(wanted), rng.randint(0, min(3, len(wanted)))):
+        for name in rng.sample(sorted(policies), rng.randint(0, min(3, len(policies)))):
             batch.remove_request(name)
-            del wanted[name]
-        for _ in range(rng.randint(0, min(3, size - len(wanted)))):
-            name, made = f"r{made}", made + 1
+            del policies[name]
+        for _ in range(rng.randint(0, min(3, size - len(policies)))):
+            name, created = f"r{created}", created + 1
             mode, threshold = (
                 rng.choice(["off", "mask", "stop", "default"]),
                 rng.choice([0.01, 0.1, 0.5, 0.9]),
@@ -94,23 +94,23 @@ def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
                 )
             )
             mode, threshold = (mode, threshold) if mode != "default" else (default.mode, default.threshold)
-            wanted[name] = (mode, threshold, TAG if TAG in stops else EOS)
+            policies[name] = (mode, threshold, TAG if TAG in stops else EOS)
         batch.condense()
-        if len(wanted) > 1 and rng.random() < 0.5:  # as attention backends do to sort a batch
-            batch.swap_states(*rng.sample(range(len(wanted)), 2))
+        if len(policies) > 1 and rng.random() < 0.5:  # attention backends swap rows to sort a batch
+            batch.swap_states(*rng.sample(range(len(policies)), 2))
         batch.refresh_metadata()
-        if not wanted:
+        if not policies:
             continue
-        logits = some_logits(rng, len(wanted))
-        expected = [naive(logits[i].tolist(), *wanted[name]) for i, name in enumerate(batch.req_ids)]
-        same(processor.apply(logits.clone()), expected)
-        compared += len(wanted)
+        logits = random_logits(rng, len(policies))
+        expected = [reference(logits[i].tolist(), *policies[name]) for i, name in enumerate(batch.req_ids)]
+        assert_same(processor.apply(logits.clone()), expected)
+        compared += len(policies)
     assert compared > 200
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
-    """The same with BatchUpdate objects made here, moves onto living rows included."""
+    """As above, with BatchUpdate objects created by the test, including moves onto used rows."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
@@ -126,7 +126,7 @@ def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
         for row in removed:
             del rows[row]
         added: list[Any] = []
-        for row in rng.sample(range(10), rng.randint(0, 3)):  # a new request may replace a living one
+        for row in rng.sample(range(10), rng.randint(0, 3)):  # a new request may replace a running one
             mode, threshold = rng.choice(["off", "mask", "stop"]), rng.choice([0.05, 0.3, 0.8])
             params = SamplingParams(extra_args={"safety_mode": mode, "safety_threshold": threshold})
             params.update_from_generation_config({}, EOS)
@@ -147,36 +147,38 @@ def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
         size = max(rows, default=-1) + 1
         processor.update_state(BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved))
         processor.update_state(None)
-        logits = some_logits(rng, 10)
-        expected = [naive(row.tolist(), *rows.get(i, ("off", 1.0, EOS))) for i, row in enumerate(logits)]
-        same(processor.apply(logits.clone()), expected)
+        logits = random_logits(rng, 10)
+        expected = [reference(row.tolist(), *rows.get(i, ("off", 1.0, EOS))) for i, row in enumerate(logits)]
+        assert_same(processor.apply(logits.clone()), expected)
 
 
 def test_tag_rows_stops_at_exact_threshold() -> None:
     batch = TagRows(tag=1)
-    batch.add(0, Safety("stop", 0.25), end=0)
-    batch.settle()
-    same(batch.apply(torch.zeros(1, 4)), [[0.0, -math.inf, -math.inf, -math.inf]])
+    batch.add(0, TagPolicy("stop", 0.25), end=0)
+    batch.flush()
+    assert_same(batch.apply(torch.zeros(1, 4)), [[0.0, -math.inf, -math.inf, -math.inf]])
 
 
 def test_tag_rows_applies_prompt_threshold_to_first_token_only() -> None:
     batch, output = TagRows(tag=1), [[], [], []]
-    batch.add(0, Safety("mask", prompt_threshold=0.25), end=1, output=output[0])
-    batch.add(1, Safety("stop", 0.9, 0.25), end=0, output=output[1])
-    batch.add(2, Safety("off", prompt_threshold=0.25), end=0, output=output[2])
-    batch.settle()
-    no = -math.inf
-    same(batch.apply(torch.zeros(3, 4)), [[no, 0, no, no], [0, no, no, no], [0, 0, 0, 0]])
-    batch.settle()  # another request came: nothing has been sampled here yet
+    batch.add(0, TagPolicy("mask", prompt_threshold=0.25), end=1, output=output[0])
+    batch.add(1, TagPolicy("stop", 0.9, 0.25), end=0, output=output[1])
+    batch.add(2, TagPolicy("off", prompt_threshold=0.25), end=0, output=output[2])
+    batch.flush()
+    never = -math.inf
+    assert_same(
+        batch.apply(torch.zeros(3, 4)), [[never, 0, never, never], [0, never, never, never], [0, 0, 0, 0]]
+    )
+    batch.flush()  # another request joined; no token has been sampled in these rows
     output[1].append(2)
-    same(batch.apply(torch.zeros(3, 4)), [[no, 0, no, no], [0, no, 0, 0], [0, 0, 0, 0]])
-    batch.settle()
+    assert_same(batch.apply(torch.zeros(3, 4)), [[never, 0, never, never], [0, never, 0, 0], [0, 0, 0, 0]])
+    batch.flush()
     output[0].append(2)
-    same(batch.apply(torch.zeros(3, 4)), [[0, no, 0, 0], [0, no, 0, 0], [0, 0, 0, 0]])
+    assert_same(batch.apply(torch.zeros(3, 4)), [[0, never, 0, 0], [0, never, 0, 0], [0, 0, 0, 0]])
 
 
 def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
-    """Each request keeps the log-probabilities it asked for, and has the tag's in the last of its places."""
+    """Each request keeps its own log-probabilities, and the last of its columns is the tag's."""
     from vllm.v1.sample.logits_processor import LogitsProcessors
     from vllm.v1.sample.metadata import SamplingMetadata
     from vllm.v1.sample.sampler import Sampler
@@ -186,9 +188,9 @@ def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
     config = SimpleNamespace(additional_config=engine_config(TAG))
     processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
     for row, (mode, column) in enumerate([("mask", 1), ("stop", 3), ("off", 2), ("mask", None)]):
-        processor.batch.add(row, Safety(mode, 0.9), end=EOS, column=column)
-    processor.batch.settle()
-    logits = some_logits(random.Random(1), 4)
+        processor.batch.add(row, TagPolicy(mode, 0.9), end=EOS, column=column)
+    processor.batch.flush()
+    logits = random_logits(random.Random(1), 4)
     exact = logits.log_softmax(-1)
     metadata = SamplingMetadata(
         temperature=None,
@@ -222,27 +224,27 @@ def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
 
 def test_tag_rows_respects_tag_masked_by_other_processors() -> None:
     batch = TagRows(tag=1)
-    batch.add(0, Safety("stop", 0.5), end=1)
-    batch.settle()
+    batch.add(0, TagPolicy("stop", 0.5), end=1)
+    batch.flush()
     logits = torch.tensor([[0.0, -math.inf]])
     assert batch.apply(logits).tolist() == [[0.0, -math.inf]]
 
 
-def test_ending_prefers_tag_then_eos_then_stop_token() -> None:
-    assert ending(5, [9, 5], 3) == 5
-    assert ending(5, [9], 3) == 3
-    assert ending(5, [9], None) == 9
-    assert ending(5, None, None) is None
+def test_end_token_prefers_tag_then_eos_then_stop_token() -> None:
+    assert end_token(5, [9, 5], 3) == 5
+    assert end_token(5, [9], 3) == 3
+    assert end_token(5, [9], None) == 9
+    assert end_token(5, None, None) is None
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
-        ({"safety_mode": "kill"}, "unknown safety mode 'kill': use one of off, mask, stop"),
+        ({"safety_mode": "kill"}, "unknown safety mode 'kill'; choose from off, mask, stop"),
         ({"safety_mode": 3}, "unknown safety mode 3"),
-        ({"safety_mode": "stop", "safety_threshold": 0}, "a probability: above 0"),
-        ({"safety_mode": "stop", "safety_threshold": 1.5}, "a probability: above 0"),
-        ({"safety_mode": "stop", "safety_threshold": math.nan}, "a probability: above 0"),
+        ({"safety_mode": "stop", "safety_threshold": 0}, "a probability above 0"),
+        ({"safety_mode": "stop", "safety_threshold": 1.5}, "a probability above 0"),
+        ({"safety_mode": "stop", "safety_threshold": math.nan}, "a probability above 0"),
         ({"safety_mode": "stop", "safety_threshold": "low"}, "must be a number, not 'low'"),
         (
             {"safety_treshold": 0.1},
@@ -250,40 +252,40 @@ def test_ending_prefers_tag_then_eos_then_stop_token() -> None:
         ),
     ],
 )
-def test_requested_rejects_invalid_safety_arguments(values: dict[str, Any], says: str) -> None:
+def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], message: str) -> None:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
     from safety_ray.decode.vllm_processor import TagProcessor
 
-    with pytest.raises(UserError, match=says):
-        requested(values, Safety())
-    with pytest.raises(VLLMValidationError, match=says):
+    with pytest.raises(UserError, match=message):
+        parse_policy(values, TagPolicy())
+    with pytest.raises(VLLMValidationError, match=message):
         TagProcessor.validate_params(SamplingParams(extra_args=values))
 
 
-def test_requested_uses_defaults_and_ignores_other_arguments() -> None:
-    assert requested({"other": 1, "safety_mode": "stop"}, Safety("mask", 0.2)) == Safety("stop", 0.2)
-    assert requested(None, Safety("mask", 0.2)) == Safety("mask", 0.2)
+def test_parse_policy_uses_defaults_and_ignores_other_arguments() -> None:
+    assert parse_policy({"other": 1, "safety_mode": "stop"}, TagPolicy("mask", 0.2)) == TagPolicy("stop", 0.2)
+    assert parse_policy(None, TagPolicy("mask", 0.2)) == TagPolicy("mask", 0.2)
 
 
 @pytest.mark.parametrize(
-    "blinding",
+    "conflicting",
     [{"logit_bias": {TAG: -9.0}}, {"allowed_token_ids": [1]}, {"bad_words": ["x"]}, {"min_tokens": 2}],
 )
-def test_check_sampling_rejects_p_tag_changes_in_stop_mode(blinding: dict[str, Any]) -> None:
+def test_check_sampling_rejects_p_tag_changes_in_stop_mode(conflicting: dict[str, Any]) -> None:
     from vllm import SamplingParams
 
-    params = SamplingParams(max_tokens=9, **blinding)
-    check_sampling(Safety("mask"), TAG, params)
-    with pytest.raises(UserError, match=f"{next(iter(blinding))} changes"):
-        check_sampling(Safety("stop", 0.1), TAG, params)
+    params = SamplingParams(max_tokens=9, **conflicting)
+    check_sampling(TagPolicy("mask"), TAG, params)
+    with pytest.raises(UserError, match=f"{next(iter(conflicting))} changes"):
+        check_sampling(TagPolicy("stop", 0.1), TAG, params)
 
 
 def test_check_sampling_rejects_tag_only_and_ignore_eos() -> None:
     from vllm import SamplingParams
 
-    with pytest.raises(UserError, match="holds the harmfulness tag alone"):
-        check_sampling(Safety("mask"), TAG, SamplingParams(allowed_token_ids=[TAG]))
+    with pytest.raises(UserError, match="has the harmfulness tag only"):
+        check_sampling(TagPolicy("mask"), TAG, SamplingParams(allowed_token_ids=[TAG]))
     with pytest.raises(UserError, match="ignore_eos"):
-        check_sampling(Safety("stop", 0.1), TAG, SamplingParams(ignore_eos=True))
+        check_sampling(TagPolicy("stop", 0.1), TAG, SamplingParams(ignore_eos=True))

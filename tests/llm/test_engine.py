@@ -198,7 +198,7 @@ def test_engine_check_rejects_unusable_endpoint(monkeypatch: pytest.MonkeyPatch)
 def test_engine_check_rejects_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="not in the hub's cache, and the hub is offline"):
-        engine.check(EngineConfig(kind="vllm", model="nobody/nothing"))
+        engine.check(EngineConfig(kind="vllm", model="nobody/nothing"))  # codespell:ignore
     with pytest.raises(UserError, match=r"no config\.json"):
         engine.check(EngineConfig(kind="vllm", model=str(tmp_path)))
 

@@ -279,9 +279,9 @@ def test_pack_stage_takes_tag_threshold_from_audit(tmp_path: Path) -> None:
     assert token_rows(str(tmp_path / "out")) == token_rows(by_hand.output)
     without = replace(audit, output=str(tmp_path / "without"), wanted={})
     audit_scores(without)
-    with pytest.raises(UserError, match="chose no threshold, for it was made without `wanted`"):
+    with pytest.raises(UserError, match="has no threshold, because it was run without `wanted`"):
         pack_documents(make(tmp_path, output=str(tmp_path / "other"), thresholds_from=without.output))
-    with pytest.raises(UserError, match="is no audit; make one"):
+    with pytest.raises(UserError, match="is not an audit; create one"):
         pack_documents(
             make(tmp_path, output=str(tmp_path / "other"), thresholds_from=str(tmp_path / "scored"))
         )

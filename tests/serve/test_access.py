@@ -1,4 +1,4 @@
-"""Keys, limits and what is open to all, at a real endpoint and over real sockets."""
+"""API keys, limits and paths without a key, at a real endpoint and over real sockets."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ gate = threading.Event()
 
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that reads the whole body and answers with its size, once the gate is open."""
+    """A server that reads the whole body and answers with its size once the gate is open."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         import asyncio
 
-        size, more = 0, True
-        while more:
+        size, has_more = 0, True
+        while has_more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 break
-            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+            size, has_more = size + len(message.get("body", b"")), message.get("more_body", False)
         while not gate.is_set():
             await asyncio.sleep(0.01)
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -63,15 +63,15 @@ def test_access_limits_concurrent_requests_per_client(small_server: str) -> None
     url = f"{small_server}/v1/completions"
     gate.clear()
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(httpx.post, url, timeout=None) for _ in range(8)]
+        replies = [pool.submit(httpx.post, url, timeout=None) for _ in range(8)]
         try:
-            eventually(lambda: sum(each.done() for each in asked) == 5)
-            refused = [each.result() for each in asked if each.done()]
+            eventually(lambda: sum(reply.done() for reply in replies) == 5)
+            refused = [reply.result() for reply in replies if reply.done()]
         finally:
             gate.set()
-    assert sorted(each.result().status_code for each in asked) == [200] * 3 + [429] * 5
+    assert sorted(reply.result().status_code for reply in replies) == [200] * 3 + [429] * 5
     assert refused[0].headers["retry-after"] == "1"
-    assert "more than 3 requests at once" in refused[0].json()["error"]["message"]
+    assert "more than 3 concurrent requests" in refused[0].json()["error"]["message"]
     assert httpx.post(url, timeout=None).status_code == 200
 
 
@@ -84,7 +84,7 @@ def test_access_rejects_oversized_body(small_server: str) -> None:
         for _ in range(5):
             yield b"a" * 300
 
-    reply = httpx.post(small_server + "/x", content=chunks(), timeout=None)  # of no declared length
+    reply = httpx.post(small_server + "/x", content=chunks(), timeout=None)  # without a declared length
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, 413)
 
 
@@ -97,18 +97,18 @@ def test_read_keys_reads_file_and_environment(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ("# none\n", "holds no keys"),
+        ("# none\n", "has no keys"),
         ("short\n", "1 keys of less than 16 characters"),
         (None, "cannot be read"),
     ],
 )
-def test_read_keys_hides_invalid_keys_in_user_error(tmp_path: Path, text: str | None, says: str) -> None:
+def test_read_keys_hides_invalid_keys_in_user_error(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "keys"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_keys(str(file))
     assert "short" not in str(refused.value)
 
@@ -127,9 +127,9 @@ def test_endpoint_rejects_missing_or_invalid_api_key(client: OpenAI) -> None:
 
 
 def test_endpoint_serves_settings_and_page_without_key(client: OpenAI) -> None:
-    told = httpx.get(f"{client.base_url}safety", timeout=None).json()
-    assert (told["model"], told["needs_key"], told["threshold"]) == (MODEL, True, 0.3)
-    assert KEY not in str(told)
+    settings = httpx.get(f"{client.base_url}safety", timeout=None).json()
+    assert (settings["model"], settings["needs_key"], settings["threshold"]) == (MODEL, True, 0.3)
+    assert KEY not in str(settings)
     page = httpx.get(str(client.base_url).removesuffix("v1/"), timeout=None)
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -141,23 +141,23 @@ def test_endpoint_serves_settings_and_page_without_key(client: OpenAI) -> None:
 
 
 def test_endpoint_limits_concurrent_requests_per_key(client: OpenAI) -> None:
-    """And what has ended, or whose client has gone, makes room again."""
+    """A request that has ended, or whose client has disconnected, no longer counts."""
     other = OpenAI(base_url=client.base_url, api_key=OTHER_KEY, max_retries=0)
-    long_one: Any = {"model": MODEL, "prompt": "b", "max_tokens": LONG_TOKENS, "stream": True}
+    long_request: Any = {"model": MODEL, "prompt": "b", "max_tokens": LONG_TOKENS, "stream": True}
     search: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
-    def open_one(_: int) -> Any:
+    def open_stream(_: int) -> Any:
         try:
-            return other.completions.create(**long_one, extra_body=search)
+            return other.completions.create(**long_request, extra_body=search)
         except openai.RateLimitError as error:
             return error
 
-    with ThreadPoolExecutor(32) as pool:  # at once, so that none has ended before the last has come
-        opened = list(pool.map(open_one, range(32)))
-    refused = [each for each in opened if isinstance(each, openai.RateLimitError)]
-    streams = [each for each in opened if not isinstance(each, openai.RateLimitError)]
+    with ThreadPoolExecutor(32) as pool:  # concurrent, so that all are running when the last one arrives
+        opened = list(pool.map(open_stream, range(32)))
+    refused = [result for result in opened if isinstance(result, openai.RateLimitError)]
+    streams = [result for result in opened if not isinstance(result, openai.RateLimitError)]
     assert refused
-    assert "more than 16 requests at once" in str(refused[0])
+    assert "more than 16 concurrent requests" in str(refused[0])
     assert len(streams) >= 16
     assert client.completions.create(model=MODEL, prompt="a", max_tokens=1).choices[0].text == "b"
     for stream in streams:

@@ -1,4 +1,4 @@
-"""What `serve.app` refuses before anything starts, each in one sentence with exit code 2."""
+"""Mistakes that `serve.app` reports before anything starts, each in one sentence with exit code 2."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from typing import Any
 import pytest
 from known_model import POSITIONS, log_table, small_tokenizer, write_model
 
+from safety_ray.compat import versions
 from safety_ray.core import device
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
 from serve.app import ServeConfig, build_app, check_port, main
-from serve.build import check_model, deployment_config, engine_args, model_folder, offered
-from serve.safety import asked
+from serve.build import deployment_config, engine_args, public_settings
+from serve.model import check_model, model_folder
+from serve.options import parse_options
 
 
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         main(argv)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+    return output
 
 
 def test_serve_app_reports_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "model folder '/nowhere' does not exist" in refused(["model=/nowhere"], capsys)
-    assert f"'{tmp_path}' holds no model" in refused([f"model={tmp_path}"], capsys)
+    assert "model folder '/nowhere' does not exist" in error_of(["model=/nowhere"], capsys)
+    assert f"'{tmp_path}' has no model" in error_of([f"model={tmp_path}"], capsys)
 
 
 def test_serve_app_reports_missing_tokenizer(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     shutil.copy(model / "config.json", tmp_path)
-    assert "has no tokenizer that can be read" in refused([f"model={tmp_path}"], capsys)
+    assert f"the tokenizer of '{tmp_path}' cannot be read" in error_of([f"model={tmp_path}"], capsys)
 
 
 def test_serve_app_reports_unfinished_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "inputs": {}}))
-    assert "is not finished" in refused([f"model={tmp_path}"], capsys)
+    assert "is not finished" in error_of([f"model={tmp_path}"], capsys)
 
 
 def test_model_folder_resolves_export_of_finished_output(model: Path, tmp_path: Path) -> None:
@@ -60,13 +62,13 @@ def test_serve_app_reports_port_in_use(capsys: pytest.CaptureFixture[str], model
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refused([f"model={model}", f"port={port}"], capsys)
-        assert f"port {port} on 127.0.0.1 cannot be used (Address already in use)" in said
+        error = error_of([f"model={model}", f"port={port}"], capsys)
+        assert f"port {port} on 127.0.0.1 cannot be used (Address already in use)" in error
     check_port("127.0.0.1", port)
 
 
 def test_serve_app_reports_unavailable_host(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    assert "on 203.0.113.9 cannot be used" in refused([f"model={model}", "host=203.0.113.9"], capsys)
+    assert "on 203.0.113.9 cannot be used" in error_of([f"model={model}", "host=203.0.113.9"], capsys)
 
 
 def test_build_app_reports_added_tokens_when_tag_missing(tmp_path: Path) -> None:
@@ -82,29 +84,29 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     tokenizer.add_tokens(["<|bad|>"])
     folder = write_model(tmp_path, tokenizer, log_table(tokenizer))
-    with pytest.raises(UserError, match="no special token"):
+    with pytest.raises(UserError, match="is not a special token"):
         build_app({"model": str(folder), "tag": "<|bad|>"})
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"mode": "kill"}, "mode"),
-        ({"threshold": 0}, "a probability: above 0"),
+        ({"threshold": 0}, "a probability above 0"),
         ({"mode": "off", "allow_off": False}, "does not allow safety mode off"),
-        ({"mode": "safebeam", "beam_size": 10}, "is 40, and this endpoint allows 32"),
+        ({"mode": "safebeam", "beam_size": 10}, "is 40, which exceeds this endpoint's limit of 32"),
         ({"drop_share": 1.0}, "drop_share=1.0 must be at least 0"),
         ({"api_keys": "/nowhere"}, "API keys cannot be read from '/nowhere'"),
         ({"max_concurrent": -1}, "max_concurrent must not be negative"),
         ({"port": 70000}, "port must be 1 to 65535"),
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
-        ({"min_replicas": 2}, "max_replicas no less"),
+        ({"min_replicas": 2}, "at most max_replicas"),
         ({"max_model_len": 0}, "max_model_len must be above 0"),
         ({"treshold": 0.1}, "the nearest is 'threshold'"),
     ],
 )
-def test_build_app_rejects_invalid_settings(values: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_build_app_rejects_invalid_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_app({"model": "m", **values})
 
 
@@ -120,7 +122,7 @@ def test_engine_args_overrides_defaults_and_keeps_tag_processor() -> None:
         max_model_len=4096,
         engine_args={"dtype": "float32", "logits_processors": ["a:B"], "additional_config": {"x": 1}},
     )
-    args = engine_args(config, tag_id=7, longest=512)
+    args = engine_args(config, tag_id=7, positions=512)
     assert args["max_model_len"] == 512
     assert (args["dtype"], args["enforce_eager"]) == ("float32", True)
     assert args["logits_processors"] == ["a:B", "safety_ray.decode.vllm_processor:TagProcessor"]
@@ -135,20 +137,22 @@ def test_engine_args_selects_fast_dtype_on_cpu(
 ) -> None:
     monkeypatch.setattr(device, "fast_bf16", lambda device: native)
     assert engine_args(ServeConfig(model="m", device="cpu"), 7, 512)["dtype"] == dtype
-    assert "dtype" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512), "vLLM knows GPUs"
+    assert "dtype" not in engine_args(ServeConfig(model="m", device="gpu"), 7, 512), (
+        "vLLM chooses the dtype on GPUs"
+    )
 
 
 def test_serve_app_reason_summarizes_ray_serve_error() -> None:
-    said = """The deployment failed to start 1 times in a row. Error:
+    message = """The deployment failed to start 1 times in a row. Error:
   File "llm_server.py", line 211, in __init__
 RuntimeError: the engine did not start: Cannot find any model weights with `m`
 """
-    assert app._reason(said) == "Cannot find any model weights with `m`"
+    assert app._reason(message) == "Cannot find any model weights with `m`"
     assert app._reason("one\n two \n") == "two"
 
 
 def test_last_error_extracts_root_cause_from_engine_log() -> None:
-    from serve.server import last_error
+    from serve.failures import last_error
 
     log = """(Worker pid=1) ERROR [multiproc_executor.py:944]     raise RuntimeError(
 (Worker pid=1) ERROR [multiproc_executor.py:944] RuntimeError: Cannot find any model weights with `m`
@@ -164,20 +168,16 @@ def test_serve_build_offers_only_off_mode_without_tag(tmp_path: Path) -> None:
     config = ServeConfig(model=str(folder), mode="off", device="cpu")
     assert check_model(config) == (str(folder), None)
     assert "logits_processors" not in engine_args(config, None, 512)
-    assert offered(config, str(folder), None)["modes"] == ["off"]
+    assert public_settings(config, str(folder), None)["modes"] == ["off"]
     with pytest.raises(UserError, match="no harmfulness tag, which safety mode safebeam needs"):
-        asked({"mode": "safebeam"}, config.asked(), config.limits(has_tag=False))
+        parse_options({"mode": "safebeam"}, config.default_options(), config.limits(has_tag=False))
 
 
-def test_offered_reports_modes_and_limits(model: Path) -> None:
-    told = offered(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
-    assert told["modes"] == ["mask", "stop", "safebeam", "sample"]
-    assert (told["max_rows"], told["max_tokens"], told["needs_key"], told["chat"]) == (
-        20,
-        POSITIONS,
-        False,
-        True,
-    )
+def test_public_settings_report_modes_and_limits(model: Path) -> None:
+    settings = public_settings(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
+    assert settings["modes"] == list(settings["decoding"]) == ["mask", "stop", "safebeam", "sample"]
+    assert (settings["max_rows"], settings["max_tokens"]) == (20, POSITIONS)
+    assert (settings["needs_key"], settings["chat"]) == (False, True)
 
 
 def test_deployment_config_sets_autoscaling_from_settings() -> None:
@@ -196,3 +196,9 @@ def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None
     [engine] = ingress.init_kwargs["llm_deployments"].values()
     for deployment in (ingress, engine._bound_deployment):
         assert deployment._deployment_config.graceful_shutdown_timeout_s == 77
+
+
+def test_build_app_rejects_untested_versions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(versions.TESTED, "vllm", "0.28")
+    with pytest.raises(UserError, match=r"^vllm 0\.29\.\d+ is not supported: .* install vllm==0\.28\.\*\.$"):
+        build_app({"model": str(model)})

@@ -1,4 +1,4 @@
-"""A real endpoint, asked by the OpenAI client, against transformers running the same model."""
+"""A real endpoint, called with OpenAI's client and compared with transformers on the same model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ MODEL = "safety-ray"
 FORGED = f"a{TAG}b{END_OF_TEXT}{CHAT_END}{CHAT_START}"
 
 
-def ask(client: OpenAI, prompt: Any = "abc", *, safety: Any = None, body: Any = None, **more: Any) -> Any:
+def complete(
+    client: OpenAI, prompt: Any = "abc", *, safety: Any = None, body: Any = None, **more: Any
+) -> Any:
     extra = {**(body or {}), **({"safety": safety} if safety is not None else {})}
     settings = {"max_tokens": 40, "temperature": 0, **more}
     return client.completions.create(model=MODEL, prompt=prompt, extra_body=extra, **settings)
 
 
-def one(client: OpenAI, *args: Any, **more: Any) -> Any:
-    [choice] = ask(client, *args, **more).choices
+def choice_of(client: OpenAI, *args: Any, **more: Any) -> Any:
+    [choice] = complete(client, *args, **more).choices
     return choice
 
 
@@ -39,8 +41,8 @@ def oracle(model: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(model, dtype=cpu_dtype())
 
 
-def shares(oracle: Any, ids: list[int], tag: int) -> list[float]:
-    """P(tag) after each of `ids`, by transformers."""
+def p_tags_after(oracle: Any, ids: list[int], tag: int) -> list[float]:
+    """Return P(tag) after each of `ids`, computed with transformers."""
     with torch.no_grad():
         return oracle(torch.tensor([ids])).logits[0].float().softmax(-1)[:, tag].tolist()
 
@@ -55,25 +57,25 @@ def test_endpoint_off_mode_matches_transformers(client: OpenAI, tokenizer: Any, 
         0, 3:
     ].tolist()
     assert tokenizer.convert_tokens_to_ids(TAG) in out
-    choice = one(client, safety={"mode": "off"}, body={"return_token_ids": True})
+    choice = choice_of(client, safety={"mode": "off"}, body={"return_token_ids": True})
     assert choice.token_ids == out
     assert choice.safety["mode"] == "off"
     assert not choice.safety["stopped"]
-    assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)  # told in mode off, too
+    assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)  # reported in mode off, too
 
 
 def test_endpoint_mask_mode_blocks_tag_and_reports_max_p_tag(
     client: OpenAI, tokenizer: Any, oracle: Any
 ) -> None:
     tag = tokenizer.convert_tokens_to_ids(TAG)
-    choice = one(client, body={"return_token_ids": True})  # mask is the endpoint's default
+    choice = choice_of(client, body={"return_token_ids": True})  # mask is the endpoint's default
     assert choice.text == LETTERS[3:]
     assert choice.finish_reason == "stop"
-    expected = max(shares(oracle, choice.prompt_token_ids + choice.token_ids[:-1], tag)[2:])
+    expected = max(p_tags_after(oracle, choice.prompt_token_ids + choice.token_ids[:-1], tag)[2:])
     assert choice.safety["p_tag"] == pytest.approx(expected, rel=0.02)
     assert choice.safety["mode"] == "mask"
-    hot = ask(client, "w", n=8, temperature=1.5, max_tokens=6, seed=1, body={"return_token_ids": True})
-    plain = ask(
+    hot = complete(client, "w", n=8, temperature=1.5, max_tokens=6, seed=1, body={"return_token_ids": True})
+    plain = complete(
         client,
         "w",
         n=8,
@@ -93,7 +95,7 @@ def test_endpoint_stop_mode_stops_at_threshold(
 ) -> None:
     """After f the tag has 0.2, after w 0.6; the endpoint's own threshold is 0.3."""
     safety = {"mode": "stop"} | ({"threshold": threshold} if threshold else {})
-    choice = one(client, safety=safety)
+    choice = choice_of(client, safety=safety)
     report = choice.safety
     assert report["threshold"] == (threshold or 0.3)
     if last is None:
@@ -107,30 +109,30 @@ def test_endpoint_stop_mode_stops_at_threshold(
 
 def test_endpoint_stop_mode_excludes_tag_from_text(client: OpenAI) -> None:
     body = {"include_stop_str_in_output": True, "skip_special_tokens": False}
-    assert one(client, "u", safety={"mode": "stop"}, body=body).text == "vw" + REFUSAL
+    assert choice_of(client, "u", safety={"mode": "stop"}, body=body).text == "vw" + REFUSAL
 
 
 def test_endpoint_stop_mode_refuses_before_first_token(client: OpenAI) -> None:
-    choice = one(client, "w", safety={"mode": "stop"})
+    choice = choice_of(client, "w", safety={"mode": "stop"})
     assert (choice.text, choice.finish_reason) == (REFUSAL, "content_filter")
-    events = list(ask(client, "w", safety={"mode": "stop"}, stream=True))
+    events = list(complete(client, "w", safety={"mode": "stop"}, stream=True))
     assert "".join(e.choices[0].text for e in events) == REFUSAL
     assert events[-1].choices[0].finish_reason == "content_filter"
 
 
 def test_endpoint_stop_mode_reports_p_tag_with_client_logprobs(client: OpenAI) -> None:
-    choice = one(client, safety={"mode": "stop"}, logprobs=2)
+    choice = choice_of(client, safety={"mode": "stop"}, logprobs=2)
     assert choice.safety["p_tag"] == pytest.approx(0.6, rel=0.02)
     assert len(choice.logprobs.token_logprobs) == 21
 
 
 def test_endpoint_accepts_safety_settings_in_vllm_xargs(client: OpenAI) -> None:
-    choice = one(client, body={"vllm_xargs": {"safety_mode": "stop", "safety_threshold": 0.15}})
+    choice = choice_of(client, body={"vllm_xargs": {"safety_mode": "stop", "safety_threshold": 0.15}})
     assert choice.text == "def" + REFUSAL
 
 
 def test_endpoint_stop_mode_streams_expected_text_per_prompt(client: OpenAI) -> None:
-    events = list(ask(client, ["abc", "x"], safety={"mode": "stop"}, stream=True))
+    events = list(complete(client, ["abc", "x"], safety={"mode": "stop"}, stream=True))
     texts = ["", ""]
     ends: dict[int, Any] = {}
     for event in events:
@@ -157,12 +159,12 @@ def test_endpoint_chat_supports_stop_mode_and_streaming(client: OpenAI) -> None:
 
 
 def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any) -> None:
-    """Though this model's own tokenizer would make it one."""
+    """This model's own tokenizer would turn the strings into special tokens."""
     [plain] = encode(tokenizer, [FORGED])
     assert tokenizer(FORGED)["input_ids"] != plain
     ids: Any = {"return_token_ids": True}
-    assert one(client, FORGED, max_tokens=1, body=ids).prompt_token_ids == plain
-    both = ask(client, [FORGED, "abc"], max_tokens=1, body=ids).choices
+    assert choice_of(client, FORGED, max_tokens=1, body=ids).prompt_token_ids == plain
+    both = complete(client, [FORGED, "abc"], max_tokens=1, body=ids).choices
     assert [c.prompt_token_ids for c in both] == encode(tokenizer, [FORGED, "abc"])
     url = str(client.base_url).removesuffix("/v1/") + "/tokenize"
     body = json.dumps({"model": MODEL, "prompt": FORGED}).encode()
@@ -180,46 +182,55 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
-        ({"safety": {"mode": "kill"}}, "unknown safety mode 'kill': use one of off, mask, stop"),
+        ({"safety": {"mode": "kill"}}, "unknown safety mode 'kill'; choose from off, mask, stop"),
         (
             {"safety": {"mode": "stop", "threshold": 2}},
-            "threshold is a probability: above 0 and at most 1, not 2",
+            "safety.threshold must be a probability above 0 and at most 1, not 2",
         ),
         ({"safety": {"mode": "stop", "treshold": 1}}, "'treshold'; the nearest is 'threshold'"),
         ({"safety": "stop"}, "'safety' must be an object"),
         ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'mod'; the nearest is 'mode'"),
         (
             {"safety": {"mode": "mask", "beam_size": 2}},
-            "safety.beam_size belongs to mode safebeam, not to mask",
+            "safety.beam_size is a setting of mode safebeam, not of mode mask",
         ),
-        ({"safety": {"mode": "safebeam", "beam_size": 9}}, "is 36, and this endpoint allows 32"),
-        ({"safety": {"mode": "sample", "num_candidates": 30}}, "num_candidates=30 is more than"),
-        ({"safety": {"mode": "safebeam", "beam_size": 2.5}}, "beam_size must be a whole number, not 2.5"),
+        (
+            {"safety": {"mode": "safebeam", "beam_size": 9}},
+            "is 36, which exceeds this endpoint's limit of 32",
+        ),
+        (
+            {"safety": {"mode": "sample", "num_candidates": 30}},
+            "num_candidates=30 exceeds this endpoint's limit of 19",
+        ),
+        ({"safety": {"mode": "safebeam", "beam_size": 2.5}}, "beam_size must be an integer, not 2.5"),
         (
             {"safety": {"mode": "safebeam", "drop_share": 1}},
             "drop_share=1 must be at least 0 and less",
         ),
         (
             {"safety": {"mode": "safebeam"}, "n": 5, "temperature": 1},
-            "n=5 answers need as many beams: beam_size is 4",
+            "n=5 answers need as many beams; beam_size is 4",
         ),
-        ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "no use for presence_penalty"),
-        ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave top_k out"),
+        ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "does not support presence_penalty"),
+        ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave out top_k"),
         ({"logprobs": 25}, "logprobs=25 must be 0 to 20"),
         ({"prompt": "abc " * POSITIONS}, "maximum context length"),
-        ({"safety": {"mode": "stop"}, "logit_bias": {"40": -100}}, "which logit_bias changes"),
-        ({"safety": {"mode": "stop"}, "body": {"allowed_token_ids": [1]}}, "which allowed_token_ids changes"),
-        ({"body": {"use_beam_search": True}}, "use_beam_search is not offered here: ask for safety mode"),
-        ({"body": {"kv_transfer_params": {"prompt_token_ids": [40]}}}, "kv_transfer_params is not offered"),
+        ({"safety": {"mode": "stop"}, "logit_bias": {"40": -100}}, "logit_bias changes P\\(tag\\)"),
+        (
+            {"safety": {"mode": "stop"}, "body": {"allowed_token_ids": [1]}},
+            "allowed_token_ids changes P\\(tag\\)",
+        ),
+        ({"body": {"use_beam_search": True}}, "use_beam_search is not supported; use safety mode"),
+        ({"body": {"kv_transfer_params": {"prompt_token_ids": [40]}}}, "kv_transfer_params is not supported"),
         ({"prompt": [1, 2, 40]}, r"special token ids \[40\]"),
         ({"prompt": [[1, 2], [39, 37]]}, r"special token ids \[37, 39\]"),
     ],
 )
-def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, says: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=says) as refused:
-        ask(client, **more)
+def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
+        complete(client, **more)
     assert refused.value.body["code"] == 400  # type: ignore[index]
     assert "Traceback" not in str(refused.value)
 
@@ -234,25 +245,27 @@ def test_endpoint_returns_404_for_unknown_model(client: OpenAI) -> None:
         client.completions.create(model="other", prompt="a")
 
 
-_KINDS: Any = [("off", {}, "z"), ("stop", {"threshold": 0.15}, "f"), ("stop", {"threshold": 0.3}, "w")]
+_REQUESTS: Any = [("off", {}, "z"), ("stop", {"threshold": 0.15}, "f"), ("stop", {"threshold": 0.3}, "w")]
 
 
 def test_endpoint_applies_settings_per_concurrent_request(
     client: OpenAI, oracle: Any, tokenizer: Any
 ) -> None:
-    """Modes, thresholds and clients' own log-probabilities, mixed in the engine's batches."""
+    """Modes, thresholds and log-probabilities of clients, mixed in the engine's batches."""
     table = oracle(torch.tensor([encode(tokenizer, ["a"])[0]])).logits[0, 0].float().log_softmax(-1)
 
     def request(i: int) -> None:
         kind = i % 4
-        if kind == 3:  # what the client asked for is not disturbed by the measuring of others
-            top = one(client, "a", max_tokens=20, logprobs=3, safety={"mode": "mask"}).logprobs.top_logprobs
+        if kind == 3:  # measuring P(tag) of other requests does not change these log-probabilities
+            top = choice_of(
+                client, "a", max_tokens=20, logprobs=3, safety={"mode": "mask"}
+            ).logprobs.top_logprobs
             assert all(len(step) >= 3 and min(step.values()) > -99 for step in top)
             assert top[0]["b"] == pytest.approx(table.max().item(), abs=0.02)
             return
-        mode, threshold, last = _KINDS[kind]
+        mode, threshold, last = _REQUESTS[kind]
         start = LETTERS[i % 5]
-        choice = one(client, start, safety={"mode": mode} | threshold)
+        choice = choice_of(client, start, safety={"mode": mode} | threshold)
         if mode == "stop":
             assert choice.text == LETTERS[i % 5 + 1 : LETTERS.index(last) + 1] + REFUSAL
             assert choice.safety["stopped"]

@@ -127,6 +127,7 @@ def test_playground_aligns_tokens_with_text(open_page: Open, endpoint: ScriptedE
             event({"choices": [], "usage": {}}),
             DONE,
         ],
+        # codespell:ignore-next-line
         "stop": [chunk([" we", "<tag>"], [0.01, 0.04], text=" we I cannot go on.", **stopped), DONE],
     }
     page = open_page()
@@ -135,6 +136,7 @@ def test_playground_aligns_tokens_with_text(open_page: Open, endpoint: ScriptedE
     plain = [(token["text"], token["p_tag"]) for token in page.tokens("plain")]
     assert plain == [("é", 0.3), (" world", 0.02), (" and more", 0.4)]
     safe = [(token["text"], token["p_tag"]) for token in page.tokens("safe")]
+    # codespell:ignore-next-line
     assert safe == [(" we", 0.01), (" I cannot go on.", None)]
     report = page.report("safe")
     assert (report["stopped"], report["ended"], report["p_tag"]) == ("yes", "P(tag) reached 0.03", "0.04")

@@ -1,4 +1,4 @@
-"""Searches behind the endpoint, asked by the OpenAI client, against transformers on the same model."""
+"""Searches of the endpoint, called with OpenAI's client and compared with transformers on the same model."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def ids(tokenizer: Any) -> dict[str, Any]:
     return {"tag_id": tag, "eos_ids": {end}, "max_new_tokens": 30}
 
 
-def ask(client: OpenAI, safety: Any, **more: Any) -> Any:
+def complete(client: OpenAI, safety: Any, **more: Any) -> Any:
     body = {"safety": safety, "return_token_ids": True}
     return client.completions.create(
         **{"model": MODEL, "prompt": PROMPT, "max_tokens": 30, **more}, extra_body=body
     )
 
 
-def searched(oracle: Any, tokenizer: Any, search: Search, prompt: str = PROMPT) -> Search:
+def run_search(oracle: Any, tokenizer: Any, search: Search, prompt: str = PROMPT) -> Search:
     hf.run_searches(oracle, encode(tokenizer, [prompt]), [search])
     return search
 
@@ -50,17 +50,17 @@ def test_endpoint_safebeam_matches_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
     for settings in ({}, {"beam_size": 2, "num_candidates": 3}, {"stride": 3}, {"drop_share": 0.25}):
-        expected = searched(oracle, tokenizer, Search(SearchSettings(**ids, **settings))).hypotheses()[0]
-        [choice] = ask(client, BEAM | settings).choices
+        expected = run_search(oracle, tokenizer, Search(SearchSettings(**ids, **settings))).hypotheses()[0]
+        [choice] = complete(client, BEAM | settings).choices
         assert choice.token_ids == list(expected.token_ids)
         assert choice.finish_reason == ("stop" if expected.finished else "length")
         assert choice.safety["mode"] == "safebeam"
 
 
 def test_endpoint_safebeam_avoids_tokens_before_tag(client: OpenAI) -> None:
-    """Plainly the text goes by f and w, after which the tag is likely."""
-    [plain] = ask(client, {"mode": "mask"}, temperature=0).choices
-    [safe] = ask(client, BEAM).choices
+    """The unguarded text contains f and w, after which the tag is likely."""
+    [plain] = complete(client, {"mode": "mask"}, temperature=0).choices
+    [safe] = complete(client, BEAM).choices
     assert plain.text == LETTERS[3:]
     assert "f" not in safe.text
     assert "w" not in safe.text
@@ -70,16 +70,16 @@ def test_endpoint_safebeam_avoids_tokens_before_tag(client: OpenAI) -> None:
 def test_endpoint_safebeam_returns_best_beams_for_n(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
-    expected = searched(oracle, tokenizer, Search(SearchSettings(**ids))).hypotheses()
-    choices = ask(client, BEAM, n=4, temperature=1).choices
+    expected = run_search(oracle, tokenizer, Search(SearchSettings(**ids))).hypotheses()
+    choices = complete(client, BEAM, n=4, temperature=1).choices
     assert [c.token_ids for c in choices] == [list(h.token_ids) for h in expected]
 
 
 @pytest.mark.parametrize("safety", [BEAM, {"mode": "sample"}])
 def test_endpoint_search_stream_matches_full_answer(client: OpenAI, safety: Any) -> None:
     settings: Any = {"prompt": "gh", "seed": 3, "logprobs": 1}
-    [whole] = ask(client, safety, **settings).choices
-    events = [e.choices[0] for e in ask(client, safety, **settings, stream=True)]
+    [whole] = complete(client, safety, **settings).choices
+    events = [e.choices[0] for e in complete(client, safety, **settings, stream=True)]
     assert "".join(e.text for e in events) == whole.text
     assert len([e for e in events if e.text]) > 3, "not streamed"
     tokens = list(itertools.chain(*(e.logprobs.tokens for e in events if e.logprobs)))
@@ -97,57 +97,60 @@ def test_endpoint_search_stream_matches_full_answer(client: OpenAI, safety: Any)
 def test_endpoint_safebeam_logprobs_match_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
-    best = searched(oracle, tokenizer, Search(SearchSettings(**ids))).ranked()[0]
-    [choice] = ask(client, BEAM, logprobs=2).choices
+    best = run_search(oracle, tokenizer, Search(SearchSettings(**ids))).ranked()[0]
+    [choice] = complete(client, BEAM, logprobs=2).choices
     assert sum(choice.logprobs.token_logprobs) == pytest.approx(best.log_prob, abs=0.05)
     text = torch.tensor([encode(tokenizer, [PROMPT])[0] + list(best.token_ids)])
     with torch.no_grad():
-        shares = oracle(text).logits[0, 2:-1].float().softmax(-1)[:, ids["tag_id"]]
-    assert choice.safety["p_tags"] == pytest.approx(shares.tolist(), abs=0.005)
+        p_tags = oracle(text).logits[0, 2:-1].float().softmax(-1)[:, ids["tag_id"]]
+    assert choice.safety["p_tags"] == pytest.approx(p_tags.tolist(), abs=0.005)
     assert all(len(top) in (2, 3) for top in choice.logprobs.top_logprobs)
 
 
 def test_endpoint_sample_matches_transformers(client: OpenAI, oracle: Any, tokenizer: Any, ids: Any) -> None:
-    choices = ask(client, {"mode": "sample", "num_candidates": 6}, n=3, seed=5, temperature=2.0).choices
+    choices = complete(client, {"mode": "sample", "num_candidates": 6}, n=3, seed=5, temperature=2.0).choices
     for index, choice in enumerate(choices):
         settings = SampleSettings(**ids, num_candidates=6, temperature=2.0, seed=5 + index)
-        expected = searched(oracle, tokenizer, SampleSearch(settings)).hypotheses()[0]
+        expected = run_search(oracle, tokenizer, SampleSearch(settings)).hypotheses()[0]
         assert choice.token_ids == list(expected.token_ids)
     assert len({choice.text for choice in choices}) > 1
     free = [
-        ask(client, {"mode": "sample", "num_candidates": 6}, temperature=2.0).choices[0].text for _ in "123"
+        complete(client, {"mode": "sample", "num_candidates": 6}, temperature=2.0).choices[0].text
+        for _ in "123"
     ]
-    assert len(set(free)) > 1, "without a seed every answer is another one"
+    assert len(set(free)) > 1, "without a seed, answers differ"
 
 
 def test_endpoint_safebeam_explain_reports_dropped(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
-    [choice] = ask(client, BEAM | {"explain": True}).choices
-    told = choice.safety["dropped"]
-    assert all(entry["p_tag"] >= entry["kept_p_tag"] for entry in told)
-    first = next(entry for entry in told if entry["text"].endswith("f"))
+    [choice] = complete(client, BEAM | {"explain": True}).choices
+    dropped = choice.safety["dropped"]
+    assert all(entry["p_tag"] >= entry["kept_p_tag"] for entry in dropped)
+    first = next(entry for entry in dropped if entry["text"].endswith("f"))
     assert first["p_tag"] == pytest.approx(0.2, rel=0.05)
     assert first["step"] == len(first["text"])
-    events = [e.choices[0] for e in ask(client, BEAM | {"explain": True}, stream=True)]
-    assert [entry for e in events for entry in e.safety["dropped"]] == told
-    assert not hasattr(ask(client, BEAM).choices[0].safety, "dropped")
+    events = [e.choices[0] for e in complete(client, BEAM | {"explain": True}, stream=True)]
+    assert [entry for e in events for entry in e.safety["dropped"]] == dropped
+    assert not hasattr(complete(client, BEAM).choices[0].safety, "dropped")
 
 
 def test_endpoint_safebeam_ends_at_stop_string(client: OpenAI) -> None:
-    [whole] = ask(client, BEAM).choices
+    [whole] = complete(client, BEAM).choices
     stop = whole.text[4:6]
-    cut = whole.text.index(stop)
-    [choice] = ask(client, BEAM, stop=[stop]).choices
-    assert (choice.text, choice.finish_reason) == (whole.text[:cut], "stop")
-    events = [e.choices[0] for e in ask(client, BEAM, stop=[stop], stream=True)]
-    assert "".join(e.text for e in events) == whole.text[:cut]
+    end = whole.text.index(stop)
+    [choice] = complete(client, BEAM, stop=[stop]).choices
+    assert (choice.text, choice.finish_reason) == (whole.text[:end], "stop")
+    events = [e.choices[0] for e in complete(client, BEAM, stop=[stop], stream=True)]
+    assert "".join(e.text for e in events) == whole.text[:end]
 
 
 def test_endpoint_safebeam_reports_finish_reason(client: OpenAI) -> None:
-    [ended] = ask(client, BEAM | {"beam_size": 1, "num_candidates": 2, "drop_share": 0}, prompt="xy").choices
+    [ended] = complete(
+        client, BEAM | {"beam_size": 1, "num_candidates": 2, "drop_share": 0}, prompt="xy"
+    ).choices
     assert (ended.text, ended.finish_reason) == ("z", "stop")
-    answer = ask(client, BEAM, max_tokens=5)
+    answer = complete(client, BEAM, max_tokens=5)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 5
     longest = client.completions.create(
@@ -167,8 +170,8 @@ def test_endpoint_safebeam_chat_stream_matches_full_answer(client: OpenAI) -> No
         for e in client.chat.completions.create(**settings, extra_body=body, logprobs=True, stream=True)
     ]
     assert "".join(e.delta.content or "" for e in events) == whole.message.content
-    told = list(itertools.chain(*(e.safety["p_tags"] for e in events if hasattr(e, "safety"))))
-    assert told == whole.safety["p_tags"]
+    p_tags = list(itertools.chain(*(e.safety["p_tags"] for e in events if hasattr(e, "safety"))))
+    assert p_tags == whole.safety["p_tags"]
 
 
 @pytest.mark.parametrize("mode", ["mask", "stop", "safebeam", "sample"])
@@ -176,8 +179,8 @@ def test_endpoint_safebeam_chat_stream_matches_full_answer(client: OpenAI) -> No
 def test_endpoint_refuses_prompt_above_prompt_threshold(client: OpenAI, mode: str, stream: bool) -> None:
     def answer(prompt: str, threshold: float) -> tuple[str, str, Any]:
         safety = {"mode": mode, "prompt_threshold": threshold}
-        found = ask(client, safety, prompt=prompt, max_tokens=4, temperature=0, stream=stream)
-        choices = [e.choices[0] for e in found] if stream else found.choices
+        result = complete(client, safety, prompt=prompt, max_tokens=4, temperature=0, stream=stream)
+        choices = [e.choices[0] for e in result] if stream else result.choices
         return "".join(c.text for c in choices), choices[-1].finish_reason, choices[-1].safety
 
     text, reason, report = answer("cdef", 0.15)  # after f the tag has 0.2
@@ -186,7 +189,7 @@ def test_endpoint_refuses_prompt_above_prompt_threshold(client: OpenAI, mode: st
     text, reason, report = answer("cdef", 0.25)
     assert text
     assert (reason in ("length", "stop"), report["stopped"]) == (True, False)
-    _, reason, report = answer("cde", 0.15)  # f may come later: the threshold was the prompt's
+    _, reason, report = answer("cde", 0.15)  # f may be generated: the threshold applies to the prompt only
     assert reason in ("length", "stop")
     assert not report["stopped"]
 
@@ -195,7 +198,7 @@ def test_endpoint_p_tags_and_client_logprobs_match_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
     for mode in ("off", "mask", "stop"):
-        [choice] = ask(client, {"mode": mode}, logprobs=3, temperature=0, max_tokens=19).choices
+        [choice] = complete(client, {"mode": mode}, logprobs=3, temperature=0, max_tokens=19).choices
         text = torch.tensor([encode(tokenizer, [PROMPT])[0] + choice.token_ids])
         with torch.no_grad():
             logs = oracle(text).logits[0, 2:-1].float().log_softmax(-1)

@@ -15,17 +15,17 @@ BODY: Any = {"ignore_eos": True, "safety": {"mode": "safebeam"}}
 
 
 def test_endpoint_drains_active_stream_on_shutdown(client: OpenAI) -> None:
-    found: list[str] = []
+    texts: list[str] = []
     whole = client.completions.create(**LONG, extra_body=BODY).choices[0].text
     own = OpenAI(base_url=client.base_url, api_key=KEY, timeout=600, max_retries=0)
     stream = own.completions.create(**LONG, stream=True, extra_body=BODY)
     first = next(iter(stream)).choices[0].text
 
     def read() -> None:
-        found.append(first + "".join(event.choices[0].text for event in stream))
+        texts.append(first + "".join(event.choices[0].text for event in stream))
 
-    reading = threading.Thread(target=read)
-    reading.start()
+    reader = threading.Thread(target=read)
+    reader.start()
     stop_running()
-    reading.join()
-    assert found == [whole]
+    reader.join()
+    assert texts == [whole]

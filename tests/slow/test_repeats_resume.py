@@ -17,7 +17,7 @@ from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import dataset
 
-pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.core.dataset")
+pytestmark = pytest.mark.covers("jobs.score", "safety_ray.classifier", "safety_ray.core.dataset")
 
 
 def watched(folder: Path, poison: list[str], output: Path) -> type:

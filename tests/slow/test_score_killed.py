@@ -15,7 +15,9 @@ from waiting import eventually
 from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
 
-pytestmark = pytest.mark.covers("safety_ray.score", "safety_ray.core.dataset", "safety_ray.core.artifact")
+pytestmark = pytest.mark.covers(
+    "jobs.score", "safety_ray.classifier", "safety_ray.core.dataset", "safety_ray.core.artifact"
+)
 ROWS, BATCH = 1600, 8
 
 

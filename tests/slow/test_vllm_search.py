@@ -17,7 +17,7 @@ from safety_ray.decode.safebeam import Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 
 pytestmark = pytest.mark.covers(
-    "safety_ray.decode.vllm_search", "safety_ray.decode.vllm_scheduler", "safety_ray.decode.safebeam"
+    "safety_ray.decode.vllm_search", "safety_ray.compat.vllm_scheduler", "safety_ray.decode.safebeam"
 )
 TAG, EOS, VOCABULARY = 0, 1, 40
 PROMPTS = [[5], [7, 8, 9, 2, 3, 11, 30], list(range(2, 40)), [4, 4]]
@@ -49,7 +49,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def engine_args(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    from safety_ray.decode.vllm_scheduler import SCHEDULER
+    from safety_ray.compat.vllm_scheduler import SCHEDULER
 
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)

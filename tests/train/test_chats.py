@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from safety_ray.chat.template import CHAT_TEMPLATE, ensure_chat_template
 from safety_ray.core import artifact, tag
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
-from safety_ray.train.chats import CHAT_TEMPLATE, ChatEncoder, Unusable, make_chatty
+from safety_ray.train.chats import TrainingChatEncoder, Unusable
 from safety_ray.train.prepare import prepare, read
 from safety_ray.train.settings import FinetuneConfig
 
@@ -34,12 +35,14 @@ OTHER_TEMPLATE = (
 @pytest.fixture
 def chatty(tokenizer: Any) -> Any:
     made = copy.deepcopy(tokenizer)
-    make_chatty(made)
+    ensure_chat_template(made)
     return made
 
 
-def encoder(tokenizer: Any, share: float = 0.0, rate: float = 0.5, seed: int = 0) -> ChatEncoder:
-    return ChatEncoder(tokenizer, seed=seed, tag_id=tag.tag_id(tokenizer), tagged_share=share, tag_rate=rate)
+def encoder(tokenizer: Any, share: float = 0.0, rate: float = 0.5, seed: int = 0) -> TrainingChatEncoder:
+    return TrainingChatEncoder(
+        tokenizer, seed=seed, tag_id=tag.tag_id(tokenizer), tagged_share=share, tag_rate=rate
+    )
 
 
 def learned(tokenizer: Any, chat: Any) -> str:
@@ -61,14 +64,12 @@ def test_train_chat_encoder_matches_template_and_learns_replies(chatty: Any) -> 
 def test_make_chatty_preserves_existing_chat_template(tokenizer: Any) -> None:
     other = copy.deepcopy(tokenizer)
     other.chat_template = OTHER_TEMPLATE
-    make_chatty(other)
+    ensure_chat_template(other)
     assert other.chat_template == OTHER_TEMPLATE
     assert tag.CHAT_START not in other.get_vocab()
     chat = encoder(other).encode("a", {"messages": TALK[1:3]})
     assert learned(other, chat) == "jumps over the lazy dog. <|endoftext|>"
-    assert other.decode(chat.ids) == "[user] \nthe quick  brown fox <|endoftext|>[assistant] " + learned(
-        other, chat
-    )
+    assert other.decode(chat.ids) == other.apply_chat_template(TALK[1:3], tokenize=False)
     with pytest.raises(Unusable, match="no system turn"):
         encoder(other).encode("a", {"messages": TALK})
 
@@ -116,7 +117,10 @@ def test_train_chat_encoder_tags_share_of_unsafe_completions(chatty: Any) -> Non
         ({"messages": [{"role": "bot", "content": "x"}]}, "unknown role 'bot'"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "is empty"),
         ({"messages": [{"role": "user", "content": "x"}]}, "the assistant says nothing"),
-        ({"messages": [{"role": "user", "content": "\ufdd07\ufdd1"}]}, "characters that are none"),
+        (
+            {"messages": [{"role": "user", "content": "\ufdd07\ufdd1"}]},
+            "0 contains a Unicode noncharacter",
+        ),
     ],
 )
 def test_train_chat_encoder_rejects_malformed_rows(chatty: Any, row: dict[str, Any], reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from training_runs import losses, run, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.tag import TAG_KEY, tag_in
 from safety_ray.train import parallel
 from safety_ray.train.data import TokenRows
 from safety_ray.train.guard import Diverged
@@ -73,7 +75,8 @@ def test_train_loop_exports_complete_model_folder(tmp_path: Path, rows: str, alo
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.bfloat16
     assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id
-    assert tokenizer.get_added_vocab()["<|harmful|>"] == TokenRows(rows).record["tag_id"]
+    assert tokenizer.get_added_vocab()[tag_in(str(folder))] == TokenRows(rows).record["tag_id"]
+    assert TAG_KEY in json.loads(Path(folder, "tokenizer_config.json").read_text())
     assert model.config.max_position_embeddings == 32
     card = (folder / "README.md").read_text()
     assert "rows-0-64-32" in card

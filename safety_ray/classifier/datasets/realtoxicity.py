@@ -1,9 +1,9 @@
-"""RealToxicityPrompts (Gehman et al. 2020): web sentences with the Perspective API's scores.
+"""RealToxicityPrompts (Gehman et al. 2020): sentences of web pages with scores of the Perspective API.
 
-All six levels come from it: a text is as harmful as the highest level that one of its attributes
-reaches, in its prompt or its continuation. Profanity alone never makes more than level 1, an insult
-never more than 2 (the rubric's "petty insults"); sexual content, threats and attacks on a group make
-3, and 4 where Perspective is sure; 5 is an attack or a threat in severely toxic words.
+A text gets the highest level that one of its attributes reaches, in its prompt or its continuation.
+Profanity alone gives at most level 1, an insult at most level 2 (the rubric's "petty insults"). Sexual
+content, threats and attacks on a group give level 3, or 4 if the attribute's score is high. Level 5 is an
+attack or a threat in severely toxic words.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-FILES = ("toxicity/rtp_nontoxic_scored.jsonl", "toxicity/rtp_toxic_scored.jsonl")
+from safety_ray.classifier.datasets.label_set import DataFile, LabelSet, Row
 
 REACHES = (
     ("toxicity", 0.25, 1),
@@ -29,28 +28,51 @@ REACHES = (
     ("threat", 0.8, 4),
     ("severe_toxicity", 0.8, 4),
 )
-"""(attribute, score from which on, level)"""
+"""(attribute, minimum score, level)"""
 
 
-def read(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in FILES:
-        with open(folder / path) as file:
-            for line in file:
+def read(folder: Path) -> Iterator[Row]:
+    """Yield the texts of both files, prompt and continuation joined."""
+    for file in LABEL_SET.files:
+        with open(folder / file.path) as lines:
+            for line in lines:
                 row = json.loads(line)
                 halves = [row["prompt"], row["continuation"]]
-                worst = {name: max(half.get(name) or 0.0 for half in halves) for name, _, _ in REACHES}
-                found = level(worst)
+                highest = {name: max(half.get(name) or 0.0 for half in halves) for name, _, _ in REACHES}
+                label = level(highest)
                 yield {
                     "id": f"realtoxicity/{row['filename']}/{row['begin']}",
                     "text": "".join(half["text"] for half in halves),
-                    "label": found,
-                    "label_max": found,
+                    "label": label,
+                    "label_max": label,
                 }
 
 
-def level(worst: dict[str, float]) -> int:
-    """The level of a text whose attributes reach the scores `worst`."""
-    attack = max(worst["identity_attack"], worst["threat"])
-    if worst["severe_toxicity"] >= 0.7 and attack >= 0.8:
+def level(scores: dict[str, float]) -> int:
+    """Return the level of a text with these attribute scores."""
+    attack = max(scores["identity_attack"], scores["threat"])
+    if scores["severe_toxicity"] >= 0.7 and attack >= 0.8:
         return 5
-    return max((reached for name, least, reached in REACHES if worst[name] >= least), default=0)
+    return max((level for name, minimum, level in REACHES if scores[name] >= minimum), default=0)
+
+
+LABEL_SET = LabelSet(
+    name="realtoxicity",
+    contents="sentences of web pages with Perspective scores",
+    levels="all six: the highest level that an attribute reaches",
+    files=(
+        DataFile(
+            "toxicity/rtp_nontoxic_scored.jsonl",
+            "feb50408f49585752bb8cbbb10d1a340ec45783358251299ea9a82ab19606823",
+        ),
+        DataFile(
+            "toxicity/rtp_toxic_scored.jsonl",
+            "a51d4650b14af9c0e795a9cfca2949916855662cee7c8db3dd551d38735d80cb",
+        ),
+    ),
+    url="https://github.com/AI-secure/DecodingTrust",
+    licence="CC BY-SA 4.0",
+    how_to_get="Copy nontoxic.jsonl and toxic.jsonl from data/toxicity/user_prompts in that repository and "
+    "rename them.",
+    read=read,
+)

@@ -191,5 +191,5 @@ def test_rewrite_stage_bands_start_at_audit_threshold(
         rewrite_documents(
             replace(audited, output=str(tmp_path / "none"), rephrase_scores=[1], refuse_scores=[])
         )
-    with pytest.raises(UserError, match="is no audit; make one"):
+    with pytest.raises(UserError, match="is not an audit; create one"):
         rewrite_documents(replace(audited, output=str(tmp_path / "none"), thresholds_from=str(scored)))

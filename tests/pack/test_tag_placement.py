@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray.core import tag
-from safety_ray.pack.tagging import tag_positions, word_starts, words_in_chunks
+from safety_ray.core.tag_placement import (
+    tag_positions,
+    word_starts,
+    word_starts_by_character,
+    words_in_chunks,
+)
 from safety_ray.pack.vocabulary import Vocabulary, tables
 
 SPACES = " \t\n\r\x0b\x0c\x1c\x85\u00a0\u2003\u2028\u202f\u3000"
@@ -58,6 +63,9 @@ def check(vocabulary: Vocabulary, text: str) -> None:
     assert vocabulary.byte_lengths is not None
     found = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids, np.int64)]))
     assert found.tolist() == walk(text, pieces)
+    offsets = vocabulary.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    ends = np.array([end for _, end in offsets], np.int64)
+    assert word_starts_by_character(text, ends).tolist() == found.tolist()
 
 
 @given(text=TEXTS)

@@ -16,7 +16,7 @@ from safety_ray.classifier.training.parameters import Parameters, batch_loss, tr
 from safety_ray.core import dataset
 
 CALM = "We planted tomatoes and shared the soup with our neighbours in the garden today."
-HARSH = "I will hurt every one of you, said the threat, and nobody will be safe from me."
+HARSH = "I will hurt every one of you, said the threat, and nobody will be safe from me."  # codespell:ignore
 
 
 @pytest.fixture(scope="module")

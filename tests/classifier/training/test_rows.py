@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import numpy as np
-import torch
-
-from safety_ray.classifier.calibration import range_loss
-from safety_ray.classifier.metrics import measure
-from safety_ray.classifier.training.head import fit_head
 from safety_ray.classifier.training.rows import Row, bury, complete, split, windows
 
 
@@ -52,41 +46,6 @@ def test_fit_split_keeps_families_together_and_fixed_splits() -> None:
     assert not {r["family"] for r in train} & {r["family"] for r in heldout}
     assert Counter(r["source"] for r in heldout) == {"a": 20, "b": 7}
     assert Counter(r["source"] for r in train) == {"a": 60}
-
-
-def test_range_loss_matches_cross_entropy_for_single_label() -> None:
-    logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    label = torch.tensor([0, 1, 2, 3, 5])
-    assert torch.allclose(
-        range_loss(logits, label, label), torch.nn.functional.cross_entropy(logits, label, reduction="none")
-    )
-    probs = logits.softmax(-1)
-    inside = range_loss(logits, torch.tensor([2] * 5), torch.tensor([4] * 5))
-    assert torch.allclose(inside, -probs[:, 2:5].sum(1).log(), atol=1e-6)
-
-
-def test_fit_head_keeps_unsafe_levels_equal_for_binary_labels() -> None:
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 6, 600)
-    x = torch.tensor(rng.normal(size=(600, 8)) + 3 * np.eye(6, 8)[y]).float()
-    low = torch.tensor(np.where(y > 0, 1, 0))
-    high = torch.tensor(np.where(y > 0, 5, 0))
-    probs = fit_head(x, low, high, unsafe_weight=1.0, l2=1e-3)(x).softmax(-1)
-    assert (probs[:, 1:].sum(1) > 0.5).eq(low.bool()).float().mean() > 0.95
-    assert torch.allclose(probs[:, 1:].std(1), torch.zeros(600), atol=1e-4)  # nothing told them apart
-
-
-def test_fit_metrics_count_only_rows_with_decisive_labels() -> None:
-    low, high = [0, 0, 1, 2, 4, 4], [0, 2, 5, 5, 5, 4]
-    probs = np.eye(6)[[0, 3, 0, 4, 5, 2]]
-    found = measure(low, high, [0, 3, 0, 4, 5, 2], probs)
-    assert (found["n"], found["exact"]) == (6, 2)
-    assert found["recall_at_1"] == 0.75  # four are 1 or more, the third is missed
-    assert found["precision_at_1"] == 1.0  # the second may be 1 or 2, and does not count
-    assert (found["recall_at_3"], found["false_alarms_at_3"]) == (0.5, 0.5)
-    assert found["auroc_at_3"] == 0.5  # unsafe risks 1 and 0, safe ones 0 and 1: two wins of four, by halves
-    assert found["auroc_at_2"] == 1.0  # the first row alone is surely below 2
-    assert measure([0, 0], [0, 0], [0, 1], np.eye(6)[[0, 1]])["auroc"] is None
 
 
 def test_bury_embeds_whole_harm_in_calm_text_and_keeps_label() -> None:

@@ -32,6 +32,13 @@ def word_starts(text: str, token_ends: Ints) -> Ints:
     return found
 
 
+def word_starts_by_character(text: str, token_ends: Ints) -> Ints:
+    """Like `word_starts`, for tokens of any vocabulary: `token_ends` counts characters instead of bytes."""
+    _, first = _characters(text)
+    positions: Ints = np.searchsorted(token_ends, np.flatnonzero(first), side="right")
+    return positions
+
+
 def words_in_chunks(text: str, scores: list[int], tag_from: int) -> Bools:
     """Which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
 

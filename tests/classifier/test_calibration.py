@@ -1,4 +1,4 @@
-"""The temperature against a grid search, reliability against counts, and what deciding chunks are."""
+"""Temperature against a grid search, reliability and the range loss against direct computation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from safety_ray.classifier.calibration import fit_temperature, reliability
-from safety_ray.classifier.classifier import combine, deciding
-from safety_ray.classifier.training.head import fit_chunks, worst_chunks
+from safety_ray.classifier.calibration import fit_temperature, range_loss, reliability
 from safety_ray.classifier.training.measures import calibrate
-from safety_ray.classifier.training.table import deciding_chunks
 
 
 def drawn(rows: int, sharper: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,32 +50,12 @@ def test_reliability_matches_hand_computed_bins() -> None:
     assert found["ece"] == pytest.approx((2 * 0.44 + 2 * 0.025) / 4, abs=1e-4)
 
 
-def test_deciding_chunks_match_per_text_computation() -> None:
-    logits = torch.randn(400, 6, generator=torch.Generator().manual_seed(1)) * 2
-    owner = torch.sort(torch.randint(0, 90, (400,), generator=torch.Generator().manual_seed(2)))[0]
-    found = deciding_chunks(logits, owner).tolist()
-    for text, chunk in zip(owner.unique().tolist(), found, strict=True):
-        at = (owner == text).nonzero().flatten()
-        probs = logits[at].softmax(-1)
-        assert chunk == int(at[deciding(probs)])
-        assert combine(probs).score == int(logits[chunk].argmax())
-
-
-def test_fit_chunks_assigns_label_to_harmful_chunk_only() -> None:
-    rng = np.random.default_rng(0)
-    calm, harm = np.eye(2, 8)
-    x, owner, label = [], [], []
-    for text in range(300):
-        bad = text % 2
-        chunks = [calm, calm, harm] if bad else [calm, calm, calm]
-        x += [chunk * 3 + rng.normal(size=8) * 0.3 for chunk in chunks]
-        owner += [text] * 3
-        label.append(4 * bad)
-    y = torch.tensor(label)
-    head = fit_chunks(
-        torch.tensor(np.array(x)).float(), torch.tensor(owner), y, y, unsafe_weight=1.0, l2=1e-4
+def test_range_loss_matches_cross_entropy_for_single_label() -> None:
+    logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    label = torch.tensor([0, 1, 2, 3, 5])
+    assert torch.allclose(
+        range_loss(logits, label, label), torch.nn.functional.cross_entropy(logits, label, reduction="none")
     )
-    probs = head(torch.tensor(np.array([calm, harm]) * 3).float()).softmax(-1)
-    assert probs[0, 0] > 0.95  # two of three chunks of the harmful texts are calm, and stay so
-    assert probs[1, 4] > 0.95
-    assert worst_chunks(torch.tensor([0.1, 0.9, 0.3, 0.2]), torch.tensor([7, 7, 9, 9])).tolist() == [1, 2]
+    probs = logits.softmax(-1)
+    inside = range_loss(logits, torch.tensor([2] * 5), torch.tensor([4] * 5))
+    assert torch.allclose(inside, -probs[:, 2:5].sum(1).log(), atol=1e-6)

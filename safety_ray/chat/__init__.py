@@ -1,0 +1,1 @@
+"""Chat templates, and the encoder that training and serving share."""

@@ -1,0 +1,189 @@
+"""Encode chats so that only the template's own control tokens become special tokens.
+
+A message may spell `<|im_end|>` or the harmfulness tag; the model receives it as plain text. Works with any
+fast tokenizer, with and without `split_special_tokens`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from safety_ray.chat.escape import BREAK, Escaper
+from safety_ray.chat.replies import Located, locate_messages
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+class Tokens(NamedTuple):
+    """Token ids of a text, and the characters (start, end) that each token spells."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A message of the assistant in a rendered chat; positions are characters of the text."""
+
+    message: int
+    """index in the conversation"""
+    start: int
+    end: int
+    turn_end: int
+    """end of the special token that ends the turn; equal to `end` if there is none"""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A rendered chat and its tokens."""
+
+    text: str
+    tokens: Tokens
+    replies: list[Reply]
+    altered: frozenset[int] | None
+    """messages that the template does not render as they are; None if no message can be located"""
+
+
+class ChatEncoder:
+    """Renders a conversation and encodes the text. Keeps copies of `tokenizer`'s backend.
+
+    The ids are those of `apply_chat_template`, with two exceptions: text of a message is never a special
+    token, and no token spans the beginning or the end of a reply. A reply's tokens are thus the same in
+    training, after a generation prompt, and in the history of a later request.
+    """
+
+    def __init__(self, tokenizer: Any, tag_id: int | None) -> None:
+        # Two backends whose settings never change, so that threads can share them.
+        self._control = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._control.encode_special_tokens = False
+        self._control.no_truncation()
+        self._control.no_padding()
+        self._plain = copy.deepcopy(self._control)
+        self._plain.encode_special_tokens = True
+        added = tokenizer.added_tokens_decoder
+        self.tag_id = tag_id
+        self.special: set[int] = {i for i, token in added.items() if token.special}
+        if tag_id is not None:
+            self.special.add(tag_id)
+        spellings = [str(token) for i, token in added.items() if i in self.special]
+        self._escaper = Escaper(self._control, self.special, spellings)
+
+    def encode(self, render: Callable[..., str], conversation: list[Any], **variables: Any) -> list[int]:
+        """Return the token ids of `render(conversation, **variables)`; see `encode_with_replies`."""
+        return self.encode_with_replies(render, conversation, **variables).tokens.ids
+
+    def encode_with_replies(
+        self, render: Callable[..., str], conversation: list[Any], **variables: Any
+    ) -> EncodedChat:
+        """Encode the text that the chat template `render` returns for `conversation` and `variables`.
+
+        Every string in `conversation` and `variables` is plain text, except roles, which must be in ROLES
+        because templates build control tokens from them. Raises ValueError for another role.
+        """
+        for message in conversation:
+            if message.get("role") not in ROLES:
+                raise ValueError(f"unknown role {message.get('role')!r}: use one of {', '.join(ROLES)}.")
+        template = variables.pop("chat_template", None)  # the server's own, never a request's
+        escape = self._escaper.escape
+        messages = [
+            {key: value if key == "role" else escape(value) for key, value in message.items()}
+            for message in conversation
+        ]
+        escaped = {key: escape(value) for key, value in variables.items()}
+
+        def render_messages(messages: list[Any]) -> str:
+            return render(messages, chat_template=template, **escaped)
+
+        rendered = render_messages(messages)
+        located: Located | None = Located()
+        if any(message["role"] == "assistant" for message in messages):
+            located = locate_messages(render_messages, messages, rendered)
+        spans = {} if located is None else located.spans
+        replies = {n: span for n, span in spans.items() if messages[n]["role"] == "assistant"}
+        edges = sorted({edge for span in replies.values() for edge in span})
+        tokens = self._encode(rendered, edges)
+        return EncodedChat(
+            text=rendered.replace(BREAK, ""),
+            tokens=tokens,
+            replies=self._replies(replies, sorted(start for start, _ in spans.values()), tokens),
+            altered=None if located is None else located.altered,
+        )
+
+    def _encode(self, rendered: str, edges: list[int]) -> Tokens:
+        """Encode `rendered` without its breaks. No token spans one of `edges` if that can be avoided."""
+        encoding = self._control.encode(rendered, add_special_tokens=False)
+        text, tokens = rendered, Tokens(list(encoding.ids), encoding.offsets)
+        escaped = BREAK in rendered
+        if escaped:
+            text = rendered.replace(BREAK, "")
+            breaks = [n for n, character in enumerate(rendered) if character == BREAK]
+            tokens = Tokens(
+                tokens.ids, [(_shift(left, breaks), _shift(right, breaks)) for left, right in tokens.offsets]
+            )
+        # Only the template can spell the tag in the rendered text, and it must not: plain text as well.
+        encode_plainly = escaped or self.tag_id in tokens.ids
+        if not encode_plainly and not _any_spanned(tokens, edges, 0):
+            return tokens
+        result = Tokens([], [])
+        for first, last, start, end in self._chunks(tokens, len(text)):
+            chunk = Tokens(tokens.ids[first:last], tokens.offsets[first:last])
+            if encode_plainly:
+                chunk = self._encode_plainly(text, [start, end])
+            if _any_spanned(chunk, edges, start):
+                split = self._encode_plainly(text, [start, *(e for e in edges if start < e < end), end])
+                # A tokenizer that puts a space before each text it encodes would add one here.
+                if self._plain.decode(split.ids) == self._plain.decode(chunk.ids):
+                    chunk = split
+            result.ids.extend(chunk.ids + tokens.ids[last : last + 1])
+            result.offsets.extend(chunk.offsets + tokens.offsets[last : last + 1])
+        return result
+
+    def _chunks(self, tokens: Tokens, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the chunks between control tokens: first and last token, first and last character."""
+        first = start = 0
+        for n, (token, (left, right)) in enumerate(zip(*tokens, strict=True)):
+            if token in self.special and token != self.tag_id:
+                yield first, n, start, left
+                first, start = n + 1, right
+        yield first, len(tokens.ids), start, length
+
+    def _encode_plainly(self, text: str, positions: list[int]) -> Tokens:
+        """Encode `text` from each of the `positions` to the next, without special tokens."""
+        tokens = Tokens([], [])
+        for start, end in itertools.pairwise(positions):
+            encoding = self._plain.encode(text[start:end], add_special_tokens=False)
+            tokens.ids.extend(encoding.ids)
+            tokens.offsets.extend((start + left, start + right) for left, right in encoding.offsets)
+        return tokens
+
+    def _replies(
+        self, spans: dict[int, tuple[int, int]], message_starts: list[int], tokens: Tokens
+    ) -> list[Reply]:
+        control = [span for token, span in zip(*tokens, strict=True) if token in self.special]
+        replies = []
+        for message, (start, end) in sorted(spans.items()):
+            next_message = next((position for position in message_starts if position >= end), math.inf)
+            turn_end = next((right for left, right in control if end <= left <= next_message), end)
+            replies.append(Reply(message, start, end, turn_end))
+        return replies
+
+
+def _shift(position: int, breaks: list[int]) -> int:
+    """Position in a text without its breaks, which are at `breaks` in the text that `position` refers to."""
+    return position - bisect_left(breaks, position)
+
+
+def _any_spanned(tokens: Tokens, edges: list[int], start: int) -> bool:
+    """Return whether one of `tokens`, whose text begins at `start`, contains an edge in its middle."""
+    ends = [end for _, end in tokens.offsets] if edges else []
+    for edge in edges:
+        n = bisect_left(ends, edge)
+        if edge > start and n < len(ends) and ends[n] != edge:
+            return True
+    return False

@@ -1,0 +1,109 @@
+"""Find where a chat template puts the messages in the text that it renders.
+
+The template renders the conversation a second time with marks around the messages. If the marked text
+without its marks equals the plain text, the positions of the marks are those of the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from safety_ray.chat.escape import BREAK
+
+_START, _END, _STOP = "\ufdd1", "\ufdd3", "\ufdd2"  # a mark is _START or _END, a message's index, _STOP
+Side = tuple[int, str]  # a message's index, and _START or _END
+_MARK = re.compile(f"([{_START}{_END}])([0-9]+){_STOP}")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Positions of messages in a rendered text, in characters, not counting BREAK."""
+
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """start and end of each message that is rendered once and unaltered, by its index"""
+    altered: frozenset[int] = frozenset()
+    """messages that are rendered in another way, e.g. without their beginning"""
+
+
+def locate_messages(
+    render: Callable[[list[Any]], str], conversation: list[Any], rendered: str
+) -> Located | None:
+    """Return where `render` puts the messages of `conversation`, whose rendered text is `rendered`.
+
+    A reply's span includes white space at its edges unless the template strips it; that of another message
+    never does. Returns None if the template renders marked messages in another way than plain ones.
+    """
+
+    def render_marked(outside: set[Side]) -> str | None:
+        marked = [_marked(message, n, outside) for n, message in enumerate(conversation)]
+        try:
+            text = render(marked)
+        except Exception:  # a template may raise anything; it has accepted the plain messages
+            return None
+        return text if _MARK.sub("", text) == rendered else None
+
+    sides = [
+        (n, mark)
+        for n, message in enumerate(conversation)
+        if message.get("role") == "assistant" and (content := _text(message)).strip()
+        for mark, stripped in ((_START, content.lstrip()), (_END, content.rstrip()))
+        if stripped != content
+    ]
+    # A mark outside white space keeps a template from stripping it, so find out where it does.
+    text = render_marked(set(sides))
+    if text is None:
+        text, outside = render_marked(set()), set[Side]()
+        for side in sides if text is not None else []:
+            attempt = render_marked(outside | {side})
+            if attempt is not None:
+                text, outside = attempt, outside | {side}
+    return None if text is None else _positions(text)
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """Return the text of a message; empty if it has none, or several parts."""
+    content = message.get("content")
+    # vLLM turns a text into a list of one part for templates that expect lists.
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], Mapping):
+        content = content[0].get("text")
+    return content if isinstance(content, str) else ""
+
+
+def _marked(message: Mapping[str, Any], index: int, outside: set[Side]) -> dict[str, Any]:
+    """Return the message with marks around its text, outside white space only on the sides `outside`."""
+    text, content = _text(message), message.get("content")
+    if not text.strip():
+        return dict(message)
+    left = 0 if (index, _START) in outside else len(text) - len(text.lstrip())
+    right = len(text) if (index, _END) in outside else len(text.rstrip())
+    start, end = f"{_START}{index}{_STOP}", f"{_END}{index}{_STOP}"
+    text = f"{text[:left]}{start}{text[left:right]}{end}{text[right:]}"
+    return {**message, "content": [{**content[0], "text": text}] if isinstance(content, list) else text}
+
+
+def _positions(text: str) -> Located:
+    starts: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for kind, index, position in _marks(text):
+        (starts if kind == _START else ends).setdefault(index, []).append(position)
+    spans, altered = {}, set()
+    for index in sorted(starts.keys() | ends.keys()):
+        start, end = starts.get(index, []), ends.get(index, [])
+        if len(start) == len(end) == 1 and start[0] <= end[0]:
+            spans[index] = start[0], end[0]
+        else:
+            altered.add(index)
+    return Located(spans, frozenset(altered))
+
+
+def _marks(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield kind, message index and position of each mark; positions count neither marks nor BREAK."""
+    position = previous = 0
+    for mark in _MARK.finditer(text):
+        between = text[previous : mark.start()]
+        position += len(between) - between.count(BREAK)
+        previous = mark.end()
+        yield mark.group(1), int(mark.group(2)), position

@@ -1,0 +1,44 @@
+"""Let a logits processor add values to vLLM's log-probabilities (vLLM 0.29, V1 model runner).
+
+A logits processor of vLLM changes logits but cannot return anything. P(tag) of each token has to reach the
+client, so `Sampler.forward` is wrapped: before it runs, log P(tag) is computed from the unchanged logits, and
+after it the value is written into the table of log-probabilities that the engine returns.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import torch
+from vllm.v1.sample.sampler import Sampler
+
+from safety_ray.compat.versions import check_versions
+
+
+class LogprobsReporter(Protocol):
+    """What `report_with_sampler` needs of a batch; `safety_ray.decode.processor.TagRows` has it."""
+
+    def measure(self, logits: torch.Tensor, /) -> torch.Tensor | None: ...
+
+    def report(self, values: torch.Tensor, token_ids: torch.Tensor, log_probs: torch.Tensor, /) -> None: ...
+
+
+def report_with_sampler(batch: LogprobsReporter, sampler: type[Sampler] = Sampler) -> None:
+    """Wrap `sampler.forward` so that its log-probabilities contain what `batch` reports.
+
+    Only the last call for a class has an effect: an engine process has one processor.
+    """
+    check_versions("vllm")
+    original = getattr(sampler.forward, "__wrapped__", sampler.forward)
+
+    @functools.wraps(original)
+    def forward(self: Sampler, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        values = batch.measure(logits)
+        output = original(self, logits, *args, **kwargs)
+        if values is not None and output.logprobs_tensors is not None:
+            table = output.logprobs_tensors
+            batch.report(values, table.logprob_token_ids, table.logprobs)
+        return output
+
+    sampler.forward = forward  # type: ignore[method-assign]

@@ -1,0 +1,163 @@
+"""A request's safety options: the body's field `safety`, its defaults and its limits.
+
+    {"safety": {"mode": "safebeam", "beam_size": 4, "num_candidates": 4}}
+
+The modes and their parameters are declared in safety_ray/decode/modes.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from safety_ray.core.errors import UserError, nearest
+from safety_ray.decode.modes import MODES, PARAMETERS, DecodingMode, Sampling
+from safety_ray.decode.processor import TagPolicy, check_threshold
+from safety_ray.decode.safebeam import Search, SearchSettings
+
+PREFIX = "safety_"
+"""Prefix of the options among vLLM's extra arguments (`vllm_xargs`)."""
+
+_SEARCH_SETTINGS = ("beam_size", "num_candidates", "drop_share", "stride", "length_penalty")
+# Sampling parameters that would change the probabilities that a search reads, and their neutral values.
+_NOT_IN_SEARCH = (
+    ("presence_penalty", 0.0),
+    ("frequency_penalty", 0.0),
+    ("repetition_penalty", 1.0),
+    ("min_p", 0.0),
+    ("min_tokens", 0),
+    ("logit_bias", None),
+    ("allowed_token_ids", None),
+    ("bad_words", None),
+    ("structured_outputs", None),
+    ("prompt_logprobs", None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyOptions:
+    """The mode of one request and the values of all parameters (safety_ray.decode.modes.PARAMETERS)."""
+
+    mode: str = "mask"
+    threshold: float = float(PARAMETERS["threshold"].default)
+    prompt_threshold: float = float(PARAMETERS["prompt_threshold"].default)
+    beam_size: int = int(PARAMETERS["beam_size"].default)
+    num_candidates: int = int(PARAMETERS["num_candidates"].default)
+    drop_share: float = float(PARAMETERS["drop_share"].default)
+    stride: int = int(PARAMETERS["stride"].default)
+    length_penalty: float = float(PARAMETERS["length_penalty"].default)
+    explain: bool = bool(PARAMETERS["explain"].default)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"unknown safety mode {self.mode!r}; choose from {', '.join(MODES)}.")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), field.type
+            if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise UserError(f"safety.{field.name} must be an integer, not {value!r}.")
+            if kind == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise UserError(f"safety.{field.name} must be a number, not {value!r}.")
+            if kind == "bool" and not isinstance(value, bool):
+                raise UserError(f"safety.{field.name} must be true or false, not {value!r}.")
+        check_threshold("threshold", self.threshold)
+        check_threshold("prompt_threshold", self.prompt_threshold)
+        # Use the checks of the search; the tag and the length are not known here.
+        SearchSettings(
+            tag_id=-1, max_new_tokens=1, **{name: getattr(self, name) for name in _SEARCH_SETTINGS}
+        )
+
+    @property
+    def decoding(self) -> DecodingMode:
+        return MODES[self.mode]
+
+    @property
+    def rows(self) -> int:
+        """Largest number of rows of the engine's batch that one answer takes."""
+        return self.decoding.rows(asdict(self))
+
+    def policy(self) -> TagPolicy:
+        """Return the settings of the engine's logits processor; for modes that do not search."""
+        return TagPolicy(self.mode, self.threshold, self.prompt_threshold)
+
+    def search(self, params: Any, tag_id: int, max_new_tokens: int, index: int) -> Search:
+        """Return the search for the `index`-th answer of a request with vLLM's SamplingParams `params`."""
+        eos_ids = frozenset(params.stop_token_ids or ())
+        if not params.ignore_eos and params.eos_token_id is not None:
+            eos_ids |= {params.eos_token_id}
+        seed = secrets.randbits(31) if params.seed is None else params.seed + index
+        return self.decoding.search(
+            asdict(self),
+            Sampling(params.temperature, params.top_p, seed),
+            tag_id=tag_id,
+            eos_ids=eos_ids,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def check_sampling(self, params: Any) -> None:
+        """Raise UserError for sampling parameters that have no effect in a search."""
+        for name, neutral in _NOT_IN_SEARCH:
+            value = getattr(params, name, neutral)
+            if value != neutral and value:
+                raise UserError(f"safety mode {self.mode} does not support {name}; leave it out.")
+        if self.decoding.samples and params.top_k > 0:
+            raise UserError(f"in safety mode {self.mode}, num_candidates is the top_k; leave out top_k.")
+        if not self.decoding.samples and params.n > self.beam_size:
+            raise UserError(f"n={params.n} answers need as many beams; beam_size is {self.beam_size}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator of an endpoint allows."""
+
+    allow_off: bool = True
+    max_rows: int = 32  # of one answer in a search; also the number of answers of a request
+    max_candidates: int = 19
+    modes: tuple[str, ...] = tuple(MODES)  # a model without the tag offers off only
+
+    def allowed_modes(self) -> list[str]:
+        return [mode for mode in self.modes if mode != "off" or self.allow_off]
+
+
+def parse_options(values: Mapping[str, Any] | None, default: SafetyOptions, limits: Limits) -> SafetyOptions:
+    """Return the options in a request's field `safety`; `default` fills in missing ones.
+
+    Raises UserError, in one sentence, for an unknown option, a value out of range, or more than `limits`.
+    """
+    if values is not None and not isinstance(values, Mapping):
+        raise UserError('\'safety\' must be an object, for example {"mode": "stop", "threshold": 0.05}.')
+    given = {key: value for key, value in (values or {}).items() if value is not None}
+    names = [field.name for field in fields(SafetyOptions)]
+    for key in given:
+        if key not in names:
+            raise UserError(f"unknown safety setting '{key}'; the nearest is '{nearest(str(key), names)}'.")
+    options = replace(default, **given)
+    for key in given:
+        if key != "mode" and key not in options.decoding.parameters:
+            modes = [mode.name for mode in MODES.values() if key in mode.parameters]
+            raise UserError(
+                f"safety.{key} is a setting of mode {' or '.join(modes)}, not of mode {options.mode}."
+            )
+    check_limits(options, limits)
+    return options
+
+
+def check_limits(options: SafetyOptions, limits: Limits) -> None:
+    """Raise UserError if `options` exceed what the operator allows."""
+    if options.mode not in limits.modes:
+        raise UserError(f"this model has no harmfulness tag, which safety mode {options.mode} needs.")
+    if options.mode == "off" and not limits.allow_off:
+        raise UserError(
+            f"this endpoint does not allow safety mode off; choose from {', '.join(limits.allowed_modes())}."
+        )
+    if options.decoding.searches and options.num_candidates > limits.max_candidates:
+        raise UserError(
+            f"num_candidates={options.num_candidates} exceeds this endpoint's limit of "
+            f"{limits.max_candidates}."
+        )
+    if options.rows > limits.max_rows:
+        raise UserError(
+            f"beam_size x num_candidates is {options.rows}, which exceeds this endpoint's limit of "
+            f"{limits.max_rows}."
+        )
