@@ -22,7 +22,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 from safety_ray.ingest import readers
 from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
-from safety_ray.ingest.documents import OPTIONAL, TARGETS, mark_duplicates, row_schema, to_row
+from safety_ray.ingest.documents import OPTIONAL, TARGETS, reject_duplicates, row_schema, to_row
 from safety_ray.ingest.html import Extraction
 
 _BLOCK_ROWS = 512
@@ -87,7 +87,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     ds = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(parse, batch_size=1)
     # All rows of an id are in one block, which is where duplicates are found.
     ds = ds.repartition(config.shuffle_blocks, keys=["id"])
-    ds = ds.map_batches(mark_duplicates, batch_format="pyarrow", batch_size=None)
+    ds = ds.map_batches(reject_duplicates, batch_format="pyarrow", batch_size=None)
     counts = dataset.write(
         ds, out, label="ingest", total=None, max_rejected=config.max_rejected, resume_by=None
     )

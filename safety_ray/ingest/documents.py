@@ -99,7 +99,7 @@ def _clean(text: str) -> str:
     return _SURROGATE.sub("�", text)
 
 
-def mark_duplicates(rows: pa.Table) -> pa.Table:
+def reject_duplicates(rows: pa.Table) -> pa.Table:
     """Reject all rows of an id except the first, by file and position.
 
     `rows` must have all rows of each id. Rows that already have a reason keep it.

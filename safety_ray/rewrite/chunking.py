@@ -33,20 +33,20 @@ def _split(text: str, span: Span, max_chars: int, level: int) -> list[Span]:
     if level == len(_BREAKS):
         starts = range(span.start, span.end, max_chars)
         return [Span(start, min(start + max_chars, span.end)) for start in starts]
-    pieces, start = [], span.start
+    segments, start = [], span.start
     for gap in re.compile(_BREAKS[level]).finditer(text, span.start, span.end):
         # A closing quote after a sentence belongs to it: only white space is left out.
         end = start + len(text[start : gap.end()].rstrip())
         if start < end and gap.end() < span.end:
-            pieces.append(Span(start, end))
+            segments.append(Span(start, end))
             start = gap.end()
-    pieces.append(Span(start, span.end))
+    segments.append(Span(start, span.end))
     spans: list[Span] = []
-    for piece in pieces:
-        if spans and piece.end - spans[-1].start <= max_chars:
-            spans[-1] = Span(spans[-1].start, piece.end)
+    for segment in segments:
+        if spans and segment.end - spans[-1].start <= max_chars:
+            spans[-1] = Span(spans[-1].start, segment.end)
         else:
-            spans += _split(text, piece, max_chars, level + 1)
+            spans += _split(text, segment, max_chars, level + 1)
     return spans
 
 
