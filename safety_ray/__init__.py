@@ -39,28 +39,41 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on its first use (PEP 562)."""
+    """Import a public name on use (PEP 562)."""
     match name:
         case "Classifier":
-            from safety_ray.classifier.classifier import Classifier as value
+            from safety_ray.classifier.classifier import Classifier
+
+            return Classifier
         case "Hypothesis":
-            from safety_ray.decode.safebeam import Hypothesis as value
+            from safety_ray.decode.safebeam import Hypothesis
+
+            return Hypothesis
         case "UserError":
-            from safety_ray.core.errors import UserError as value
+            from safety_ray.core.errors import UserError
+
+            return UserError
         case "add_tag":
-            from safety_ray.core.tag import add_tag as value
+            from safety_ray.core.tag import add_tag
+
+            return add_tag
         case "build_report_card":
-            from safety_ray.report.card import build as value
+            from safety_ray.report.card import build
+
+            return build
         case "safe_beam_search":
-            from safety_ray.decode.hf import safe_beam_search as value
+            from safety_ray.decode.hf import safe_beam_search
+
+            return safe_beam_search
         case "safe_sample":
-            from safety_ray.decode.hf import safe_sample as value
+            from safety_ray.decode.hf import safe_sample
+
+            return safe_sample
         case "tag_id":
-            from safety_ray.core.tag import tag_id as value
-        case _:
-            raise AttributeError(f"module 'safety_ray' has no attribute '{name}'")
-    globals()[name] = value
-    return value
+            from safety_ray.core.tag import tag_id
+
+            return tag_id
+    raise AttributeError(f"module 'safety_ray' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

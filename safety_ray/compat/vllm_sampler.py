@@ -17,7 +17,7 @@ from safety_ray.compat.versions import check_versions
 
 
 class LogprobsReporter(Protocol):
-    """What `report_with_sampler` needs of a batch; `safety_ray.decode.processor.TagRows` has it."""
+    """The interface of a batch that reports, as in safety_ray.decode.processor.TagRows."""
 
     def measure(self, logits: torch.Tensor, /) -> torch.Tensor | None: ...
 
