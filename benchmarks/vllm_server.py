@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI-compatible server, in a process of its own, for as long as a block runs."""
+"""Run vLLM's own OpenAI-compatible server in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safety_ray.core.ports import free_port
 
 @contextmanager
 def vllm_server(folder: str, name: str, flags: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """Serve the model in `folder` as `name`; gives the URL up to /v1 once the server answers."""
+    """Serve the model in `folder` as `name` while the block runs; yield the URL (…/v1)."""
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder]
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]

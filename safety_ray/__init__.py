@@ -40,45 +40,41 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on its first use (PEP 562)."""
-    value: Any
+    """Import a public name on use (PEP 562)."""
     match name:
         case "Classifier":
             from safety_ray.classifier.classifier import Classifier
 
-            value = Classifier
+            return Classifier
         case "Hypothesis":
             from safety_ray.decode.safebeam import Hypothesis
 
-            value = Hypothesis
+            return Hypothesis
         case "UserError":
             from safety_ray.core.errors import UserError
 
-            value = UserError
+            return UserError
         case "add_tag":
             from safety_ray.core.tag import add_tag
 
-            value = add_tag
+            return add_tag
         case "build_report_card":
             from safety_ray.report.in_memory import build_report_card
 
-            value = build_report_card
+            return build_report_card
         case "safe_beam_search":
             from safety_ray.decode.hf import safe_beam_search
 
-            value = safe_beam_search
+            return safe_beam_search
         case "safe_sample":
             from safety_ray.decode.hf import safe_sample
 
-            value = safe_sample
+            return safe_sample
         case "tag_id":
             from safety_ray.core.tag import tag_id
 
-            value = tag_id
-        case _:
-            raise AttributeError(f"module 'safety_ray' has no attribute '{name}'")
-    globals()[name] = value
-    return value
+            return tag_id
+    raise AttributeError(f"module 'safety_ray' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

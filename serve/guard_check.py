@@ -32,7 +32,7 @@ class GuardCheckError(RuntimeError):
 
 
 class GuardedServer(Protocol):
-    """What the check needs of a replica."""
+    """The interface of a replica that the check needs, as in serve.server.SafetyServer."""
 
     client: Any
     guard: Guard

@@ -1,4 +1,4 @@
-"""Safe Beam Search through transformers, against the algorithm read literally, beam search and greedy."""
+"""Safe Beam Search with transformers, compared with the literal algorithm, beam search and greedy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.decode.brute_force import answers, brute_force
 
 
 def rows(config: DecodeBenchmark, model: Any, prompts: list[list[int]], tag: int) -> Iterator[Row]:
-    """One row per way; each makes `new_tokens` tokens of each prompt."""
+    """Yield one row per method; each generates `new_tokens` tokens for each prompt."""
     k, length = config.beam_size, config.new_tokens
-    few = prompts[: config.literal_prompts]
+    literal_prompts = prompts[: config.literal_prompts]
     calls = 0
 
     def count(*_: Any) -> None:
@@ -33,31 +33,32 @@ def rows(config: DecodeBenchmark, model: Any, prompts: list[list[int]], tag: int
     }
 
     def literal() -> list[list[int]]:
-        return [_literal(model, prompt, tag=tag, k=k, length=length) for prompt in few]
+        return [_literal(model, prompt, tag=tag, k=k, length=length) for prompt in literal_prompts]
 
-    def one_at_a_time(share: float) -> list[list[int]]:
-        found = [safe_beam_search(model, prompt, drop_share=share, **settings) for prompt in prompts]
-        return [list(hypotheses[0].token_ids) for hypotheses in found]
+    def sequential(drop_share: float) -> list[list[int]]:
+        results = [safe_beam_search(model, prompt, drop_share=drop_share, **settings) for prompt in prompts]
+        return [list(hypotheses[0].token_ids) for hypotheses in results]
 
-    def together() -> list[list[int]]:
-        return [list(found[0].token_ids) for found in safe_beam_search_batch(model, prompts, **settings)]
+    def batched() -> list[list[int]]:
+        results = safe_beam_search_batch(model, prompts, **settings)
+        return [list(hypotheses[0].token_ids) for hypotheses in results]
 
     def greedy() -> list[list[int]]:
         return [_greedy(model, prompt, tag, length) for prompt in prompts]
 
-    ways: list[tuple[str, int, Callable[[], list[list[int]]]]] = [
-        ("transformers: the algorithm read literally", len(few), literal),
-        ("transformers: Safe Beam Search", len(prompts), lambda: one_at_a_time(0.5)),
-        (f"transformers: Safe Beam Search, {len(prompts)} prompts at once", 1, together),
-        ("transformers: beam search (share 0)", len(prompts), lambda: one_at_a_time(0.0)),
+    methods: list[tuple[str, int, Callable[[], list[list[int]]]]] = [
+        ("transformers: literal algorithm", len(literal_prompts), literal),
+        ("transformers: Safe Beam Search", len(prompts), lambda: sequential(0.5)),
+        (f"transformers: Safe Beam Search, batch of {len(prompts)} prompts", 1, batched),
+        ("transformers: beam search (drop_share 0)", len(prompts), lambda: sequential(0.0)),
         ("transformers: greedy", len(prompts), greedy),
     ]
     safe_beam_search(model, prompts[0], **{**settings, "max_new_tokens": 2})  # warm up
     results: dict[str, list[list[int]]] = {}
     base = 0.0
-    for name, runs, way in ways:
+    for name, runs, decode in methods:
         calls, start, cpu = 0, time.perf_counter(), time.process_time()
-        results[name] = way()
+        results[name] = decode()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         tokens = sum(map(len, results[name]))
         base = base or cpu / tokens
@@ -65,18 +66,18 @@ def rows(config: DecodeBenchmark, model: Any, prompts: list[list[int]], tag: int
             name,
             tokens / seconds,
             f"{base / (cpu / tokens):.1f} x literal (CPU time)",
-            # Without the pass over the prompt itself; of searches at once a step is shared.
+            # Without the pass over the prompt; concurrent searches share a step.
             f"{(calls - runs) / length / runs:.2f}" if "literal" not in name else f"{calls / tokens:.0f}",
-            f"{cpu / tokens * 1000:.1f} CPU ms a token",
+            f"{cpu / tokens * 1000:.1f} CPU ms per token",
         )
-    literal_found, ours = list(results.values())[:2]
-    if literal_found != ours[: len(few)]:
-        raise AssertionError("the literal algorithm and Safe Beam Search found different tokens")
+    literal_results, ours = list(results.values())[:2]
+    if literal_results != ours[: len(literal_prompts)]:
+        raise AssertionError("the literal algorithm and Safe Beam Search generated different tokens")
 
 
 @torch.inference_mode()
 def _literal(model: Any, prompt: list[int], *, tag: int, k: int, length: int) -> list[int]:
-    """The tests' oracle: no cache, the whole text through the model whenever it is asked about."""
+    """Return the tokens of the tests' oracle, which runs the whole text through the model in each step."""
 
     def log_probs(texts: list[tuple[int, ...]]) -> list[list[float]]:
         rows = []
@@ -85,13 +86,13 @@ def _literal(model: Any, prompt: list[int], *, tag: int, k: int, length: int) ->
             rows.append(torch.log_softmax(logits.float(), dim=-1)[0].tolist())
         return rows
 
-    found = brute_force(log_probs, tag=tag, eos=frozenset(), k=k, n=k, length=length, share="0.5")
-    return list(answers(*found, k)[0].tokens)
+    finished, live = brute_force(log_probs, tag=tag, eos=frozenset(), k=k, n=k, length=length, share="0.5")
+    return list(answers(finished, live, k)[0].tokens)
 
 
 def _greedy(model: Any, prompt: list[int], tag: int, length: int) -> list[int]:
     model.generation_config.eos_token_id = None
-    made = model.generate(
+    output = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
@@ -99,5 +100,5 @@ def _greedy(model: Any, prompt: list[int], tag: int, length: int) -> list[int]:
         suppress_tokens=[tag],
         pad_token_id=0,
     )
-    tokens: list[int] = made[0, len(prompt) :].tolist()
+    tokens: list[int] = output[0, len(prompt) :].tolist()
     return tokens

@@ -1,4 +1,4 @@
-"""Safe Beam Search through vLLM, against vLLM's own beam search; and what the processor costs."""
+"""Safe Beam Search with vLLM, compared with vLLM's own beam search; and the cost of the logits processor."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safety_ray.core.device import cpu_dtype
 from safety_ray.decode.safebeam import Search, SearchSettings
 
 
-def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:
-    """vLLM offline, as an endpoint of this project sets it up."""
+def engine(config: DecodeBenchmark, folder: str, **engine_args: Any) -> Any:
+    """Return an offline vLLM engine with the engine arguments of an endpoint."""
     import torch
     from vllm import LLM
 
@@ -28,7 +28,7 @@ def engine(config: DecodeBenchmark, folder: str, **more: Any) -> Any:
         max_num_seqs=256,
         scheduler_cls=SCHEDULER,
         **({} if torch.cuda.is_available() else on_cpu),
-        **more,
+        **engine_args,
     )
 
 
@@ -51,93 +51,97 @@ def search_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], 
     k, length = config.beam_size, config.new_tokens
     settings = SearchSettings(tag_id=tag, beam_size=k, num_candidates=k, max_new_tokens=length)
     beams = BeamSearchParams(beam_width=k, max_tokens=length, ignore_eos=True)
-    many = (prompts * 8)[:8]
+    eight = (prompts * 8)[:8]
 
-    def ours(some: list[list[int]]) -> None:
-        run_searches(llm, some, [Search(settings) for _ in some])
+    def safe_beam_search(batch: list[list[int]]) -> None:
+        run_searches(llm, batch, [Search(settings) for _ in batch])
 
-    def theirs(some: list[list[int]]) -> None:
-        llm.beam_search([TokensPrompt(prompt_token_ids=prompt) for prompt in some], beams)
+    def beam_search(batch: list[list[int]]) -> None:
+        llm.beam_search([TokensPrompt(prompt_token_ids=prompt) for prompt in batch], beams)
 
-    ways: list[tuple[str, int, Callable[[], None]]] = [
-        ("its own beam search", len(prompts), lambda: [theirs([p]) for p in prompts]),
-        ("Safe Beam Search", len(prompts), lambda: [ours([p]) for p in prompts]),
-        (f"its own beam search, {len(many)} prompts at once", 1, lambda: theirs(many)),
-        (f"Safe Beam Search, {len(many)} prompts at once", 1, lambda: ours(many)),
+    methods: list[tuple[str, int, Callable[[], None]]] = [
+        ("its own beam search", len(prompts), lambda: [beam_search([p]) for p in prompts]),
+        ("Safe Beam Search", len(prompts), lambda: [safe_beam_search([p]) for p in prompts]),
+        (f"its own beam search, {len(eight)} concurrent prompts", 1, lambda: beam_search(eight)),
+        (f"Safe Beam Search, {len(eight)} concurrent prompts", 1, lambda: safe_beam_search(eight)),
     ]
-    found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
+    speeds: dict[str, list[float]] = {name: [] for name, _, _ in methods}
     counts: dict[str, float] = {}
-    ours(prompts[:1]), theirs(prompts[:1])  # warm up
-    for _ in range(config.repeats):  # in turns, so that what else the machine does falls on all
-        for name, runs, way in ways:
+    safe_beam_search(prompts[:1]), beam_search(prompts[:1])  # warm up
+    for _ in range(config.repeats):  # alternating, so that other work on the machine affects all methods
+        for name, runs, decode in methods:
             steps, start = 0, time.perf_counter()
-            way()
-            tokens = length * (runs if runs > 1 else len(many))
-            found[name].append(tokens / (time.perf_counter() - start))
-            # Beside the first step, which is the prompt's own.
+            decode()
+            tokens = length * (runs if runs > 1 else len(eight))
+            speeds[name].append(tokens / (time.perf_counter() - start))
+            # Without the first step, which computes the prompt.
             counts[name] = (steps / runs - name.startswith("Safe")) / length
-    speed = {name: statistics.median(values) for name, values in found.items()}
-    names = [name for name, _, _ in ways]
-    alone, together = names[1], names[3]
-    for name, beside in ((names[0], names[0]), (alone, names[0]), (names[2], names[2]), (together, names[2])):
-        against = "" if name == beside else f"{speed[name] / speed[beside]:.2f} x its own"
-        note = f"{speed[together] / speed[alone]:.1f} x one at a time" if name == together else ""
-        yield Row(f"vLLM: {name}", speed[name], against, f"{counts[name]:.2f}", note)
+    speed = {name: statistics.median(values) for name, values in speeds.items()}
+    own, ours, own_concurrent, ours_concurrent = [name for name, _, _ in methods]
+    for name, base in (
+        (own, own),
+        (ours, own),
+        (own_concurrent, own_concurrent),
+        (ours_concurrent, own_concurrent),
+    ):
+        comparison = "" if name == base else f"{speed[name] / speed[base]:.2f} x its own"
+        note = f"{speed[name] / speed[ours]:.1f} x sequential" if name == ours_concurrent else ""
+        yield Row(f"vLLM: {name}", speed[name], comparison, f"{counts[name]:.2f}", note)
 
 
 def processor_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], tag: int) -> Iterator[Row]:
-    """One batch with and without the processor, in two engines, in turns; CPU time of their processes."""
+    """Yield rows for one batch with and without the processor, in two engines that run alternately."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
     from safety_ray.decode.vllm_processor import PROCESSOR, engine_config
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    bare = engine(config, folder)
-    bare_processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    unguarded = engine(config, folder)
+    unguarded_processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
     guarded = engine(
         config, folder, logits_processors=[PROCESSOR], additional_config=engine_config(tag), max_logprobs=21
     )
-    known = before | {process.pid for process in bare_processes}
+    known = before | {process.pid for process in unguarded_processes}
     guarded_processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in known]
     batch = [TokensPrompt(prompt_token_ids=prompt) for prompt in (prompts * 32)[:32]]
     mask, stop = {"safety_mode": "mask"}, {"safety_mode": "stop", "safety_threshold": 1.0}
     ends = {"stop_token_ids": [tag]}
-    ways: list[tuple[str, str, Any, list[psutil.Process], dict[str, Any]]] = [
-        ("without it", "", bare, bare_processes, {}),
-        ("there, not asked for", "without it", guarded, guarded_processes, {}),
-        ("mask", "without it", guarded, guarded_processes, {"extra_args": mask}),
-        ("stop", "without it", guarded, guarded_processes, {"extra_args": stop, **ends}),
-        ("without it, one log-probability", "", bare, bare_processes, {"logprobs": 1}),
+    methods: list[tuple[str, str, Any, list[psutil.Process], dict[str, Any]]] = [
+        ("no processor", "", unguarded, unguarded_processes, {}),
+        ("processor: mode off", "no processor", guarded, guarded_processes, {}),
+        ("processor: mode mask", "no processor", guarded, guarded_processes, {"extra_args": mask}),
+        ("processor: mode stop", "no processor", guarded, guarded_processes, {"extra_args": stop, **ends}),
+        ("no processor, one log-probability", "", unguarded, unguarded_processes, {"logprobs": 1}),
         (
-            "mask and P(tag) reported",
-            "without it, one log-probability",
+            "processor: mode mask, P(tag) reported",
+            "no processor, one log-probability",
             guarded,
             guarded_processes,
             {"extra_args": {**mask, "safety_report": True}, "logprobs": 1},
         ),
     ]
-    speed: dict[str, list[float]] = {name: [] for name, *_ in ways}
-    cost: dict[str, list[float]] = {name: [] for name, *_ in ways}
-    for turn in range(config.repeats + 1):  # the first warms up
-        for name, _, llm, processes, more in ways:
-            params = SamplingParams(max_tokens=128, ignore_eos=True, detokenize=False, **more)
+    speed: dict[str, list[float]] = {name: [] for name, *_ in methods}
+    cost: dict[str, list[float]] = {name: [] for name, *_ in methods}
+    for repeat in range(config.repeats + 1):  # the first one warms up
+        for name, _, llm, processes, sampling in methods:
+            params = SamplingParams(max_tokens=128, ignore_eos=True, detokenize=False, **sampling)
             start, cpu = time.perf_counter(), _cpu(processes)
-            made = sum(len(out.outputs[0].token_ids) for out in llm.generate(batch, params, use_tqdm=False))
-            if turn:
-                speed[name].append(made / (time.perf_counter() - start))
-                cost[name].append((_cpu(processes) - cpu) / made * 1000)
-    for name, base, *_ in ways:
-        note = f"{statistics.median(cost[name]):.2f} CPU ms a token"
-        against = ""
+            tokens = sum(len(out.outputs[0].token_ids) for out in llm.generate(batch, params, use_tqdm=False))
+            if repeat:
+                speed[name].append(tokens / (time.perf_counter() - start))
+                cost[name].append((_cpu(processes) - cpu) / tokens * 1000)
+    for name, base, *_ in methods:
+        note = f"{statistics.median(cost[name]):.2f} CPU ms per token"
+        comparison = ""
         if base:
-            against = f"{_ratio(speed[name], speed[base]):.3f} x {base}"
+            comparison = f"{_ratio(speed[name], speed[base]):.3f} x {base}"
             note += f", {_ratio(cost[name], cost[base]):.3f} x"
-        yield Row(f"processor: {name}", statistics.median(speed[name]), against, "", note)
+        yield Row(name, statistics.median(speed[name]), comparison, "", note)
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median of the turns' ratios."""
+    """Return the median ratio of paired measurements."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 

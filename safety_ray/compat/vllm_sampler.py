@@ -17,7 +17,7 @@ from safety_ray.compat.versions import check_versions
 
 
 class LogprobsReporter(Protocol):
-    """The part of a batch that `report_with_sampler` uses (`safety_ray.decode.processor.TagRows`)."""
+    """The interface of a batch that reports, as in safety_ray.decode.processor.TagRows."""
 
     def measure(self, logits: torch.Tensor, /) -> torch.Tensor | None: ...
 

@@ -43,7 +43,7 @@ PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one answer is sampled; modes that do not sample ignore it."""
+    """Sampling parameters of one answer; modes that do not sample ignore them."""
 
     temperature: float = 1.0
     top_p: float = 1.0

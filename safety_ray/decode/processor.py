@@ -37,7 +37,7 @@ _CHANGE_P_TAG = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "
 
 @dataclass(frozen=True, slots=True)
 class TagPolicy:
-    """How the processor treats one request.
+    """The mode and thresholds of one request.
 
     Thresholds are probabilities: `threshold` has an effect in mode stop only, `prompt_threshold` in all modes
     but off; 1 refuses no prompt.

@@ -103,11 +103,11 @@ def oracle(
     return answers(finished, live, k)
 
 
-def assert_same(found: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> None:
-    assert [h.token_ids for h in found] == [t.tokens for t in expected]
-    assert [h.finished for h in found] == [t.ended for t in expected]
-    assert [h.log_prob for h in found] == pytest.approx([t.log_prob for t in expected], abs=abs)
-    for h, t in zip(found, expected, strict=True):
+def assert_same(hypotheses: list[Hypothesis], expected: list[Text], abs: float = 1e-4) -> None:
+    assert [h.token_ids for h in hypotheses] == [t.tokens for t in expected]
+    assert [h.finished for h in hypotheses] == [t.ended for t in expected]
+    assert [h.log_prob for h in hypotheses] == pytest.approx([t.log_prob for t in expected], abs=abs)
+    for h, t in zip(hypotheses, expected, strict=True):
         assert h.p_tag == pytest.approx(t.p_tag, abs=abs)
 
 
@@ -121,7 +121,7 @@ def test_hf_safe_beam_search_matches_brute_force_on_llama(block: int) -> None:
         k, n, length = rng.randint(1, 4), rng.randint(1, 5), rng.randint(1, 5)
         share = rng.choice(["0", "0.25", "0.5", "0.5", "0.8"])
         eos = rng.choice([{EOS}, {EOS, 6}, set()])
-        found = safe_beam_search(
+        hypotheses = safe_beam_search(
             model,
             prompt,
             tag_id=TAG,
@@ -131,8 +131,8 @@ def test_hf_safe_beam_search_matches_brute_force_on_llama(block: int) -> None:
             max_new_tokens=length,
             drop_share=float(share),
         )
-        assert_same(found, oracle(model, prompt, k=k, n=n, length=length, share=share, eos=eos))
-        assert all(TAG not in h.token_ids for h in found)
+        assert_same(hypotheses, oracle(model, prompt, k=k, n=n, length=length, share=share, eos=eos))
+        assert all(TAG not in h.token_ids for h in hypotheses)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 8])
@@ -144,7 +144,7 @@ def test_hf_safe_beam_search_matches_brute_force_with_ties(levels: int) -> None:
         k, n, length = rng.randint(1, 5), rng.randint(1, 12), rng.randint(1, 6)
         share = rng.choice(["0", "0.3", "0.5", "0.9"])
         prompts = [[rng.randrange(7) for _ in range(rng.randint(1, 5))] for _ in range(3)]
-        found = safe_beam_search_batch(
+        batch = safe_beam_search_batch(
             model,
             prompts,
             tag_id=TAG,
@@ -154,7 +154,7 @@ def test_hf_safe_beam_search_matches_brute_force_with_ties(levels: int) -> None:
             max_new_tokens=length,
             drop_share=float(share),
         )
-        for prompt, hypotheses in zip(prompts, found, strict=True):
+        for prompt, hypotheses in zip(prompts, batch, strict=True):
             expected = oracle(model, prompt, k=k, n=n, length=length, share=share, eos={EOS})
             assert_same(hypotheses, expected, abs=0.0)
 
@@ -208,7 +208,7 @@ def test_hf_safe_beam_search_at_zero_drop_matches_transformers(seed: int) -> Non
     """
     model, rng = llama(seed), random.Random(seed)
     prompt, k, length = [rng.randrange(20) for _ in range(4)], rng.randint(2, 5), rng.randint(1, 10)
-    found = safe_beam_search(
+    hypotheses = safe_beam_search(
         model,
         prompt,
         tag_id=TAG,
@@ -220,8 +220,8 @@ def test_hf_safe_beam_search_at_zero_drop_matches_transformers(seed: int) -> Non
     )
     model.generation_config.eos_token_id = None
     tokens, score = generate(model, prompt, num_beams=k, max_new_tokens=length)
-    assert list(found[0].token_ids) == tokens
-    assert found[0].log_prob == pytest.approx(score, abs=1e-4)
+    assert list(hypotheses[0].token_ids) == tokens
+    assert hypotheses[0].log_prob == pytest.approx(score, abs=1e-4)
 
 
 def test_hf_safe_beam_search_final_eos_matches_transformers() -> None:
@@ -229,7 +229,7 @@ def test_hf_safe_beam_search_final_eos_matches_transformers() -> None:
     agreed = 0
     for seed in range(120):
         model, prompt, length = llama(seed, vocabulary=10), [1, 2, 4], 3
-        found = safe_beam_search(
+        hypotheses = safe_beam_search(
             model,
             prompt,
             tag_id=TAG,
@@ -249,12 +249,12 @@ def test_hf_safe_beam_search_final_eos_matches_transformers() -> None:
             max_new_tokens=length - 1,
             drop_share=0.0,
         )
-        if any(h.finished for h in earlier) or not any(h.finished for h in found):
+        if any(h.finished for h in earlier) or not any(h.finished for h in hypotheses):
             continue
         model.generation_config.eos_token_id = EOS
         tokens, score = generate(model, prompt, num_beams=3, max_new_tokens=length)
-        assert list(found[0].token_ids) == tokens
-        assert found[0].log_prob == pytest.approx(score, abs=1e-4)
+        assert list(hypotheses[0].token_ids) == tokens
+        assert hypotheses[0].log_prob == pytest.approx(score, abs=1e-4)
         agreed += 1
     assert agreed >= 5
 
@@ -264,7 +264,7 @@ def test_hf_safe_beam_search_with_one_beam_matches_greedy(seed: int) -> None:
     model, prompt = llama(seed, vocabulary=10), [1, 2, 4]
     model.generation_config.eos_token_id = EOS
     tokens, _ = generate(model, prompt, num_beams=1, max_new_tokens=12)
-    found = safe_beam_search(
+    hypotheses = safe_beam_search(
         model,
         prompt,
         tag_id=TAG,
@@ -274,8 +274,8 @@ def test_hf_safe_beam_search_with_one_beam_matches_greedy(seed: int) -> None:
         max_new_tokens=12,
         drop_share=0.0,
     )
-    assert len(found) == 1
-    assert list(found[0].token_ids) == tokens
+    assert len(hypotheses) == 1
+    assert list(hypotheses[0].token_ids) == tokens
 
 
 def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
@@ -326,8 +326,8 @@ def test_hf_safe_beam_search_rejects_invalid_arguments(
 
 
 def test_hf_safe_beam_search_uses_last_position() -> None:
-    found = safe_beam_search(llama(0), [1] * 10, tag_id=TAG, eos_id=None, max_new_tokens=54)
-    assert len(found[0].token_ids) == 54
+    hypotheses = safe_beam_search(llama(0), [1] * 10, tag_id=TAG, eos_id=None, max_new_tokens=54)
+    assert len(hypotheses[0].token_ids) == 54
 
 
 @pytest.mark.parametrize("seed", range(5))

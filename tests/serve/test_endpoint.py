@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 import torch
+from example import load_example
 from known_model import KEY, LETTERS, POSITIONS, REFUSAL
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
@@ -275,3 +276,11 @@ def test_endpoint_applies_settings_per_concurrent_request(
 
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(request, range(48)))
+
+
+def test_endpoint_answers_example_script(client: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
+    load_example("ask_the_endpoint").main(["abc", "--url", str(client.base_url), "--key", KEY])
+    output = capsys.readouterr().out
+    for mode in ("off", "stop", "safebeam"):
+        assert f"{mode}: '" in output
+    assert "finish_reason content_filter" in output

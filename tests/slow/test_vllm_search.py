@@ -17,7 +17,7 @@ from safety_ray.decode.safebeam import Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 
 pytestmark = pytest.mark.covers(
-    "safety_ray.decode.vllm_search", "safety_ray.compat.vllm_scheduler", "safety_ray.decode.safebeam"
+    "safety_ray.decode.vllm_search", "safety_ray.compat", "safety_ray.decode.safebeam"
 )
 TAG, EOS, VOCABULARY = 0, 1, 40
 PROMPTS = [[5], [7, 8, 9, 2, 3, 11, 30], list(range(2, 40)), [4, 4]]
@@ -79,7 +79,7 @@ def searches() -> list[Search]:
     ]
 
 
-def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert [h.token_ids for h in ours] == [h.token_ids for h in theirs]
         assert [h.finished for h in ours] == [h.finished for h in theirs]
@@ -116,11 +116,11 @@ def test_vllm_search_drive_matches_transformers_concurrently(engine_args: dict[s
                     pass
                 return search.hypotheses()
 
-            same(await asyncio.gather(*(run(i, f"together {i}") for i in range(4))), expected)
+            assert_same(await asyncio.gather(*(run(i, f"together {i}") for i in range(4))), expected)
             for i in range(4):
                 engine_steps = 0
                 [found] = [await run(i, f"alone {i}")]
-                same([found], expected[i : i + 1])
+                assert_same([found], expected[i : i + 1])
                 longest = max(len(h.token_ids) for h in found)
                 assert engine_steps == longest + 1, "one step per token, and one for the prompt"
 
@@ -134,7 +134,7 @@ def test_vllm_search_drive_matches_transformers_concurrently(engine_args: dict[s
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert engine.output_processor.get_num_unfinished_requests() == 0
-            same([await run(1, "after")], expected[1:2])
+            assert_same([await run(1, "after")], expected[1:2])
         finally:
             engine.shutdown()
 
@@ -147,4 +147,4 @@ def test_vllm_search_run_searches_matches_transformers(engine_args: dict[str, An
     from safety_ray.decode.vllm_search import run_searches
 
     llm = LLM(**engine_args)
-    same(run_searches(llm, PROMPTS, searches()), hf.run_searches(model, PROMPTS, searches()))
+    assert_same(run_searches(llm, PROMPTS, searches()), hf.run_searches(model, PROMPTS, searches()))

@@ -30,11 +30,11 @@ def controller_log(head: Head) -> str:
 def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) -> None:
     before = stable_metrics().get("requests_total safebeam cancelled", 0.0)
     with ThreadPoolExecutor(16) as pool:
-        begun = [
+        futures = [
             pool.submit(client.completions.create, **LONG, stream=True, extra_body=BODY) for _ in range(16)
         ]
-    for stream in begun:
-        stream.result().close()
+    for future in futures:
+        future.result().close()
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 16, 120, told=metrics)
 
 

@@ -12,19 +12,25 @@ from known_model import LETTERS, REFUSAL
 from openai import OpenAI
 from ray_head import Head
 
+from safety_ray.decode.modes import MODES
+
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
 MODEL = "safety-ray"
 CLIENTS, SECONDS = 6, 120.0
-MOST_MIB = 64
+MAX_GROWTH_MIB = 64
 """maximum memory growth of the endpoint's processes over the second half"""
-KINDS: list[tuple[dict[str, Any], str | None]] = [
+REQUESTS: list[tuple[dict[str, Any], str | None]] = [
     ({"mode": "off"}, None),
     ({"mode": "mask"}, LETTERS[3:]),
     ({"mode": "stop", "threshold": 0.3}, LETTERS[3:23] + REFUSAL),
     ({"mode": "safebeam"}, None),
     ({"mode": "sample"}, None),
 ]
-"""modes, with the answer to "abc" if it is known by hand"""
+"""modes, with the answer to "abc" if it is known exactly"""
+
+
+def test_soak_covers_all_modes() -> None:
+    assert [safety["mode"] for safety, _ in REQUESTS] == list(MODES)
 
 
 def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
@@ -34,14 +40,14 @@ def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
     def keep_asking(worker: int) -> tuple[int, set[str]]:
         """Return the number of answers, and the distinct texts from Safe Beam Search."""
         searched: set[str] = set()
-        turn = worker
+        index = worker
         while time.monotonic() < end:
-            safety, expected = KINDS[turn % len(KINDS)]
+            safety, expected = REQUESTS[index % len(REQUESTS)]
             body: dict[str, Any] = {"safety": safety}
             settings: dict[str, Any] = {"model": MODEL, "prompt": "abc", "max_tokens": 40, "extra_body": body}
             if safety["mode"] != "sample":
                 settings["temperature"] = 0
-            if turn % 3:
+            if index % 3:
                 text = client.completions.create(**settings).choices[0].text
             else:
                 events = client.completions.create(**settings, stream=True)
@@ -49,19 +55,19 @@ def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
             assert expected is None or text == expected
             if safety["mode"] == "safebeam":
                 searched.add(text)
-            turn += 1
-        return turn - worker, searched
+            index += 1
+        return index - worker, searched
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        asked = [pool.submit(keep_asking, worker) for worker in range(CLIENTS)]
+        futures = [pool.submit(keep_asking, worker) for worker in range(CLIENTS)]
         time.sleep(SECONDS / 2)
         halfway = memory_mib(ray_cluster)
-        found = [each.result() for each in asked]
-    grown = memory_mib(ray_cluster) - halfway
-    print(f"{sum(number for number, _ in found)} answers, {grown:+.0f} MiB in the second half")
-    assert len(set.union(*(texts for _, texts in found))) == 1, "one search has one answer"
+        results = [future.result() for future in futures]
+    growth = memory_mib(ray_cluster) - halfway
+    print(f"{sum(number for number, _ in results)} answers, {growth:+.0f} MiB in the second half")
+    assert len(set.union(*(texts for _, texts in results))) == 1, "all answers of Safe Beam Search are equal"
     wait_for_searches(0, 240)
-    assert grown < MOST_MIB
+    assert growth < MAX_GROWTH_MIB
 
 
 def memory_mib(head: Head) -> float:

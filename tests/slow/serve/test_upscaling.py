@@ -40,7 +40,7 @@ def small(ray_cluster: None, no_endpoint: None, config: ServeConfig) -> Iterator
 
 def engines() -> int:
     deployments = serve.status().applications[APP].deployments
-    [server] = [found for name, found in deployments.items() if "LLMServer" in name or "SafetyServer" in name]
+    [server] = [d for name, d in deployments.items() if "LLMServer" in name or "SafetyServer" in name]
     return int(server.replica_states.get("RUNNING", 0))
 
 
@@ -61,10 +61,10 @@ def ask(client: OpenAI) -> str:
 def test_endpoint_upscales_under_load_and_returns_503_when_full(small: OpenAI) -> None:
     assert engines() == 1
     with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda _: ask(small), range(8)))
-    assert sum("too many requests waiting" in each for each in said) >= 2
-    assert sum(f"request_timeout_s={TIMEOUT_S:g}" in each for each in said) >= 2
-    assert all(each.startswith("503: ") for each in said)
+        outcomes = list(pool.map(lambda _: ask(small), range(8)))
+    assert sum("too many requests waiting" in outcome for outcome in outcomes) >= 2
+    assert sum(f"request_timeout_s={TIMEOUT_S:g}" in outcome for outcome in outcomes) >= 2
+    assert all(outcome.startswith("503: ") for outcome in outcomes)
 
     enough = threading.Event()
 
