@@ -61,7 +61,7 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
 
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """Open the output folder, after checking that the cluster has room: settings cannot change later."""
-    if artifact.read_record(config.output) is None:
+    if not artifact.is_finished(config.output):
         loggers.check(config.loggers)
         cluster.start()
         _check_workers_fit(config)

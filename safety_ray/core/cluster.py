@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from safety_ray.compat.ray_log_level import log_level_line_hidden
 from safety_ray.core.errors import UserError
 
 T = TypeVar("T")
@@ -30,16 +31,17 @@ def start() -> None:
     local = "RAY_ADDRESS" not in os.environ
     # Ray Serve kills a proxy that takes longer to start, 5 s by default; beside a model that loads it may.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
-    ray.init(
-        address="local" if local else None,  # else it would join any cluster that runs on this machine
-        # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
-        # slots it waits for ever. A slot is not a core; a small machine shares its cores.
-        num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        include_dashboard=False if local else None,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    with log_level_line_hidden():
+        ray.init(
+            address="local" if local else None,  # else it would join any cluster that runs on this machine
+            # A stream holds a slot each to read, to skip what is done, to work and to write: with fewer
+            # slots it waits for ever. A slot is not a core; a small machine shares its cores.
+            num_cpus=max(SLOTS, os.cpu_count() or 1) if local else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            include_dashboard=False if local else None,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
