@@ -1,4 +1,4 @@
-"""The whole stage on a real Ray: every token traced, the same rows for every number of blocks, resumed."""
+"""The pack job on Ray: every token is traced, rows do not depend on blocks, and runs are resumed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(root: Path, **more: Any) -> PackConfig:
 
 @pytest.fixture(scope="module")
 def packed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """120 documents with a `split`, what was made of them, and their rows."""
+    """120 documents with a `split`, rewritten documents, and their token rows."""
     root = tmp_path_factory.mktemp("packed")
     scored = write_scored(root / "scored", 120, split=True)
     rewritten = write_rewritten(root / "rewritten", scored)
@@ -53,13 +53,13 @@ def token_rows(output: str) -> list[dict[str, Any]]:
 
 
 def documents_of(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """The tokens of each document, put together again from its spans."""
-    found: dict[str, list[int]] = {}
+    """Return the tokens of each document, joined from its spans."""
+    tokens: dict[str, list[int]] = {}
     for row in rows:
         for span in row["spans"]:
             ids = row["input_ids"][span["start"] : span["start"] + span["length"]]
-            found.setdefault(span["id"], []).extend(ids)
-    return found
+            tokens.setdefault(span["id"], []).extend(ids)
+    return tokens
 
 
 def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -
     assert len(tokenizer) == record["vocab_size"] <= 500
 
     roots = {r["id"]: r["id"] for r in packed["scored"]}
-    for made in packed["rewritten"]:  # sources stand before what was made of them
+    for made in packed["rewritten"]:  # sources precede the documents made from them
         roots[made["id"]] = roots[made["source_id"]]
     out = {r["id"] for r in packed["scored"] if r["split"] == "heldout"}
     wanted = {
@@ -101,16 +101,16 @@ def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -
 
 def test_pack_stage_spans_cover_all_tokens_except_padding(packed: dict[str, Any]) -> None:
     rows, record = token_rows(packed["config"].output), packed["record"]
-    loose = 0
+    padding = 0
     for row in rows:
-        at = 0
+        position = 0
         for span in row["spans"]:
-            assert span["start"] == at
-            at += span["length"]
-        assert set(row["input_ids"][at:]) <= {record["end_of_text_id"]}
-        loose += LENGTH - at
-    assert loose == record["padding"] < 3 * LENGTH
-    assert record["tokens"] + loose == LENGTH * len(rows)
+            assert span["start"] == position
+            position += span["length"]
+        assert set(row["input_ids"][position:]) <= {record["end_of_text_id"]}
+        padding += LENGTH - position
+    assert padding == record["padding"] < 3 * LENGTH
+    assert record["tokens"] + padding == LENGTH * len(rows)
 
 
 def test_pack_stage_orders_documents_by_hash(packed: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any],
 
 def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, Any], tmp_path: Path) -> None:
     assert pack_documents(packed["config"]) == packed["record"]
-    # As it looks when a run dies while it writes the second shard.
+    # The state of a run that was killed while it wrote the second shard.
     broken = make(
         packed["root"],
         rewritten=packed["config"].rewritten,
@@ -219,7 +219,7 @@ def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any]
     )
     write_rewritten(
         tmp_path / "rewritten", [{"id": "web-3", "score": 5}]
-    )  # held out, and so is all it became
+    )  # held out, as everything made from it
     with pytest.raises(UserError, match=r"no rows are left to train on: raw_scores=\[\].* held out"):
         pack_documents(made)
 
@@ -242,16 +242,19 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"tag_rate": 1.5}, "tag_rate=1.5 does not fit: it must be from 0 to 1"),
+        ({"tag_rate": 1.5}, "tag_rate=1.5: must be from 0 to 1"),
         ({"heldout_share": -0.1}, "heldout_share=-0.1"),
-        ({"row_length": 8}, "row_length=8 is too small: it must be at least 16"),
+        ({"row_length": 8}, "row_length=8: must be at least 16"),
         ({"shards": 0}, "shards=0"),
-        ({"vocab_size": 200}, "need 260"),
+        ({"vocab_size": 200}, "must be at least 260"),
         ({"tag_from": 7}, "tag_from=7"),
         ({"tag": "two words"}, "must be one word"),
         ({"tag": "<|endoftext|>"}, "another meaning"),
-        ({"raw_scores": [0, 6]}, "raw_scores has 6"),
-        ({"recipes": ["refuse", "rephrse"]}, "recipes has 'rephrse': known are rephrase, refuse, moralize"),
+        ({"raw_scores": [0, 6]}, "raw_scores: invalid score 6"),
+        (
+            {"recipes": ["refuse", "rephrse"]},
+            "recipes: unknown recipe 'rephrse'; choose from rephrase, refuse, moralize",
+        ),
         ({"raw_scores": []}, "nothing to train on"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The tokenizer: repeatable, loadable, and never fooled by text that spells its special tokens."""
+"""The tokenizer is reproducible, can be loaded, and encodes text that spells special tokens as text."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from safety_ray.pack import vocabulary
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.selection import SELECTED
 
-MARKS = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
+SPECIAL = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
 PIECES = st.sampled_from(
     [
-        *MARKS,
+        *SPECIAL,
         *"<|>_ ",
         "harmful",
         "endoftext",
@@ -41,7 +41,7 @@ PIECES = st.sampled_from(
 )
 ADVERSARIAL = st.lists(st.one_of(PIECES, st.text(max_size=4)), min_size=1, max_size=12).map("".join)
 ADVERSARIAL |= st.tuples(
-    st.sampled_from(MARKS), st.integers(0, 13), st.sampled_from("\u200b\u0301 |\u3000🙂")
+    st.sampled_from(SPECIAL), st.integers(0, 13), st.sampled_from("\u200b\u0301 |\u3000🙂")
 ).map(lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :])
 
 
@@ -60,7 +60,7 @@ def selected(text: str, recipe: str, unsafe: bool) -> pa.Table:
 @given(text=ADVERSARIAL, recipe=st.sampled_from(["raw", "rephrase", "refuse", "moralize"]))
 @example(text=TAG, recipe="refuse")
 def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, recipe: str) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0).to_pylist()
     ids = row["input_ids"]
     assert row["rejected_reason"] is None
@@ -72,7 +72,7 @@ def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, 
 
 @given(text=ADVERSARIAL, rate=st.sampled_from([0.05, 0.5, 1.0]))
 def test_encode_rows_round_trips_tagged_text(tokenizer: Any, text: str, rate: float) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate).to_pylist()
     ids = row["input_ids"]
     assert row["tags"] == ids.count(tables.tag_id)
@@ -93,9 +93,9 @@ def test_vocabulary_save_preserves_special_token_settings(saved: str) -> None:
     assert loaded.split_special_tokens is True
     assert json.loads(Path(saved, "tokenizer_config.json").read_text())["split_special_tokens"] is True
     assert (loaded.eos_token, loaded.pad_token, loaded.model_max_length) == (END_OF_TEXT, END_OF_TEXT, 64)
-    assert sorted(loaded.get_added_vocab()) == sorted(MARKS)
+    assert sorted(loaded.get_added_vocab()) == sorted(SPECIAL)
     assert len(loaded) == 400
-    # Special tokens are there for whoever asks for them.
+    # A caller can still request special tokens.
     assert loaded(TAG, split_special_tokens=False).input_ids == [tag.tag_id(loaded, TAG)]
 
 
@@ -120,7 +120,7 @@ def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path
     new = vocabulary.load(str(tmp_path / "new"))
     assert new.get_vocab() == old.get_vocab() | {"<|unsafe|>": len(old)}
     assert new.split_special_tokens is True
-    tables = vocabulary.tables(new, "<|unsafe|>", "it")
+    tables = vocabulary.tables(new, "<|unsafe|>", "the tokenizer")
     assert (tables.tag_id, tables.end_id) == (len(old), old.eos_token_id)
     assert set(tables.special_ids) == {*old.all_special_ids, len(old)}
     assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.special_ids.tolist())
@@ -128,12 +128,12 @@ def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path
 
 def test_vocabulary_open_existing_rejects_ordinary_token_as_tag(saved: str) -> None:
     word = next(t for t in vocabulary.load(saved).get_vocab() if t.isalpha() and t.isascii() and len(t) > 2)
-    with pytest.raises(UserError, match=f"tag={word} is an ordinary token"):
+    with pytest.raises(UserError, match=f"tag={word}: an ordinary token"):
         vocabulary.open_existing(saved, word)
 
 
 def test_vocabulary_open_existing_rejects_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be loaded; it must be a folder"):
+    with pytest.raises(UserError, match="cannot be loaded; give a folder"):
         vocabulary.open_existing(str(tmp_path / "absent"), TAG)
 
 
@@ -144,12 +144,12 @@ def test_vocabulary_tables_requires_byte_level_and_eos_token() -> None:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     made = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
     tag.add_tag(made)
-    with pytest.raises(UserError, match="it is not byte-level"):
-        vocabulary.tables(made, TAG, "it")
-    assert vocabulary.tables(made, TAG, "it", tagged=False).end_id == made.eos_token_id
+    with pytest.raises(UserError, match="the tokenizer is not byte-level"):
+        vocabulary.tables(made, TAG, "the tokenizer")
+    assert vocabulary.tables(made, TAG, "the tokenizer", tagged=False).end_id == made.eos_token_id
     made.eos_token = None
     with pytest.raises(UserError, match=r"neither .* nor an eos_token"):
-        vocabulary.tables(made, TAG, "it", tagged=False)
+        vocabulary.tables(made, TAG, "the tokenizer", tagged=False)
 
 
 def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> None:
@@ -157,7 +157,7 @@ def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> Non
     made.backend_tokenizer.normalizer = normalizers.NFC()
     made.backend_tokenizer.enable_truncation(3)
     made.backend_tokenizer.enable_padding(length=9)
-    tables = vocabulary.tables(made, TAG, "it")
+    tables = vocabulary.tables(made, TAG, "the tokenizer")
     text = "cafe\u0301 the river " * 9
     [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert row["tags"] == len(text.split()) - 1
@@ -168,16 +168,16 @@ def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> Non
 def test_encode_rows_rejects_text_altered_by_tokenizer(saved: str) -> None:
     made = vocabulary.load(saved)
     made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tables = vocabulary.tables(made, TAG, "it")
+    tables = vocabulary.tables(made, TAG, "the tokenizer")
     [row] = encode_rows(selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert "byte by byte" in row["rejected_reason"]
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
 
 
 def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [the] = tag.encode(tables, ["the"])
-    fooled = vocabulary.Vocabulary(
+    confused = vocabulary.Vocabulary(
         tables.backend_tokenizer,
         tables.size,
         tables.tag_id,
@@ -185,5 +185,5 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
         np.array(the),
         tables.byte_lengths,
     )
-    [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0).to_pylist()
+    [row] = encode_rows(selected("the", "refuse", False), confused, seed=0, tag_rate=0.0).to_pylist()
     assert "special token" in row["rejected_reason"]
