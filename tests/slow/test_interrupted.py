@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -55,15 +56,21 @@ def processes_of(folder: Path) -> list[str]:
     return commands
 
 
-def interrupt(process: subprocess.Popen[bytes], folder: Path, running: Callable[[], bool]) -> None:
-    """Send SIGINT to the job's process group, as a terminal does, once `running` returns true."""
+def run_until(folder: Path, job: str, words: list[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
+    """Start a job and wait until `ready` returns true or the job ends; retry if Ray does not start in time."""
+    for _ in range(3):
+        process = start(folder, job, *words)
+        eventually(lambda process=process: process.poll() is not None or ready(), LONG_S, every=0.1)
+        if process.poll() is None or "timed out during startup" not in (folder / "stderr").read_text():
+            break
+    return process
 
-    def ready() -> bool:
-        assert process.poll() is None, (folder / "stderr").read_text()
-        return running()
 
+def interrupt(folder: Path, job: str, words: list[str], running: Callable[[], bool]) -> None:
+    """Start a job and send SIGINT to its process group, as a terminal does, once `running` returns true."""
+    process = run_until(folder, job, words, running)
     try:
-        eventually(ready, LONG_S, every=0.1)
+        assert process.poll() is None, (folder / "stderr").read_text()
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(LONG_S) == 130
     finally:
@@ -71,6 +78,16 @@ def interrupt(process: subprocess.Popen[bytes], folder: Path, running: Callable[
     assert (folder / "stderr").read_text() == MESSAGE
     assert not (folder / "out" / "record.json").exists()
     eventually(lambda: not processes_of(folder), 60, told=lambda: processes_of(folder))
+
+
+def resume(folder: Path, job: str, words: list[str]) -> dict[str, Any]:
+    """Run the same command to its end and return the record."""
+    process = run_until(folder, job, words, lambda: False)
+    assert process.wait() == 0, (folder / "stderr").read_text()
+    assert (folder / "stderr").read_text() == ""
+    record = read_record(str(folder / "out"))
+    assert record is not None
+    return record
 
 
 def test_pretrain_interrupted_resumes_from_checkpoint(tmp_path: Path, write_rows: Callable[..., str]) -> None:
@@ -81,14 +98,10 @@ def test_pretrain_interrupted_resumes_from_checkpoint(tmp_path: Path, write_rows
         *(f"model.{name}={value}" for name, value in TINY.items()),
     ]  # fmt: skip
     metrics = Metrics(str(output))
-    interrupt(start(tmp_path, "pretrain", *words), tmp_path, lambda: metrics.progress()[0] > 20)
+    interrupt(tmp_path, "pretrain", words, lambda: metrics.progress()[0] > 20)
     before = metrics.lines()
     assert 20 < len(before) < STEPS
-    resumed = start(tmp_path, "pretrain", *words)
-    assert resumed.wait(LONG_S) == 0, (tmp_path / "stderr").read_text()
-    assert (tmp_path / "stderr").read_text() == ""
-    record = read_record(str(output))
-    assert record is not None
+    record = resume(tmp_path, "pretrain", words)
     assert record["steps"] == STEPS
     lines = metrics.lines()
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -114,10 +127,7 @@ def test_data_job_interrupted_resumes(job: str, tmp_path: Path, request: pytest.
     def running() -> bool:
         return job in (tmp_path / "stdout").read_text()
 
-    interrupt(start(tmp_path, job, *words), tmp_path, running)
+    interrupt(tmp_path, job, words, running)
     if job == "ingest":  # scoring all documents takes minutes; test_score_killed.py resumes a scoring job
-        resumed = start(tmp_path, job, *words)
-        assert resumed.wait(LONG_S) == 0, (tmp_path / "stderr").read_text()
-        record = read_record(str(tmp_path / "out"))
-        assert record is not None
+        record = resume(tmp_path, job, words)
         assert (record["rows_in"], record["rows_out"]) == (DOCUMENTS, DOCUMENTS)
