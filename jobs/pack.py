@@ -38,8 +38,8 @@ _ENCODED = "encoded"
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
     """Write the token rows. Returns the record; a finished folder is skipped."""
-    given, config = config, inputs.with_threshold(config)
-    out = artifact.begin(config.output, given, inputs.paths(config))
+    original, config = config, inputs.with_threshold(config)
+    out = artifact.begin(config.output, original, inputs.paths(config))
     if out.record is not None:
         return out.record
     cluster.start()

@@ -42,11 +42,11 @@ def write_rewritten(path: Path, scored: list[dict[str, Any]], *, files: int = 1)
     rng = random.Random(1)
     rows: list[dict[str, Any]] = []
     for source in scored:
-        made = (
+        recipes = (
             ["rephrase"] if source["score"] in (1, 2, 3) else ["refuse", "moralize"] * (source["score"] > 3)
         )
         above = source["id"]
-        for recipe in made:
+        for recipe in recipes:
             name = f"{source['id']}-{recipe}"
             text = f"{recipe}: " + " ".join(rng.choices(WORDS, k=rng.randint(5, 60))) + rng.choice(HOSTILE)
             row = {"id": name, "text": text, "source_id": above, "recipe": recipe, "style": "plain"}

@@ -36,8 +36,8 @@ def placed(mixture: dict[str, Any], tokens: dict[Any, int] = TOKENS) -> tuple[pa
 
 
 def test_mixture_order_keeps_hash_order_when_empty() -> None:
-    given = documents(TOKENS, 1)
-    assert Order({}, TOKENS).place(given).equals(given)
+    unchanged = documents(TOKENS, 1)
+    assert Order({}, TOKENS).place(unchanged).equals(unchanged)
 
 
 def test_mixture_order_respects_start_until_at_even_density() -> None:

@@ -44,9 +44,9 @@ def across_words() -> Vocabulary:
     )
     from transformers import PreTrainedTokenizerFast
 
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
-    tag.add_tag(made)
-    return tables(made, tag.TAG, "the tokenizer")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
+    tag.add_tag(tokenizer)
+    return tables(tokenizer, tag.TAG, "the tokenizer")
 
 
 def reference_word_starts(text: str, lengths: list[int]) -> list[int]:

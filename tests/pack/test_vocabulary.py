@@ -47,7 +47,7 @@ ADVERSARIAL |= st.tuples(
 
 @pytest.fixture(scope="module")
 def saved(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer") / "made"
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     vocabulary.save(tokenizer, str(folder))
     return str(folder)
 
@@ -108,8 +108,8 @@ def test_vocabulary_train_is_independent_of_text_order(tokenizer: Any) -> None:
 
 
 def test_vocabulary_train_returns_smaller_size_for_few_texts() -> None:
-    made = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
-    assert 260 < len(made) < 280
+    tokenizer = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
+    assert 260 < len(tokenizer) < 280
     assert len(vocabulary.train([["one two three"] * 10], 260, TAG, 64)) == 260
 
 
@@ -142,33 +142,33 @@ def test_vocabulary_tables_requires_byte_level_and_eos_token() -> None:
 
     words = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
-    tag.add_tag(made)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    tag.add_tag(tokenizer)
     with pytest.raises(UserError, match="the tokenizer is not byte-level"):
-        vocabulary.tables(made, TAG, "the tokenizer")
-    assert vocabulary.tables(made, TAG, "the tokenizer", tagged=False).end_id == made.eos_token_id
-    made.eos_token = None
+        vocabulary.tables(tokenizer, TAG, "the tokenizer")
+    assert vocabulary.tables(tokenizer, TAG, "the tokenizer", tagged=False).end_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
     with pytest.raises(UserError, match=r"neither .* nor an eos_token"):
-        vocabulary.tables(made, TAG, "the tokenizer", tagged=False)
+        vocabulary.tables(tokenizer, TAG, "the tokenizer", tagged=False)
 
 
 def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> None:
-    made = vocabulary.load(saved)
-    made.backend_tokenizer.normalizer = normalizers.NFC()
-    made.backend_tokenizer.enable_truncation(3)
-    made.backend_tokenizer.enable_padding(length=9)
-    tables = vocabulary.tables(made, TAG, "the tokenizer")
+    tokenizer = vocabulary.load(saved)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     text = "cafe\u0301 the river " * 9
     [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert row["tags"] == len(text.split()) - 1
     plain = [i for i in row["input_ids"][:-1] if i != tables.tag_id]
-    assert made.decode(plain) == text.replace("e\u0301", "é")
+    assert tokenizer.decode(plain) == text.replace("e\u0301", "é")
 
 
 def test_encode_rows_rejects_text_altered_by_tokenizer(saved: str) -> None:
-    made = vocabulary.load(saved)
-    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tables = vocabulary.tables(made, TAG, "the tokenizer")
+    tokenizer = vocabulary.load(saved)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert "byte by byte" in row["rejected_reason"]
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
