@@ -57,7 +57,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def run_until(folder: Path, job: str, words: list[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
-    """Start a job and wait until `ready` returns true or the job ends; retry if Ray does not start in time."""
+    """Start a job and wait until `ready` returns true or it ends; retry if Ray does not start in time."""
     for _ in range(3):
         process = start(folder, job, *words)
         eventually(lambda process=process: process.poll() is not None or ready(), LONG_S, every=0.1)
