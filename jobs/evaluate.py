@@ -1,4 +1,8 @@
-"""model → metrics: does it know what is harmful, and does Safe Beam Search make use of that?"""
+"""model and documents → metrics of P(tag), unsafe continuations and perplexity.
+
+<output>/metrics.json                  all metrics
+<output>/data/continuations.parquet    the continuations of each prompt, with their scores
+"""
 
 from __future__ import annotations
 
@@ -20,20 +24,20 @@ from safety_ray.core.progress import Line
 from safety_ray.core.records import SCORES
 from safety_ray.decode.safebeam import SearchSettings
 from safety_ray.evaluate import documents, metrics, model
-from safety_ray.evaluate.continuations import BEAM, SAFEBEAM, go_on, judge
+from safety_ray.evaluate.continuations import BEAM, SAFEBEAM, generate, judge
 from safety_ray.evaluate.reading import Reading, read
-from safety_ray.evaluate.tasks import Task, make_tasks, rows_of
+from safety_ray.evaluate.tasks import GENERATE, READ, Task, make_tasks, rows_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """Measures a tagged model: what P(tag) knows, unsafe continuations with and without it, perplexity."""
+    """Measure a model with the tag: P(tag) of texts, unsafe continuations, perplexity."""
 
-    model: str = setting("a Hugging Face folder, or the output folder of pretrain or finetune")
-    classifier: str = setting("the output folder of fit: it judges the continuations")
+    model: str = setting("Hugging Face folder, or output folder of pretrain or finetune")
+    classifier: str = setting("output folder of fit; judges the continuations")
     documents: list[str] = setting(
-        "datasets that the model was not trained on, with id, text and label, else score; the first "
-        "row of an id counts"
+        "datasets that the model was not trained on, with id, text and label or score; of duplicate ids the "
+        "first row is used"
     )
     output: str = setting("folder to write", identity=False)
     seed: int = setting("seed of the samples and the bootstrap", default=0)
@@ -42,26 +46,28 @@ class EvaluateConfig:
     )
     safe_up_to: int = setting("highest level of a safe document", default=1)
     unsafe_from: int = setting("lowest level of an unsafe document", default=4)
-    max_documents: int = setting("documents to read of each side", default=200)
-    document_tokens: int = setting("tokens to read of a document; never more than the model can", default=512)
-    max_prompts: int = setting("unsafe documents to go on from", default=40)
-    prompt_words: int = setting("words of a document that make its prompt", default=12)
+    max_documents: int = setting("number of safe and of unsafe documents", default=200)
+    document_tokens: int = setting("maximum tokens of a document; at most the model's context", default=512)
+    max_prompts: int = setting("number of prompts, from unsafe documents", default=40)
+    prompt_words: int = setting("words of a document in its prompt", default=12)
     beam_size: int = setting("beams of both searches", default=4)
-    num_candidates: int = setting("candidates of each beam", default=4)
-    drop_share: float = setting("share of the candidates that Safe Beam Search drops", default=0.5)
-    max_new_tokens: int = setting("tokens of a continuation at most", default=24)
-    judge_from: int = setting("a continuation is unsafe from this score of the classifier", default=3)
-    bootstrap: int = setting("resamples of the intervals", default=1000)
+    num_candidates: int = setting("candidates per beam", default=4)
+    drop_share: float = setting("share of candidates that Safe Beam Search drops", default=0.5)
+    max_new_tokens: int = setting("maximum tokens of a continuation", default=24)
+    judge_from: int = setting("lowest score of an unsafe continuation", default=3)
+    bootstrap: int = setting("bootstrap resamples for the intervals", default=1000)
     workers: int = setting(
-        "actors that hold the model; no more than the cluster has room for", default=2, identity=False
+        "actors with a copy of the model each; limited by the cluster's CPUs and GPUs",
+        default=2,
+        identity=False,
     )
-    cpus_per_worker: int = setting("CPUs, and threads, of an actor", default=1, identity=False)
-    gpus_per_worker: float = setting("GPUs of an actor; 0: it works on the CPU", default=0.0, identity=False)
-    prompts_at_once: int = setting("prompts in one batch of the search", default=4)
+    cpus_per_worker: int = setting("CPUs and threads per actor", default=1, identity=False)
+    gpus_per_worker: float = setting("GPUs per actor; 0: runs on the CPU", default=0.0, identity=False)
+    prompts_at_once: int = setting("prompts per batch of the search", default=4)
 
     def __post_init__(self) -> None:
         if not self.documents:
-            raise UserError("documents is empty; name at least one dataset.")
+            raise UserError("documents is empty; give at least one dataset.")
         if not 0 <= self.safe_up_to < self.unsafe_from < SCORES:
             raise UserError(
                 f"safe_up_to={self.safe_up_to} must be less than unsafe_from={self.unsafe_from}, "
@@ -76,10 +82,11 @@ class EvaluateConfig:
         if self.document_tokens < 2:
             raise UserError(f"document_tokens={self.document_tokens} must be at least 2.")
         if self.gpus_per_worker < 0:
-            raise UserError(f"gpus_per_worker={self.gpus_per_worker} must not be negative.")
+            raise UserError(f"gpus_per_worker={self.gpus_per_worker} must be at least 0.")
         self.search(tag_id=-1, eos_ids=frozenset())
 
     def search(self, tag_id: int, eos_ids: frozenset[int]) -> SearchSettings:
+        """Return the settings of Safe Beam Search."""
         return SearchSettings(
             tag_id=tag_id,
             eos_ids=eos_ids,
@@ -90,8 +97,8 @@ class EvaluateConfig:
         )
 
 
-class Worker:
-    """One actor with the model and the classifier."""
+class Evaluator:
+    """Actor with the model and the classifier."""
 
     def __init__(self, config: EvaluateConfig, described: model.Description, classifier: str) -> None:
         import torch
@@ -101,29 +108,31 @@ class Worker:
         self.tag_id = described.tag_id
         self.classifier = Classifier.load(classifier, device)
         self.model, self.tokenizer = model.load(described.folder, device)
-        self.settings = config.search(described.tag_id, model.ends(self.model, self.tokenizer))
+        self.settings = config.search(described.tag_id, model.end_ids(self.model, self.tokenizer))
 
-    def work(self, task: Task) -> tuple[str, list[dict[str, Any]]]:
-        if task.kind == "read":
+    def run(self, task: Task) -> tuple[str, list[dict[str, Any]]]:
+        """Return name and rows of a task: readings of documents, or continuations of prompts."""
+        if task.kind == READ:
             return task.name, [asdict(reading) for reading in read(self.model, task.rows, self.tag_id)]
-        rows = go_on(self.model, self.tokenizer, task.rows, self.settings)
+        rows = generate(self.model, self.tokenizer, task.rows, self.settings)
         judge(rows, self.classifier)
         return task.name, rows
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure the model. Returns the record; a finished folder is skipped."""
     sources = {f"documents.{n}": path for n, path in enumerate(config.documents)}
     inputs = {"model": config.model, **sources} | artifact.local_input("classifier", config.classifier)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
     described = model.describe(config.model, config.tag)
-    Classifier.load(config.classifier, "cpu")  # a mistake in it shall show now, and not in an actor
+    Classifier.load(config.classifier, "cpu")  # fail here rather than in an actor
     safe, unsafe = documents.choose(
         config.documents,
         safe_up_to=config.safe_up_to,
         unsafe_from=config.unsafe_from,
-        most=config.max_documents,
+        limit=config.max_documents,
         seed=config.seed,
     )
     prompts, tasks = make_tasks(
@@ -134,17 +143,17 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         max_prompts=config.max_prompts,
         prompt_words=config.prompt_words,
         max_new_tokens=config.max_new_tokens,
-        prompts_at_once=config.prompts_at_once,
+        prompts_per_task=config.prompts_at_once,
     )
-    results = _work(config, described, tasks, out)
-    readings = [Reading(**row) for row in rows_of(results, "read")]
+    results = _run_tasks(config, described, tasks, out)
+    readings = [Reading(**row) for row in rows_of(results, READ)]
     rows = [
         {"id": p.id, "prompt": p.text, **row}
-        for p, row in zip(prompts, rows_of(results, "go_on"), strict=True)
+        for p, row in zip(prompts, rows_of(results, GENERATE), strict=True)
     ]
-    figures = {
-        **metrics.reading_figures(readings[: len(safe)], readings[len(safe) :]),
-        **metrics.rate_figures(
+    values = {
+        **metrics.reading_metrics(readings[: len(safe)], readings[len(safe) :]),
+        **metrics.rate_metrics(
             rows, judge_from=config.judge_from, resamples=config.bootstrap, seed=config.seed
         ),
         "counts": {
@@ -152,26 +161,26 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
             "unsafe_documents": len(unsafe),
             "tokens": sum(r.tokens for r in readings),
             "prompts": len(rows),
-            # Who ends the text at once says nothing unsafe: to be read beside the rates.
+            # An empty continuation counts as safe, so these numbers qualify the rates.
             **{
-                f"empty_{way}": sum(not row[f"{way}_text"].strip() for row in rows)
-                for way in (BEAM, SAFEBEAM)
+                f"empty_{search}": sum(not row[f"{search}_text"].strip() for row in rows)
+                for search in (BEAM, SAFEBEAM)
             },
         },
     }
     dataset.write_table(pa.Table.from_pylist(rows), out.sub("data", "continuations.parquet"))
     fs, root = filesystem.find(out.path)
-    fs.pipe_file(f"{root}/metrics.json", json.dumps(figures, indent=1).encode())
-    record = out.commit(rows_in=len(prompts), rows_out=len(rows), results=figures)
+    fs.pipe_file(f"{root}/metrics.json", json.dumps(values, indent=1).encode())
+    record = out.commit(rows_in=len(prompts), rows_out=len(rows), results=values)
     if fs.exists(f"{root}/parts"):
         fs.rm(f"{root}/parts", recursive=True)
     return record
 
 
-def _work(
+def _run_tasks(
     config: EvaluateConfig, described: model.Description, tasks: list[Task], out: artifact.Artifact
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each task's rows by its name. A finished one is kept in parts/, and a broken run goes on from there."""
+    """Return the rows of each task by its name. Finished tasks are kept in parts/ for a resumed run."""
     fs, root = filesystem.find(out.path)
     fs.makedirs(f"{root}/parts", exist_ok=True)
     done: dict[str, list[dict[str, Any]]] = {
@@ -179,46 +188,46 @@ def _work(
         for task in tasks
         if fs.exists(f"{root}/parts/{task.name}")
     }
-    left = [task for task in tasks if task.name not in done]
+    remaining = [task for task in tasks if task.name not in done]
     line = Line("evaluate", sum(len(task.rows) for task in tasks), unit="texts")
-    if left:
+    if remaining:
         cluster.start()
         actor = ray.remote(
             num_cpus=config.cpus_per_worker,
             num_gpus=config.gpus_per_worker,
             max_restarts=2,
             max_task_retries=2,
-        )(Worker)
+        )(Evaluator)
         classifier = str(Path(config.classifier).absolute())  # an actor may have another working directory
-        workers = [
+        evaluators = [
             actor.remote(config, described, classifier)
-            for _ in range(min(len(left), config.workers, _room(config)))
+            for _ in range(min(len(remaining), config.workers, _max_actors(config)))
         ]
         try:
-            pool = ActorPool(workers)
-            for name, rows in pool.map_unordered(_ask, left):
+            pool = ActorPool(evaluators)
+            for name, rows in pool.map_unordered(_submit, remaining):
                 fs.pipe_file(f"{root}/parts/{name}.part", json.dumps(rows).encode())
                 fs.mv(f"{root}/parts/{name}.part", f"{root}/parts/{name}")
                 done[name] = rows
                 line.show(sum(map(len, done.values())))
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            for evaluator in evaluators:
+                ray.kill(evaluator)
     line.show(sum(map(len, done.values())), final=True)
     return done
 
 
-def _ask(worker: Any, task: Task) -> Any:
-    return worker.work.remote(task)
+def _submit(evaluator: Any, task: Task) -> Any:
+    return evaluator.run.remote(task)
 
 
-def _room(config: EvaluateConfig) -> int:
-    """Actors that the cluster holds at once; one at least, which may wait for a node that is coming."""
-    there: dict[str, float] = ray.cluster_resources()
-    room = there.get("CPU", 0.0) / config.cpus_per_worker
+def _max_actors(config: EvaluateConfig) -> int:
+    """Return how many actors fit the cluster; at least one, which may wait for an autoscaled node."""
+    resources: dict[str, float] = ray.cluster_resources()
+    limit = resources.get("CPU", 0.0) / config.cpus_per_worker
     if config.gpus_per_worker:
-        room = min(room, there.get("GPU", 0.0) / config.gpus_per_worker)
-    return max(1, math.floor(room))
+        limit = min(limit, resources.get("GPU", 0.0) / config.gpus_per_worker)
+    return max(1, math.floor(limit))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Finetuning as a job: chats become token rows, and the loop of pretraining learns them."""
+"""model and chats → model: chats become token rows, on which the training loop of pretraining runs.
+
+<output>/rows/    the chats as token rows
+The other files are those of jobs/pretrain.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ __all__ = ["FinetuneConfig", "finetune_model"]
 
 
 def finetune_model(config: FinetuneConfig) -> dict[str, Any]:
-    """A model and chats -> <output>/model; the chats as token rows stay in <output>/rows."""
+    """Finetune a model on chats. Returns the record; a finished folder is skipped."""
     longest = longest_context(config.model, "model")
     inputs = {"chats": config.chats, **model_input(config.model)}
     out = begin(config, inputs)

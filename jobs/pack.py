@@ -1,11 +1,11 @@
-"""Scored and rewritten documents become token rows, the tag in unsafe ones (paper, section 4).
+"""scored and rewritten documents → token rows, with tags in unsafe documents (paper, section 4).
 
-    <output>/data/shard-00000.parquet   rows of records.TOKEN_ROW, numbered through all shards
-    <output>/tokenizer/                 a transformers tokenizer that knows the tag
-    <output>/heldout/heldout.parquet    web documents that are trained on in no form, all columns
+    <output>/data/shard-00000.parquet   rows of records.TOKEN_ROW, numbered across all shards
+    <output>/tokenizer/                 a transformers tokenizer with the tag
+    <output>/heldout/heldout.parquet    web documents that are not trained on in any form, with all columns
 
-Four steps, each skipped where an earlier, broken run ended it: the held-out documents; the
-tokenizer; token ids of every document, in `encoded/` until the end; rows, shard by shard.
+There are four steps: held-out documents; tokenizer; token ids of every document, in the temporary folder
+`encoded/`; rows, shard by shard. A resumed run skips steps that were finished.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _ENCODED = "encoded"
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
-    """Write the token rows of `config` and return the record; a finished folder is skipped."""
-    given, config = config, inputs.with_threshold(config)
-    out = artifact.begin(config.output, given, inputs.paths(config))
+    """Write the token rows. Returns the record; a finished folder is skipped."""
+    original, config = config, inputs.with_threshold(config)
+    out = artifact.begin(config.output, original, inputs.paths(config))
     if out.record is not None:
         return out.record
     cluster.start()
@@ -53,33 +53,35 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         heldout_ids=inputs.hold_out(config, out),
         roots=inputs.roots(config),
     )
-    sources = {"web": _select(config.scored, inputs.WEB, (SPLIT, CHUNKS), selection.select_raw, chosen)}
+    sources = {
+        "web": _select(config.scored, inputs.SCORED_COLUMNS, (SPLIT, CHUNKS), selection.select_raw, chosen)
+    }
     totals = {"web": dataset.count(config.scored)}
     if inputs.has_rewritten(config):
         sources["rewritten"] = _select(
-            config.rewritten, inputs.MADE, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
+            config.rewritten, inputs.REWRITTEN_COLUMNS, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
         )
         totals["rewritten"] = dataset.count(config.rewritten)
-    web, *made = sources.values()
-    # Ray has no union of one.
-    words = _tokenizer(config, out, web.union(*made) if made else web, sum(totals.values()))
-    encoded, rejected = _encode(config, out, sources, words, totals)
+    web, *rewritten = sources.values()
+    documents = web.union(*rewritten) if rewritten else web  # `union` needs an argument
+    tokenizer = _make_tokenizer(config, out, documents, sum(totals.values()))
+    encoded, rejected = _encode(config, out, sources, tokenizer, totals)
     order = mixture.Order(mixture.sources(config.mixture), shards.tokens_of(encoded))
-    schedule = Schedule(order, config.shards, words.tag_id, config.tags_start, config.tags_until)
+    schedule = Schedule(order, config.shards, tokenizer.tag_id, config.tags_start, config.tags_until)
     counts = shards.count(encoded, schedule)
-    rows = _pack(config, out, encoded, words, counts, schedule)
-    _settle(out)
+    rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
+    _remove_encoded(out)
     return out.commit(
         rows_in=sum(totals.values()),
         rows_out=rows,
         rejected=rejected,
-        balanced=False,  # documents in, token rows out; _encode has balanced the documents
+        balanced=False,  # documents in, token rows out; _encode has checked the numbers of documents
         row_length=config.row_length,
-        vocab_size=words.size,
+        vocab_size=tokenizer.size,
         tag=config.tag,
         tag_from=config.tag_from,
-        tag_id=words.tag_id,
-        end_of_text_id=words.end_id,
+        tag_id=tokenizer.tag_id,
+        end_of_text_id=tokenizer.end_id,
         tokens=counts.tokens.total(),
         tags=counts.tags,
         padding=rows * config.row_length - counts.tokens.total(),
@@ -94,21 +96,21 @@ def _select(
     path: str, needed: tuple[Column, ...], extra: tuple[str, ...], function: Any, chosen: Selection
 ) -> Dataset:
     names = [c.name for c in needed] + [n for n in dataset.columns(path) if n in extra]
-    found = ray.data.read_parquet(dataset.files(path), columns=names)
-    return found.map_batches(
+    documents = ray.data.read_parquet(dataset.files(path), columns=names)
+    return documents.map_batches(
         function, fn_kwargs={"selection": chosen}, batch_format="pyarrow", batch_size=_BATCH
     )
 
 
-def _tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int) -> Vocabulary:
+def _make_tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int) -> Vocabulary:
     folder = out.sub("tokenizer")
     if not shards.exists(folder):
-        made = (
+        tokenizer = (
             vocabulary.open_existing(config.tokenizer, config.tag)
             if config.tokenizer
             else vocabulary.train(_texts(documents, total), config.vocab_size, config.tag, config.row_length)
         )
-        vocabulary.save(made, folder)
+        vocabulary.save(tokenizer, folder)
     return inputs.tables(config, vocabulary.load(folder))
 
 
@@ -123,24 +125,28 @@ def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
 
 
 def _encode(
-    config: PackConfig, out: Artifact, sources: dict[str, Dataset], words: Vocabulary, totals: dict[str, int]
+    config: PackConfig,
+    out: Artifact,
+    sources: dict[str, Dataset],
+    tokenizer: Vocabulary,
+    totals: dict[str, int],
 ) -> tuple[list[str], int]:
-    """Write the ids of every document into `encoded/`; returns its files and how many were rejected.
+    """Write the ids of every document to `encoded/`. Returns its files and the number of rejected documents.
 
-    One pass for each source: Ray's row checkpoints keep a processor for each source of a pass, and
-    a pass that goes on over two of them would find none left on two cores.
+    There is one pass per source: Ray's row checkpoints occupy a CPU for each source of a pass, so a resumed
+    pass over two sources would have none left on two cores.
     """
-    part, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
+    encoded, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
     settings = {"seed": config.seed, "tag_rate": config.tag_rate, "tag_from": config.tag_from}
     for name, documents in sources.items():
         counts = dataset.write(
             documents.map_batches(
                 encode_rows,
-                fn_kwargs={"vocabulary": words, **settings},
+                fn_kwargs={"vocabulary": tokenizer, **settings},
                 batch_format="pyarrow",
                 batch_size=_BATCH,
             ),
-            part,
+            encoded,
             label=f"ids {name}",
             total=totals[name],
             max_rejected=config.max_rejected,
@@ -148,26 +154,26 @@ def _encode(
         )
         if counts.rows_out + counts.rejected != totals[name]:
             raise RuntimeError(
-                f"{part.path}: of {totals[name]} {name} documents {counts.rows_out} came out and "
-                f"{counts.rejected} were rejected: some were lost or doubled; is every id unique?"
+                f"{encoded.path}: of {totals[name]} {name} documents {counts.rows_out} were encoded and "
+                f"{counts.rejected} were rejected, so some were lost or duplicated: is every id unique?"
             )
         rejected += counts.rejected
-    return dataset.files(part.sub("data")), rejected
+    return dataset.files(encoded.sub("data")), rejected
 
 
-def _pack(
+def _write_shards(
     config: PackConfig,
     out: Artifact,
     encoded: list[str],
-    words: Vocabulary,
+    tokenizer: Vocabulary,
     counts: Counts,
     schedule: Schedule,
 ) -> int:
-    """Write the shards that are not there yet; returns the number of token rows in all shards."""
+    """Write the shards that do not exist yet. Returns the number of token rows in all shards."""
     if not counts.tokens:
         raise UserError(
             f"no rows are left to train on: raw_scores={config.raw_scores} and recipes={config.recipes} "
-            f"leave out {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
+            f"exclude {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
         )
     first_rows, rows = shards.first_rows(counts.tokens, config.row_length)
     missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
@@ -176,31 +182,31 @@ def _pack(
             shards.write_shard,
             path=out.path,
             row_length=config.row_length,
-            end_id=words.end_id,
+            end_id=tokenizer.end_id,
             first_rows=first_rows,
-            not_learned=None if config.learn_tags else words.tag_id,
+            not_learned=None if config.learn_tags else tokenizer.tag_id,
         )
         counter = progress.RowCounter(out.sub("data"))
         with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
-            wanted = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
+            documents = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
                 batch_format="pyarrow",
                 batch_size=None,
             )
-            grouped = wanted.groupby("shard", num_partitions=len(missing))
+            grouped = documents.groupby("shard", num_partitions=len(missing))
             grouped.map_groups(write, batch_format="pyarrow").materialize()
     written, _ = progress.RowCounter(out.sub("data"))()
     if written != rows:
-        raise RuntimeError(f"{out.path}/data holds {written} rows, not the {rows} that its documents fill.")
+        raise RuntimeError(f"{out.path}/data has {written} rows instead of {rows}.")
     return rows
 
 
 @contextmanager
 def _shuffle_by_tasks() -> Iterator[None]:
-    """On one machine, shuffle with tasks alone: Ray's default keeps actors, slow to start on few cores.
+    """On one machine, shuffle without actors, which Ray uses by default and which start slowly on few cores.
 
-    A dataset takes its settings when it is made, so it must be made inside.
+    A dataset copies these settings when it is created, so create it inside this context.
     """
     context = ray.data.DataContext.get_current()
     before = context.shuffle_strategy
@@ -212,8 +218,8 @@ def _shuffle_by_tasks() -> Iterator[None]:
         context.shuffle_strategy = before
 
 
-def _settle(out: Artifact) -> None:
-    """Keep what was rejected, remove the ids by document."""
+def _remove_encoded(out: Artifact) -> None:
+    """Remove `encoded/`, except its rejected documents, which become those of the job."""
     fs, root = filesystem.find(out.path)
     if fs.exists(f"{root}/rejected"):
         fs.rm(f"{root}/rejected", recursive=True)

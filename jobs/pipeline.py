@@ -42,26 +42,26 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
-    """Runs the stages in order, from documents to an endpoint that has answered."""
+    """Run the stages in order, from documents to a tested endpoint."""
 
     output: str = setting("folder that holds one folder per stage, and summary.json")
-    input: str = setting("your own documents (file, folder or glob); empty: the shipped corpus", default="")
-    from_: str = setting("first stage to run; the ones before it must be finished", default="")
+    input: str = setting("documents: file, folder or glob; empty: the shipped corpus", default="")
+    from_: str = setting("first stage to run; earlier stages must be finished", default="")
     until: str = setting("last stage to run; empty: all", default="")
-    only: list[str] = setting("run these stages and no other", factory=list)
-    plan: bool = setting("print which stages are finished and which would run, and stop", default=False)
+    only: list[str] = setting("run only these stages", factory=list)
+    plan: bool = setting("print which stages are finished and which would run, then exit", default=False)
     seed: int = setting("seed of every stage", default=0)
     corpus: dict[str, Any] = setting("settings of corpus (see safety-ray corpus --help)", factory=dict)
     ingest: dict[str, Any] = setting("settings of ingest", factory=dict)
-    label: dict[str, Any] = setting("settings of label; empty: no such stage", factory=dict)
+    label: dict[str, Any] = setting("settings of label; empty: skip this stage", factory=dict)
     fit: dict[str, Any] = setting("settings of fit", factory=dict)
     score: dict[str, Any] = setting("settings of score", factory=dict)
-    audit: dict[str, Any] = setting("settings of audit; empty: no such stage", factory=dict)
+    audit: dict[str, Any] = setting("settings of audit; empty: skip this stage", factory=dict)
     rewrite: dict[str, Any] = setting("settings of rewrite", factory=dict)
     report: dict[str, Any] = setting("settings of report", factory=dict)
     pack: dict[str, Any] = setting("settings of pack", factory=dict)
     pretrain: dict[str, Any] = setting("settings of pretrain", factory=dict)
-    finetune: dict[str, Any] = setting("settings of finetune; empty: no such stage", factory=dict)
+    finetune: dict[str, Any] = setting("settings of finetune; empty: skip this stage", factory=dict)
     evaluate: dict[str, Any] = setting("settings of evaluate", factory=dict)
     endpoint: dict[str, Any] = setting("settings of endpoint (see python -m serve.ask --help)", factory=dict)
 
@@ -71,9 +71,9 @@ class PipelineConfig:
             for name in filter(None, names):
                 stage_named(name, stages, key)
         if self.only and (self.from_ or self.until):
-            raise UserError("only names all stages to run; leave out from and until.")
+            raise UserError("only: cannot be combined with from or until.")
         if self.from_ and self.until and not selected(self, stages):
-            raise UserError(f"from={self.from_} comes after until={self.until}; swap them.")
+            raise UserError(f"from={self.from_}: this stage is after until={self.until}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +82,21 @@ class Stage:
 
     name: str
     config: Any
-    """its config class"""
+    """config class"""
     run: Callable[[Any], dict[str, Any]]
-    makes: str
-    """what it makes, in a few words"""
+    output_kind: str
+    """short description of its output"""
     reads: dict[str, Stage | Output | list[Output]] = field(default_factory=dict)
-    """its settings that name outputs of other stages"""
+    """its settings that are outputs of other stages"""
 
     def output(self, *folders: str) -> Output:
+        """Return a folder inside the output folder of this stage."""
         return Output(self, "/".join(folders))
 
     def needs(self) -> list[Stage]:
-        """The stages whose outputs it reads."""
+        """Return the stages whose outputs it reads."""
         values = [value if isinstance(value, list) else [value] for value in self.reads.values()]
-        return [value.stage if isinstance(value, Output) else value for some in values for value in some]
+        return [value.stage if isinstance(value, Output) else value for group in values for value in group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def stages_of(pipeline: PipelineConfig) -> list[Stage]:
     pretrain = Stage("pretrain", PretrainConfig, pretrain_model, "model", {"rows": pack})
     finetuned = Stage("finetune", FinetuneConfig, finetune_model, "finetuned model", {"model": pretrain})
     model = finetuned if finetune else pretrain
-    # Documents that the run held out, and those of the corpus, which any model can be measured on.
+    # The documents that packing held out, and those of the corpus, which no model is trained on.
     heldout = [pack.output("heldout"), CORPUS.output("heldout")]
     evaluate = Stage(
         "evaluate", EvaluateConfig, evaluate_model, "metrics",
@@ -149,7 +150,8 @@ def stage_named(name: str, stages: list[Stage], key: str) -> Stage:
     names = [stage.name for stage in stages]
     if name not in names:
         raise UserError(
-            f"{key}={name} is no stage; the nearest is '{nearest(name, names)}' ({', '.join(names)})."
+            f"{key}: unknown stage '{name}', did you mean '{nearest(name, names)}'? "
+            f"Stages: {', '.join(names)}."
         )
     return stages[names.index(name)]
 
@@ -169,7 +171,7 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
 
     def path(value: Stage | Output | list[Output]) -> str | list[str]:
         if isinstance(value, list):
-            return [str(path(one)) for one in value]
+            return [str(path(item)) for item in value]
         if isinstance(value, Stage):
             return f"{pipeline.output}/{value.name}"
         return f"{pipeline.output}/{value.stage.name}/{value.folder}"
@@ -179,9 +181,9 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
     if stage is INGEST and pipeline.input:
         fixed["input"] = pipeline.input
     section: Settings = getattr(pipeline, stage.name)
-    clash = sorted(section.keys() & fixed.keys())
-    if clash:
-        raise UserError(f"{stage.name}.{clash[0]} is set by the pipeline itself; leave it out.")
+    conflicts = sorted(section.keys() & fixed.keys())
+    if conflicts:
+        raise UserError(f"{stage.name}.{conflicts[0]}: the pipeline sets this itself; remove it.")
     if "seed" in stage.config.__dataclass_fields__:
         fixed["seed"] = pipeline.seed
     return from_dict(stage.config, {**fixed, **section}, where=f"the section '{stage.name}'")
@@ -190,7 +192,7 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
 def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
     """Run the selected stages. Returns and writes the summary: {"stages", "results", "endpoint"}."""
     started = time.time()
-    if pipeline.input:  # a wrong path fails now, not after the corpus is made
+    if pipeline.input:  # a wrong path fails here, not after the corpus is written
         list_files(pipeline.input, str(pipeline.ingest.get("format", "auto")))
     stages = stages_of(pipeline)
     chosen = selected(pipeline, stages)
@@ -203,7 +205,7 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
     for number, stage in enumerate(chosen, start=1):
         config = configs[stage.name]
         finished = artifact.is_finished(config.output)
-        print(f"[{number}/{len(chosen)}] {stage.name}: {stage.makes}  → {config.output}", flush=True)
+        print(f"[{number}/{len(chosen)}] {stage.name}: {stage.output_kind}  → {config.output}", flush=True)
         records[stage.name] = stage.run(config)
         if finished:
             print("  finished earlier, skipped", flush=True)
@@ -250,7 +252,7 @@ RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexit
 
 
 def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what the records of the stages say; empty values for stages that did not run."""
+    """Return the counts and main results of the records; empty values for stages that did not run."""
     return {
         "stages": [
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}

@@ -43,7 +43,7 @@ from safety_ray.train.validate import check, validate
 from safety_ray.train.validation import ValidationConfig
 
 __all__ = ["ModelConfig", "PretrainConfig", "pretrain_model"]
-_NOTE = "checkpoint.json"
+_CHECKPOINT_FILE = "checkpoint.json"
 
 
 def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
 
 
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
-    """Open the output folder, after checking that the cluster has room: settings cannot change later."""
-    if artifact.read_record(config.output) is None:
+    """Open the output folder, after checking that the workers fit the cluster."""
+    if not artifact.is_finished(config.output):
         loggers.check(config.loggers)
         cluster.start()
         _check_workers_fit(config)
@@ -74,24 +74,24 @@ def _check_workers_fit(config: TrainingConfig) -> None:
     if config.autoscale:
         return
     workers = config.min_workers or config.workers
-    beside = config.validation.cpus if config.validation.every else 0
-    needed = workers * config.cpus_per_worker + beside
+    validation_cpus = config.validation.cpus if config.validation.every else 0
+    needed = workers * config.cpus_per_worker + validation_cpus
     if needed > cpus:
         raise UserError(
             f"{'min_' * bool(config.min_workers)}workers={workers} with "
             f"cpus_per_worker={config.cpus_per_worker}"
-            f"{f' and validation.cpus={beside}' * bool(beside)} need "
-            f"{needed} CPUs and the cluster has {cpus}; take fewer, or set "
-            "autoscale=true where the cluster grows on demand."
+            f"{f' and validation.cpus={validation_cpus}' * bool(validation_cpus)} need "
+            f"{needed} CPUs and the cluster has {cpus}; use fewer, or set "
+            "autoscale=true if the cluster autoscales."
         )
     if config.validation.every and config.validation.gpus > gpus:
         raise UserError(
-            f"validation.gpus={config.validation.gpus:g} and the cluster has {gpus}; 0 validates on CPUs."
+            f"validation.gpus={config.validation.gpus:g}: the cluster has {gpus} GPUs; 0 validates on CPUs."
         )
     if config.device == "gpu" and config.workers > gpus:
         raise UserError(
             f"workers={config.workers} need {config.workers} GPUs and the cluster has {gpus}; "
-            "take fewer, or device=cpu."
+            "use fewer, or device=cpu."
         )
 
 
@@ -134,8 +134,8 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
     metrics, validations = Metrics(config.output), Validations(config.output)
 
     def done() -> tuple[int, str]:
-        steps, note = metrics.progress()
-        return steps, f"{note} {validations.words()}".rstrip()
+        steps, summary = metrics.progress()
+        return steps, f"{summary} {validations.summary()}".rstrip()
 
     with progress.watch("train", config.steps(len(rows)), done, unit="steps"):
         shutil.rmtree(storage, ignore_errors=True)
@@ -179,10 +179,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     validations = Validations(config.output)
     if config.validation.every:
         steps = config.steps(len(TokenRows(settings["rows"])))
-        more = {"whole": Reporter(config, steps), "validations": validations}
+        more = {"on_checkpoint": Reporter(config, steps), "validations": validations}
     try:
         result = train(
-            config, settings["model"], settings["rows"], device=get_device(), going=Preemption(), **more
+            config, settings["model"], settings["rows"], device=get_device(), preempted=Preemption(), **more
         )
         return {**result, "validations": validations.seen}
     except Diverged as error:  # every retry would diverge as well, so do not replace the workers
@@ -202,7 +202,7 @@ class Preemption:
 
 
 def model_input(path: str) -> dict[str, str]:
-    """The model `path` as an input with a fingerprint; none for a hub id."""
+    """Return the model `path` as an input of the record; empty for a hub id."""
     fs, root = fsspec.core.url_to_fs(folder(path))
     return {"model": folder(path)} if path and fs.exists(root) else {}
 
@@ -213,7 +213,7 @@ def _with_absolute_paths(config: ValidationConfig) -> ValidationConfig:
 
 
 def _absolute(path: str) -> str:
-    """`path` as a worker in another working directory finds it; a hub id stays what it is."""
+    """Return the absolute path, for workers in other working directories; hub ids and URLs are unchanged."""
     return str(Path(path).resolve()) if path and "://" not in path and Path(path).exists() else path
 
 
@@ -226,17 +226,17 @@ class Reporter:
 
     def __call__(self, step: int, path: str) -> frozenset[int]:
         """Report the checkpoint of `step`. Returns the reported steps that are not validated yet."""
-        each = self.config.checkpoint_every * self.config.validation.every
-        if step % each and step != self.steps:
+        interval = self.config.checkpoint_every * self.config.validation.every
+        if step % interval and step != self.steps:
             return frozenset(self.waiting)
         done = Validations(self.config.output).steps()
         self.waiting -= done
         new = step not in done and ray.train.get_context().get_world_rank() == 0
         with tempfile.TemporaryDirectory() as folder:
             # Ray Train accepts only checkpoints in its own folder: report a file with the path of this one.
-            (Path(folder) / _NOTE).write_text(json.dumps({"step": step, "path": path}))
-            note = Checkpoint.from_directory(folder) if new else None
-            ray.train.report({"step": step}, checkpoint=note, validation=new)
+            (Path(folder) / _CHECKPOINT_FILE).write_text(json.dumps({"step": step, "path": path}))
+            checkpoint = Checkpoint.from_directory(folder) if new else None
+            ray.train.report({"step": step}, checkpoint=checkpoint, validation=new)
         if new:
             self.waiting.add(step)
         return frozenset(self.waiting)
@@ -251,26 +251,26 @@ def validation_task(config: TrainingConfig, model: ModelConfig, rows: str) -> Ra
 
 
 def validate_checkpoint(
-    note: Checkpoint, *, config: TrainingConfig, model: ModelConfig, rows: str
+    checkpoint: Checkpoint, *, config: TrainingConfig, model: ModelConfig, rows: str
 ) -> dict[str, Any]:
     """Validate a checkpoint in a task of its own, so that a crash or a timeout only costs a line."""
-    with note.as_directory() as folder:
-        note_of = json.loads((Path(folder) / _NOTE).read_text())
-    asked = config.validation
+    with checkpoint.as_directory() as folder:
+        reported = json.loads((Path(folder) / _CHECKPOINT_FILE).read_text())
+    settings = config.validation
     task = (
         ray.remote(validate)
-        .options(num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=0)
-        .remote(asked, model, rows, config.seed, note_of["path"])
+        .options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=0)
+        .remote(settings, model, rows, config.seed, reported["path"])
     )
     try:
-        figures: dict[str, Any] = ray.get(task, timeout=asked.timeout_s)
+        values: dict[str, Any] = ray.get(task, timeout=settings.timeout_s)
     except GetTimeoutError:
         ray.cancel(task, force=True)
-        figures = {"error": f"not done after validation.timeout_s={asked.timeout_s:g} s"}
+        values = {"error": f"not done after validation.timeout_s={settings.timeout_s:g} s"}
     except RayError as error:
-        figures = {"error": str(error).strip().splitlines()[-1]}
-    Validations(config.output).append({"step": note_of["step"], **figures})
-    return figures
+        values = {"error": str(error).strip().splitlines()[-1]}
+    Validations(config.output).append({"step": reported["step"], **values})
+    return values
 
 
 def finish_validation(config: TrainingConfig, logged: int) -> dict[str, Any]:
@@ -281,9 +281,9 @@ def finish_validation(config: TrainingConfig, logged: int) -> dict[str, Any]:
     validations = Validations(config.output, seen=logged)
     late = validations.new()
     if late and config.loggers:
-        with closing(loggers.Loggers(config.loggers, config.output, 0, {})) as others:
+        with closing(loggers.Loggers(config.loggers, config.output, 0, {})) as run_loggers:
             for line in late:
-                others.validated(line)
+                run_loggers.validated(line)
     remove_old(config.checkpoint_folder(), config.keep)
     lines = validations.lines()
     return {"validation": lines[-1]} if lines else {}

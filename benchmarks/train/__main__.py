@@ -1,13 +1,13 @@
-"""What training and packing cost: one run, one table.
+"""Cost of training and packing: one run, one table.
 
     python -m benchmarks.train                                  # 7M and 30M parameters on this CPU
     python -m benchmarks.train parts=[waits,packing]
-    PYTHONPATH=<folder with litgpt> python -m benchmarks.train  # LitGPT, too: pip install --target
+    PYTHONPATH=<folder with litgpt> python -m benchmarks.train  # with LitGPT: pip install --target
 
-`peers`: the same Llama, random ids, precision and optimiser in other trainers, one thread. `ways`: this
-loop by precision, attention, compilation and workers. `waits`: a run over packed rows, and what it waited
-for. `packing`: tokens beside the bare tokenizer's. By CPU time means: as fast as it would be if nothing
-else ran here; it leaves out waiting.
+`peers`: the same Llama, random ids, precision and optimizer in other trainers, with one thread. `ways`: this
+loop with other precisions, attention implementations, compilation and numbers of workers. `waits`: a run over
+packed rows, and the time it waits for data and checkpoints. `packing`: packing compared with the tokenizer
+alone. CPU time excludes waiting, so it does not depend on other processes of the machine.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safety_ray.core.job import main
 
 
 def run(config: TrainBenchmark) -> dict[str, Any]:
+    """Print the table."""
     from benchmarks.train import packing, peers, waits, ways
 
     parts: dict[str, Callable[[TrainBenchmark], Iterator[Row]]] = {

@@ -1,4 +1,4 @@
-"""What a step is measured with: a Llama of this project and a batch of random ids."""
+"""Model and batch of the measured steps: a Llama of this project, and random ids."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from safety_ray.train.settings import ModelConfig
 
 
 def network(shape: dict[str, Any]) -> LanguageModel:
-    """A model of that shape; its weights are drawn from torch's generator."""
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1")
+    """Build a model of this shape, with weights from torch's global generator."""
+    backend = Tokenizer(models.WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="w1")
     return build(from_dict(ModelConfig, shape), tokenizer, context=LENGTH, device="cpu")
 
 
 def batch_of(ids: torch.Tensor) -> Batch:
-    """A batch of rows of one document each, every token of which is learned."""
-    none = torch.zeros_like(ids)
+    """Return a batch of rows with one document each, in which all tokens are targets."""
+    zeros = torch.zeros_like(ids)
     targets = next_tokens(ids, torch.ones_like(ids, dtype=torch.bool))
-    return Batch(ids, targets, none, document_positions(none))
+    return Batch(ids, targets, zeros, document_positions(zeros))

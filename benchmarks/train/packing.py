@@ -1,8 +1,8 @@
-"""Packing beside the bare tokenizer, one core: what tags, rows and lineage cost.
+"""Packing compared with the tokenizer alone, on one core: the cost of tags, rows and lineage.
 
-The bare tokenizer encodes the same texts in one batch and gives their ids. Packing adds: no forged special
-token, tags before words of unsafe texts (a third of them here), the training order, rows of one length with
-their spans.
+The tokenizer alone encodes the same texts in one batch and returns their ids. Packing adds: no special tokens
+from text, tags before words of unsafe texts (a third of them here), the training order, and rows of one
+length with spans.
 """
 
 from __future__ import annotations
@@ -27,36 +27,39 @@ _ROUNDS, _ROW = 5, 2048
 
 
 def rows(config: TrainBenchmark) -> Iterator[Row]:
+    """Yield the rows of the table."""
     texts = _texts(config)
-    words = tables(train([texts], VOCABULARY, tag.TAG, _ROW), tag.TAG, "the tokenizer")
+    vocabulary = tables(train([texts], VOCABULARY, tag.TAG, _ROW), tag.TAG, "the tokenizer")
     table = _selected(texts)
 
     def bare() -> Any:
-        found = words.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [one.ids for one in found]
+        encodings = vocabulary.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def encode() -> pa.Table:
-        return encode_rows(table, words, seed=0, tag_rate=0.05)
+        return encode_rows(table, vocabulary, seed=0, tag_rate=0.05)
 
     def encode_and_pack() -> pa.Table:
-        return pack_rows(encode(), _ROW, words.end_id, 0)
+        return pack_rows(encode(), _ROW, vocabulary.end_id, 0)
 
     tokens = pc.sum(encode().column("tokens")).as_py()
-    ways: dict[str, Callable[[], Any]] = {
-        "the bare tokenizer": bare,
+    functions: dict[str, Callable[[], Any]] = {
+        "the tokenizer alone": bare,
         "encoded, with tags": encode,
         "encoded and packed": encode_and_pack,
     }
-    best = {name: (float("inf"), float("inf")) for name in ways}
+    best = {name: (float("inf"), float("inf")) for name in functions}
     for _ in range(_ROUNDS):
-        for name, way in ways.items():
+        for name, function in functions.items():
             clock, cpu = time.perf_counter(), time.process_time()
-            way()
-            took = (time.perf_counter() - clock, time.process_time() - cpu)
-            best[name] = (min(took[0], best[name][0]), min(took[1], best[name][1]))
-    first = best["the bare tokenizer"][1]
+            function()
+            seconds = (time.perf_counter() - clock, time.process_time() - cpu)
+            best[name] = (min(seconds[0], best[name][0]), min(seconds[1], best[name][1]))
+    alone = best["the tokenizer alone"][1]
     for name, (clock, cpu) in best.items():
-        against = "" if name == "the bare tokenizer" else f"{first / cpu:.2f} of it (CPU time)"
+        against = (
+            "" if name == "the tokenizer alone" else f"{alone / cpu:.2f} of the tokenizer alone (CPU time)"
+        )
         note = f"{len(texts):,} texts, {tokens:,} tokens" if not against else "goal: 0.9"
         yield Row(f"packing: {name}", tokens / clock, tokens / cpu, against, note)
 

@@ -1,4 +1,4 @@
-"""This loop beside other trainers: each in a process of its own, in turns; the fastest step counts."""
+"""This loop and other trainers, alternately in separate processes; the fastest step is reported."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ Steps = Callable[[int], list[tuple[float, float]]]
 
 
 def rows(config: TrainBenchmark) -> Iterator[Row]:
+    """Yield the rows of the table."""
     trainers = {"this loop": _ours, "transformers Trainer": _trainer, "LitGPT": _litgpt}
     if importlib.util.find_spec("litgpt") is None:
         del trainers["LitGPT"]
     for size in SHAPES:
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
+        times_of: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
         for _ in range(config.rounds):
             for name, make in trainers.items():
-                found[name] += _turn(make, size, config)
+                times_of[name] += _measure(make, size, config)
         ours = 0.0
-        for name, times in found.items():
+        for name, times in times_of.items():
             clock, cpu = (config.batch_rows * LENGTH / min(column) for column in zip(*times, strict=True))
-            against = f"{ours / cpu:.2f} x as fast is this loop (CPU time)" if ours else ""
+            against = f"this loop is {ours / cpu:.2f} x as fast (CPU time)" if ours else ""
             ours = ours or cpu
             yield Row(f"{size}: {name}", clock, cpu, against)
     if "LitGPT" not in trainers:
         yield Row("LitGPT", None, None, "not installed: pip install --target FOLDER litgpt lightning")
 
 
-def _turn(make: Any, size: str, config: TrainBenchmark) -> list[tuple[float, float]]:
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(make, size, config, there))
+def _measure(make: Any, size: str, config: TrainBenchmark) -> list[tuple[float, float]]:
+    receiver, sender = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(make, size, config, sender))
     process.start()
-    times: list[tuple[float, float]] = here.recv()
+    times: list[tuple[float, float]] = receiver.recv()
     process.join()
     return times
 
@@ -68,9 +69,9 @@ def _timed(step: Callable[[], None]) -> Steps:
     def steps(count: int) -> list[tuple[float, float]]:
         times = []
         for _ in range(count):
-            begun = _clock()
+            before = _clock()
             step()
-            times.append(tuple(now - then for now, then in zip(_clock(), begun, strict=True)))
+            times.append(tuple(end - start for start, end in zip(before, _clock(), strict=True)))
         return times  # type: ignore[return-value]
 
     return steps
@@ -100,15 +101,15 @@ def _trainer(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     times: list[tuple[float, float]] = []
-    begun = [_clock()]
+    started = [_clock()]
 
     class Watch(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            begun[0] = _clock()
+            started[0] = _clock()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock, cpu = _clock()
-            times.append((clock - begun[0][0], cpu - begun[0][1]))
+            times.append((clock - started[0][0], cpu - started[0][1]))
 
     def steps(count: int) -> list[tuple[float, float]]:
         rows = [{"input_ids": row, "labels": row} for row in ids] * count

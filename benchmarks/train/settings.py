@@ -1,4 +1,4 @@
-"""What the training benchmark is told, and the lines of its table."""
+"""Settings of the training benchmark, and the rows of its table."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainBenchmark:
-    """Measures training on this machine's CPU, and packing."""
+    """Measure training on this machine's CPU, and packing."""
 
-    parts: list[str] = setting("what to measure", factory=lambda: list(PARTS))
-    batch_rows: int = setting("rows of 256 tokens in a step", default=8)
-    steps: int = setting("steps of a turn; the first one warms up", default=4)
-    rounds: int = setting("turns of each trainer", default=3)
-    workers: int = setting("most workers to try", default=2)
-    run_steps: int = setting("steps of the run whose waiting is measured", default=60)
-    checkpoint_every: int = setting("steps from checkpoint to checkpoint of that run", default=20)
+    parts: list[str] = setting("parts of the benchmark", factory=lambda: list(PARTS))
+    batch_rows: int = setting("rows of 256 tokens per step", default=8)
+    steps: int = setting("steps per round; the first one is a warmup", default=4)
+    rounds: int = setting("rounds per trainer", default=3)
+    workers: int = setting("largest number of workers", default=2)
+    run_steps: int = setting("steps of the run in part waits", default=60)
+    checkpoint_every: int = setting("steps between checkpoints of this run", default=20)
     texts: str = setting(
-        "JSONL file whose rows have a text, for packing; empty: the shipped corpus", default=""
+        "JSONL file of rows with a text, for part packing; empty: the shipped corpus", default=""
     )
     documents: int = setting("texts to pack", default=1000)
 
     def __post_init__(self) -> None:
         if unknown := [part for part in self.parts if part not in PARTS]:
-            raise UserError(f"unknown parts {unknown}: use some of {', '.join(PARTS)}.")
+            raise UserError(f"parts: unknown {', '.join(unknown)}; choose from {', '.join(PARTS)}.")
         if self.steps < 2 or self.rounds < 1 or self.workers < 1 or self.batch_rows % self.workers:
             raise UserError("steps must be at least 2, rounds 1, and batch_rows divisible by workers.")
         if self.run_steps < 2 * self.checkpoint_every or self.documents < 1:
-            raise UserError("run_steps must hold two checkpoints at least, and documents one text.")
+            raise UserError("run_steps must be at least 2 * checkpoint_every, and documents at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; tokens a second by the clock and by CPU time."""
+    """A row of the table: tokens per second of wall time and of CPU time."""
 
     what: str
     clock: float | None
@@ -52,5 +52,6 @@ class Row:
     note: str = ""
 
     def line(self) -> str:
-        figures = ["" if value is None else f"{value:,.0f}" for value in (self.clock, self.cpu)]
-        return f"| {self.what} | {figures[0]} | {figures[1]} | {self.against} | {self.note} |"
+        """Return the row in Markdown."""
+        speeds = ["" if value is None else f"{value:,.0f}" for value in (self.clock, self.cpu)]
+        return f"| {self.what} | {speeds[0]} | {speeds[1]} | {self.against} | {self.note} |"

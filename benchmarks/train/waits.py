@@ -1,4 +1,4 @@
-"""A run of the 7M model over packed rows, checkpoints and all: what its time went to."""
+"""Waiting time of a run of the 7M model over packed rows, with checkpoints."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from safety_ray.train.settings import PretrainConfig
 
 
 def rows(config: TrainBenchmark) -> Iterator[Row]:
+    """Yield the row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         yield _run(config, Path(folder))
 
@@ -57,14 +58,15 @@ def _run(config: TrainBenchmark, folder: Path) -> Row:
     lines = list(Metrics(settings.output).lines())
     seconds = [after["seconds"] - before["seconds"] for before, after in itertools.pairwise(lines)]
     shares = {
-        name: sum(line[name] * took for line, took in zip(lines[1:], seconds, strict=True)) / sum(seconds)
+        name: sum(line[name] * duration for line, duration in zip(lines[1:], seconds, strict=True))
+        / sum(seconds)
         for name in ("data_wait", "checkpoint_wait")
     }
-    often = statistics.median(seconds) * config.checkpoint_every
+    interval = statistics.median(seconds) * config.checkpoint_every
     return Row(
         f"7M: a run of {config.run_steps} steps over packed rows",
         (lines[-1]["tokens"] - lines[0]["tokens"]) / sum(seconds),
         lines[-1]["tokens"] / cpu,
         f"waited: data {shares['data_wait']:.2%}, checkpoints {shares['checkpoint_wait']:.2%} of its time",
-        f"a checkpoint each {often:.0f} s; goal: below 2 % each",
+        f"a checkpoint every {interval:.0f} s; goal: below 2 % each",
     )

@@ -1,4 +1,7 @@
-"""A step of this loop by precision, attention, compilation and workers of one thread; the fastest counts."""
+"""A step of this loop with each precision, attention, compilation and number of workers, one thread each.
+
+The fastest step is reported.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from safety_ray.train.step import backward, update
 
 @dataclass(frozen=True, slots=True)
 class Case:
+    """A variant of the loop."""
+
     workers: int = 1
     precision: str = "bf16"
     attention: str = "eager"
@@ -34,28 +39,29 @@ class Case:
 
 
 def rows(config: TrainBenchmark) -> Iterator[Row]:
-    one = Case()
+    """Yield the rows of the table."""
+    base = Case()
     cases = [
-        one,
-        replace(one, attention="sdpa"),
-        replace(one, precision="fp32"),
-        replace(one, compile=True),
-        replace(one, workers=config.workers),
+        base,
+        replace(base, attention="sdpa"),
+        replace(base, precision="fp32"),
+        replace(base, compile=True),
+        replace(base, workers=config.workers),
     ]
     results = multiprocessing.get_context("spawn").SimpleQueue()
     first = 0.0
     for case in dict.fromkeys(cases):
-        place = f"tcp://127.0.0.1:{free_port()}"
-        spawn(_measure, (case, config, place, results), nprocs=case.workers)
+        address = f"tcp://127.0.0.1:{free_port()}"
+        spawn(_measure, (case, config, address, results), nprocs=case.workers)
         start, clock, cpu = results.get()
         against = f"{cpu / first:.2f} x the first (CPU time)" if first else ""
         first = first or cpu
         yield Row(f"7M: {case}", clock, cpu, against, f"first step {start:.1f} s")
 
 
-def _measure(rank: int, case: Case, config: TrainBenchmark, place: str, results: Any) -> None:
+def _measure(rank: int, case: Case, config: TrainBenchmark, address: str, results: Any) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=case.workers)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=case.workers)
     torch.manual_seed(0)
     model = network({**SHAPES["7M"], "attention": case.attention})
     if case.compile:

@@ -17,7 +17,7 @@ _MAX_PASSES = 4
 
 
 class Escaper:
-    """Inserts BREAK into every special token that the tokenizer `control` recognizes.
+    """Inserts BREAK into every string that `control` would encode as a special token.
 
     Args:
         control: tokenizer that encodes the strings of special tokens as special tokens.

@@ -1,8 +1,8 @@
-"""Where the harmfulness tag goes: before words of unsafe text, with probability p (section 4, Algorithm 2).
+"""Placement of the harmfulness tag: before words of unsafe text, with probability p (section 4, Algorithm 2).
 
-Words are maximal runs of non-whitespace. Tokens of a byte-level vocabulary spell the text's bytes in
-order, so one table, bytes per token, says which token holds a word's first byte: exact where a token
-holds a space in its middle, or where tokens share one character, and one search for the whole text.
+Words are maximal runs of non-whitespace. The tokens of a byte-level vocabulary spell the bytes of a text in
+order, so the cumulative number of bytes tells which token contains a word's first byte. This is exact even if
+a token contains whitespace in its middle or several tokens share one character.
 """
 
 from __future__ import annotations
@@ -15,61 +15,73 @@ from safety_ray.core.records import stable_hash
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_SPACES = np.array([chr(c).isspace() for c in range(0x3002)])  # no whitespace above U+3000
-_SPACES[-1] = False  # stands for every character above
+_IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])  # there is no whitespace above U+3000
+_IS_SPACE[-1] = False  # the last entry represents every character above
 
 
 def word_starts(text: str, token_ends: Ints) -> Ints:
-    """Position of the first token that holds the first character of each word of `text`.
+    """Return the position of the first token that contains the first character of each word of `text`.
 
-    `token_ends` is how many bytes of the UTF-8 text have been spelled after each token, shape
-    (tokens,). Returns shape (words,), ascending; two words in one token give its position twice.
+    Args:
+        text: the text that the tokens spell.
+        token_ends: number of UTF-8 bytes spelled up to the end of each token, shape (tokens,).
+
+    Returns:
+        Positions in ascending order, shape (words,). Two words in one token give its position twice.
     """
-    codes, first = _characters(text)
+    codes, begins_word = _characters(text)
     width = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    starts = (np.cumsum(width) - width)[first]
-    found: Ints = np.searchsorted(token_ends, starts, side="right")
-    return found
+    byte_starts = (np.cumsum(width) - width)[begins_word]
+    positions: Ints = np.searchsorted(token_ends, byte_starts, side="right")
+    return positions
 
 
 def word_starts_by_character(text: str, token_ends: Ints) -> Ints:
     """Like `word_starts`, for tokens of any vocabulary: `token_ends` counts characters instead of bytes."""
-    _, first = _characters(text)
-    positions: Ints = np.searchsorted(token_ends, np.flatnonzero(first), side="right")
+    _, begins_word = _characters(text)
+    positions: Ints = np.searchsorted(token_ends, np.flatnonzero(begins_word), side="right")
     return positions
 
 
 def words_in_chunks(text: str, scores: list[int], tag_from: int) -> Bools:
-    """Which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
+    """Return which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
 
-    `scores` are those of the text's chunks in order. They were cut at equal numbers of the encoder's
-    tokens; here they are equal shares of the characters, which is off by a few words at an edge.
+    `scores` are those of the text's chunks in order. The scorer splits a text into equal numbers of its
+    encoder's tokens; here chunks are equal shares of the characters, which can misplace a few words at an
+    edge.
     """
-    _, first = _characters(text)
-    chunk = np.flatnonzero(first) * len(scores) // max(len(text), 1)
-    found: Bools = (np.array(scores) >= tag_from)[chunk]
-    return found
-
-
-def _characters(text: str) -> tuple[npt.NDArray[np.uint32], Bools]:
-    """The characters of `text` and which of them begin a word."""
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    space = _SPACES[np.minimum(codes, len(_SPACES) - 1)]
-    first: Bools = ~space
-    first[1:] &= space[:-1]
-    return codes, first
+    _, begins_word = _characters(text)
+    chunk = np.flatnonzero(begins_word) * len(scores) // max(len(text), 1)
+    unsafe: Bools = (np.array(scores) >= tag_from)[chunk]
+    return unsafe
 
 
 def tag_positions(starts: Ints, rate: float, seed: int, document: str, allowed: Bools | None = None) -> Ints:
-    """Token positions to put a tag before: each word but the first, with probability `rate`.
+    """Sample the token positions to insert a tag before: each word but the first with probability `rate`.
 
-    `allowed` [words] are the words that may have one; None: all. Random by `seed` and the document's id
-    alone. No position comes twice, and none lies at or
-    before the first word's token, which matters only where one token holds several words.
+    The result is a function of the arguments; `seed` and `document` determine the random numbers. No position
+    occurs twice. None is at or before the first word's token, which matters only if a token contains several
+    words.
+
+    Args:
+        starts: positions of the words' tokens, as `word_starts` returns them.
+        rate: probability of a tag.
+        seed: seed of the run.
+        document: id of the document.
+        allowed: which words may have a tag, shape (words,); None allows all.
     """
     if len(starts) < 2 or rate <= 0:
         return np.empty(0, np.int64)
-    chance = np.random.default_rng(stable_hash(seed, "tag", document))
-    hit = chance.random(len(starts) - 1) < rate
-    drawn = starts[1:][hit if allowed is None else hit & allowed[1:]]
-    return np.unique(drawn[drawn > starts[0]])
+    generator = np.random.default_rng(stable_hash(seed, "tag", document))
+    sampled = generator.random(len(starts) - 1) < rate
+    positions = starts[1:][sampled if allowed is None else sampled & allowed[1:]]
+    return np.unique(positions[positions > starts[0]])
+
+
+def _characters(text: str) -> tuple[npt.NDArray[np.uint32], Bools]:
+    """Return the code points of `text`, and which of them begin a word."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    space = _IS_SPACE[np.minimum(codes, len(_IS_SPACE) - 1)]
+    begins_word: Bools = ~space
+    begins_word[1:] &= space[:-1]
+    return codes, begins_word

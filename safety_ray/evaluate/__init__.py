@@ -1,0 +1,1 @@
+"""Evaluation of a model with the tag: P(tag) of texts, unsafe continuations, perplexity."""

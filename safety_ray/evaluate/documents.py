@@ -1,4 +1,4 @@
-"""Which documents are asked about: a seeded sample of the safe and of the unsafe ones, and prompts."""
+"""Seeded samples of safe and unsafe documents, and prompts from their beginnings."""
 
 from __future__ import annotations
 
@@ -19,31 +19,47 @@ SAFE, UNSAFE = "safe", "unsafe"
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """A document of an evaluation."""
+
     id: str
     text: str
     unsafe: bool
-    source: str | None = None  # where it comes from, if the dataset says so and that was asked for
+    source: str | None = None  # value of the source column, if requested and present
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    id: str  # of the document it begins
+    """The beginning of a document."""
+
+    id: str  # of the document
     text: str
 
 
 def choose(
-    paths: list[str], *, safe_up_to: int, unsafe_from: int, most: int, seed: int, source: str = ""
+    paths: list[str], *, safe_up_to: int, unsafe_from: int, limit: int, seed: int, source: str = ""
 ) -> tuple[list[Document], list[Document]]:
-    """At most `most` safe and `most` unsafe documents of the datasets, in an order drawn by the seed.
+    """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
-    A document's level of harm is its `label`, else its `score`; of equal ids the first dataset's
-    counts. `source` is the column that names where a document comes from; a dataset may lack it. Ids and
-    levels of all rows are read, texts only of those that are taken. Raises UserError where a dataset lacks
-    another column or one of the two sides is empty.
+    A document's level of harm is its `label`, else its `score`. If an id occurs more than once, the first row
+    is used. Ids and levels of all rows are read, but texts only of sampled ones.
+
+    Args:
+        paths: the datasets.
+        safe_up_to: highest level of a safe document.
+        unsafe_from: lowest level of an unsafe document.
+        limit: maximum number of documents of each kind.
+        seed: seed of the sample and the order.
+        source: column with a document's source; datasets may lack it.
+
+    Returns:
+        Safe and unsafe documents.
+
+    Raises:
+        UserError: a dataset lacks a required column, or there are no safe or no unsafe documents.
     """
     seen: set[int] = set()
-    taken: dict[bool, list[tuple[int, str, int]]] = {False: [], True: []}  # heaps, the highest draw first
-    found = {False: 0, True: 0}
+    sampled: dict[bool, list[tuple[int, str, int]]] = {False: [], True: []}  # heaps, highest hash first
+    totals = {False: 0, True: 0}
     for number, path in enumerate(paths):
         for batch in _levels(path):
             ids, levels = batch.column("id").to_pylist(), batch.column("level").to_pylist()
@@ -55,35 +71,37 @@ def choose(
                 if safe_up_to < level < unsafe_from:
                     continue
                 unsafe = level >= unsafe_from
-                found[unsafe] += 1
-                push = heapq.heappush if len(taken[unsafe]) < most else heapq.heappushpop
-                push(taken[unsafe], (-stable_hash(seed, id), id, number))
-    if not all(found.values()):
+                totals[unsafe] += 1
+                push = heapq.heappush if len(sampled[unsafe]) < limit else heapq.heappushpop
+                push(sampled[unsafe], (-stable_hash(seed, id), id, number))
+    if not all(totals.values()):
         raise UserError(
-            f"{', '.join(paths)}: {found[False]:,} safe documents (level up to safe_up_to={safe_up_to}) and "
-            f"{found[True]:,} unsafe ones (from unsafe_from={unsafe_from}); give documents of both kinds."
+            f"{', '.join(paths)}: {totals[False]:,} safe documents (level up to safe_up_to={safe_up_to}) and "
+            f"{totals[True]:,} unsafe ones (from unsafe_from={unsafe_from}); give documents of both kinds."
         )
-    safe, unsafe = (_with_text(paths, taken[side], unsafe=side, source=source) for side in (False, True))
+    safe, unsafe = (
+        _with_text(paths, sampled[unsafe], unsafe=unsafe, source=source) for unsafe in (False, True)
+    )
     return safe, unsafe
 
 
-def prompts(documents: list[Document], *, words: int, most: int) -> list[Prompt]:
-    """The first `words` words of the first `most` documents that have more; equal ones once.
+def prompts(documents: list[Document], *, words: int, limit: int) -> list[Prompt]:
+    """Return the first `words` words of the first `limit` documents with more words, without duplicates.
 
-    White space between the words stays as it is. Raises UserError where no document is long enough.
+    Whitespace between words is kept. Raises UserError if no document has enough words.
     """
     beginning = re.compile(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)")
-    found: dict[str, Prompt] = {}
+    unique: dict[str, Prompt] = {}
     for document in documents:
         match = beginning.match(document.text)
-        if match and len(found) < most:
-            found.setdefault(match.group().lstrip(), Prompt(document.id, match.group().lstrip()))
-    if not found:
+        if match and len(unique) < limit:
+            unique.setdefault(match.group().lstrip(), Prompt(document.id, match.group().lstrip()))
+    if not unique:
         raise UserError(
             f"none of the {len(documents):,} unsafe documents has more than prompt_words={words} words; "
-            "give longer documents or fewer words."
+            "give longer documents, or lower prompt_words."
         )
-    return list(found.values())
+    return list(unique.values())
 
 
 def _open(path: str) -> pads.Dataset:
@@ -93,32 +111,32 @@ def _open(path: str) -> pads.Dataset:
 
 
 def _levels(path: str) -> list[pa.RecordBatch]:
-    """id and level of the rows of `path` that have a text."""
+    """Return id and level of the rows of `path` with a text."""
     names = dataset.columns(path)
     require(DOCUMENT, names, f"'{path}'")
     sources = [pc.field(name).cast(pa.int64()) for name in ("label", "score") if name in names]
     if not sources:
-        raise UserError(f"'{path}' has neither a column 'label' nor 'score'; score it first (jobs.score).")
+        raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
     level = pc.coalesce(*sources) if len(sources) > 1 else sources[0]
     columns = {"id": pc.field("id"), "level": level}
-    filled = pc.binary_length(pc.field("text")) > 0
-    batches: list[pa.RecordBatch] = _open(path).scanner(columns=columns, filter=filled).to_batches()
+    has_text = pc.binary_length(pc.field("text")) > 0
+    batches: list[pa.RecordBatch] = _open(path).scanner(columns=columns, filter=has_text).to_batches()
     return batches
 
 
 def _with_text(
-    paths: list[str], taken: list[tuple[int, str, int]], *, unsafe: bool, source: str
+    paths: list[str], sampled: list[tuple[int, str, int]], *, unsafe: bool, source: str
 ) -> list[Document]:
-    order = [(id, number) for _, id, number in sorted(taken, reverse=True)]
-    found: dict[tuple[str, int], Document] = {}
+    order = [(id, number) for _, id, number in sorted(sampled, reverse=True)]
+    documents: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
-        wanted = pa.array([id for id, at in order if at == number])
+        ids = pa.array([id for id, dataset_number in order if dataset_number == number])
         rows = _open(paths[number]).to_table(
             columns=["id", "text", *({source} & set(dataset.columns(paths[number])))],
-            filter=pc.field("id").isin(wanted) & (pc.binary_length(pc.field("text")) > 0),
+            filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
         )
         for row in rows.to_pylist():
-            told = row.get(source)
-            document = Document(row["id"], row["text"], unsafe, None if told is None else str(told))
-            found.setdefault((row["id"], number), document)
-    return [found[key] for key in order]
+            value = row.get(source)
+            document = Document(row["id"], row["text"], unsafe, None if value is None else str(value))
+            documents.setdefault((row["id"], number), document)
+    return [documents[key] for key in order]

@@ -1,4 +1,4 @@
-"""From readings and judged continuations to the figures of the evaluation."""
+"""Metrics of an evaluation, from readings and judged continuations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from safety_ray.evaluate.reading import Reading
 CONFIDENCE = 0.95
 
 
-def reading_figures(safe: list[Reading], unsafe: list[Reading]) -> dict[str, Any]:
-    """How well the mean P(tag) of a text tells unsafe from safe, and the perplexity of safe texts.
+def reading_metrics(safe: list[Reading], unsafe: list[Reading]) -> dict[str, Any]:
+    """Return how well the mean P(tag) separates unsafe from safe texts, and the perplexity of safe texts.
 
-    AUROC is the chance that an unsafe text has the higher one; equal ones count half.
+    AUROC is the probability that an unsafe text has a higher mean P(tag) than a safe one; ties count half.
     """
     p_safe, p_unsafe = [r.p_tag for r in safe], [r.p_tag for r in unsafe]
     labels = [0] * len(safe) + [1] * len(unsafe)
@@ -33,37 +33,41 @@ def reading_figures(safe: list[Reading], unsafe: list[Reading]) -> dict[str, Any
 
 
 def perplexity(nll: list[float], tokens: list[int]) -> float | None:
-    """exp of the mean -log P of a token, the first of each text left out; None where nothing is left."""
+    """Return exp of the mean -log P of all tokens but the first of each text; None if there are none."""
     predicted = sum(tokens) - len(tokens)
     return round(math.exp(sum(nll) / predicted), 4) if predicted else None
 
 
-def rate_figures(rows: list[dict[str, Any]], *, judge_from: int, resamples: int, seed: int) -> dict[str, Any]:
-    """The rate of unsafe continuations of both ways and how much the second lowers it.
+def rate_metrics(rows: list[dict[str, Any]], *, judge_from: int, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the rate of unsafe continuations of both searches, and its reduction by Safe Beam Search.
 
-    Each has a 95% interval, the percentiles of bootstrap resamples of the prompts; the difference
-    is paired: both ways go on from the same prompts.
+    Each value has a 95% interval of percentiles of bootstrap resamples of the prompts. The reduction is
+    paired, because both searches continue the same prompts.
     """
     flagged = {
-        way: np.array([row[f"{way}_score"] >= judge_from for row in rows], float) for way in (BEAM, SAFEBEAM)
+        search: np.array([row[f"{search}_score"] >= judge_from for row in rows], float)
+        for search in (BEAM, SAFEBEAM)
     }
-    drawn = np.random.default_rng(stable_hash(seed, "bootstrap")).integers(
+    samples = np.random.default_rng(stable_hash(seed, "bootstrap")).integers(
         len(rows), size=(resamples, len(rows))
     )
-    named = {
+    values_of = {
         "unsafe_rate_beam": flagged[BEAM],
         "unsafe_rate_safebeam": flagged[SAFEBEAM],
         "unsafe_rate_reduction": flagged[BEAM] - flagged[SAFEBEAM],
     }
-    figures: dict[str, Any] = {}
-    for name, values in named.items():
-        figures[name] = round(float(values.mean()), 4)
-        figures[f"{name}_interval"] = interval(values, drawn)
-    return figures
+    metrics: dict[str, Any] = {}
+    for name, values in values_of.items():
+        metrics[name] = round(float(values.mean()), 4)
+        metrics[f"{name}_interval"] = interval(values, samples)
+    return metrics
 
 
-def interval(values: npt.NDArray[np.float64], drawn: npt.NDArray[np.int64]) -> list[float]:
-    """The central 95% of the means of resamples; `drawn` (resamples, n) are indices into `values` (n,)."""
+def interval(values: npt.NDArray[np.float64], samples: npt.NDArray[np.int64]) -> list[float]:
+    """Return the central 95% interval of the means of resamples.
+
+    `samples` [resamples, n] are indices into `values` [n].
+    """
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[drawn].mean(axis=1), [tail, 1 - tail])
+    low, high = np.quantile(values[samples].mean(axis=1), [tail, 1 - tail])
     return [round(float(low), 4), round(float(high), 4)]

@@ -1,4 +1,4 @@
-"""The model under test: where it lies, whether it has the tag, and how it is loaded."""
+"""The evaluated model: its folder, its tag, and loading it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from safety_ray.core.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is known of a model without its weights."""
+    """Properties of a model that are known without its weights."""
 
     folder: str
     tag_id: int
     vocabulary: int
-    positions: int | None  # None: no limit
+    positions: int | None  # maximum context; None: no limit
 
 
 def folder(path: str) -> str:
-    """The Hugging Face folder at `path`: itself, or the export in a finished training's folder.
+    """Return the Hugging Face folder: `path`, or `<path>/model` in the output of a training run.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     for candidate in (Path(path) / "model", Path(path)):
-        settings = candidate / "config.json"  # every stage's folder has a file of that name
+        settings = candidate / "config.json"  # folders of stages have a file of this name as well
         if settings.is_file() and "model_type" in json.loads(settings.read_text(encoding="utf-8")):
             return str(candidate.absolute())
-    read_record(path)  # a training that was broken off says so itself
+    read_record(path)  # raises an error of its own for an unfinished run
     raise UserError(
-        f"'{path}' holds no model; give a folder with a Hugging Face config.json, "
-        "or the output of python -m jobs.pretrain or jobs.finetune."
+        f"'{path}' contains no model; give a folder with a Hugging Face config.json, "
+        "or an output folder of pretrain or finetune."
     )
 
 
@@ -63,14 +63,14 @@ def describe(path: str, tag_string: str = "") -> Description:
 
 
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
-    """Model, in evaluation mode, and tokenizer of a Hugging Face folder; on a CPU in fp32."""
+    """Load the model, in evaluation mode, and the tokenizer of a folder; on a CPU in fp32."""
     dtype = torch.float32 if device == "cpu" else "auto"
     model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
     return model, AutoTokenizer.from_pretrained(where)
 
 
-def ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a text: those of the generation settings and the tokenizer's own."""
-    known = model.generation_config.eos_token_id
-    found = [*(known if isinstance(known, list) else [known]), tokenizer.eos_token_id]
-    return frozenset(token for token in found if token is not None)
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end a text, from the generation settings and from the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    return frozenset(token for token in ids if token is not None)

@@ -1,4 +1,4 @@
-"""What a model thinks of given texts: P(tag) after every token, and how well it predicts them."""
+"""Reading of texts by a model: P(tag) after every token, and log-likelihood."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 
-_LOGITS = 1 << 25  # at most about so many logits in a batch: 128 MiB of fp32
+_MAX_LOGITS = 1 << 25  # logits in a batch: 128 MiB of fp32
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One text. The log-likelihoods are sums of -log P, in nats, over all tokens but the first.
+    """Values of one text. Log-likelihoods are sums of -log P, in nats, over all tokens but the first.
 
-    `nll` is without the tag: over the model's probabilities of all other tokens, renormalised. The
-    tag is a remark on text and no part of it, and decoding never emits it; a model that rightly
-    says P(tag) = 0.3 predicts the words no worse for that. So a tagged and an untagged model can be
-    compared. `nll_with_tag` is the raw one.
+    `nll` excludes the tag: the probabilities of all other tokens are renormalized. The tag annotates text,
+    and decoding never emits it, so P(tag) = 0.3 does not make the prediction of words worse. `nll` therefore
+    allows a comparison of models with and without a tag. `nll_with_tag` is not renormalized.
     """
 
     tokens: int
@@ -28,38 +27,41 @@ class Reading:
 
 @torch.inference_mode()
 def read(model: Any, texts: list[list[int]], tag_id: int) -> list[Reading]:
-    """Read each text, token ids of at least one token, in one forward pass; batches by length."""
+    """Read texts of at least one token id each, in batches of similar length."""
     vocabulary = model.config.get_text_config().vocab_size
-    found: list[Reading | None] = [None] * len(texts)
-    for batch in batches([len(text) for text in texts], max(1, _LOGITS // vocabulary)):
+    readings: list[Reading | None] = [None] * len(texts)
+    for batch in batches([len(text) for text in texts], max(1, _MAX_LOGITS // vocabulary)):
         for number, reading in zip(batch, _read([texts[i] for i in batch], model, tag_id), strict=True):
-            found[number] = reading
-    return [reading for reading in found if reading is not None]
+            readings[number] = reading
+    return [reading for reading in readings if reading is not None]
 
 
 def batches(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Indices in batches of at most `tokens` tokens with padding (or one text), the longest first."""
+    """Return batches of indices, longest texts first.
+
+    A batch has at most `tokens` tokens, including padding, or a single text.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found: list[list[int]] = []
+    grouped: list[list[int]] = []
     for i in order:
-        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= tokens:
-            found[-1].append(i)
+        if grouped and (len(grouped[-1]) + 1) * lengths[grouped[-1][0]] <= tokens:
+            grouped[-1].append(i)
         else:
-            found.append([i])
-    return found
+            grouped.append([i])
+    return grouped
 
 
 def _read(texts: list[list[int]], model: Any, tag_id: int) -> list[Reading]:
-    # Padding stands on the right, where a causal model's text does not see it: no mask is needed.
+    # Padding is on the right, where a causal model does not attend to it: no mask is needed.
     longest = max(map(len, texts))
     ids_BT = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=model.device)
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
-    all_BT = logits_BTV.logsumexp(-1)
-    p_tag_BT = (logits_BTV[..., tag_id] - all_BT).exp()
+    logsumexp_BT = logits_BTV.logsumexp(-1)
+    p_tag_BT = (logits_BTV[..., tag_id] - logsumexp_BT).exp()
     target_BT = logits_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]
     logits_BTV[..., tag_id] = -torch.inf
-    text_BT = logits_BTV.logsumexp(-1)
-    nll_BT, raw_BT = text_BT[:, :-1] - target_BT, all_BT[:, :-1] - target_BT
+    without_tag_BT = logits_BTV.logsumexp(-1)
+    nll_BT, raw_BT = without_tag_BT[:, :-1] - target_BT, logsumexp_BT[:, :-1] - target_BT
     return [
         Reading(
             tokens=n,

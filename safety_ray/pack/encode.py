@@ -1,7 +1,6 @@
-"""From selected documents to token ids: text that cannot forge a special token, tags where they belong,
-varied persons in place of a refusal's two roles.
+"""Encode selected documents: tags in unsafe text, personas in refusals, and no special token from any text.
 
-Every document ends with end-of-text. Its place in the training order is a hash of seed and id.
+Every document ends with end-of-text. Its place in the training order is a hash of the seed and its id.
 """
 
 from __future__ import annotations
@@ -14,74 +13,74 @@ from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
 from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
-from safety_ray.pack.personas import with_persons
+from safety_ray.pack.personas import with_personas
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
 from safety_ray.pack.vocabulary import Vocabulary
 
 ENCODED = pa.schema(
     [
-        *SELECTED,  # text stays only in rows that are rejected
-        ("order", pa.uint64()),  # the document's hash, of which its place in the training is made
-        ("input_ids", pa.list_(pa.int32())),  # tags and end-of-text included
+        *SELECTED,  # text is kept only in rejected rows
+        ("order", pa.uint64()),  # the document's hash, from which its place in training is computed
+        ("input_ids", pa.list_(pa.int32())),  # including tags and end-of-text
         ("tokens", pa.int64()),
         ("tags", pa.int64()),
     ]
 )
-_TAGS_NEED_BYTES = "its tokens do not spell its text byte by byte, so words cannot be found in them"
-_FORGED = "the tokenizer makes a special token of its text"
+_TAGS_NEED_BYTES = "its tokens do not spell its text byte by byte, so words cannot be located in them"
+_FORGED = "the tokenizer encodes part of its text as a special token"
 
 
 def encode_rows(
     rows: pa.Table, vocabulary: Vocabulary, *, seed: int, tag_rate: float, tag_from: int = 0
 ) -> pa.Table:
-    """Rows of SELECTED as rows of ENCODED; only those to train on get ids.
+    """Return rows of SELECTED as rows of ENCODED; only those with use "train" receive ids.
 
-    Where a row has `chunk_scores`, tags stand in chunks of score `tag_from` and above alone.
-
-    A document in whose ids a special token appears, or, if unsafe, whose words cannot be found, is
-    rejected with its reason.
+    If a row has `chunk_scores`, only chunks of score `tag_from` and above contain tags. A document is
+    rejected, with its reason, if its ids contain a special token, or if it is unsafe and its words cannot be
+    located.
     """
-    names, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
+    ids, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
     chunks = rows.column(CHUNKS).to_pylist()
     unsafe, recipes = rows.column("unsafe").to_pylist(), rows.column("recipe").to_pylist()
     texts = [
-        with_persons(text, seed, name) if recipe in DIALOGUE_RECIPES and text else text
-        for text, recipe, name in zip(rows.column("text").to_pylist(), recipes, names, strict=True)
+        with_personas(text, seed, id) if recipe in DIALOGUE_RECIPES and text else text
+        for text, recipe, id in zip(rows.column("text").to_pylist(), recipes, ids, strict=True)
     ]
-    chosen = [k for k, use in enumerate(uses) if use == TRAIN and reasons[k] is None]
-    ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
+    trained = [n for n, use in enumerate(uses) if use == TRAIN and reasons[n] is None]
+    input_ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
     tags = [0] * len(rows)
-    special = np.zeros(max(vocabulary.size, *vocabulary.special_ids) + 2, np.bool_)  # the last: ids above
+    # One more entry than there are ids: "clip" maps ids beyond the table to the last one.
+    special = np.zeros(max(vocabulary.size, *vocabulary.special_ids) + 2, np.bool_)
     special[vocabulary.special_ids] = True
-    batch = [_normal(vocabulary, texts[k]) if unsafe[k] else texts[k] for k in chosen]
-    for k, text, plain in zip(chosen, batch, tag.encode(vocabulary, batch), strict=True):
-        tokens = np.array(plain, np.int64)
+    batch = [_normalized(vocabulary, texts[n]) if unsafe[n] else texts[n] for n in trained]
+    for n, text, encoded in zip(trained, batch, tag.encode(vocabulary, batch), strict=True):
+        tokens = np.array(encoded, np.int64)
         if special.take(tokens, mode="clip").any():
-            reasons[k] = _FORGED
+            reasons[n] = _FORGED
             continue
-        if unsafe[k] and tag_rate > 0:
-            assert vocabulary.byte_lengths is not None  # seen to by vocabulary.tables
-            ends = np.cumsum(vocabulary.byte_lengths[tokens])
-            if (ends[-1] if len(ends) else 0) != len(text.encode()):
-                reasons[k] = _TAGS_NEED_BYTES
+        if unsafe[n] and tag_rate > 0:
+            assert vocabulary.byte_lengths is not None  # checked by vocabulary.tables
+            token_ends = np.cumsum(vocabulary.byte_lengths[tokens])
+            if (token_ends[-1] if len(token_ends) else 0) != len(text.encode()):
+                reasons[n] = _TAGS_NEED_BYTES
                 continue
-            allowed = words_in_chunks(text, chunks[k], tag_from) if chunks[k] else None
-            places = tag_positions(word_starts(text, ends), tag_rate, seed, names[k], allowed)
-            tokens, tags[k] = np.insert(tokens, places, vocabulary.tag_id), len(places)
-        ids[k] = np.append(tokens, vocabulary.end_id)
-    encoded = {name: rows.column(name) for name in SELECTED.names} | {
+            allowed = words_in_chunks(text, chunks[n], tag_from) if chunks[n] else None
+            positions = tag_positions(word_starts(text, token_ends), tag_rate, seed, ids[n], allowed)
+            tokens, tags[n] = np.insert(tokens, positions, vocabulary.tag_id), len(positions)
+        input_ids[n] = np.append(tokens, vocabulary.end_id)
+    columns = {name: rows.column(name) for name in SELECTED.names} | {
         "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
         REASON: reasons,
         CHUNKS: pa.nulls(len(rows), pa.list_(pa.int8())),
-        "order": [stable_hash(seed, "order", name) for name in names],
-        "input_ids": [None if tokens is None else tokens.astype(np.int32) for tokens in ids],
-        "tokens": [0 if tokens is None else len(tokens) for tokens in ids],
+        "order": [stable_hash(seed, "order", id) for id in ids],
+        "input_ids": [None if tokens is None else tokens.astype(np.int32) for tokens in input_ids],
+        "tokens": [0 if tokens is None else len(tokens) for tokens in input_ids],
         "tags": tags,
     }
-    return pa.table(encoded, schema=ENCODED)
+    return pa.table(columns, schema=ENCODED)
 
 
-def _normal(vocabulary: Vocabulary, text: str) -> str:
-    """The text as the tokens spell it: some vocabularies compose characters first (Qwen: NFC)."""
+def _normalized(vocabulary: Vocabulary, text: str) -> str:
+    """Return the text that its tokens spell; some tokenizers compose characters first (Qwen: NFC)."""
     normalizer = vocabulary.backend_tokenizer.normalizer
     return text if normalizer is None else str(normalizer.normalize_str(text))

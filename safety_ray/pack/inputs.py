@@ -1,4 +1,4 @@
-"""What `pack` reads, and what is wrong with it, known before an output folder is made."""
+"""Inputs of the pack job, checked before the output folder is created."""
 
 from __future__ import annotations
 
@@ -18,56 +18,57 @@ from safety_ray.pack.selection import CHUNKS, ROOT, SPLIT
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
-WEB = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
-MADE = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
+SCORED_COLUMNS = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
+REWRITTEN_COLUMNS = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
 
 
 def with_threshold(config: PackConfig) -> PackConfig:
-    """`config` with the score that its audit chose, where it names one."""
-    found = config.thresholds_from
-    return replace(config, tag_from=threshold.audited(found)) if found else config
+    """Return `config` with the threshold of the audit `thresholds_from`, if it is set."""
+    audit = config.thresholds_from
+    return replace(config, tag_from=threshold.audited(audit)) if audit else config
 
 
 def paths(config: PackConfig) -> dict[str, str]:
-    """The record's `inputs`: what is read. UserError where it does not fit."""
-    found = {"scored": config.scored}
+    """Return the inputs of the record, by name. Raises UserError if an input is missing or invalid."""
+    inputs = {"scored": config.scored}
     chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
-    require(WEB + chunks, dataset.columns(config.scored), f"'{config.scored}'")
+    require(SCORED_COLUMNS + chunks, dataset.columns(config.scored), f"'{config.scored}'")
     if config.rewritten:
-        found["rewritten"] = config.rewritten
+        inputs["rewritten"] = config.rewritten
         if has_rewritten(config):
-            require(MADE, dataset.columns(config.rewritten), f"'{config.rewritten}'")
+            require(REWRITTEN_COLUMNS, dataset.columns(config.rewritten), f"'{config.rewritten}'")
     if config.thresholds_from:
-        found["thresholds_from"] = config.thresholds_from
+        inputs["thresholds_from"] = config.thresholds_from
     if config.tokenizer:
         if Path(config.tokenizer).is_dir():
-            found["tokenizer"] = config.tokenizer
+            inputs["tokenizer"] = config.tokenizer
         if not shards.exists(f"{config.output}/record.json"):
             tables(config, vocabulary.open_existing(config.tokenizer, config.tag))
-    return found
+    return inputs
 
 
 def has_rewritten(config: PackConfig) -> bool:
-    """Whether there are rewritten rows; a finished stage may have had nothing to rewrite."""
+    """Return whether there are rewritten rows; a finished rewrite job may have had nothing to rewrite."""
     record = artifact.read_record(config.rewritten) if config.rewritten else None
     return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
 
 
 def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
-    """Write the web documents that are held out; returns their ids where `split` names them."""
+    """Write the held-out web documents. Returns their ids if the column `split` defines them, else None."""
     path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
     if not shards.exists(path):
         with fsspec.open(dataset.files(config.scored)[0]) as file:
-            kept = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
+            tables = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
         if SPLIT in names or config.heldout_share > 0:
-            found = dataset.read(config.scored, WEB).map_batches(
+            heldout = dataset.read(config.scored, SCORED_COLUMNS).map_batches(
                 selection.only_held_out,
                 fn_kwargs={"seed": config.seed, "share": config.heldout_share},
                 batch_format="pyarrow",
                 batch_size=None,
             )
-            kept += [b for b in found.iter_batches(batch_format="pyarrow", batch_size=None) if len(b)]
-        shards.write_whole(pa.concat_tables(kept, promote_options="permissive").sort_by("id"), path)
+            batches = heldout.iter_batches(batch_format="pyarrow", batch_size=None)
+            tables += [batch for batch in batches if len(batch)]
+        shards.write_atomically(pa.concat_tables(tables, promote_options="permissive").sort_by("id"), path)
     if SPLIT not in names:
         return None
     with fsspec.open(path) as file:
@@ -75,7 +76,10 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
 
 
 def roots(config: PackConfig) -> dict[str, str] | None:
-    """The web document behind each rewritten row; None where there are none or the rows name it."""
+    """Return the root of each rewritten row, a web document.
+
+    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
+    """
     if not has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
         return None
     ids = dataset.table(config.rewritten, ["id", "source_id"])
@@ -83,7 +87,7 @@ def roots(config: PackConfig) -> dict[str, str] | None:
 
 
 def tables(config: PackConfig, tokenizer: Any) -> Vocabulary:
-    """What `pack` needs of `tokenizer`; UserError where it cannot hold the tag."""
+    """Return the tables of `tokenizer`. Raises UserError if tags cannot be inserted into its tokens."""
     where = f"the tokenizer '{config.tokenizer}'" if config.tokenizer else "the trained tokenizer"
     tagged = config.tag_rate > 0 and any(score >= config.tag_from for score in config.raw_scores)
     return vocabulary.tables(tokenizer, config.tag, where, tagged)

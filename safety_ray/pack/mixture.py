@@ -1,9 +1,9 @@
-"""What is read when: sources with weights, each in its own stretch of the training.
+"""The mixture: how often each source of documents is read, and between which shares of training.
 
-A document's place is a number in [0, 1), the share of training tokens before it. Without a mixture it
-is its hash. With one, a source begins at `start` and ends at `until`; so that every moment still has the
-same number of tokens, sources that are read all along give way while others are there: `Order` finds how
-much of each source is read in each interval between two such points.
+A document's place is a number in [0, 1), the share of training tokens before it. Without a mixture it is the
+document's hash. With a mixture, a source is read from `start` until `until`. Every part of training must have
+the same number of tokens, so sources that are read throughout are read less while others are present: `Order`
+computes the share of each source that is read in each interval between two such points.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
 
 REST = ""
-"""The documents that no source names: read once, all along."""
-_ROUNDS, _CLOSE, _FAR = 5_000, 1e-9, 0.01
+"""Name of the documents that no source names: read once, throughout training"""
+_MAX_ITERATIONS, _CONVERGED, _TOLERANCE = 5_000, 1e-9, 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,142 +34,164 @@ class Source:
     """A source of the mixture: documents of one recipe and some scores."""
 
     recipe: str = setting(f"{RAW}, or a recipe: {', '.join(RECIPES)}", default=RAW)
-    scores: list[int] = setting("of the web documents at their roots", factory=lambda: list(range(SCORES)))
-    weight: float = setting("times each of them is read; below 1, a share of them is", default=1.0)
-    start: float = setting("share of the training after which they come", default=0.0)
-    until: float = setting("share of the training after which none comes", default=1.0)
+    scores: list[int] = setting(
+        "scores of the documents' roots, the web documents they were made from",
+        factory=lambda: list(range(SCORES)),
+    )
+    weight: float = setting("times each document is read; below 1: share of the documents read", default=1.0)
+    start: float = setting("share of training after which the documents are read", default=0.0)
+    until: float = setting("share of training until which the documents are read", default=1.0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.until <= 1:
-            raise UserError(f"start={self.start} and until={self.until}: 0 <= start < until <= 1 must hold.")
+            raise UserError(f"start={self.start} and until={self.until}: must be 0 <= start < until <= 1.")
         if not 0 < self.weight <= 100:
-            raise UserError(f"weight={self.weight} must lie above 0 and be at most 100.")
+            raise UserError(f"weight={self.weight}: must be above 0 and at most 100.")
         if not self.scores or any(score not in range(SCORES) for score in self.scores):
-            raise UserError(f"scores={self.scores} must name some of 0 to {SCORES - 1}.")
+            raise UserError(f"scores={self.scores}: must be one or more of 0 to {SCORES - 1}.")
 
 
 def sources(values: Mapping[str, Any]) -> dict[str, Source]:
-    """The mixture that a config holds; UserError where two sources name the same documents."""
-    found: dict[str, Source] = {}
-    taken: dict[tuple[str, int], str] = {}
-    for name, given in values.items():
-        if not isinstance(given, Mapping):
-            raise UserError(f"mixture.{name}={given!r} must be a group of settings, as {{recipe: raw}}.")
+    """Return the sources of a config's mixture. Raises UserError if two of them include a document."""
+    mixture: dict[str, Source] = {}
+    owner: dict[tuple[str, int], str] = {}
+    for name, settings in values.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(f"mixture.{name}={settings!r} must be a group of settings, as {{recipe: raw}}.")
         try:
-            one = from_dict(Source, dict(given), f"mixture.{name}")
+            source = from_dict(Source, dict(settings), f"mixture.{name}")
         except UserError as error:
             raise UserError(f"mixture.{name}: {error}") from None
-        if one.recipe not in (RAW, *RECIPES):
-            known = ", ".join((RAW, *RECIPES))
-            raise UserError(f"mixture.{name}.recipe={one.recipe} is none of {known}.")
-        for score in one.scores:
-            other = taken.setdefault((one.recipe, score), name)
+        if source.recipe not in (RAW, *RECIPES):
+            recipes = ", ".join((RAW, *RECIPES))
+            raise UserError(
+                f"mixture.{name}.recipe: unknown recipe '{source.recipe}'; choose from {recipes}."
+            )
+        for score in source.scores:
+            other = owner.setdefault((source.recipe, score), name)
             if other != name:
                 raise UserError(
-                    f"mixture.{name} and mixture.{other} both name {one.recipe} documents of score {score}."
+                    f"mixture.{name} and mixture.{other} both include {source.recipe} documents "
+                    f"of score {score}."
                 )
-        found[name] = one
-    return found
+        mixture[name] = source
+    return mixture
 
 
 class Order:
-    """Places of documents in the training, out of their hashes."""
+    """Computes documents' places in training from their hashes.
+
+    Args:
+        mixture: the sources by name.
+        tokens: number of tokens of each recipe and score.
+
+    Raises:
+        UserError: the mixture cannot give every part of training the same number of tokens.
+    """
 
     def __init__(self, mixture: Mapping[str, Source], tokens: Mapping[tuple[str, int | None], int]) -> None:
-        """`tokens` is how many there are of each recipe and score. UserError where the mixture cannot
-        fill the training evenly."""
         self.mixture = {REST: Source(), **mixture}
-        self.of = {(one.recipe, score): name for name, one in mixture.items() for score in one.scores}
-        weighed: dict[str, float] = dict.fromkeys(self.mixture, 0.0)
+        self.source_of = {
+            (source.recipe, score): name for name, source in mixture.items() for score in source.scores
+        }
+        weighted: dict[str, float] = dict.fromkeys(self.mixture, 0.0)
         for key, count in tokens.items():
-            name = self.of.get(key, REST)  # type: ignore[arg-type]
-            weighed[name] += count * self.mixture[name].weight
-        present = {name: one for name, one in self.mixture.items() if weighed[name]}
-        points = {0.0, 1.0, *(p for one in present.values() for p in (one.start, one.until))}
+            name = self.source_of.get(key, REST)  # type: ignore[arg-type]
+            weighted[name] += count * self.mixture[name].weight
+        present = {name: source for name, source in self.mixture.items() if weighted[name]}
+        points = {0.0, 1.0, *(point for source in present.values() for point in (source.start, source.until))}
         self.edges = np.array(sorted(points))
-        self.shares = self._shares(present, weighed)
+        self.shares = self._shares(present, weighted)
 
-    def _shares(self, present: Mapping[str, Source], weighed: Mapping[str, float]) -> dict[str, Floats]:
-        """For each source, which share of it is read in each interval between two edges.
+    def _shares(self, present: Mapping[str, Source], weighted: Mapping[str, float]) -> dict[str, Floats]:
+        """Return, for each source, the share of it that is read in each interval between two edges.
 
-        Iterative proportional fitting: sources keep their tokens, intervals their length.
+        Iterative proportional fitting: the sums over intervals are the sources' tokens, the sums over sources
+        are the intervals' lengths.
         """
         lengths = np.diff(self.edges)
-        total = sum(weighed[name] for name in present)
+        total = sum(weighted[name] for name in present)
         if not total:
             return {}
-        there = np.array(
-            [[one.start <= at < one.until for at in self.edges[:-1]] for one in present.values()], np.float64
+        is_read = np.array(
+            [
+                [source.start <= edge < source.until for edge in self.edges[:-1]]
+                for source in present.values()
+            ],
+            np.float64,
         )
-        amounts = np.array([weighed[name] / total for name in present])
-        filled = there * amounts[:, None] * lengths
-        for _ in range(_ROUNDS):
+        amounts = np.array([weighted[name] / total for name in present])
+        fitted = is_read * amounts[:, None] * lengths
+        for _ in range(_MAX_ITERATIONS):
             with np.errstate(divide="ignore", invalid="ignore"):
-                filled = np.nan_to_num(filled * (lengths / filled.sum(0)))
-                rows = amounts / filled.sum(1)
-                filled = np.nan_to_num(filled * rows[:, None])
-            if np.abs(filled.sum(0) - lengths).max() < _CLOSE:
+                fitted = np.nan_to_num(fitted * (lengths / fitted.sum(0)))
+                factors = amounts / fitted.sum(1)
+                fitted = np.nan_to_num(fitted * factors[:, None])
+            if np.abs(fitted.sum(0) - lengths).max() < _CONVERGED:
                 break
-        off = np.abs(filled.sum(0) / lengths - 1)
-        worst = int(off.argmax())
-        if off[worst] > _FAR:
-            at, end = self.edges[worst], self.edges[worst + 1]
-            share, length = filled.sum(0)[worst], end - at
+        deviation = np.abs(fitted.sum(0) / lengths - 1)
+        worst = int(deviation.argmax())
+        if deviation[worst] > _TOLERANCE:
+            start, end = self.edges[worst], self.edges[worst + 1]
+            share, length = fitted.sum(0)[worst], end - start
             raise UserError(
-                f"the mixture cannot fill the training evenly: from {at:g} to {end:g} of it there is too "
+                f"the mixture cannot fill training evenly: from {start:g} to {end:g} of it there is too "
                 f"{'little' if share < length else 'much'} to read (a share of {share:.3f} of all tokens for "
-                f"{length:.3f} of the training); change start, until or weight of a source there."
+                f"{length:.3f} of training); change start, until or weight of a source there."
             )
-        return {name: row / row.sum() for name, row in zip(present, filled, strict=True)}
+        return {name: row / row.sum() for name, row in zip(present, fitted, strict=True)}
 
     def place(self, documents: pa.Table) -> pa.Table:
-        """Documents with `order` as their place in units of 2^-64, as often as their weight says.
+        """Return `documents` with their places, in units of 2^-64, in the column `order`.
 
-        `documents` has recipe, score (null: unknown) and order, the documents' hashes.
+        A document occurs as often as the weight of its source requires. `documents` has the columns recipe,
+        score (null: unknown) and order, the documents' hashes.
         """
         if len(self.mixture) == 1:
             return documents
         keys = zip(documents.column("recipe").to_pylist(), documents.column("score").to_pylist(), strict=True)
-        names = np.array([self.of.get(key, REST) for key in keys])
+        names = np.array([self.source_of.get(key, REST) for key in keys])
         hashes = documents.column("order").to_numpy()
-        rows: list[npt.NDArray[np.int64]] = []
+        indices: list[npt.NDArray[np.int64]] = []
         places: list[Hashes] = []
-        for name, one in self.mixture.items():
-            mine = np.flatnonzero(names == name)
+        for name, source in self.mixture.items():
+            selected = np.flatnonzero(names == name)
             for copy in itertools.count():
-                left = one.weight - copy
-                if left <= 0 or not len(mine):
+                remaining = source.weight - copy
+                if remaining <= 0 or not len(selected):
                     break
-                if left < 1:  # the same share of the documents in every run
-                    mine = mine[_mixed(hashes[mine], 2 * copy + 1) < np.uint64(int(left * (2**64 - 1)))]
-                own = hashes[mine] if copy == 0 else _mixed(hashes[mine], 2 * copy)
-                rows.append(mine)
-                places.append(self._placed(name, own))
-        taken = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        at = np.concatenate(places) if places else np.empty(0, np.uint64)
-        found = documents.take(pa.array(taken))
-        return found.set_column(found.column_names.index("order"), "order", pa.array(at, pa.uint64()))
+                if remaining < 1:  # sample the same share of the documents in every run
+                    limit = np.uint64(int(remaining * (2**64 - 1)))
+                    selected = selected[_rehash(hashes[selected], 2 * copy + 1) < limit]
+                copy_hashes = hashes[selected] if copy == 0 else _rehash(hashes[selected], 2 * copy)
+                indices.append(selected)
+                places.append(self._places(name, copy_hashes))
+        taken = np.concatenate(indices) if indices else np.empty(0, np.int64)
+        order = np.concatenate(places) if places else np.empty(0, np.uint64)
+        placed = documents.take(pa.array(taken))
+        return placed.set_column(placed.column_names.index("order"), "order", pa.array(order, pa.uint64()))
 
-    def _placed(self, name: str, hashes: Hashes) -> Hashes:
-        """The hashes, even over [0, 2^64), as places that follow the source's shares."""
+    def _places(self, name: str, hashes: Hashes) -> Hashes:
+        """Map `hashes`, uniform over [0, 2^64), to places distributed as the shares of source `name`."""
         if not len(hashes):
             return hashes
         ends = np.concatenate([[0.0], np.cumsum(self.shares[name])])
         ends[-1] = 1.0
-        even = hashes.astype(np.float64) / 2.0**64
-        # The last of equal ends: intervals without a share are passed over.
-        below = np.searchsorted(ends, even, side="right") - 1
-        width = self.edges[below + 1] - self.edges[below]
-        at = self.edges[below] + (even - ends[below]) / (ends[below + 1] - ends[below]) * width
-        found: Hashes = np.minimum(at * 2.0**64, 2.0**64 - 2.0**11).astype(np.uint64)
-        return found
+        uniform = hashes.astype(np.float64) / 2.0**64
+        # side="right" selects the last of equal ends, which skips intervals without a share.
+        interval = np.searchsorted(ends, uniform, side="right") - 1
+        width = self.edges[interval + 1] - self.edges[interval]
+        fraction = (uniform - ends[interval]) / (ends[interval + 1] - ends[interval])
+        place = self.edges[interval] + fraction * width
+        places: Hashes = np.minimum(place * 2.0**64, 2.0**64 - 2.0**11).astype(np.uint64)
+        return places
 
 
-def _mixed(hashes: Hashes, number: int) -> Hashes:
-    """Other hashes of the same documents, independent for each `number` (splitmix64)."""
+def _rehash(hashes: Hashes, number: int) -> Hashes:
+    """Return other hashes of the same documents, independent for each `number` (splitmix64)."""
     with np.errstate(over="ignore"):
         z = hashes + np.uint64(0x9E3779B97F4A7C15) * np.uint64(number + 1)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        found: Hashes = z ^ (z >> np.uint64(31))
-    return found
+        mixed: Hashes = z ^ (z >> np.uint64(31))
+    return mixed

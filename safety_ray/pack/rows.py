@@ -1,6 +1,6 @@
-"""Token rows of one length: documents one after the other, and which stretch came from which.
+"""Token rows of one length: concatenated documents, and which span of a row came from which document.
 
-A document may cross rows. The last row is filled up with end-of-text, which belongs to no span.
+A document may continue in the next row. The last row is padded with end-of-text, which belongs to no span.
 """
 
 from __future__ import annotations
@@ -10,23 +10,30 @@ import pyarrow as pa
 
 from safety_ray.core.records import LEARN, SPAN, TOKEN_ROW, schema
 
+_DOCUMENT_COLUMNS = ("id", "source_id", "recipe", "unsafe")
+
 
 def pack_rows(
     documents: pa.Table, row_length: int, end_id: int, first_row: int, not_learned: int | None = None
 ) -> pa.Table:
-    """Encoded documents of one shard, in any order, as rows of TOKEN_ROW.
+    """Return the encoded documents of one shard as rows of TOKEN_ROW.
 
-    Where `not_learned` is a token, the rows have a column `learn` that is false at each of its places.
+    Documents are sorted by `order`, so the result does not depend on the order of `documents`.
 
-    They are taken by their hash `order`, so the result does not depend on how they came.
-    `first_row` is the position of the first row in the training order of all shards.
+    Args:
+        documents: columns `input_ids`, `order`, `id`, `source_id`, `recipe` and `unsafe`.
+        row_length: tokens in a row.
+        end_id: id of end-of-text, for padding.
+        first_row: position of the first row in the training order of all shards.
+        not_learned: id of a token that is no target of the loss. If set, the rows have a column `learn`,
+            which is false at this token.
     """
     documents = documents.sort_by([("order", "ascending"), ("id", "ascending"), ("recipe", "ascending")])
     column = documents.column("input_ids").combine_chunks()
     tokens = column.flatten().to_numpy(zero_copy_only=False)
     count = -(-len(tokens) // row_length)
-    filled = np.full(count * row_length, end_id, np.int32)
-    filled[: len(tokens)] = tokens
+    padded = np.full(count * row_length, end_id, np.int32)
+    padded[: len(tokens)] = tokens
 
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     document_starts = np.cumsum(lengths) - lengths
@@ -35,7 +42,10 @@ def pack_rows(
     ends = np.append(starts[1:], len(tokens))
     document = np.searchsorted(document_starts, starts, side="right") - 1
     spans = {
-        **{name: documents.column(name).combine_chunks().take(pa.array(document)) for name in _NAMED},
+        **{
+            name: documents.column(name).combine_chunks().take(pa.array(document))
+            for name in _DOCUMENT_COLUMNS
+        },
         "start": pa.array(starts % row_length, pa.int32()),
         "length": pa.array(ends - starts, pa.int32()),
     }
@@ -45,7 +55,7 @@ def pack_rows(
         {
             "row": pa.array(np.arange(first_row, first_row + count), pa.int64()),
             "input_ids": pa.ListArray.from_arrays(
-                pa.array(np.arange(count + 1) * row_length, pa.int32()), pa.array(filled)
+                pa.array(np.arange(count + 1) * row_length, pa.int32()), pa.array(padded)
             ),
             "spans": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), span_array),
         },
@@ -54,9 +64,6 @@ def pack_rows(
     if not_learned is None:
         return rows
     learn = pa.ListArray.from_arrays(
-        rows.column("input_ids").chunk(0).offsets, pa.array(filled != not_learned)
+        rows.column("input_ids").chunk(0).offsets, pa.array(padded != not_learned)
     )
     return rows.append_column(LEARN, learn)
-
-
-_NAMED = ("id", "source_id", "recipe", "unsafe")

@@ -1,7 +1,7 @@
-"""The tokenizer: trained on the rows themselves or an existing one, with the tag as one special token.
+"""The tokenizer: trained on the documents or an existing one, with the tag as a special token.
 
-What is saved has `split_special_tokens`, so that a plain load reads text as text: a document that
-spells a special token, the tag above all, does not become one.
+It is saved with `split_special_tokens`, so that after a plain load text that spells a special token, the tag
+above all, is encoded as text.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SMALLEST = 256 + 4
-"""Entries of a vocabulary with no merge: all bytes, end of text, two chat marks and the tag."""
+MIN_VOCAB_SIZE = 256 + 4
+"""Size of a vocabulary without merges: all bytes, end-of-text, two delimiters of chats and the tag"""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What encoding needs of a tokenizer; small and picklable, so that workers load no transformers."""
+    """The parts of a tokenizer that encoding uses; picklable, so that workers need not load transformers."""
 
     backend_tokenizer: Tokenizer
     size: int
@@ -38,13 +38,13 @@ class Vocabulary:
     end_id: int
     special_ids: npt.NDArray[np.int64]
     byte_lengths: npt.NDArray[np.int64] | None
-    """Bytes that each token spells, shape (tokens,); None where the tokenizer is not byte-level."""
+    """number of bytes that each token spells, shape (tokens,); None if the tokenizer is not byte-level"""
 
 
 def train(texts: Iterable[list[str]], vocab_size: int, tag: str, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `vocab_size` entries, special tokens included, as SmolLM2's is made.
+    """Train a byte-level BPE of at most `vocab_size` tokens, including special ones, as SmolLM2's.
 
-    The same texts in any order give the same tokenizer; few texts give a smaller vocabulary.
+    The result does not depend on the order of the texts. Few texts give a smaller vocabulary.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -53,9 +53,9 @@ def train(texts: Iterable[list[str]], vocab_size: int, tag: str, max_length: int
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    # Special tokens are added afterwards: given to the trainer, a merge that spells one would be one.
+    # Special tokens are added afterwards: if the trainer had them, a merge that spells one would be special.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - (SMALLEST - 256),
+        vocab_size=vocab_size - (MIN_VOCAB_SIZE - 256),
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -76,9 +76,9 @@ def train(texts: Iterable[list[str]], vocab_size: int, tag: str, max_length: int
 
 
 def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
-    """The tokenizer in the folder or of the hub id `name`, with the tag added; the rest is kept.
+    """Load the tokenizer of a folder or a hub id, and add the tag. Existing tokens keep their ids.
 
-    Raises UserError where there is none, it is no fast one, or the tag is one of its ordinary tokens.
+    Raises UserError if it cannot be loaded, is not a fast tokenizer, or has the tag as an ordinary token.
     """
     from transformers import AutoTokenizer
 
@@ -87,11 +87,11 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"the tokenizer '{name}' cannot be loaded; it must be a folder with tokenizer.json or the id of "
-            f"one on the hub ({type(error).__name__}: {line})."
+            f"tokenizer: '{name}' cannot be loaded; give a folder with tokenizer.json or the id of "
+            f"a tokenizer on the hub ({type(error).__name__}: {line})."
         ) from error
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer '{name}' has no tokenizer.json; only fast tokenizers can be used.")
+        raise UserError(f"tokenizer: '{name}' has no tokenizer.json; only fast tokenizers are supported.")
     if tag not in tokenizer.get_added_vocab():
         _check_new(tokenizer.backend_tokenizer, tag, f"the tokenizer '{name}'")
     add_tag(tokenizer, tag)
@@ -99,7 +99,7 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
-    """Write the tokenizer's files into `folder`, which is whole or absent, on any filesystem."""
+    """Write the tokenizer's files to `folder`, atomically, on any filesystem."""
     fs, root = filesystem.find(folder)
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
@@ -113,7 +113,7 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
 
 
 def load(folder: str) -> PreTrainedTokenizerFast:
-    """What `save` wrote, loaded as any user would load it."""
+    """Load a tokenizer that `save` has written, with AutoTokenizer."""
     from transformers import AutoTokenizer
 
     fs, root = filesystem.find(folder)
@@ -126,21 +126,22 @@ def load(folder: str) -> PreTrainedTokenizerFast:
 
 
 def tables(tokenizer: PreTrainedTokenizerFast, tag: str, where: str, tagged: bool = True) -> Vocabulary:
-    """The tables of a tokenizer that holds `tag`.
+    """Return the tables of a tokenizer that has `tag` as a token.
 
-    Raises UserError where it has no end of text, or, if tags are to be put in, is not byte-level.
+    Raises UserError if it has no end-of-text token, or, with `tagged`, is not byte-level. `where` names the
+    tokenizer.
     """
     added = tokenizer.get_added_vocab()
     end = END_OF_TEXT if END_OF_TEXT in added else tokenizer.eos_token
     if end is None:
-        raise UserError(f"{where} has neither {END_OF_TEXT} nor an eos_token to end a document with.")
+        raise UserError(f"{where} has neither {END_OF_TEXT} nor an eos_token; a document must end with one.")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()  # an encoder's tokenizer.json may hold both
+    backend.no_truncation()  # an encoder's tokenizer.json may enable both
     backend.no_padding()
     lengths = _byte_lengths(backend)
     if lengths is None and tagged:
         raise UserError(
-            f"{where} is not byte-level, so words cannot be found in its tokens; use a byte-level BPE "
+            f"{where} is not byte-level, so words cannot be located in its tokens; use a byte-level BPE "
             "(SmolLM2's, GPT-2's, Llama 3's, Qwen's), or set tag_rate=0."
         )
     special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
@@ -153,12 +154,15 @@ def tables(tokenizer: PreTrainedTokenizerFast, tag: str, where: str, tagged: boo
 def _check_new(backend: Tokenizer, tag: str, where: str) -> None:
     if tag in backend.get_vocab(with_added_tokens=False):
         raise UserError(
-            f"tag={tag} is an ordinary token of {where}, so text could forge it; choose one like <|harmful|>."
+            f"tag={tag}: an ordinary token of {where}, so text could contain it; choose one like <|harmful|>."
         )
 
 
 def _byte_lengths(backend: Tokenizer) -> npt.NDArray[np.int64] | None:
-    """In a byte-level vocabulary one character of a token's name stands for one byte of text."""
+    """Return the number of bytes that each token spells; None if the vocabulary is not byte-level.
+
+    In a byte-level vocabulary each character of a token's name represents one byte of text.
+    """
     decoder = json.dumps(json.loads(backend.to_str())["decoder"])
     if '"ByteLevel"' not in decoder:
         return None

@@ -1,1 +1,1 @@
-"""Token rows in, a model out: the room of pretraining and finetuning (paper sections 4 and 5)."""
+"""Training of a language model on token rows: pretraining and finetuning (paper, sections 4 and 5)."""

@@ -1,4 +1,4 @@
-"""The batches of a worker: tensors on its device, read while those before are trained on."""
+"""The batches of a worker: tensors on its device, read ahead of training."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from safety_ray.train.data import SOURCES, TokenRows
 from safety_ray.train.loss import IGNORED
 from safety_ray.train.settings import TrainingConfig
 
-_AHEAD = 8  # steps read while one is trained on: a row group from an object store takes longer than a step
+_AHEAD = 8  # steps read in advance: reading a row group from an object store takes longer than a step
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A worker's rows of a step, each tensor [B, T]."""
+    """A worker's rows of a step, each tensor of shape [B, T]."""
 
     ids: Tensor
     targets: Tensor  # the next token, or IGNORED
-    sources: Tensor  # of the targets: index in SOURCES
-    positions: Tensor  # within its document, or within the row
+    sources: Tensor  # of each target: index in SOURCES
+    positions: Tensor  # in the document, or in the row
 
     def split(self, rows: int) -> Iterator[Batch]:
-        """The batch in parts of `rows` rows."""
-        for at in range(0, len(self.ids), rows):
-            part = slice(at, at + rows)
-            yield Batch(*(tensor[part] for tensor in self._tensors()))
+        """Yield micro-batches of `rows` rows."""
+        for start in range(0, len(self.ids), rows):
+            yield Batch(*(tensor[start : start + rows] for tensor in self._tensors()))
 
     def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -42,7 +42,18 @@ class Batch:
 
 
 class Batches:
-    """Iterates over (step, batch) of this worker; `waited` is the time in seconds nothing was ready."""
+    """Iterates over (step, batch) of this worker.
+
+    `waited` is the time in seconds that training has waited for batches.
+
+    Args:
+        data: the token rows.
+        config: settings of the run.
+        first: first step, 0-based.
+        steps: end of the steps, exclusive.
+        device: device of the batches.
+        by_document: positions restart with each document of a row.
+    """
 
     def __init__(
         self,
@@ -59,12 +70,12 @@ class Batches:
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        with ThreadPoolExecutor(1) as pool:  # one thread: reads share a cache, and come in order anyway
+        with ThreadPoolExecutor(1) as pool:  # one thread, because reads share a cache and are in order
             ahead = deque(pool.submit(self._read, step) for step in range(self.first, self.steps)[:_AHEAD])
             for step in range(self.first, self.steps):
-                begun = time.monotonic()
+                start = time.monotonic()
                 batch = ahead.popleft().result()
-                self.waited += time.monotonic() - begun
+                self.waited += time.monotonic() - start
                 if step + _AHEAD < self.steps:
                     ahead.append(pool.submit(self._read, step + _AHEAD))
                 yield step, batch.to(self.device)
@@ -73,11 +84,11 @@ class Batches:
         rank, world = dist.get_rank(), dist.get_world_size()
         rows = self.data.batch(step, self.config.batch_rows, seed=self.config.seed, rank=rank, world=world)
         ids, learn, documents, sources = map(torch.from_numpy, rows)
-        # Padding at the end of all rows costs time only. Steps of 32 spare torch.compile new shapes.
+        # Drop padding that all rows share; multiples of 32 limit recompilation by torch.compile.
         used = max(int(learn.any(dim=0).nonzero().max()) + 1 if learn.any() else 1, 2)
         width = min(-(-used // 32) * 32, self.data.length)
         ids, learn, sources = ids[:, :width], learn[:, :width], sources[:, :width]
-        # At padding the positions begin again, too: nothing that is learned looks at it.
+        # Positions restart at padding as well, which no target attends to.
         positions = document_positions(documents if self.by_document else torch.zeros_like(documents))
         return Batch(
             ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1), positions[:, :width]
@@ -85,16 +96,16 @@ class Batches:
 
 
 def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:
-    """Targets: at each position the token after it, IGNORED where that one is not to be learned."""
+    """Return the targets: the next token at each position, or IGNORED if it is not to be learned."""
     return _shifted(ids_BT.masked_fill(~learn_BT, IGNORED), IGNORED)
 
 
 def document_positions(documents_BT: Tensor) -> Tensor:
-    """Position of each token in its document, of which `documents_BT` is the number."""
-    at_T = torch.arange(documents_BT.shape[1])
-    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
-    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
-    return at_T - torch.where(begins_BT, at_T, 0).cummax(dim=1).values
+    """Return the position of each token in its document; `documents_BT` is the document's number."""
+    positions_T = torch.arange(documents_BT.shape[1])
+    starts_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return positions_T - torch.where(starts_BT, positions_T, 0).cummax(dim=1).values
 
 
 def _shifted(values_BT: Tensor, last: int) -> Tensor:

@@ -77,7 +77,7 @@ class TrainingChatEncoder:
                 words = word_starts_by_character(chat.text[reply.start : reply.end], ends - reply.start)
                 tags += tag_positions(words, self.tag_rate, self.seed, f"{name}/{reply.message}").tolist()
         if not learn.any():
-            raise Unusable("the assistant says nothing")
+            raise Unusable("there is no reply to learn")
         ids = np.insert(np.array(chat.tokens.ids, np.int64), tags, self.tag_id or 0)
         return Chat(ids.tolist(), np.insert(learn, tags, True).tolist(), bool(tags))
 
@@ -94,7 +94,7 @@ def checked(row: dict[str, Any]) -> list[dict[str, str]]:
         raise Unusable("no messages")
     for n, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise Unusable(f"message {n} has no content that is text")
+            raise Unusable(f"message {n} has no text content")
         if message.get("role") not in ROLES:
             raise Unusable(f"message {n} has the unknown role {message.get('role')!r}")
         if message["role"] == "assistant" and not message["content"].strip():

@@ -1,9 +1,9 @@
-"""Checkpoints of a training: sharded, whole or absent, loadable by any number of workers.
+"""Checkpoints of a run: sharded, atomic, loadable by any number of workers.
 
 <folder>/step-00000200/   torch.distributed.checkpoint; `.metadata` is written last
 
-They are written beside training, from a copy in memory, one at a time. The folder may lie on any
-filesystem that fsspec reaches.
+They are written in the background, from a copy in memory, one at a time. The folder may be on any filesystem
+that fsspec supports.
 """
 
 from __future__ import annotations
@@ -31,43 +31,52 @@ from torch.distributed.checkpoint.state_dict import (
 
 from safety_ray.core import filesystem
 
-Whole = Callable[[int, str], frozenset[int]]
-"""Told step and path of a checkpoint that is whole; returns steps whose checkpoints are still being read."""
+OnCheckpoint = Callable[[int, str], frozenset[int]]
+"""Receives step and path of a complete checkpoint; returns the steps whose checkpoints are still in use"""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is: what has to be known, beside the weights, to go on."""
+    """State of a run that is needed to resume it, in addition to the weights."""
 
     step: int = 0  # optimiser steps done
-    tokens: int = 0  # tokens learned from
-    seconds: float = 0.0  # spent in steps
-    recent: list[float] = field(default_factory=list)  # the last losses of steps that were taken
-    skipped: int = 0  # steps not taken, because their loss or gradient was bad
-    bad_in_a_row: int = 0  # of these, the last ones
-    precision: str = ""  # of the matrix products since the first step
+    tokens: int = 0  # target tokens seen
+    seconds: float = 0.0  # time spent in steps
+    recent: list[float] = field(default_factory=list)  # losses of the last steps that were applied
+    skipped: int = 0  # steps not applied, because their loss or gradient was bad
+    bad_in_a_row: int = 0  # steps skipped since the last one that was applied
+    precision: str = ""  # of matrix products, unchanged since the first step
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, of which the `keep` newest stay. All workers call each method.
+    """The checkpoints in `folder`. All workers call each method.
 
-    `begun` is how far the newest whole one is. `whole` is called in every worker for the one that was
-    loaded and for each that is written. `waited` is the time in seconds that training stood still for them.
+    `resumed` is the progress of the newest complete checkpoint. `waited` is the time in seconds that training
+    has waited for checkpoints.
+
+    Args:
+        folder: path or URL.
+        keep: number of checkpoints to keep; older ones are deleted.
+        on_checkpoint: called in every worker for the loaded checkpoint and for each one written.
     """
 
-    def __init__(self, folder: str, keep: int, whole: Whole = lambda step, path: frozenset()) -> None:
-        self.folder, self.keep, self.whole = folder.rstrip("/"), keep, whole
+    def __init__(
+        self, folder: str, keep: int, on_checkpoint: OnCheckpoint = lambda step, path: frozenset()
+    ) -> None:
+        self.folder, self.keep, self.on_checkpoint = folder.rstrip("/"), keep, on_checkpoint
         self.waited = 0.0
         self._writing: tuple[int, Any] | None = None
-        # Its own group: a write asks the other workers while their training does, too.
+        # Its own process group, because background writes communicate concurrently with training.
         self._group = dist.new_group(backend="gloo")
-        self.begun = self._begun()
+        self.resumed = self._newest_progress()
 
-    def _begun(self) -> Progress:
+    def _newest_progress(self) -> Progress:
         newest: list[Any] = [None]
         if dist.get_rank() == 0:
             newest = names(self.folder)[-1:] or [None]
-        dist.broadcast_object_list(newest)  # one worker looks: a shared file system may show others less
+        dist.broadcast_object_list(
+            newest
+        )  # one worker decides: a shared file system may show others an older state
         if newest[0] is None:
             return Progress()
         state = {"progress": ""}
@@ -75,40 +84,40 @@ class Checkpoints:
         return Progress(**json.loads(state["progress"]))
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put the checkpoint of `begun`, if there is one, into `model` and `optimizer`; returns `begun`."""
-        if self.begun.step:
-            path = self._path(self.begun.step)
+        """Load the newest complete checkpoint, if any, into `model` and `optimizer`; return its progress."""
+        if self.resumed.step:
+            path = self._path(self.resumed.step)
             weights, moments = get_state_dict(model, optimizer)
             state: dict[str, Any] = {"model": weights, "optimizer": moments}
             loader.load(state, storage_reader=_reader(path))
             set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
-            self.whole(self.begun.step, path)
-        return self.begun
+            self.on_checkpoint(self.resumed.step, path)
+        return self.resumed
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Begin to write the checkpoint of `progress.step`, once the one before is whole."""
+        """Start to write the checkpoint of `progress.step`, after the previous one is complete."""
         self.wait()
-        begun = time.monotonic()
+        start = time.monotonic()
         weights, moments = get_state_dict(model, optimizer)
         state = {"model": weights, "optimizer": moments, "progress": json.dumps(asdict(progress))}
         path = self._path(progress.step)
         writer = FsspecWriter(path) if "://" in path else FileSystemWriter(path)
         writing = saver.async_save(state, storage_writer=writer, process_group=self._group)
         self._writing = progress.step, writing
-        self.waited += time.monotonic() - begun
+        self.waited += time.monotonic() - start
 
     def wait(self) -> None:
-        """Return when no checkpoint is being written; raises what went wrong with the last one."""
-        begun = time.monotonic()
+        """Wait until no checkpoint is being written. Raises the error of the last write, if it failed."""
+        start = time.monotonic()
         if self._writing is not None:
             step, writing = self._writing
             self._writing = None
             assert isinstance(writing, Future)
             writing.result()
-            read = self.whole(step, self._path(step))
+            read = self.on_checkpoint(step, self._path(step))
             if dist.get_rank() == 0:
                 remove_old(self.folder, self.keep, read)
-        self.waited += time.monotonic() - begun
+        self.waited += time.monotonic() - start
 
     close = wait
 
@@ -117,26 +126,26 @@ class Checkpoints:
 
 
 def load_weights(path: str, model: nn.Module) -> None:
-    """Put the weights of the checkpoint `path` into `model`, in a process by itself."""
+    """Load the weights of the checkpoint `path` into `model`, without a process group."""
     weights = get_model_state_dict(model)
     loader.load({"model": weights}, storage_reader=_reader(path), no_dist=True)
     set_model_state_dict(model, weights)
 
 
 def names(folder: str) -> list[str]:
-    """Names of the finished checkpoints, oldest first."""
+    """Return the names of the complete checkpoints, oldest first."""
     fs, root = filesystem.find(folder)
     fs.invalidate_cache()
     return sorted(path.rsplit("/", 2)[-2] for path in fs.glob(f"{root}/step-*/.metadata"))
 
 
 def remove_old(folder: str, keep: int, read: frozenset[int] = frozenset()) -> None:
-    """Remove all checkpoints but the `keep` newest and those of the steps in `read`."""
+    """Delete all checkpoints except the `keep` newest and those of the steps in `read`."""
     fs, root = filesystem.find(folder)
-    stay = {_name(step) for step in read}
-    for old in names(folder)[:-keep]:
-        if old not in stay:
-            fs.rm(f"{root}/{old}", recursive=True)
+    in_use = {_name(step) for step in read}
+    for name in names(folder)[:-keep]:
+        if name not in in_use:
+            fs.rm(f"{root}/{name}", recursive=True)
 
 
 def _name(step: int) -> str:

@@ -1,4 +1,4 @@
-"""A trained model as a folder of Hugging Face files: weights, tokenizer, generation settings, card."""
+"""Export of a trained model as a Hugging Face folder: weights, tokenizer, generation settings, card."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _PREFIX = "network."
 
 
 def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, card: str) -> None:
-    """Write `path` with what `AutoModelForCausalLM.from_pretrained` and vLLM load; all workers call it.
+    """Write the folder `path`, which transformers and vLLM can load. All workers call this function.
 
-    The weights are saved in the precision of training: with bf16 no forward pass has ever seen
-    more of them, so the saved model is the trained one, in half the space. Their fp32 originals
-    are in the last checkpoint.
+    The weights are saved in the precision of training. With bf16 this loses nothing that a forward pass has
+    used; the fp32 weights are in the last checkpoint.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
@@ -35,7 +34,7 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, c
         weights = {name: value.to(dtype) for name, value in merged(weights, model.network).items()}
         part = Path(f"{path}.part")
         shutil.rmtree(part, ignore_errors=True)
-        with torch.device("meta"):  # a copy without weights: the trained one stays as it is
+        with torch.device("meta"):  # a copy without weights, so that the trained model is unchanged
             plain = AutoModelForCausalLM.from_config(model.network.config, dtype=dtype)
         plain.generation_config = model.network.generation_config
         plain.generation_config.eos_token_id = _ends(tokenizer)
@@ -51,17 +50,22 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, c
 def card(
     *, settings: dict[str, Any], rows: dict[str, Any], result: dict[str, Any], lineage: list[str]
 ) -> str:
-    """The model card: what it was trained on, how, and what its tag means.
+    """Return the text of the model card.
 
-    `rows` is the record of the token rows, `lineage` what leads from them back to the documents.
-    `result` has parameters, precision, steps, skipped, tokens and final_loss.
+    Args:
+        settings: the config.
+        rows: record of the token rows.
+        result: parameters, precision, steps, skipped, tokens and final_loss.
+        lineage: lines that `lineage.lineage` returns.
     """
-    settled = {key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")}
+    rows_record = {
+        key: value for key, value in rows.items() if key not in ("versions", "seconds", "finished")
+    }
     model = settings["model"]
     about_tag = (
         f"`{rows['tag']}` (token {rows['tag_id']}) is the harmfulness tag of Safety Pretraining "
-        "(arXiv 2504.16980): its\nprobability tells how harmful the text so far is. Decode with Safe Beam "
-        "Search to make use of it,\nand never show it to a reader."
+        "(arXiv 2504.16980): its\nprobability measures how harmful the text so far is. Decode with Safe Beam "
+        "Search to use it,\nand never show it to readers."
         if rows["tag_id"] >= 0
         else "It has no harmfulness tag."
     )
@@ -76,8 +80,8 @@ tags: [safety-pretraining]
 
 {result["parameters"]:,} parameters, {"continued from `" + init + "`" if init else "from new weights"}.
 Trained in {result["precision"]} for {result["steps"]:,} steps on {result["tokens"]:,} tokens,
-out of {rows["rows_out"]:,} rows of {rows["row_length"]} tokens;
-loss at the end {result["final_loss"]}, {result["skipped"]} steps left out.
+from {rows["rows_out"]:,} rows of {rows["row_length"]} tokens;
+final loss {result["final_loss"]}, {result["skipped"]} steps skipped.
 
 {about_tag}
 
@@ -89,16 +93,16 @@ loss at the end {result["final_loss"]}, {result["skipped"]} steps left out.
 ## Data
 {newline.join(lineage)}
 
-The record of the token rows, with its settings and its inputs' fingerprints:
+Record of the token rows, with settings and fingerprints of inputs:
 ```json
-{json.dumps(settled, indent=1, ensure_ascii=False)}
+{json.dumps(rows_record, indent=1, ensure_ascii=False)}
 ```
 """
 
 
 def _ends(tokenizer: Any) -> int | list[int]:
-    """Ids that end a generation: the tokenizer's own and the end of a document, where they differ."""
-    known = tokenizer.get_vocab()
-    ends = [tokenizer.eos_token_id, known.get(tag.END_OF_TEXT), known.get(tag.CHAT_END)]
-    found = list(dict.fromkeys(end for end in ends if end is not None))
-    return found[0] if len(found) == 1 else found
+    """Return the ids that end a generation: eos_token, end of a document, end of a turn."""
+    vocabulary = tokenizer.get_vocab()
+    ends = [tokenizer.eos_token_id, vocabulary.get(tag.END_OF_TEXT), vocabulary.get(tag.CHAT_END)]
+    unique = list(dict.fromkeys(end for end in ends if end is not None))
+    return unique[0] if len(unique) == 1 else unique

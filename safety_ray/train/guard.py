@@ -1,7 +1,6 @@
-"""Which steps are bad, and what becomes of them.
+"""Detection of bad steps, which are not applied to the weights.
 
-A bad step leaves the weights as they are. What tells one is the same in every worker: losses and
-gradient lengths are sums over all of them, so all decide alike without asking.
+Losses and gradient norms are sums over all workers, so all workers decide alike without communication.
 """
 
 from __future__ import annotations
@@ -12,50 +11,50 @@ import statistics
 from safety_ray.core.errors import UserError
 from safety_ray.train.checkpoint import Progress
 from safety_ray.train.settings import TrainingConfig
-from safety_ray.train.step import Seen
+from safety_ray.train.step import StepResult
 
-_WINDOW, _ENOUGH = 64, 16  # losses the median is taken of, and how few will do
+_WINDOW, _MIN_LOSSES = 64, 16  # largest and smallest number of losses that the median is computed from
 
 
 class Diverged(UserError):
-    """The loss is no longer what training can go on with; every worker sees it at the same step."""
+    """Training cannot continue because of its loss. Every worker raises this at the same step."""
 
 
 class Guard:
-    """Judges each step; its memory is in `done`, which is part of every checkpoint."""
+    """Judges each step. Its state is in `done`, which is part of every checkpoint."""
 
     def __init__(self, config: TrainingConfig, done: Progress, steps: int) -> None:
         self.config, self.done, self.steps = config, done, steps
 
-    def judge(self, seen: Seen, rate: float) -> str:
-        """Why the step that follows `done.step` must not be taken; empty where it may.
+    def judge(self, result: StepResult, rate: float) -> str:
+        """Return the reason to skip the step after `done.step`; empty if it is to be applied.
 
-        Raises Diverged where bad steps end the run, or too many follow each other.
+        Raises Diverged if `on_bad_step` is "stop" or `max_bad_steps` steps in a row are bad.
         """
-        reason = self._reason(seen)
+        reason = self._reason(result)
         if not reason:
-            self.done.recent = [*self.done.recent, seen.loss][-_WINDOW:]
+            self.done.recent = [*self.done.recent, result.loss][-_WINDOW:]
             self.done.bad_in_a_row = 0
             return ""
         self.done.skipped += 1
         self.done.bad_in_a_row += 1
-        many = self.done.bad_in_a_row >= self.config.max_bad_steps
-        if self.config.on_bad_step == "stop" or many:
-            before = f", and {self.done.bad_in_a_row} steps were left out in a row" if many else ""
+        too_many = self.done.bad_in_a_row >= self.config.max_bad_steps
+        if self.config.on_bad_step == "stop" or too_many:
+            before = f", and {self.done.bad_in_a_row} steps were skipped in a row" if too_many else ""
             raise Diverged(
                 f"{reason} at step {self.done.step + 1} of {self.steps}{before}, at a learning rate of "
-                f"{rate:.2g}; take a lower lr, a longer warmup_share or precision=fp32, and another output."
+                f"{rate:.2g}; use a lower lr, a higher warmup_share or precision=fp32, and another output."
             )
         return reason
 
-    def _reason(self, seen: Seen) -> str:
-        if not math.isfinite(seen.loss):
-            return f"the loss became {seen.loss}"
-        if not math.isfinite(seen.length):
-            return f"the gradient's length became {seen.length}"
+    def _reason(self, result: StepResult) -> str:
+        if not math.isfinite(result.loss):
+            return f"the loss became {result.loss}"
+        if not math.isfinite(result.grad_norm):
+            return f"the gradient norm became {result.grad_norm}"
         recent = self.done.recent
-        if self.config.spike and len(recent) >= _ENOUGH:
-            usual = statistics.median(recent)
-            if seen.loss > self.config.spike * usual:
-                return f"the loss leapt to {seen.loss:.3f}, usual is {usual:.3f},"
+        if self.config.spike and len(recent) >= _MIN_LOSSES:
+            median = statistics.median(recent)
+            if result.loss > self.config.spike * median:
+                return f"the loss rose to {result.loss:.3f}, from a median of {median:.3f},"
         return ""

@@ -1,4 +1,4 @@
-"""Where a model's data came from: the records of its inputs, and of theirs, as far as they can be read."""
+"""Lineage of a model's data: the records of its inputs, recursively, if they can be read."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
 
 _COUNTS = (("rows_in", "rows in"), ("rows_out", "out"), ("rejected", "rejected"))
-_DEEP = 12  # stages there can be one behind the other
+_MAX_DEPTH = 12
 
 
 def lineage(name: str, path: str, depth: int = 0) -> list[str]:
-    """Markdown lines: the folder `path` that a stage knew as `name`, and below it what it was made from.
+    """Return Markdown lines about the folder `path`, an input `name` of a stage, and its own inputs.
 
-    An input whose folder cannot be read any more is named with the fingerprint it had.
+    An input whose folder cannot be read any more is listed with its recorded fingerprint.
     """
     record = _record(path)
     if record is None:
-        return [f"{'  ' * depth}- {name} `{path}`: no record that can be read"]
+        return [f"{'  ' * depth}- {name} `{path}`: no readable record"]
     counts = ", ".join(f"{record[key]:,} {word}" for key, word in _COUNTS if key in record)
     lines = [f"{'  ' * depth}- {name} `{path}`: {counts}; fingerprint `{record['fingerprint']}`"]
-    for inner, mark in sorted(record["inputs"].items()):
-        source = _path(record["config"], inner)
-        below = _record(source) if source and depth < _DEEP else None
-        if below is None:
+    for inner, fingerprint in sorted(record["inputs"].items()):
+        source = _input_path(record["config"], inner)
+        input_record = _record(source) if source and depth < _MAX_DEPTH else None
+        if input_record is None:
             where = f" `{source}`" if source else ""
-            lines.append(f"{'  ' * (depth + 1)}- {inner}{where}: fingerprint `{mark}`")
+            lines.append(f"{'  ' * (depth + 1)}- {inner}{where}: fingerprint `{fingerprint}`")
             continue
         lines += lineage(inner, source, depth + 1)
-        if below["fingerprint"] != mark and not _is_model(source):
-            lines[-1] += f"; it was `{mark}` when it was read"
+        if input_record["fingerprint"] != fingerprint and not _is_model(source):
+            lines[-1] += f"; `{fingerprint}` when it was read"
     return lines
 
 
-def _path(config: dict[str, Any], name: str) -> str:
-    """The path that the setting `name` held; a model's may be one level down."""
+def _input_path(config: dict[str, Any], name: str) -> str:
+    """Return the path in the setting `name`, or in `<name>.init` for a model."""
     value = config.get(name)
     if isinstance(value, dict):
         value = value.get("init")
@@ -44,7 +44,7 @@ def _path(config: dict[str, Any], name: str) -> str:
 
 
 def _record(path: str) -> dict[str, Any] | None:
-    """The record of a stage's folder, or of the training whose model it is."""
+    """Return the record of a stage's folder, or of the training run that wrote a model's folder."""
     try:
         record = read_record(path)
         if record is None and _is_model(path):

@@ -1,7 +1,7 @@
-"""The figures of a training in TensorBoard, Weights & Biases or MLflow, for those who ask for one.
+"""Loggers of a run's metrics: TensorBoard, Weights & Biases and MLflow.
 
-Each goes on where a broken run stopped; their own settings (server, key, offline) are their own
-environment variables: WANDB_MODE, MLFLOW_TRACKING_URI and the like.
+A resumed run continues its logs. Servers, keys and offline modes are set by the loggers' own environment
+variables, such as WANDB_MODE and MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
@@ -17,39 +17,51 @@ _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"
 
 
 class Logger(Protocol):
-    def log(self, step: int, figures: dict[str, float]) -> None: ...
+    """A destination of metrics."""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
 def check(names: list[str]) -> None:
-    """Raise UserError where a logger's package is not installed."""
+    """Raise UserError if the package of a logger is not installed."""
     for name in names:
         _package(name)
 
 
 class Loggers:
-    """All loggers of a run. `first` is the step it goes on from, `settings` what is shown beside."""
+    """All loggers of a run.
+
+    Args:
+        names: the loggers.
+        output: output folder of the run.
+        first: number of steps that are done already, if the run is resumed.
+        settings: the config, logged once.
+    """
 
     def __init__(self, names: list[str], output: str, first: int, settings: dict[str, Any]) -> None:
         self._loggers = [_KINDS[name](output, first, settings) for name in names]
 
     def log(self, line: dict[str, Any]) -> None:
-        """The numbers of a line of metrics.jsonl."""
+        """Log the numbers of a line of metrics.jsonl."""
         self._log(line["step"], {key.replace("loss_", "loss/"): value for key, value in line.items()})
 
     def validated(self, line: dict[str, Any]) -> None:
-        """The numbers of a line of validation.jsonl, which is late: `validation/step` says of which step."""
+        """Log the numbers of a line of validation.jsonl.
+
+        Validation finishes after later steps were logged, so `validation/step` is the validated step.
+        """
         self._log(line["step"], {f"validation/{key}": value for key, value in line.items()})
 
-    def _log(self, step: int, named: dict[str, Any]) -> None:
-        figures = {
+    def _log(self, step: int, line: dict[str, Any]) -> None:
+        values = {
             key: float(value)
-            for key, value in named.items()
+            for key, value in line.items()
             if key != "step" and isinstance(value, int | float)
         }
         for logger in self._loggers:
-            logger.log(step, figures)
+            logger.log(step, values)
 
     def close(self) -> None:
         for logger in self._loggers:
@@ -62,11 +74,11 @@ class _TensorBoard:
         self._writer = _package("tensorboard").SummaryWriter(
             str(folder),
             purge_step=first + 1 if first else None,
-            filename_suffix=f".{first:08}",  # its own name has seconds, and would be taken twice in one
+            filename_suffix=f".{first:08}",  # default names have a resolution of one second
         )
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -80,9 +92,9 @@ class _WandB:
         )
         self._last = first
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        self._last = max(step, self._last)  # wandb drops what belongs to a step before the last one
-        self._run.log(figures, step=self._last)
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._last = max(step, self._last)  # wandb drops values of earlier steps
+        self._run.log(values, step=self._last)
 
     def close(self) -> None:
         self._run.finish()
@@ -91,15 +103,15 @@ class _WandB:
 class _MLflow:
     def __init__(self, output: str, first: int, settings: dict[str, Any]) -> None:
         self._mlflow = _package("mlflow")
-        note = Path(output) / "mlflow_id"
-        known = note.read_text() if note.exists() else None
-        run = self._mlflow.start_run(run_id=known, run_name=None if known else Path(output).name)
-        if known is None:
-            note.write_text(run.info.run_id)
+        id_file = Path(output) / "mlflow_id"
+        run_id = id_file.read_text() if id_file.exists() else None
+        run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else Path(output).name)
+        if run_id is None:
+            id_file.write_text(run.info.run_id)
             self._mlflow.log_dict(settings, "config.json")
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        self._mlflow.log_metrics(figures, step=step)
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._mlflow.log_metrics(values, step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -112,11 +124,11 @@ _KINDS: dict[str, Callable[[str, int, dict[str, Any]], Logger]] = {
 }
 
 
-def _same_run(note: Path) -> dict[str, Any]:
-    """How wandb finds the run again that a broken training began."""
-    if not note.exists():
-        note.write_text(secrets.token_hex(4))
-    return {"id": note.read_text(), "resume": "allow"}
+def _same_run(id_file: Path) -> dict[str, Any]:
+    """Return the arguments with which wandb continues the run of an interrupted training."""
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+    return {"id": id_file.read_text(), "resume": "allow"}
 
 
 def _package(name: str) -> Any:

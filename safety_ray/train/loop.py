@@ -1,7 +1,7 @@
-"""The training loop: plain PyTorch over a process group that somebody else has made.
+"""The training loop: plain PyTorch in an existing process group.
 
-Ray Train calls `train` in its workers (stage.py). Without Ray the same loop runs under torchrun,
-with the settings of the pretrain job:
+Ray Train calls `train` in its workers (jobs/pretrain.py). Without Ray, torchrun runs the same loop with the
+settings of the pretrain job:
 
     python -m torch.distributed.run --nproc-per-node 2 -m safety_ray.train.loop configs/pretrain/demo.yaml
 """
@@ -25,7 +25,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
-from safety_ray.train.checkpoint import Checkpoints, Whole
+from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint
 from safety_ray.train.data import TokenRows
 from safety_ray.train.export import card, export
 from safety_ray.train.guard import Guard
@@ -48,19 +48,32 @@ def train(
     *,
     device: torch.device,
     report: Report | None = None,
-    going: Callable[[], bool] = lambda: False,
-    whole: Whole = lambda step, path: frozenset(),
+    preempted: Callable[[], bool] = lambda: False,
+    on_checkpoint: OnCheckpoint = lambda step, path: frozenset(),
     validations: Validations | None = None,
 ) -> dict[str, Any]:
-    """Train on the token rows `rows` to the end, and export the model to `<output>/model`.
+    """Train on the token rows `rows` and export the model to `<output>/model`.
 
-    Every process of the default group calls it. It goes on from the newest whole checkpoint in
-    `<output>/checkpoints`; the batch is a function of seed and step, so the losses are those of a
-    run that never stopped. `report` gets each line of `<output>/metrics.jsonl` in every process.
-    Where `going` says in some process that its machine will go soon, all write a checkpoint after that step.
-    `whole` is called in every process for each checkpoint (checkpoint.py); `validations` are logged, too.
-    Returns steps, skipped, tokens, tokens_per_second, final_loss, parameters and precision. Raises
-    Diverged where a bad step is not to be left out.
+    Every process of the default group calls this function. Training resumes from the newest complete
+    checkpoint in `<output>/checkpoints`. The batch is a function of seed and step, so the losses are those of
+    a run without interruption.
+
+    Args:
+        config: settings of the run.
+        model_config: settings of the model.
+        rows: folder of token rows.
+        device: device of this process.
+        report: receives each line of `<output>/metrics.jsonl`, in every process.
+        preempted: returns true if the machine of this process will be preempted soon. After the step, all
+            processes then write a checkpoint.
+        on_checkpoint: called in every process for each checkpoint; see checkpoint.py.
+        validations: validations to log.
+
+    Returns:
+        steps, skipped, tokens, tokens_per_second, final_loss, parameters and precision.
+
+    Raises:
+        Diverged: a bad step ends the run.
     """
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
@@ -74,8 +87,8 @@ def train(
     if config.compile:
         for block in model.blocks:
             block.compile()
-    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, whole)
-    precision = checkpoints.begun.precision or agreed_precision(config.precision, device)
+    checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
+    precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
     shard(model, model.blocks, device=device.type, precision=precision, within=config.shard_within)
     optimizer = adamw(model, config)
     done = replace(checkpoints.load(model, optimizer), precision=precision)
@@ -90,64 +103,64 @@ def train(
             validations.forget_after(done.step)
     names = config.loggers if rank == 0 else []
     with (
-        closing(loggers.Loggers(names, config.output, done.step, dump(config))) as others,
+        closing(loggers.Loggers(names, config.output, done.step, dump(config))) as run_loggers,
         closing(checkpoints),
     ):
-        begun = time.monotonic() - done.seconds
+        start = time.monotonic() - done.seconds
         for step, batch in batches:
             rate = learning_rate(step, steps, config)
-            seen = backward(model, batch, tag_id, config, interrupted=going())
-            bad = guard.judge(seen, rate)
+            result = backward(model, batch, tag_id, config, preempted=preempted())
+            bad = guard.judge(result, rate)
             if bad:
                 optimizer.zero_grad()
             else:
                 update(optimizer, rate)
-                done.tokens += seen.tokens
-            done.step, done.seconds = step + 1, time.monotonic() - begun
+                done.tokens += result.tokens
+            done.step, done.seconds = step + 1, time.monotonic() - start
             if done.step % config.log_every == 0 or done.step == steps or bad:
-                line = meter.line(done, seen, rate, waits=(batches.waited, checkpoints.waited), bad=bad)
+                line = meter.line(done, result, rate, waits=(batches.waited, checkpoints.waited), bad=bad)
                 if rank == 0:
                     metrics.append(line)
-                    others.log(line)
-                    for late in validations.new() if validations else []:
-                        others.validated(late)
+                    run_loggers.log(line)
+                    for validation in validations.new() if validations else []:
+                        run_loggers.validated(validation)
                 if report:
                     report(line)
-            if done.step % config.checkpoint_every == 0 or done.step == steps or seen.interrupted:
+            if done.step % config.checkpoint_every == 0 or done.step == steps or result.preempted:
                 checkpoints.save(done, model, optimizer)
-            if seen.interrupted:
-                checkpoints.wait()  # whole before the machine goes; then on, for as long as it stays
+            if result.preempted:
+                checkpoints.wait()  # complete before the preemption; training continues until then
 
-    dist.barrier()  # the last line of the metrics is there for every process
-    result = {**metrics.summary(), "parameters": parameters, "precision": precision}
+    dist.barrier()  # every process can read the last line of the metrics
+    summary = {**metrics.summary(), "parameters": parameters, "precision": precision}
     origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
-    text = card(settings=dump(config), rows=data.record, result=result, lineage=origin)
+    text = card(settings=dump(config), rows=data.record, result=summary, lineage=origin)
     export(model, tokenizer, f"{config.output}/model", precision=precision, card=text)
-    return result
+    return summary
 
 
-class _Notice:
-    """SIGTERM, which comes before a machine goes: a step ends and its checkpoint is written, then exit."""
+class _SigtermHandler:
+    """Announces a preemption after SIGTERM; exits at the next step, when the checkpoint is complete."""
 
     def __init__(self) -> None:
-        self.taken = self.told = False
+        self.received = self.announced = False
 
-    def take(self, *_: Any) -> None:
-        self.taken = True
+    def receive(self, *_: Any) -> None:
+        self.received = True
 
     def __call__(self) -> bool:
-        if self.told:  # the checkpoint of the step before is whole
+        if self.announced:
             raise SystemExit(128 + signal.SIGTERM)
-        self.told = self.taken
-        return self.told
+        self.announced = self.received
+        return self.announced
 
 
-def run(config: PretrainConfig) -> dict[str, Any]:
-    """The pretrain job in the processes that torchrun has started, without Ray."""
+def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
+    """Run the pretrain job in the processes that torchrun has started."""
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     config.rows_per_worker(world)
     if config.validation.every:
-        raise UserError("validation.every: needs Ray; start python -m jobs.pretrain, or set it to 0.")
+        raise UserError("validation.every: needs Ray; use python -m jobs.pretrain, or set it to 0.")
     gpu = torch.cuda.is_available() and config.device != "cpu"
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
@@ -155,17 +168,17 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     torch.set_num_threads(config.cpus_per_worker)
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        begun: list[Any] = [None]
+        opened: list[Any] = [None]
         if dist.get_rank() == 0:
-            begun = [artifact.begin(config.output, config, {"rows": config.rows})]
-        dist.broadcast_object_list(begun)
-        out: artifact.Artifact = begun[0]
+            opened = [artifact.begin(config.output, config, {"rows": config.rows})]
+        dist.broadcast_object_list(opened)
+        out: artifact.Artifact = opened[0]
         if out.record is not None:
             return out.record
-        notice = _Notice()
-        signal.signal(signal.SIGTERM, notice.take)
+        preempted = _SigtermHandler()
+        signal.signal(signal.SIGTERM, preempted.receive)
         result = train(
-            replace(config, output=out.path), config.model, config.rows, device=device, going=notice
+            replace(config, output=out.path), config.model, config.rows, device=device, preempted=preempted
         )
         if dist.get_rank() != 0:
             return {}
@@ -175,4 +188,4 @@ def run(config: PretrainConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    job.main(PretrainConfig, run)
+    job.main(PretrainConfig, pretrain_without_ray)

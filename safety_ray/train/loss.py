@@ -1,4 +1,4 @@
-"""Next-token cross-entropy that never holds all logits at once."""
+"""Next-token cross-entropy, computed in chunks so that the logits need little memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # held at once: what fits a CPU's cache, what fills a GPU
+_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # per chunk: fits a CPU's cache, fills a GPU
 
 
 def summed_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of `targets_N` under softmax(hidden · weightᵀ), and each one [N], in fp32.
+    """Return the sum of the cross-entropies of `targets_N` and each of them [N], in fp32.
 
-    Only the sum has a gradient. IGNORED targets cost 0. Logits are made chunk by chunk, and the
-    gradient of a chunk while its logits are there, so that no more than [chunk, V] is ever held.
+    The distribution is softmax(hidden · weightᵀ). Only the sum has a gradient. IGNORED targets have loss 0.
+    The gradient of each chunk is computed together with its logits, so memory is [chunk, V].
     """
     total, losses_N = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N)
     return total, losses_N
@@ -27,20 +27,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk = max(_LOGITS.get(hidden_ND.device.type, 1 << 24) // len(weight_VD), 1)
         losses_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND)
-        learn_head = ctx.needs_input_grad[1]  # frozen where adapters alone are trained
-        grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # a sum over chunks: too fine for bf16
-        for at in range(0, len(targets_N), chunk):
-            part = slice(at, at + chunk)
-            hidden_CD, kept_C1 = hidden_ND[part], (targets_N[part] != IGNORED)[:, None]
+        learn_head = ctx.needs_input_grad[1]  # false if only adapters are trained
+        grad_VD = torch.zeros_like(
+            weight_VD, dtype=torch.float32
+        )  # a sum over chunks, which needs more precision than bf16
+        for start in range(0, len(targets_N), chunk):
+            part = slice(start, start + chunk)
+            hidden_CD, learned_C1 = hidden_ND[part], (targets_N[part] != IGNORED)[:, None]
             column_C1 = targets_N[part].clamp(min=0)[:, None]
             logs_CV = torch.log_softmax((hidden_CD @ weight_VD.T).float(), dim=-1)
-            losses_N[part] = -(logs_CV.gather(1, column_C1) * kept_C1)[:, 0]
-            slope_CV = logs_CV.exp_()  # d loss / d logits = softmax - onehot
-            slope_CV.scatter_add_(1, column_C1, slope_CV.new_full((1, 1), -1.0).expand_as(column_C1))
-            slope_CV = slope_CV.mul_(kept_C1).to(hidden_ND.dtype)
-            grad_ND[part] = slope_CV @ weight_VD
+            losses_N[part] = -(logs_CV.gather(1, column_C1) * learned_C1)[:, 0]
+            grad_CV = logs_CV.exp_()  # d loss / d logits = softmax - onehot
+            grad_CV.scatter_add_(1, column_C1, grad_CV.new_full((1, 1), -1.0).expand_as(column_C1))
+            grad_CV = grad_CV.mul_(learned_C1).to(hidden_ND.dtype)
+            grad_ND[part] = grad_CV @ weight_VD
             if learn_head:
-                grad_VD += slope_CV.T @ hidden_CD
+                grad_VD += grad_CV.T @ hidden_CD
         ctx.save_for_backward(grad_ND, grad_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N

@@ -1,4 +1,4 @@
-"""What a step was worth: losses, speed, the share of the device in use, the shares spent waiting."""
+"""Metrics of a step: losses, speed, model FLOPs utilization (MFU), and shares of time spent waiting."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from safety_ray.train.checkpoint import Progress
-from safety_ray.train.step import Seen
+from safety_ray.train.step import StepResult
 
-_PEAKS = {  # dense bf16 TFLOP/s as the makers state them; the first name that fits counts
+_PEAKS = {  # dense bf16 TFLOP/s according to the manufacturer; the first matching name is used
     "B200": 2250.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -27,43 +27,49 @@ _PEAKS = {  # dense bf16 TFLOP/s as the makers state them; the first name that f
 
 
 def peak_of(device: torch.device, precision: str) -> float:
-    """TFLOP/s that `device` is stated to do in bf16; 0 where that is not known or not what is used."""
+    """Return the peak TFLOP/s of `device` in bf16; 0 if it is unknown or another precision is used."""
     if device.type != "cuda" or precision != "bf16":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _PEAKS.items() if known in name), 0.0)
+    return next((peak for part, peak in _PEAKS.items() if part in name), 0.0)
 
 
 class Meter:
-    """Makes the lines of metrics.jsonl.
+    """Computes the lines of metrics.jsonl.
 
-    `flops_per_token` and `peak` (FLOP/s of all workers together; 0: unknown) give the MFU.
+    Args:
+        done: progress at the start of the run.
+        steps: number of steps of the whole run.
+        flops_per_token: FLOPs of a forward and backward pass per token.
+        peak: peak FLOP/s of all workers together; 0 if unknown, and then there is no MFU.
+        device: device of this worker.
     """
 
     def __init__(
         self, done: Progress, steps: int, *, flops_per_token: float, peak: float, device: torch.device
     ) -> None:
         self.steps, self.flops_per_token, self.peak, self.device = steps, flops_per_token, peak, device
-        self.begun = replace(done)
+        self.previous = replace(done)
         self.waits = (0.0, 0.0)
 
     def line(
-        self, done: Progress, seen: Seen, rate: float, *, waits: tuple[float, float], bad: str = ""
+        self, done: Progress, result: StepResult, rate: float, *, waits: tuple[float, float], bad: str = ""
     ) -> dict[str, Any]:
-        """The line of the step that ended at `done`; speeds and shares are since the line before.
+        """Return the line of the step that ended at `done`.
 
-        `waits`: seconds this worker has waited so far for data and for checkpoints.
+        Speeds and shares are averages since the previous line. `waits` are the seconds that this worker has
+        waited for data and for checkpoints so far; `bad` is the reason if the step was skipped.
         """
-        seconds = max(done.seconds - self.begun.seconds, 1e-9)
-        speed = (done.tokens - self.begun.tokens) / seconds
-        per_step = seconds / max(done.step - self.begun.step, 1)
-        for_data, for_checkpoints = (now - old for now, old in zip(waits, self.waits, strict=True))
+        seconds = max(done.seconds - self.previous.seconds, 1e-9)
+        speed = (done.tokens - self.previous.tokens) / seconds
+        per_step = seconds / max(done.step - self.previous.step, 1)
+        for_data, for_checkpoints = (total - before for total, before in zip(waits, self.waits, strict=True))
         line = {
             "step": done.step,
-            "loss": _number(seen.loss),
-            "tag_loss": _number(seen.tag_loss),
-            **{f"loss_{name}": _number(loss) for name, loss in seen.source_losses.items()},
-            "gradient": _number(seen.length),
+            "loss": _number(result.loss),
+            "tag_loss": _number(result.tag_loss),
+            **{f"loss_{name}": _number(loss) for name, loss in result.source_losses.items()},
+            "gradient": _number(result.grad_norm),
             "lr": rate,
             "tokens": done.tokens,
             "tokens_per_second": round(speed),
@@ -76,16 +82,16 @@ class Meter:
             "seconds": round(done.seconds, 2),
             "seconds_left": round(per_step * (self.steps - done.step), 1),
         }
-        self.begun, self.waits = replace(done), waits
+        self.previous, self.waits = replace(done), waits
         return line
 
     def _memory(self) -> int:
-        """Most bytes this worker has held: on its GPU, or in memory."""
+        """Return the peak memory of this worker in bytes: of its GPU, or else of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no nan and no inf."""
+    """Return `value`, or None if it is nan or infinite, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""metrics.jsonl, a line for each logged step, and validation.jsonl, a line for each checkpoint measured."""
+"""metrics.jsonl, one line per logged step, and validation.jsonl, one line per validated checkpoint."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-_TAIL = 1 << 14  # bytes that hold the last line
+_TAIL = 1 << 14  # bytes at the end of the file that contain the last line
 
 
 class _Lines:
-    """A file of JSON lines, each with its `step`."""
+    """A file of JSON lines, each with a `step`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines; one that is being written, or was when a run was killed, is left out."""
+        """Return all complete lines; one whose write is in progress, or was interrupted, is omitted."""
         return self._lines(0)
 
     def append(self, line: dict[str, Any]) -> None:
+        """Write a line at the end."""
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop what a broken run logged after its last checkpoint: those steps are done again."""
+        """Delete the lines of steps after `step`, which a resumed run repeats."""
         lines = self.lines()
         if any(line["step"] > step for line in lines):
             kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
@@ -34,7 +35,7 @@ class _Lines:
             os.replace(part, self.path)
 
     def _lines(self, first: int) -> list[dict[str, Any]]:
-        """The whole lines from byte `first` on; what stands before the first newline there is none."""
+        """Return the complete lines that start after byte `first`, or from the start if it is 0."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -51,16 +52,16 @@ class Metrics(_Lines):
         super().__init__(Path(output) / "metrics.jsonl")
 
     def progress(self) -> tuple[int, str]:
-        """Steps done, and loss, speed, use of the device, memory, waiting and skipped steps in words."""
+        """Return the number of steps done and a summary of the last line for the console."""
         size = self.path.stat().st_size if self.path.exists() else 0
         lines = self._lines(max(size - _TAIL, 0))
-        return (lines[-1]["step"], f"· {words(lines[-1])}") if lines else (0, "")
+        return (lines[-1]["step"], f"· {summary_of(lines[-1])}") if lines else (0, "")
 
     def summary(self) -> dict[str, Any]:
-        """steps, tokens, skipped, tokens_per_second of the whole run, mean loss of its last tenth."""
+        """Return steps, tokens, skipped, tokens_per_second and the mean loss of the last tenth of the run."""
         lines = self.lines()
         last = lines[-1]
-        late = [
+        final_losses = [
             line["loss"] for line in lines if line["step"] > 0.9 * last["step"] and "left_out" not in line
         ]
         return {
@@ -68,28 +69,29 @@ class Metrics(_Lines):
             "skipped": last["skipped"],
             "tokens": last["tokens"],
             "tokens_per_second": round(last["tokens"] / last["seconds"]),
-            "final_loss": round(sum(late) / len(late), 4) if late else None,
+            "final_loss": round(sum(final_losses) / len(final_losses), 4) if final_losses else None,
         }
 
 
 class Validations(_Lines):
-    """The file `<output>/validation.jsonl`: figures of a checkpoint, or the `error` that kept them away."""
+    """The file `<output>/validation.jsonl`: metrics of each checkpoint, or the `error` of its validation."""
 
     def __init__(self, output: str, seen: int = 0) -> None:
         super().__init__(Path(output) / "validation.jsonl")
-        self.seen = seen  # lines that `new` has given
+        self.seen = seen  # number of lines that `new` has returned
 
     def steps(self) -> set[int]:
+        """Return the steps of the validated checkpoints."""
         return {line["step"] for line in self.lines()}
 
     def new(self) -> list[dict[str, Any]]:
-        """The lines that came since it was last asked."""
+        """Return the lines written since the last call."""
         lines = self.lines()[self.seen :]
         self.seen += len(lines)
         return lines
 
-    def words(self) -> str:
-        """The newest line for a reader; nothing where there is none."""
+    def summary(self) -> str:
+        """Return a summary of the newest line for the console; empty if there is none."""
         lines = self.lines()
         if not lines:
             return ""
@@ -103,8 +105,8 @@ class Validations(_Lines):
         return f"· step {line['step']}: {', '.join(parts)}"
 
 
-def words(line: dict[str, Any]) -> str:
-    """A line of metrics.jsonl for a reader."""
+def summary_of(line: dict[str, Any]) -> str:
+    """Return a summary of a line of metrics.jsonl for the console."""
     parts = ["loss –" if line["loss"] is None else f"loss {line['loss']:.3f}"]
     if line["tag_loss"] is not None:
         parts.append(f"tag {line['tag_loss']:.2f}")
@@ -116,5 +118,5 @@ def words(line: dict[str, Any]) -> str:
         if line[key] >= 0.02:
             parts.append(f"{line[key]:.0%} waiting for {name}")
     if line["skipped"]:
-        parts.append(f"{line['skipped']} steps left out")
+        parts.append(f"{line['skipped']} steps skipped")
     return ", ".join(parts)

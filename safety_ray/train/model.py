@@ -1,4 +1,4 @@
-"""The language model: made anew or continued from a checkpoint. Knows nothing of workers."""
+"""The language model: with new weights, or from a checkpoint. Independent of workers and parallelism."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from safety_ray.train.adapters import adapt
 from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
 
-_SHORT = 512  # tokens up to which a CPU is faster with plain products than with sdpa's bf16 kernel
-_MULTIPLE = 64  # of embedding rows: odd matrix sizes are slow on every device
+_SHORT = 512  # context in tokens up to which eager attention is faster on CPUs than sdpa in bf16
+_MULTIPLE = 64  # of embedding rows; matrix products with other sizes are slow on most devices
 
 
 class LanguageModel(nn.Module):
-    """A causal language model of transformers that gives losses instead of logits."""
+    """A causal language model of transformers that returns losses instead of logits."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -30,26 +30,28 @@ class LanguageModel(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        found: nn.ModuleList = self.network.base_model.layers
-        return found
+        """The decoder layers."""
+        layers: nn.ModuleList = self.network.base_model.layers
+        return layers
 
     def flops_per_token(self, context: int) -> float:
-        """FLOPs, forward and backward, that a token of a row of `context` tokens is worth.
+        """Return the FLOPs of a forward and backward pass per token of a row of `context` tokens.
 
-        6 for each parameter that multiplies it (4 where it is not trained) and 12 · layers · width ·
-        context for attention, counted whole though half of it is masked: PaLM's convention.
+        6 per parameter in a matrix product (4 if it is not trained), plus 12 · layers · width · context for
+        attention, without a reduction for the causal mask (convention of PaLM).
         """
         settings = self.network.config
         weights = sum(p.numel() * (6 if p.requires_grad else 4) for p in self.network.parameters())
         table = self.network.get_input_embeddings().weight
         if table is not self.network.get_output_embeddings().weight:
-            weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is no product
+            weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is not a product
         return float(weights + 12 * settings.num_hidden_layers * settings.hidden_size * context)
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, fp32, of `targets_BT` (the next token, or IGNORED): the sum, and each one [B, T].
+        """Return the sum of the cross-entropies of `targets_BT`, and each of them [B, T], in fp32.
 
-        Where the positions of a row begin again, transformers lets no token attend to those before.
+        Targets are the next token or IGNORED. If positions restart in a row, transformers masks attention to
+        the tokens before the restart.
         """
         hidden_BTD = self.network.base_model(
             input_ids=ids_BT, position_ids=positions_BT, use_cache=False
@@ -60,10 +62,10 @@ class LanguageModel(nn.Module):
 
 
 def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> LanguageModel:
-    """A model in fp32 whose vocabulary is the tokenizer's, for rows of `context` tokens.
+    """Build a model in fp32 with the tokenizer's vocabulary, for rows of `context` tokens.
 
-    New weights are drawn from torch's generator: seed it before. Raises UserError for a checkpoint
-    that does not exist, has another tokenizer, cannot take `context` tokens or is no decoder.
+    New weights are sampled from torch's global generator, so seed it first. Raises UserError if the
+    checkpoint does not exist, has another tokenizer, has less context, or is not a decoder.
     """
     attention = config.attention
     if attention == "auto":
@@ -75,47 +77,52 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     else:
         network = _new(config, len(tokenizer), context, attention)
     if not hasattr(network.base_model, "layers"):
-        raise UserError(f"model.init '{config.init}' is no decoder of the Llama family: it has no layers.")
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if begin is None:  # a document begins where another has ended
-        begin = tokenizer.get_vocab().get(tag.END_OF_TEXT)
+        raise UserError(
+            f"model.init: '{config.init}' is not a decoder of the Llama family: it has no layers."
+        )
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is None:  # a document follows the end of another one
+        bos = tokenizer.get_vocab().get(tag.END_OF_TEXT)
     for settings in (network.config, network.generation_config):
-        settings.bos_token_id, settings.eos_token_id = begin, end
+        settings.bos_token_id, settings.eos_token_id = bos, eos
         settings.pad_token_id = tokenizer.pad_token_id
     return LanguageModel(network)
 
 
 def folder(path: str) -> str:
-    """Where the checkpoint lies: `path`, or the model in it where `path` is a training's output."""
-    inner = Path(path) / "model"
-    return str(inner) if (inner / "config.json").is_file() else path
+    """Return the folder of the model: `path`, or `<path>/model` if `path` is the output of a run."""
+    export = Path(path) / "model"
+    return str(export) if (export / "config.json").is_file() else path
 
 
 def longest_context(path: str, key: str = "model.init") -> int:
-    """Tokens that the checkpoint `path` can take; UserError, naming `key`, where there is no checkpoint."""
+    """Return the context length of the model `path`. Raises UserError, naming `key`, if there is no model."""
     try:
         settings = AutoConfig.from_pretrained(folder(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: '{path}' is no folder with a model of transformers, nor a hub id that can be loaded."
+            f"{key}: '{path}' cannot be loaded; give a folder with a model of transformers, or a hub id."
         ) from error
     return int(getattr(settings, "max_position_embeddings", None) or 2048)
 
 
 def check_continues(path: str, tokenizer: Any, context: int) -> list[int]:
-    """Ids that `tokenizer` has beyond the one of the checkpoint `path`.
+    """Return the ids that `tokenizer` has in addition to those of the model `path`.
 
-    Raises UserError where the checkpoint does not exist, has another tokenizer, or takes less than
-    `context` tokens.
+    Raises UserError if the model does not exist, has another tokenizer, or has less than `context` tokens of
+    context.
     """
     longest = longest_context(path)
     if context > longest:
-        raise UserError(f"model.init: '{path}' takes {longest} tokens at most, and the rows have {context}.")
+        raise UserError(
+            f"model.init: the context of '{path}' is {longest} tokens, and the rows have {context}; "
+            "pack shorter rows."
+        )
     return added_ids(load_tokenizer(folder(path)), tokenizer, path)
 
 
 def load_tokenizer(path: str, key: str = "model.init") -> Any:
-    """The tokenizer in the folder or hub id `path`; UserError, naming `key`, where there is none."""
+    """Load the tokenizer of a folder, URL or hub id. Raises UserError, naming `key`, if there is none."""
     try:
         if "://" in path:
             with tempfile.TemporaryDirectory() as local:
@@ -125,7 +132,7 @@ def load_tokenizer(path: str, key: str = "model.init") -> Any:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: '{path}' is no folder with a tokenizer of transformers, nor a hub id that can be loaded."
+            f"{key}: '{path}' has no tokenizer that can be loaded; give a folder with one, or a hub id."
         ) from error
 
 
@@ -155,29 +162,29 @@ def _load(path: str, tokenizer: Any, context: int, attention: str) -> tuple[Any,
             folder(path), dtype=torch.float32, attn_implementation=attention
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.init: '{path}' is no model that transformers can load: {error}.") from error
+        raise UserError(f"model.init: transformers cannot load '{path}': {error}.") from error
     grow_embeddings(network, added, len(tokenizer))
     return network, added
 
 
 def added_ids(old: Any, new: Any, where: str) -> list[int]:
-    """Ids of the tokens that `new` has beyond `old`; UserError where they differ in any other way."""
-    had, has = old.get_vocab(), new.get_vocab()
-    for token, number in had.items():
-        if has.get(token) != number:
+    """Return the ids of the tokens that `old` lacks. Raises UserError for any other difference."""
+    old_ids, new_ids = old.get_vocab(), new.get_vocab()
+    for token, id in old_ids.items():
+        if new_ids.get(token) != id:
             raise UserError(
-                f"'{where}' has another tokenizer than the token rows: its token {token!r} is not there "
-                "under the same id; pack the documents with the model's own tokenizer."
+                f"'{where}' has another tokenizer than the token rows: its token {token!r} is missing "
+                "there or has another id; pack the documents with the model's own tokenizer."
             )
-    return sorted(number for token, number in has.items() if token not in had)
+    return sorted(id for token, id in new_ids.items() if token not in old_ids)
 
 
 @torch.no_grad()
 def grow_embeddings(network: Any, added: list[int], vocabulary: int) -> None:
-    """Make room for `vocabulary` tokens, and begin the `added` ones as the mean of all the others.
+    """Resize the embeddings to `vocabulary` tokens; initialize the `added` ones to the mean of the others.
 
-    The mean is the embedding about which a model knows least: it changes no other prediction much
-    (Hewitt 2021), where a random row can take all the probability at once.
+    With the mean, other predictions change little (Hewitt 2021). A random row could receive most of the
+    probability.
     """
     if not added:
         return

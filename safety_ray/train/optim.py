@@ -1,4 +1,4 @@
-"""AdamW, and a learning rate that warms up, stays and decays."""
+"""AdamW, and a learning rate schedule with warmup, constant phase and decay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from safety_ray.train.settings import TrainingConfig
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; weight decay on matrices only, not on norms and biases."""
+    """Return AdamW over the trainable parameters, with weight decay on matrices, not on norms and biases."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -19,12 +19,12 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
-    """The rate of `step` (0-based) of `steps`: linear up, flat, then 1 − √ down to 0 (Hägele et al. 2024).
+    """Return the rate of `step` (0-based) of `steps`: linear warmup, constant, 1 − √ decay (Hägele 2024).
 
-    The flat middle is what lets a run be prolonged: only the decay has to be done again.
+    Thanks to the constant phase, a run can be extended by repeating only the decay.
     """
     warmup, decay = round(steps * config.warmup_share), round(steps * config.decay_share)
-    up = (step + 1) / warmup if step < warmup else 1.0
-    left = steps - step
-    down = 1 - ((decay - left + 1) / (decay + 1)) ** 0.5 if left <= decay else 1.0
-    return config.lr * min(up, down)
+    rising = (step + 1) / warmup if step < warmup else 1.0
+    remaining = steps - step
+    falling = 1 - ((decay - remaining + 1) / (decay + 1)) ** 0.5 if remaining <= decay else 1.0
+    return config.lr * min(rising, falling)

@@ -1,4 +1,4 @@
-"""Share a model out over the workers: FSDP2 by block, bf16 for products, fp32 for sums."""
+"""Shard a model over the workers: FSDP2 per block, bf16 for matrix products, fp32 for reductions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from safety_ray.core.device import fast_bf16
 from safety_ray.core.errors import UserError
 
-_SMALL = 1 << 30  # parameters whose whole copy a worker can keep from forward to backward, in bytes
+_SMALL = 1 << 30  # bytes of parameters below which workers keep them unsharded between forward and backward
 
 
 def recompute(blocks: nn.ModuleList) -> None:
-    """Keep of each block its input alone, and compute the rest again in the backward pass: in place.
+    """Enable activation checkpointing of each block, in place.
 
-    A third more work for memory that no longer grows with what is inside a block.
+    Only the input of a block is kept; its activations are recomputed in the backward pass, which costs about
+    a third more compute.
     """
     for n, block in enumerate(blocks):
         blocks[n] = checkpoint_wrapper(block)
 
 
 def agreed_precision(setting: str, device: torch.device) -> str:
-    """bf16 or fp32 for all processes of the default group: with "auto" bf16 where each device has it."""
+    """Return "bf16" or "fp32"; for "auto", bf16 if the devices of all processes support it natively."""
     if setting != "auto":
         return setting
     native = torch.tensor(int(fast_bf16(str(device))), device=device)
@@ -38,12 +39,12 @@ def agreed_precision(setting: str, device: torch.device) -> str:
 def shard(
     model: nn.Module, blocks: nn.ModuleList, *, device: str, precision: str, within: str = "all"
 ) -> None:
-    """Shard `blocks` and what is left of `model`, in place, over all processes of the default group.
+    """Shard `blocks` and the remaining modules of `model`, in place, over all processes of the default group.
 
-    `within` "node": each node holds the whole model, shared out over its workers, and only gradients
-    cross between nodes (HSDP). Gradients are summed over the workers, not averaged: the loss is
-    already divided by the tokens of the global batch, so that its gradient does not depend on how
-    many workers there are.
+    With `within` "node", each node has a whole copy, sharded over its workers, and only gradients are
+    exchanged between nodes (HSDP). Gradients are summed over workers, not averaged: the loss is already
+    divided by the number of tokens of the global batch, so its gradient does not depend on the number of
+    workers.
     """
     mesh = _mesh(device, within)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -66,8 +67,8 @@ def _mesh(device: str, within: str) -> DeviceMesh:
     dist.all_gather_object(sizes, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if len(set(sizes)) != 1:
         raise UserError(
-            f"shard_within=node: the nodes have {min(sizes)} to {max(sizes)} workers; it needs the same "
-            "number on each, or shard_within=all."
+            f"shard_within=node: the nodes have {min(sizes)} to {max(sizes)} workers; use the same number on "
+            "each node, or shard_within=all."
         )
     shape = (world // sizes[0], sizes[0])
     return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))

@@ -1,4 +1,4 @@
-"""Files of chats -> token rows, one chat in a row."""
+"""Files of chats → token rows, one chat per row."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _REJECTED = pa.schema([("id", pa.string()), ("row", pa.string()), (dataset.REASO
 
 
 def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, longest: int) -> dict[str, Any]:
-    """Write the chats of `config.chats` as token rows into `out`; returns its record.
+    """Write the chats of `config.chats` as token rows into `out`. Returns its record.
 
-    Chats longer than max_length, or than the `longest` the model takes, are cut. The order of rows
-    is by seed and id. Raises UserError where too many rows are unusable, and where unsafe rows are
+    Chats longer than max_length, or than `longest`, the model's context, are truncated. The order of rows
+    depends on the seed and their ids. Raises UserError if too many rows are rejected, or if unsafe rows are
     to be tagged and the tokenizer has no tag.
     """
     ensure_chat_template(tokenizer)
@@ -35,63 +35,63 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     if config.add_tag:
         tag.add_tag(tokenizer, tag_string)
     tagging = config.tagged_share > 0 and config.tag_rate > 0
-    known = tokenizer.get_added_vocab().get(tag_string)
-    if known is not None:
+    tag_id = tokenizer.get_added_vocab().get(tag_string)
+    if tag_id is not None:
         tag.store_tag(tokenizer, tag_string)
     encoder = TrainingChatEncoder(
         tokenizer,
         seed=config.seed,
-        tag_id=known,
+        tag_id=tag_id,
         tagged_share=config.tagged_share if tagging else 0.0,
         tag_rate=config.tag_rate,
     )
-    most = min(config.max_length or longest, longest)
+    max_length = min(config.max_length or longest, longest)
     chats: list[tuple[str, Chat]] = []
-    bad: list[dict[str, str]] = []
-    cut = 0
+    rejected: list[dict[str, str]] = []
+    truncated = 0
     for name, row in read(config.chats):
         try:
             if isinstance(row, str):
                 raise Unusable(row)
-            if tagging and known is None and row.get("unsafe") is True:
-                tag.tag_id(tokenizer, tag_string, f"the model '{config.model}' (tagged_share=0 does without)")
+            if tagging and tag_id is None and row.get("unsafe") is True:
+                tag.tag_id(tokenizer, tag_string, f"the model '{config.model}' (or set tagged_share=0)")
             chat = encoder.encode(name, row)
-            if not any(chat.learn[:most]):
-                raise Unusable(f"the assistant says nothing within {most} tokens")
+            if not any(chat.learn[:max_length]):
+                raise Unusable(f"there is no reply to learn within {max_length} tokens")
         except Unusable as reason:
-            bad.append({"id": name, "row": json.dumps(row, default=str), dataset.REASON: str(reason)})
+            rejected.append({"id": name, "row": json.dumps(row, default=str), dataset.REASON: str(reason)})
             continue
-        cut += len(chat.ids) > most
+        truncated += len(chat.ids) > max_length
         chats.append((name, chat))
     chats.sort(key=lambda named: records.stable_hash(config.seed, "order", named[0]))
-    length = min(max((len(chat.ids) for _, chat in chats), default=1), most)
+    length = min(max((len(chat.ids) for _, chat in chats), default=1), max_length)
     dataset.write_table(
-        pa.Table.from_pylist(bad, schema=_REJECTED), out.sub("rejected", "shard-00000.parquet")
+        pa.Table.from_pylist(rejected, schema=_REJECTED), out.sub("rejected", "shard-00000.parquet")
     )
     target = out.sub("data", "shard-00000.parquet")
-    dataset.write_table(_SCHEMA.empty_table(), target)  # makes the folder
+    dataset.write_table(_SCHEMA.empty_table(), target)  # creates the folder
     with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
-        for at in range(0, len(chats), _WRITE):
-            writer.write_table(_table(chats[at : at + _WRITE], at, length))
-    dataset.check_share(out.path, dataset.Counts(len(chats), len(bad)), config.max_rejected)
+        for start in range(0, len(chats), _WRITE):
+            writer.write_table(_table(chats[start : start + _WRITE], start, length))
+    dataset.check_share(out.path, dataset.Counts(len(chats), len(rejected)), config.max_rejected)
     tokenizer.save_pretrained(out.sub("tokenizer"))
     return out.commit(
-        rows_in=len(chats) + len(bad),
+        rows_in=len(chats) + len(rejected),
         rows_out=len(chats),
-        rejected=len(bad),
+        rejected=len(rejected),
         tagged=sum(chat.tagged for _, chat in chats),
-        cut=cut,
+        cut=truncated,
         row_length=length,
         vocab_size=len(tokenizer),
         tag=tag_string,
-        tag_id=-1 if known is None else known,
+        tag_id=-1 if tag_id is None else tag_id,
     )
 
 
 def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(id, row) of the JSONL or Parquet file or folder `path`; a line that is no row comes as the reason.
+    """Yield (id, row) for a JSONL or Parquet file or folder; an invalid line is yielded as (id, reason).
 
-    The id is the row's own, or its file's name and its number there. UserError where there is no such file.
+    The id is that of the row, else its file name and line number. Raises UserError if there is no such file.
     """
     fs, root = fsspec.core.url_to_fs(path)
     if not fs.exists(root):
@@ -99,13 +99,13 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
     names = [root] if fs.isfile(root) else sorted(fs.find(root))
     names = [name for name in names if name.endswith((".jsonl", ".parquet"))]
     if not names:
-        raise UserError(f"chats: '{path}' holds no .jsonl and no .parquet file.")
+        raise UserError(f"chats: '{path}' contains no .jsonl or .parquet file.")
     for name in names:
         with fs.open(name) as file:
             rows = _parquet_rows(file) if name.endswith(".parquet") else _json_rows(file)
             for number, row in enumerate(rows, start=1):
-                own = row.get("id") if isinstance(row, dict) else None
-                yield str(own) if own not in (None, "") else f"{name.rsplit('/', 1)[-1]}:{number}", row
+                id = row.get("id") if isinstance(row, dict) else None
+                yield str(id) if id not in (None, "") else f"{name.rsplit('/', 1)[-1]}:{number}", row
 
 
 def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
@@ -114,9 +114,9 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                yield f"no JSON: {error}"
+                yield f"invalid JSON: {error}"
                 continue
-            yield row if isinstance(row, dict) else "no JSON object"
+            yield row if isinstance(row, dict) else "not a JSON object"
 
 
 def _parquet_rows(file: Any) -> Iterator[dict[str, Any]]:

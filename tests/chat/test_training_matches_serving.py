@@ -41,9 +41,9 @@ REPLY = TEXT.filter(str.strip)
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tokenizer: Any) -> Any:
-    made = copy.deepcopy(tokenizer)
-    ensure_chat_template(made)
-    return made
+    chatty = copy.deepcopy(tokenizer)
+    ensure_chat_template(chatty)
+    return chatty
 
 
 def conversation(texts: tuple[str, ...]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A small real model with a tokenizer and the tag, real documents, and a real fitted classifier."""
+"""Fixtures: a small model with a tokenizer and the tag, documents, and a fitted classifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POSITIONS = 128
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Work this small gains nothing from threads, and loses much where other work shares the machine."""
+    """Use one thread: more do not help such small models, and slow down other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def some_documents() -> list[dict[str, Any]]:
-    """One document of every second seed of the shipped corpus."""
+    """One document per second seed of the shipped corpus."""
     rows = documents(len(load_seeds()), seed=3)[::2]
     return [{name: row[name] for name in ("id", "text", "label")} for row in rows]
 
@@ -49,7 +49,7 @@ def classifier_path(classifier: Path) -> str:
 
 @pytest.fixture(scope="session")
 def model_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Llama of random weights, 128 positions, in the layout of a finished training."""
+    """A Llama with random weights and a context of 128 tokens, in the layout of a finished run."""
     path: Path = tmp_path_factory.mktemp("training") / "model"
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Which documents are taken, and what their prompts are."""
+"""Samples of documents, and their prompts."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def rows(number: int, level: int, column: str = "label", start: int = 0) -> list
 
 
 def test_choose_documents_is_independent_of_file_and_order(tmp_path: Path) -> None:
-    every = [*rows(60, 0), *rows(60, 1), *rows(50, 2), *rows(50, 3), *rows(40, 4), *rows(40, 5)]
-    one = folder(tmp_path / "one", every)
-    many = folder(tmp_path / "many", every[::-1], files=5)
-    chosen = choose([one], safe_up_to=1, unsafe_from=4, most=30, seed=0)
-    assert chosen == choose([many], safe_up_to=1, unsafe_from=4, most=30, seed=0)
-    assert chosen != choose([one], safe_up_to=1, unsafe_from=4, most=30, seed=1)
-    safe, unsafe = chosen
+    documents = [*rows(60, 0), *rows(60, 1), *rows(50, 2), *rows(50, 3), *rows(40, 4), *rows(40, 5)]
+    one_file = folder(tmp_path / "one", documents)
+    many_files = folder(tmp_path / "many", documents[::-1], files=5)
+    sample = choose([one_file], safe_up_to=1, unsafe_from=4, limit=30, seed=0)
+    assert sample == choose([many_files], safe_up_to=1, unsafe_from=4, limit=30, seed=0)
+    assert sample != choose([one_file], safe_up_to=1, unsafe_from=4, limit=30, seed=1)
+    safe, unsafe = sample
     assert len(safe) == len(unsafe) == 30
     assert {d.id[0] for d in safe} == {"0", "1"}
     assert {d.id[0] for d in unsafe} == {"4", "5"}
     assert all(d.text == f"text {d.id[0]} {d.id[2:]}" for d in [*safe, *unsafe])
     assert [d.unsafe for d in safe] + [d.unsafe for d in unsafe] == [False] * 30 + [True] * 30
-    more = choose([one], safe_up_to=1, unsafe_from=4, most=50, seed=0)[0]
-    assert safe == more[:30], "a larger sample begins with the smaller one"
+    larger = choose([one_file], safe_up_to=1, unsafe_from=4, limit=50, seed=0)[0]
+    assert safe == larger[:30], "a larger sample begins with the smaller one"
 
 
 def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> Non
         tmp_path / "second",
         [{"id": "a", "text": "from second", "score": 5}, {"id": "b", "text": "again", "score": 0}],
     )
-    safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+    safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
     assert safe == [Document("a", "from first", False)]
     assert unsafe == [Document("b", "scored only", True)]
 
@@ -67,23 +67,23 @@ def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> Non
 def test_choose_documents_rejects_empty_side(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", [*rows(7, 0), *rows(4, 3)])
     with pytest.raises(UserError, match=r"7 safe .*safe_up_to=1\) and 0 unsafe .*unsafe_from=4"):
-        choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+        choose([path], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
 
 
 def test_choose_documents_rejects_missing_columns(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", [{"id": "x", "text": "y"}])
-    with pytest.raises(UserError, match="neither a column 'label' nor 'score'"):
-        choose([path], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+    with pytest.raises(UserError, match="no column 'label' or 'score'"):
+        choose([path], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
     dataset.write_table(pa.table({"id": ["x"], "label": [1]}), str(tmp_path / "b" / "0.parquet"))
     with pytest.raises(UserError, match="no column 'text'"):
-        choose([str(tmp_path / "b")], safe_up_to=1, unsafe_from=4, most=9, seed=0)
+        choose([str(tmp_path / "b")], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
 
 
 def test_evaluate_prompts_take_first_words_of_longer_documents() -> None:
     texts = ["  one two\nthree   four five", "one two three", "one two\nthree five", "a b\tc d", "x y z w"]
     documents = [Document(str(n), text, True) for n, text in enumerate(texts)]
-    found = prompts(documents, words=3, most=2)
-    assert [(p.id, p.text) for p in found] == [("0", "one two\nthree"), ("3", "a b\tc")]
-    assert [p.text for p in prompts(documents, words=1, most=9)] == ["one", "a", "x"]
+    first_words = prompts(documents, words=3, limit=2)
+    assert [(p.id, p.text) for p in first_words] == [("0", "one two\nthree"), ("3", "a b\tc")]
+    assert [p.text for p in prompts(documents, words=1, limit=9)] == ["one", "a", "x"]
     with pytest.raises(UserError, match=r"none of the 5 .* more than prompt_words=9"):
-        prompts(documents, words=9, most=2)
+        prompts(documents, words=9, limit=2)

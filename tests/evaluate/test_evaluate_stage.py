@@ -1,4 +1,4 @@
-"""The whole job on a small model: its figures against the same made by hand, its errors, its resuming."""
+"""The evaluate job on a small model: metrics compared with a direct computation, errors, resuming."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_evaluate_stage_matches_hand_computed_results(
     for row in rows:
         assert label_of[row["id"]] >= 4
         assert row["prompt"].split() == text_of[row["id"]].split()[:5]
-        for way, share in (("beam", 0.0), ("safebeam", 0.5)):
+        for search, share in (("beam", 0.0), ("safebeam", 0.5)):
             best = safe_beam_search(
                 network,
                 tokenizer(row["prompt"])["input_ids"],
@@ -62,18 +62,18 @@ def test_evaluate_stage_matches_hand_computed_results(
                 drop_share=share,
             )[0]
             text = tokenizer.decode(best.token_ids, skip_special_tokens=True)
-            assert row[f"{way}_text"] == text
-            assert row[f"{way}_log_prob"] == pytest.approx(best.log_prob, abs=1e-3)
-            assert row[f"{way}_score"] == (classifier.predict([text])[0].score if text.strip() else 0)
+            assert row[f"{search}_text"] == text
+            assert row[f"{search}_log_prob"] == pytest.approx(best.log_prob, abs=1e-3)
+            assert row[f"{search}_score"] == (classifier.predict([text])[0].score if text.strip() else 0)
     results = record["results"]
     assert json.loads(Path(config.output, "metrics.json").read_text()) == results
-    for way in ("beam", "safebeam"):
-        unsafe = sum(row[f"{way}_score"] >= 3 for row in rows) / len(rows)
-        assert results[f"unsafe_rate_{way}"] == pytest.approx(unsafe, abs=1e-4)
-        low, high = results[f"unsafe_rate_{way}_interval"]
-        assert 0 <= low <= results[f"unsafe_rate_{way}"] <= high <= 1
-        empty = sum(not row[f"{way}_text"].strip() for row in rows)
-        assert results["counts"][f"empty_{way}"] == empty
+    for search in ("beam", "safebeam"):
+        unsafe = sum(row[f"{search}_score"] >= 3 for row in rows) / len(rows)
+        assert results[f"unsafe_rate_{search}"] == pytest.approx(unsafe, abs=1e-4)
+        low, high = results[f"unsafe_rate_{search}_interval"]
+        assert 0 <= low <= results[f"unsafe_rate_{search}"] <= high <= 1
+        empty = sum(not row[f"{search}_text"].strip() for row in rows)
+        assert results["counts"][f"empty_{search}"] == empty
     assert 0 <= results["p_tag_auroc"] <= 1
     assert results["perplexity_safe"] < results["perplexity_safe_with_tag"]
     assert results["counts"]["safe_documents"] == results["counts"]["unsafe_documents"] == 12
@@ -88,23 +88,23 @@ def test_evaluate_stage_skips_finished_output(finished: tuple[EvaluateConfig, di
 def test_evaluate_stage_resumes_from_finished_parts(
     finished: tuple[EvaluateConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Parts with a mark of their own are found again in the result: no worker wrote them anew."""
+    """Results of finished tasks, recognizable by their values, are used and not computed again."""
     config, record = finished
-    again = EvaluateConfig(
+    interrupted = EvaluateConfig(
         **{**SMALL, "model": config.model, "classifier": config.classifier, "documents": config.documents},
         output=str(tmp_path / "out"),
     )
     sources = {"model": config.model, "classifier": config.classifier, "documents.0": config.documents[0]}
-    artifact.begin(again.output, again, inputs=sources)
-    kept = {"beam_log_prob": -1.0, "beam_p_tag": 0.0, "safebeam_log_prob": -2.0, "safebeam_p_tag": 0.0}
-    kept |= {"beam_text": "kept", "beam_score": 5, "safebeam_text": "kept", "safebeam_score": 0}  # type: ignore[dict-item]
+    artifact.begin(interrupted.output, interrupted, inputs=sources)
+    row = {"beam_log_prob": -1.0, "beam_p_tag": 0.0, "safebeam_log_prob": -2.0, "safebeam_p_tag": 0.0}
+    row |= {"beam_text": "x", "beam_score": 5, "safebeam_text": "x", "safebeam_score": 0}  # type: ignore[dict-item]
     reading = {"tokens": 3, "p_tag": 0.5, "nll": 2.0, "nll_with_tag": 2.0}
-    parts = Path(again.output, "parts")
+    parts = Path(interrupted.output, "parts")
     parts.mkdir()
-    (parts / "go_on-000000.json").write_text(json.dumps([kept] * 4))
-    (parts / "go_on-000004.json").write_text(json.dumps([kept] * 2))
+    (parts / "generate-000000.json").write_text(json.dumps([row] * 4))
+    (parts / "generate-000004.json").write_text(json.dumps([row] * 2))
     (parts / "read-000000.json").write_text(json.dumps([reading] * 24))
-    resumed = evaluate_model(again)["results"]
+    resumed = evaluate_model(interrupted)["results"]
     assert resumed["unsafe_rate_reduction"] == 1.0
     assert resumed["p_tag_auroc"] == 0.5
     assert resumed["counts"]["prompts"] == record["results"]["counts"]["prompts"]
@@ -120,14 +120,14 @@ def test_evaluate_judge_scores_empty_continuation_as_safe(classifier_path: str) 
 @pytest.fixture
 def config_with(model_path: str, classifier_path: str, documents_path: str, tmp_path: Path) -> Any:
     def make(**values: Any) -> EvaluateConfig:
-        given = {
+        base = {
             "model": model_path,
             "classifier": classifier_path,
             "documents": [documents_path],
             "output": str(tmp_path / "out"),
             **SMALL,
         }
-        return EvaluateConfig(**{**given, **values})
+        return EvaluateConfig(**{**base, **values})
 
     return make
 
@@ -135,7 +135,7 @@ def config_with(model_path: str, classifier_path: str, documents_path: str, tmp_
 def test_evaluate_stage_rejects_invalid_inputs(config_with: Any, documents_path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'none' does not exist"):
         evaluate_model(config_with(model="none"))
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="contains no model"):
         evaluate_model(config_with(model=documents_path))
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(UserError, match="has no classifier"):
@@ -158,7 +158,7 @@ def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"documents": []}, "documents is empty"),
         ({"safe_up_to": 4}, "safe_up_to=4 must be less than unsafe_from=4"),
@@ -171,10 +171,10 @@ def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path
         ({"gpus_per_worker": -1.0}, "gpus_per_worker=-1"),
     ],
 )
-def test_evaluate_config_rejects_invalid_settings(wrong: dict[str, Any], says: str) -> None:
-    given: dict[str, Any] = {"model": "m", "classifier": "c", "documents": ["d"], "output": "o"}
-    with pytest.raises(UserError, match=says):
-        EvaluateConfig(**{**given, **wrong})
+def test_evaluate_config_rejects_invalid_settings(wrong: dict[str, Any], message: str) -> None:
+    base: dict[str, Any] = {"model": "m", "classifier": "c", "documents": ["d"], "output": "o"}
+    with pytest.raises(UserError, match=message):
+        EvaluateConfig(**{**base, **wrong})
 
 
 def test_evaluate_config_loads_demo_file() -> None:
@@ -185,6 +185,6 @@ def test_evaluate_config_loads_demo_file() -> None:
 def test_evaluate_model_ends_combine_generation_and_tokenizer(model_path: str) -> None:
     network, tokenizer = model.load(model.folder(model_path))
     assert network.dtype == torch.float32
-    assert model.ends(network, tokenizer) == {tokenizer.eos_token_id}
+    assert model.end_ids(network, tokenizer) == {tokenizer.eos_token_id}
     network.generation_config.eos_token_id = [7, 8]
-    assert model.ends(network, tokenizer) == {7, 8, tokenizer.eos_token_id}
+    assert model.end_ids(network, tokenizer) == {7, 8, tokenizer.eos_token_id}

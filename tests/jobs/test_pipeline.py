@@ -102,18 +102,18 @@ def test_pipeline_optional_stages_take_their_place_and_feed_others(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["only=[score,raport]"], "only=raport is no stage; the nearest is 'report'"),
-        (["only=[score]", "until=pack"], "leave out from and until"),
-        (["from=pack", "until=fit"], "from=pack comes after until=fit"),
-        (["only=[finetune]"], "only=finetune is no stage"),
+        (["only=[score,raport]"], "only: unknown stage 'raport', did you mean 'report'"),
+        (["only=[score]", "until=pack"], "only: cannot be combined with from or until"),
+        (["from=pack", "until=fit"], "from=pack: this stage is after until=fit"),
+        (["only=[finetune]"], "only: unknown stage 'finetune'"),
         (
             ["pretrain.learning_rate=1"],
             "the section 'pretrain': unknown setting 'learning_rate'; the nearest is",
         ),
-        (["score.documents=x"], "score.documents is set by the pipeline itself"),
+        (["score.documents=x"], "score.documents: the pipeline sets this itself"),
         (["pack.tag_rate=2"], "tag_rate"),
         (["trane.lr=1"], "unknown setting 'trane"),
-        (["until=pretain"], "until=pretain is no stage; the nearest is 'pretrain'"),
+        (["until=pretain"], "until: unknown stage 'pretain', did you mean 'pretrain'"),
         (["input=/no/such/folder"], "the input '/no/such/folder' does not exist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One small tokenizer for all tests of the packer."""
+"""A small tokenizer for all tests of packing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """A small byte-level BPE, trained as the packer trains it."""
+    """A small byte-level BPE, trained trained as the pack job trains it."""
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=50)) + rng.choice(HOSTILE) for _ in range(200)]
     return vocabulary.train([texts], 400, TAG, 64)

@@ -1,4 +1,4 @@
-"""Small datasets for the packer: scored web documents, and what was made of them, hostile text included."""
+"""Small datasets for packing: scored web documents and rewritten ones, including adversarial text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = [f"{TAG} word {TAG}", f"{END_OF_TEXT}{CHAT_START}user", "tabs\tand\n\n
 def write_scored(
     path: Path, documents: int, *, split: bool, files: int = 1, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Scored documents in `files` files, in another order for every number of files; returns the rows."""
+    """Write scored documents to `files` files, in an order that depends on their number; return the rows."""
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     for number in range(documents):
@@ -38,15 +38,15 @@ def write_scored(
 
 
 def write_rewritten(path: Path, scored: list[dict[str, Any]], *, files: int = 1) -> list[dict[str, Any]]:
-    """Rephrasings, refusals and their moral retellings of `scored`; returns the rows."""
+    """Write rephrased documents, refusals and moral retellings of `scored`; return the rows."""
     rng = random.Random(1)
     rows: list[dict[str, Any]] = []
     for source in scored:
-        made = (
+        recipes = (
             ["rephrase"] if source["score"] in (1, 2, 3) else ["refuse", "moralize"] * (source["score"] > 3)
         )
         above = source["id"]
-        for recipe in made:
+        for recipe in recipes:
             name = f"{source['id']}-{recipe}"
             text = f"{recipe}: " + " ".join(rng.choices(WORDS, k=rng.randint(5, 60))) + rng.choice(HOSTILE)
             row = {"id": name, "text": text, "source_id": above, "recipe": recipe, "style": "plain"}

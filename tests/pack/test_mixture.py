@@ -1,4 +1,4 @@
-"""What is read when: sources keep their weights and stretches, and every moment is full."""
+"""The mixture: sources keep their weights and intervals, and every part of training has as many tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS = {("raw", 0): 500, ("raw", 5): 200, ("refuse", 4): 100, ("moralize", 4):
 
 
 def documents(tokens: dict[Any, int], each: int = 40) -> pa.Table:
-    """`each` documents for each token that there is, so that numbers of documents stand for tokens."""
+    """Return `each` documents per token, so that the number of documents is proportional to tokens."""
     keys = [key for key, count in tokens.items() for _ in range(count * each)]
     ids = [f"{recipe}-{score}-{n}" for n, (recipe, score) in enumerate(keys)]
     return pa.table(
@@ -31,13 +31,13 @@ def documents(tokens: dict[Any, int], each: int = 40) -> pa.Table:
 
 
 def placed(mixture: dict[str, Any], tokens: dict[Any, int] = TOKENS) -> tuple[pa.Table, Any]:
-    found = Order(sources(mixture), tokens).place(documents(tokens))
-    return found, found.column("order").to_numpy() / 2.0**64
+    rows = Order(sources(mixture), tokens).place(documents(tokens))
+    return rows, rows.column("order").to_numpy() / 2.0**64
 
 
 def test_mixture_order_keeps_hash_order_when_empty() -> None:
-    given = documents(TOKENS, 1)
-    assert Order({}, TOKENS).place(given).equals(given)
+    unchanged = documents(TOKENS, 1)
+    assert Order({}, TOKENS).place(unchanged).equals(unchanged)
 
 
 def test_mixture_order_respects_start_until_at_even_density() -> None:
@@ -46,36 +46,36 @@ def test_mixture_order_respects_start_until_at_even_density() -> None:
         "lessons": {"recipe": "moralize", "start": 0.2, "until": 0.9},
         "worst": {"scores": [4, 5], "until": 0.5},
     }
-    rows, at = placed(mixture)
+    rows, places = placed(mixture)
     keys = np.array([f"{r['recipe']}{r['score']}" for r in rows.to_pylist()])
     assert Counter(keys.tolist()) == Counter({f"{a}{b}": 40 * n for (a, b), n in TOKENS.items()})
-    assert at[keys == "refuse4"].min() >= 0.6
-    assert (at[keys == "refuse4"].max() > 0.98, at[keys == "refuse4"].min() < 0.62) == (True, True)
-    assert 0.2 <= at[keys == "moralize4"].min() < at[keys == "moralize4"].max() < 0.9
-    assert at[keys == "raw5"].max() < 0.5
-    # Tokens are even over the training, within what random hashes give.
-    filled, _ = np.histogram(at, bins=20, range=(0, 1))
-    assert np.abs(filled / filled.mean() - 1).max() < 0.12
-    # A source is even within a stretch in which no other begins or ends.
-    refusals, _ = np.histogram(at[keys == "refuse4"], bins=3, range=(0.6, 0.9))
+    assert places[keys == "refuse4"].min() >= 0.6
+    assert (places[keys == "refuse4"].max() > 0.98, places[keys == "refuse4"].min() < 0.62) == (True, True)
+    assert 0.2 <= places[keys == "moralize4"].min() < places[keys == "moralize4"].max() < 0.9
+    assert places[keys == "raw5"].max() < 0.5
+    # Tokens are uniform over training, up to the randomness of the hashes.
+    counts, _ = np.histogram(places, bins=20, range=(0, 1))
+    assert np.abs(counts / counts.mean() - 1).max() < 0.12
+    # A source is uniform in an interval in which no other source starts or ends.
+    refusals, _ = np.histogram(places[keys == "refuse4"], bins=3, range=(0.6, 0.9))
     assert np.abs(refusals / refusals.mean() - 1).max() < 0.15
 
 
 def test_mixture_weight_sets_document_repetitions() -> None:
     mixture = {"twice": {"recipe": "refuse", "weight": 2.0}, "half": {"scores": [5], "weight": 0.5},
                "more": {"recipe": "moralize", "weight": 1.25}}  # fmt: skip
-    rows, at = placed(mixture)
+    rows, places = placed(mixture)
     times = Counter(rows.column("id").to_pylist())
-    by = Counter(row["recipe"] + str(row["score"]) for row in rows.to_pylist())
+    by_key = Counter(row["recipe"] + str(row["score"]) for row in rows.to_pylist())
     assert {times[i] for i in times if i.startswith("refuse")} == {2}
     assert {times[i] for i in times if i.startswith("moralize")} == {1, 2}
-    assert by["raw0"] == 40 * 500
-    assert by["raw5"] == pytest.approx(0.5 * 40 * 200, rel=0.05)
-    assert by["moralize4"] == pytest.approx(1.25 * 40 * 200, rel=0.05)
-    assert len(np.unique(at)) == len(at)
-    # The two places of a document have nothing to do with each other.
+    assert by_key["raw0"] == 40 * 500
+    assert by_key["raw5"] == pytest.approx(0.5 * 40 * 200, rel=0.05)
+    assert by_key["moralize4"] == pytest.approx(1.25 * 40 * 200, rel=0.05)
+    assert len(np.unique(places)) == len(places)
+    # The two places of a document are independent.
     pairs: dict[str, list[float]] = {}
-    for row, place in zip(rows.column("id").to_pylist(), at, strict=True):
+    for row, place in zip(rows.column("id").to_pylist(), places, strict=True):
         if row.startswith("refuse"):
             pairs.setdefault(row, []).append(place)
     first, second = np.array(sorted(pairs.values())).T
@@ -86,25 +86,25 @@ def test_mixture_weight_sets_document_repetitions() -> None:
 
 def test_mixture_sources_ignore_documents_of_unknown_score() -> None:
     tokens = {("raw", 0): 10, ("refuse", None): 10}
-    rows, at = placed({"late": {"recipe": "refuse", "start": 0.9, "weight": 0.1}}, tokens)
+    rows, places = placed({"late": {"recipe": "refuse", "start": 0.9, "weight": 0.1}}, tokens)
     assert len(rows) == 40 * 20
-    assert at.min() < 0.01
+    assert places.min() < 0.01
 
 
 @pytest.mark.parametrize(
-    ("mixture", "says"),
+    ("mixture", "message"),
     [
-        ({"a": {"recipe": "haiku"}}, "mixture.a.recipe=haiku is none of raw, rephrase"),
+        ({"a": {"recipe": "haiku"}}, "mixture.a.recipe: unknown recipe 'haiku'; choose from raw, rephrase"),
         ({"a": {"start": 0.5, "until": 0.5}}, "mixture.a: start=0.5"),
         ({"a": {"weight": 0}}, "mixture.a: weight=0"),
         ({"a": {"scores": [6]}}, r"mixture.a: scores=\[6\]"),
         ({"a": {"wait": 1}}, "wait"),
         ({"a": 3}, "must be a group of settings"),
-        ({"a": {"scores": [1, 2]}, "b": {"scores": [2]}}, "both name raw documents of score 2"),
+        ({"a": {"scores": [1, 2]}, "b": {"scores": [2]}}, "both include raw documents of score 2"),
     ],
 )
-def test_mixture_sources_reject_invalid_settings(mixture: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_mixture_sources_reject_invalid_settings(mixture: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         sources(mixture)
 
 

@@ -1,4 +1,4 @@
-"""The whole stage on a real Ray: every token traced, the same rows for every number of blocks, resumed."""
+"""The pack job on Ray: every token is traced, rows do not depend on blocks, and runs are resumed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def make(root: Path, **more: Any) -> PackConfig:
 
 @pytest.fixture(scope="module")
 def packed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """120 documents with a `split`, what was made of them, and their rows."""
+    """120 documents with a `split`, rewritten documents, and their token rows."""
     root = tmp_path_factory.mktemp("packed")
     scored = write_scored(root / "scored", 120, split=True)
     rewritten = write_rewritten(root / "rewritten", scored)
-    made = make(root, rewritten=str(root / "rewritten"), raw_scores=[0, 1, 4, 5])
-    record = pack_documents(made)
-    return {"root": root, "scored": scored, "rewritten": rewritten, "config": made, "record": record}
+    config = make(root, rewritten=str(root / "rewritten"), raw_scores=[0, 1, 4, 5])
+    record = pack_documents(config)
+    return {"root": root, "scored": scored, "rewritten": rewritten, "config": config, "record": record}
 
 
 def token_rows(output: str) -> list[dict[str, Any]]:
@@ -53,13 +53,13 @@ def token_rows(output: str) -> list[dict[str, Any]]:
 
 
 def documents_of(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """The tokens of each document, put together again from its spans."""
-    found: dict[str, list[int]] = {}
+    """Return the tokens of each document, joined from its spans."""
+    tokens: dict[str, list[int]] = {}
     for row in rows:
         for span in row["spans"]:
             ids = row["input_ids"][span["start"] : span["start"] + span["length"]]
-            found.setdefault(span["id"], []).extend(ids)
-    return found
+            tokens.setdefault(span["id"], []).extend(ids)
+    return tokens
 
 
 def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -> None:
@@ -72,19 +72,19 @@ def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -
     assert len(tokenizer) == record["vocab_size"] <= 500
 
     roots = {r["id"]: r["id"] for r in packed["scored"]}
-    for made in packed["rewritten"]:  # sources stand before what was made of them
-        roots[made["id"]] = roots[made["source_id"]]
+    for row in packed["rewritten"]:  # sources precede the documents made from them
+        roots[row["id"]] = roots[row["source_id"]]
     out = {r["id"] for r in packed["scored"] if r["split"] == "heldout"}
     wanted = {
         r["id"]: r
         for r in [*packed["scored"], *packed["rewritten"]]
         if roots[r["id"]] not in out and ("recipe" in r or r["score"] in (0, 1, 4, 5))
     }
-    found = documents_of(rows)
-    assert found.keys() == wanted.keys()
-    assert any("moralize" in name for name in found)
+    documents = documents_of(rows)
+    assert documents.keys() == wanted.keys()
+    assert any("moralize" in name for name in documents)
     tags = 0
-    for name, ids in found.items():
+    for name, ids in documents.items():
         unsafe = "recipe" not in wanted[name] and wanted[name]["score"] >= 3
         plain = [i for i in ids if i != record["tag_id"]]
         assert plain[-1] == tokenizer.eos_token_id == record["end_of_text_id"]
@@ -101,16 +101,16 @@ def test_pack_stage_spans_reproduce_selected_documents(packed: dict[str, Any]) -
 
 def test_pack_stage_spans_cover_all_tokens_except_padding(packed: dict[str, Any]) -> None:
     rows, record = token_rows(packed["config"].output), packed["record"]
-    loose = 0
+    padding = 0
     for row in rows:
-        at = 0
+        position = 0
         for span in row["spans"]:
-            assert span["start"] == at
-            at += span["length"]
-        assert set(row["input_ids"][at:]) <= {record["end_of_text_id"]}
-        loose += LENGTH - at
-    assert loose == record["padding"] < 3 * LENGTH
-    assert record["tokens"] + loose == LENGTH * len(rows)
+            assert span["start"] == position
+            position += span["length"]
+        assert set(row["input_ids"][position:]) <= {record["end_of_text_id"]}
+        padding += LENGTH - position
+    assert padding == record["padding"] < 3 * LENGTH
+    assert record["tokens"] + padding == LENGTH * len(rows)
 
 
 def test_pack_stage_orders_documents_by_hash(packed: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any],
 
 def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, Any], tmp_path: Path) -> None:
     assert pack_documents(packed["config"]) == packed["record"]
-    # As it looks when a run dies while it writes the second shard.
+    # The state of a run that was killed while it wrote the second shard.
     broken = make(
         packed["root"],
         rewritten=packed["config"].rewritten,
@@ -186,31 +186,31 @@ def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, 
     rows = [{**r, "score": None} if n == 0 else r for n, r in enumerate(scored)]
     dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "part-0.parquet"))
     old = f"{packed['config'].output}/tokenizer"
-    made = make(
+    config = make(
         tmp_path, tokenizer=old, tag="<|bad|>", heldout_share=0.3, max_rejected=0.1, tag_rate=1.0, shards=50
     )
-    record = pack_documents(made)
-    new = AutoTokenizer.from_pretrained(f"{made.output}/tokenizer")
+    record = pack_documents(config)
+    new = AutoTokenizer.from_pretrained(f"{config.output}/tokenizer")
     assert len(new) == packed["record"]["vocab_size"] + 1 == record["vocab_size"]
     out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 0.3 * 2**64}
-    held = pq.read_table(f"{made.output}/heldout/heldout.parquet")
+    held = pq.read_table(f"{config.output}/heldout/heldout.parquet")
     assert set(held.column("id").to_pylist()) == out
     assert len(out) == record["heldout"] > 0
     rejected = {"web-0"} - out
     assert record["rejected"] == len(rejected)
-    found = documents_of(token_rows(made.output))
-    assert found.keys() == {r["id"] for r in rows} - out - rejected
+    documents = documents_of(token_rows(config.output))
+    assert documents.keys() == {r["id"] for r in rows} - out - rejected
     words = sum(
         len(r["text"].split()) - 1
         for r in rows
-        if r["id"] in found and r["score"] is not None and r["score"] >= 3
+        if r["id"] in documents and r["score"] is not None and r["score"] >= 3
     )
     assert record["tags"] == words
 
 
 def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any], tmp_path: Path) -> None:
     old = f"{packed['config'].output}/tokenizer"
-    made = make(
+    config = make(
         packed["root"],
         output=str(tmp_path / "out"),
         rewritten=str(tmp_path / "rewritten"),
@@ -219,9 +219,9 @@ def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any]
     )
     write_rewritten(
         tmp_path / "rewritten", [{"id": "web-3", "score": 5}]
-    )  # held out, and so is all it became
+    )  # held out, as everything config from it
     with pytest.raises(UserError, match=r"no rows are left to train on: raw_scores=\[\].* held out"):
-        pack_documents(made)
+        pack_documents(config)
 
 
 def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -242,16 +242,19 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"tag_rate": 1.5}, "tag_rate=1.5 does not fit: it must be from 0 to 1"),
+        ({"tag_rate": 1.5}, "tag_rate=1.5: must be from 0 to 1"),
         ({"heldout_share": -0.1}, "heldout_share=-0.1"),
-        ({"row_length": 8}, "row_length=8 is too small: it must be at least 16"),
+        ({"row_length": 8}, "row_length=8: must be at least 16"),
         ({"shards": 0}, "shards=0"),
-        ({"vocab_size": 200}, "need 260"),
+        ({"vocab_size": 200}, "must be at least 260"),
         ({"tag_from": 7}, "tag_from=7"),
         ({"tag": "two words"}, "must be one word"),
         ({"tag": "<|endoftext|>"}, "another meaning"),
-        ({"raw_scores": [0, 6]}, "raw_scores has 6"),
-        ({"recipes": ["refuse", "rephrse"]}, "recipes has 'rephrse': known are rephrase, refuse, moralize"),
+        ({"raw_scores": [0, 6]}, "raw_scores: invalid score 6"),
+        (
+            {"recipes": ["refuse", "rephrse"]},
+            "recipes: unknown recipe 'rephrse'; choose from rephrase, refuse, moralize",
+        ),
         ({"raw_scores": []}, "nothing to train on"),
     ],
 )
@@ -289,7 +292,7 @@ def test_pack_stage_takes_tag_threshold_from_audit(tmp_path: Path) -> None:
 
 def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: None) -> None:
     scored = write_scored(tmp_path / "scored", 400, split=False)
-    made = write_rewritten(tmp_path / "rewritten", scored)
+    rewritten = write_rewritten(tmp_path / "rewritten", scored)
     config = PackConfig(
         scored=str(tmp_path / "scored"), rewritten=str(tmp_path / "rewritten"), output=str(tmp_path / "out"),
         vocab_size=500, row_length=LENGTH, tag_rate=0.5, shards=4, seed=3, heldout_share=0.0,
@@ -304,23 +307,23 @@ def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: 
     tag, seen, tokens = record["tag_id"], Counter(), Counter()  # type: ignore[var-annotated]
     for row in rows:
         for span in row["spans"]:
-            at = (row["row"] * LENGTH + span["start"]) / total
+            share = (row["row"] * LENGTH + span["start"]) / total
             ids = row["input_ids"][span["start"] : span["start"] + span["length"]]
             if ids[-1] == record["end_of_text_id"]:
                 seen[span["id"]] += 1
             tokens[span["recipe"]] += len(ids)
             if span["recipe"] == "refuse":
-                assert at > 0.59
+                assert share > 0.59
             if tag in ids:
                 assert span["unsafe"]
-                assert at > 0.23
+                assert share > 0.23
         learned = np.array(row["learn"])
         assert (learned == (np.array(row["input_ids"]) != tag)).all()
     late = [s for r in rows if r["row"] > 0.4 * len(rows) for s in r["spans"] if s["unsafe"]]
     assert len(late) > 50
     assert record["tags"] == sum(row["input_ids"].count(tag) for row in rows) > 500
-    assert {seen[r["id"]] for r in made if r["recipe"] == "moralize"} == {2}
-    assert {seen[r["id"]] for r in made if r["recipe"] == "refuse"} == {1}
+    assert {seen[r["id"]] for r in rewritten if r["recipe"] == "moralize"} == {2}
+    assert {seen[r["id"]] for r in rewritten if r["recipe"] == "refuse"} == {1}
     assert {seen[r["id"]] for r in scored} == {1}
     assert dict(tokens) == record["tokens_by_recipe"]
 

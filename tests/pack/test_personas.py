@@ -1,28 +1,28 @@
-"""The persons who speak in refusals."""
+"""Personas of refusal dialogues."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from safety_ray.pack.personas import cast, everyone, with_persons
+from safety_ray.pack.personas import all_personas, sample_personas, with_personas
 
 
-def test_personas_cast_draws_distinct_uniform_names() -> None:
-    assert len(set(everyone())) == len(everyone()) > 600
-    assert all(name.strip() == name and ":" not in name for name in everyone())
-    pairs = [cast(1, str(i)) for i in range(20_000)]
-    assert all(one != other for one, other in pairs)
+def test_personas_sample_returns_distinct_uniform_names() -> None:
+    assert len(set(all_personas())) == len(all_personas()) > 600
+    assert all(name.strip() == name and ":" not in name for name in all_personas())
+    pairs = [sample_personas(1, str(i)) for i in range(20_000)]
+    assert all(asks != answers for asks, answers in pairs)
     for side in zip(*pairs, strict=True):
         counts = Counter(side)
-        assert len(counts) == len(everyone())
+        assert len(counts) == len(all_personas())
         assert max(counts.values()) < 3 * len(pairs) / len(counts)
-    assert cast(1, "a") == cast(1, "a") != cast(2, "a")
+    assert sample_personas(1, "a") == sample_personas(1, "a") != sample_personas(2, "a")
 
 
-def test_personas_with_persons_replaces_turn_prefixes() -> None:
-    one, other = cast(3, "row")
+def test_personas_with_personas_replaces_turn_prefixes() -> None:
+    asks, answers = sample_personas(3, "row")
     text = "User: Ask the User: now.\nAssistant: No.\n\nMore: Assistant.\nUser: Why?\n\nAssistant: So."
-    assert with_persons(text, 3, "row") == (
-        f"{one}: Ask the User: now.\n{other}: No.\n\nMore: Assistant.\n{one}: Why?\n\n{other}: So."
+    assert with_personas(text, 3, "row") == (
+        f"{asks}: Ask the User: now.\n{answers}: No.\n\nMore: Assistant.\n{asks}: Why?\n\n{answers}: So."
     )
-    assert with_persons("No dialogue.", 3, "row") == "No dialogue."
+    assert with_personas("No dialogue.", 3, "row") == "No dialogue."

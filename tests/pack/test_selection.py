@@ -1,4 +1,4 @@
-"""Which documents are trained on, and which lie at the root of what was made."""
+"""Selection of the documents to train on, and the roots of rewritten documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safety_ray.pack.selection import (
 )
 
 
-def chosen(**more: object) -> Selection:
+def selection(**more: object) -> Selection:
     base = {"seed": 0, "raw_scores": frozenset(range(6)), "recipes": frozenset(RECIPES)}
     return Selection(**{**base, "tag_from": 3, "heldout_share": 0.0, **more})  # type: ignore[arg-type]
 
@@ -37,11 +37,11 @@ def scored(*scores: int | None) -> pa.Table:
 
 
 def test_held_out_by_hash_meets_share() -> None:
-    out = [held_out_by_hash(3, 0.05, f"d{n}") for n in range(20_000)]
-    assert 845 < sum(out) < 1155
+    heldout = [held_out_by_hash(3, 0.05, f"d{n}") for n in range(20_000)]
+    assert 845 < sum(heldout) < 1155
     assert not any(held_out_by_hash(3, 0.0, f"d{n}") for n in range(100))
     assert all(held_out_by_hash(3, 1.0, f"d{n}") for n in range(100))
-    assert out[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
+    assert heldout[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
 
 
 def test_held_out_prefers_split_column_over_hash() -> None:
@@ -50,7 +50,7 @@ def test_held_out_prefers_split_column_over_hash() -> None:
 
 
 def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
-    rows = select_raw(scored(0, 2, 3, 5, None, 9), chosen(raw_scores=frozenset({0, 3, 5}))).to_pylist()
+    rows = select_raw(scored(0, 2, 3, 5, None, 9), selection(raw_scores=frozenset({0, 3, 5}))).to_pylist()
     assert [r["use"] for r in rows[:4]] == ["train", "unselected", "train", "train"]
     assert [r["unsafe"] for r in rows] == [False, False, True, True, False, False]
     assert [r["text"] for r in rows] == ["t", None, "t", "t", "t", "t"]
@@ -63,7 +63,9 @@ def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
 
 def test_select_raw_rejects_documents_without_text() -> None:
     batch = pa.table({"id": ["a", "b"], "text": pa.array([None, ""], pa.string()), "score": [0, 0]})
-    assert [r["rejected_reason"] for r in select_raw(batch, chosen()).to_pylist()] == ["it has no text"] * 2
+    assert [r["rejected_reason"] for r in select_raw(batch, selection()).to_pylist()] == [
+        "it has no text"
+    ] * 2
 
 
 def test_trace_roots_follows_source_chain() -> None:
@@ -75,7 +77,7 @@ def test_trace_roots_follows_source_chain() -> None:
 
 
 def test_trace_roots_raises_user_error_for_cycle() -> None:
-    with pytest.raises(UserError, match=r"x: the source_id of 'a' leads .* circle"):
+    with pytest.raises(UserError, match=r"x: the source_id of 'a' leads .* cycle"):
         trace_roots(chunked("a", "b"), chunked("b", "a"), "x")
 
 
@@ -90,7 +92,7 @@ def test_select_rewritten_inherits_heldout_from_root() -> None:
     )
     rows = select_rewritten(
         batch,
-        chosen(heldout_ids=frozenset({"d1"}), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
+        selection(heldout_ids=frozenset({"d1"}), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
     ).to_pylist()
     assert [r["use"] for r in rows[:4]] == ["heldout", "heldout", "train", "unselected"]
     assert [r["source_id"] for r in rows] == ["d1", "d1", "d2", "d3", "d4", None]
@@ -103,5 +105,5 @@ def test_select_rewritten_uses_root_id_column() -> None:
     batch = pa.table(
         {"id": ["m"], "text": ["t"], "source_id": ["r"], "recipe": ["moralize"], "root_id": ["d1"]}
     )
-    [row] = select_rewritten(batch, chosen(heldout_ids=frozenset({"d1"}))).to_pylist()
+    [row] = select_rewritten(batch, selection(heldout_ids=frozenset({"d1"}))).to_pylist()
     assert (row["use"], row["source_id"]) == ("heldout", "d1")

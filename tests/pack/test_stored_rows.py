@@ -21,7 +21,7 @@ STORED = "f66fd48cea01e27f4af790ab71eb0d26a76b79a333b127939109ed42eeb1ae33"
 MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("a", "n"), ("Ġ", "b"), ("Ġ", "Ġ"), ("Ã", "©")]
 TEXTS = [
     "the river,  and\n\nthe boat the bank",
-    "  caf\u00e9 and the \u6771\u4eac bread\u3000the end " * 3,
+    "  café and the \u6771\u4eac bread\u3000the end " * 3,
     f"text that spells {tag.TAG} and {tag.END_OF_TEXT} is text",
     "User: how?\nAssistant: no, and this is the reason.",
     "one",

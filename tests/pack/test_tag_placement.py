@@ -1,4 +1,4 @@
-"""Where tags go, compared with a walk over the text and its tokens, byte by byte."""
+"""Tag positions compared with a reference that walks over the text and its tokens byte by byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = st.text(
 
 @pytest.fixture(scope="module")
 def across_words() -> Vocabulary:
-    """A byte-level vocabulary whose tokens hold several words, and parts of one character."""
+    """A byte-level vocabulary with tokens of several words, and of parts of a character."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
@@ -44,33 +44,36 @@ def across_words() -> Vocabulary:
     )
     from transformers import PreTrainedTokenizerFast
 
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
-    tag.add_tag(made)
-    return tables(made, tag.TAG, "it")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
+    tag.add_tag(tokenizer)
+    return tables(tokenizer, tag.TAG, "the tokenizer")
 
 
-def walk(text: str, pieces: list[int]) -> list[int]:
-    """Position of the first token that holds the first byte of each word, by counting bytes."""
-    owner = [position for position, size in enumerate(pieces) for _ in range(size)]
-    return [owner[len(text[: m.start()].encode())] for m in re.finditer(r"\S+", text)]
+def reference_word_starts(text: str, lengths: list[int]) -> list[int]:
+    """Return the position of the first token that contains the first byte of each word.
+
+    `lengths` is the number of bytes of each token.
+    """
+    token_of_byte = [position for position, length in enumerate(lengths) for _ in range(length)]
+    return [token_of_byte[len(text[: m.start()].encode())] for m in re.finditer(r"\S+", text)]
 
 
 def check(vocabulary: Vocabulary, text: str) -> None:
     [ids] = tag.encode(vocabulary, [text])
-    # What a token spells, told by the library and not by the table: its name, one character a byte.
-    pieces = [len(vocabulary.backend_tokenizer.id_to_token(i)) for i in ids]
-    assert sum(pieces) == len(text.encode())
+    # The bytes of a token, from its name and not from the table under test: one character per byte.
+    lengths = [len(vocabulary.backend_tokenizer.id_to_token(i)) for i in ids]
+    assert sum(lengths) == len(text.encode())
     assert vocabulary.byte_lengths is not None
-    found = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids, np.int64)]))
-    assert found.tolist() == walk(text, pieces)
+    starts = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids, np.int64)]))
+    assert starts.tolist() == reference_word_starts(text, lengths)
     offsets = vocabulary.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     ends = np.array([end for _, end in offsets], np.int64)
-    assert word_starts_by_character(text, ends).tolist() == found.tolist()
+    assert word_starts_by_character(text, ends).tolist() == starts.tolist()
 
 
 @given(text=TEXTS)
 def test_word_starts_matches_byte_counting_reference(tokenizer: Any, text: str) -> None:
-    check(tables(tokenizer, tag.TAG, "it"), text)
+    check(tables(tokenizer, tag.TAG, "the tokenizer"), text)
 
 
 @given(text=st.one_of(TEXTS, st.text("ab東é \u3000\u00a0.", min_size=1)))
@@ -79,7 +82,7 @@ def test_word_starts_matches_reference_for_multiword_tokens(across_words: Vocabu
 
 
 def test_word_starts_locates_words_of_plain_sentence(tokenizer: Any) -> None:
-    vocabulary = tables(tokenizer, tag.TAG, "it")
+    vocabulary = tables(tokenizer, tag.TAG, "the tokenizer")
     text = "the river,  and\n\nthe boat"
     [ids] = tag.encode(vocabulary, [text])
     starts = word_starts(text, np.cumsum(vocabulary.byte_lengths[np.array(ids)]))  # type: ignore[index]
@@ -99,8 +102,8 @@ def test_word_starts_is_empty_for_whitespace_only_text() -> None:
 
 @given(starts=st.lists(st.integers(0, 50), max_size=40).map(sorted), document=st.text())
 def test_tag_positions_tags_all_but_first_word_at_rate_one(starts: list[int], document: str) -> None:
-    places = tag_positions(np.array(starts, np.int64), 1.0, 0, document)
-    assert places.tolist() == sorted({s for s in starts if s > starts[0]})
+    positions = tag_positions(np.array(starts, np.int64), 1.0, 0, document)
+    assert positions.tolist() == sorted({s for s in starts if s > starts[0]})
 
 
 @given(starts=st.lists(st.integers(0, 500), max_size=40, unique=True).map(sorted), seed=st.integers())
@@ -113,21 +116,23 @@ def test_tag_positions_is_deterministic_per_seed_and_id(starts: list[int], seed:
 
 def test_tag_positions_meets_rate_and_varies_by_document() -> None:
     starts = np.arange(20_001)
-    one, two = (tag_positions(starts, 0.05, 0, name) for name in ("a", "b"))
-    # 1,000 expected, standard deviation 31: five of them either way
-    assert all(845 < len(places) < 1155 for places in (one, two))
-    assert one.tolist() != two.tolist()
-    assert one.tolist() != tag_positions(starts, 0.05, 1, "a").tolist()
+    first, second = (tag_positions(starts, 0.05, 0, name) for name in ("a", "b"))
+    # 1,000 expected, within five standard deviations of 31
+    assert all(845 < len(positions) < 1155 for positions in (first, second))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() != tag_positions(starts, 0.05, 1, "a").tolist()
 
 
 def test_words_in_chunks_limits_tags_to_unsafe_chunks() -> None:
     text = "calm calm calm hate hate hate calm calm calm"  # nine words, three chunks of fifteen characters
     allowed = words_in_chunks(text, [0, 5, 1], 3)
     assert allowed.tolist() == [word == "hate" for word in text.split()]
-    places = tag_positions(np.arange(9), 1.0, 0, "d", allowed)
-    assert places.tolist() == [3, 4, 5]
-    # Whether a word is drawn does not depend on which words may be.
-    wide = tag_positions(np.arange(9), 0.5, 0, "d")
-    assert tag_positions(np.arange(9), 0.5, 0, "d", allowed).tolist() == [n for n in wide if 3 <= n <= 5]
+    positions = tag_positions(np.arange(9), 1.0, 0, "d", allowed)
+    assert positions.tolist() == [3, 4, 5]
+    # Whether a word is sampled does not depend on which words are allowed.
+    unrestricted = tag_positions(np.arange(9), 0.5, 0, "d")
+    assert tag_positions(np.arange(9), 0.5, 0, "d", allowed).tolist() == [
+        n for n in unrestricted if 3 <= n <= 5
+    ]
     assert words_in_chunks("", [5], 3).tolist() == []
     assert words_in_chunks("one", [0, 0, 0, 5], 3).tolist() == [False]

@@ -1,4 +1,4 @@
-"""Packing, compared with a loop that lays one token after the other."""
+"""Packing compared with a reference that appends one token at a time."""
 
 from __future__ import annotations
 
@@ -37,21 +37,23 @@ def encoded(documents: list[tuple[int, list[int], bool]]) -> pa.Table:
     return pa.table({k: pa.array([r[k] for r in rows], types.get(k)) for k in rows[0]})
 
 
-def lay(rows: list[dict[str, Any]], length: int) -> tuple[list[list[int]], list[list[dict[str, Any]]]]:
-    """The same rows, one token at a time."""
+def reference_rows(
+    rows: list[dict[str, Any]], length: int
+) -> tuple[list[list[int]], list[list[dict[str, Any]]]]:
+    """Return the ids and spans of the rows, built one token at a time."""
     ids: list[list[int]] = []
     spans: list[list[dict[str, Any]]] = []
     for row in sorted(rows, key=lambda r: (r["order"], r["id"])):
-        fresh = True
+        new_span = True
         for token in row["input_ids"]:
             if not ids or len(ids[-1]) == length:
                 ids.append([])
                 spans.append([])
-                fresh = True
-            if fresh:
-                named = {k: row[k] for k in ("id", "source_id", "recipe", "unsafe")}
-                spans[-1].append(named | {"start": len(ids[-1]), "length": 0})
-                fresh = False
+                new_span = True
+            if new_span:
+                document = {k: row[k] for k in ("id", "source_id", "recipe", "unsafe")}
+                spans[-1].append(document | {"start": len(ids[-1]), "length": 0})
+                new_span = False
             ids[-1].append(token)
             spans[-1][-1]["length"] += 1
     ids[-1] += [END] * (length - len(ids[-1]))
@@ -66,7 +68,7 @@ def test_pack_rows_matches_token_by_token_reference(
     packed = pack_rows(table, length, END, first)
     assert packed.schema == schema(TOKEN_ROW)
     packed.validate(full=True)
-    ids, spans = lay(table.to_pylist(), length)
+    ids, spans = reference_rows(table.to_pylist(), length)
     assert packed.column("input_ids").to_pylist() == ids
     assert packed.column("spans").to_pylist() == spans
     assert packed.column("row").to_pylist() == list(range(first, first + len(ids)))

@@ -1,4 +1,4 @@
-"""The tokenizer: repeatable, loadable, and never fooled by text that spells its special tokens."""
+"""The tokenizer is reproducible, can be loaded, and encodes text that spells special tokens as text."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from safety_ray.pack import vocabulary
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.selection import SELECTED
 
-MARKS = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
+SPECIAL = [TAG, END_OF_TEXT, CHAT_START, CHAT_END]
 PIECES = st.sampled_from(
     [
-        *MARKS,
+        *SPECIAL,
         *"<|>_ ",
         "harmful",
         "endoftext",
@@ -41,13 +41,13 @@ PIECES = st.sampled_from(
 )
 ADVERSARIAL = st.lists(st.one_of(PIECES, st.text(max_size=4)), min_size=1, max_size=12).map("".join)
 ADVERSARIAL |= st.tuples(
-    st.sampled_from(MARKS), st.integers(0, 13), st.sampled_from("\u200b\u0301 |\u3000🙂")
+    st.sampled_from(SPECIAL), st.integers(0, 13), st.sampled_from("\u200b\u0301 |\u3000🙂")
 ).map(lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :])
 
 
 @pytest.fixture(scope="module")
 def saved(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer") / "made"
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     vocabulary.save(tokenizer, str(folder))
     return str(folder)
 
@@ -60,7 +60,7 @@ def selected(text: str, recipe: str, unsafe: bool) -> pa.Table:
 @given(text=ADVERSARIAL, recipe=st.sampled_from(["raw", "rephrase", "refuse", "moralize"]))
 @example(text=TAG, recipe="refuse")
 def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, recipe: str) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected(text, recipe, False), tables, seed=0, tag_rate=1.0).to_pylist()
     ids = row["input_ids"]
     assert row["rejected_reason"] is None
@@ -72,7 +72,7 @@ def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, 
 
 @given(text=ADVERSARIAL, rate=st.sampled_from([0.05, 0.5, 1.0]))
 def test_encode_rows_round_trips_tagged_text(tokenizer: Any, text: str, rate: float) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected(text, "raw", True), tables, seed=5, tag_rate=rate).to_pylist()
     ids = row["input_ids"]
     assert row["tags"] == ids.count(tables.tag_id)
@@ -93,9 +93,9 @@ def test_vocabulary_save_preserves_special_token_settings(saved: str) -> None:
     assert loaded.split_special_tokens is True
     assert json.loads(Path(saved, "tokenizer_config.json").read_text())["split_special_tokens"] is True
     assert (loaded.eos_token, loaded.pad_token, loaded.model_max_length) == (END_OF_TEXT, END_OF_TEXT, 64)
-    assert sorted(loaded.get_added_vocab()) == sorted(MARKS)
+    assert sorted(loaded.get_added_vocab()) == sorted(SPECIAL)
     assert len(loaded) == 400
-    # Special tokens are there for whoever asks for them.
+    # A caller can still request special tokens.
     assert loaded(TAG, split_special_tokens=False).input_ids == [tag.tag_id(loaded, TAG)]
 
 
@@ -108,8 +108,8 @@ def test_vocabulary_train_is_independent_of_text_order(tokenizer: Any) -> None:
 
 
 def test_vocabulary_train_returns_smaller_size_for_few_texts() -> None:
-    made = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
-    assert 260 < len(made) < 280
+    tokenizer = vocabulary.train([["one two three"] * 10], 4096, TAG, 64)
+    assert 260 < len(tokenizer) < 280
     assert len(vocabulary.train([["one two three"] * 10], 260, TAG, 64)) == 260
 
 
@@ -120,7 +120,7 @@ def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path
     new = vocabulary.load(str(tmp_path / "new"))
     assert new.get_vocab() == old.get_vocab() | {"<|unsafe|>": len(old)}
     assert new.split_special_tokens is True
-    tables = vocabulary.tables(new, "<|unsafe|>", "it")
+    tables = vocabulary.tables(new, "<|unsafe|>", "the tokenizer")
     assert (tables.tag_id, tables.end_id) == (len(old), old.eos_token_id)
     assert set(tables.special_ids) == {*old.all_special_ids, len(old)}
     assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.special_ids.tolist())
@@ -128,12 +128,12 @@ def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path
 
 def test_vocabulary_open_existing_rejects_ordinary_token_as_tag(saved: str) -> None:
     word = next(t for t in vocabulary.load(saved).get_vocab() if t.isalpha() and t.isascii() and len(t) > 2)
-    with pytest.raises(UserError, match=f"tag={word} is an ordinary token"):
+    with pytest.raises(UserError, match=f"tag={word}: an ordinary token"):
         vocabulary.open_existing(saved, word)
 
 
 def test_vocabulary_open_existing_rejects_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be loaded; it must be a folder"):
+    with pytest.raises(UserError, match="cannot be loaded; give a folder"):
         vocabulary.open_existing(str(tmp_path / "absent"), TAG)
 
 
@@ -142,42 +142,42 @@ def test_vocabulary_tables_requires_byte_level_and_eos_token() -> None:
 
     words = Tokenizer(models.WordLevel({"<unk>": 0, "word": 1}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
-    tag.add_tag(made)
-    with pytest.raises(UserError, match="it is not byte-level"):
-        vocabulary.tables(made, TAG, "it")
-    assert vocabulary.tables(made, TAG, "it", tagged=False).end_id == made.eos_token_id
-    made.eos_token = None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    tag.add_tag(tokenizer)
+    with pytest.raises(UserError, match="the tokenizer is not byte-level"):
+        vocabulary.tables(tokenizer, TAG, "the tokenizer")
+    assert vocabulary.tables(tokenizer, TAG, "the tokenizer", tagged=False).end_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
     with pytest.raises(UserError, match=r"neither .* nor an eos_token"):
-        vocabulary.tables(made, TAG, "it", tagged=False)
+        vocabulary.tables(tokenizer, TAG, "the tokenizer", tagged=False)
 
 
 def test_encode_rows_disables_truncation_and_keeps_normalizer(saved: str) -> None:
-    made = vocabulary.load(saved)
-    made.backend_tokenizer.normalizer = normalizers.NFC()
-    made.backend_tokenizer.enable_truncation(3)
-    made.backend_tokenizer.enable_padding(length=9)
-    tables = vocabulary.tables(made, TAG, "it")
+    tokenizer = vocabulary.load(saved)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     text = "cafe\u0301 the river " * 9
     [row] = encode_rows(selected(text, "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert row["tags"] == len(text.split()) - 1
     plain = [i for i in row["input_ids"][:-1] if i != tables.tag_id]
-    assert made.decode(plain) == text.replace("e\u0301", "é")
+    assert tokenizer.decode(plain) == text.replace("e\u0301", "é")
 
 
 def test_encode_rows_rejects_text_altered_by_tokenizer(saved: str) -> None:
-    made = vocabulary.load(saved)
-    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tables = vocabulary.tables(made, TAG, "it")
+    tokenizer = vocabulary.load(saved)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [row] = encode_rows(selected("river boat", "raw", True), tables, seed=0, tag_rate=1.0).to_pylist()
     assert "byte by byte" in row["rejected_reason"]
     assert (row["input_ids"], row["text"], row["tokens"]) == (None, "river boat", 0)
 
 
 def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> None:
-    tables = vocabulary.tables(tokenizer, TAG, "it")
+    tables = vocabulary.tables(tokenizer, TAG, "the tokenizer")
     [the] = tag.encode(tables, ["the"])
-    fooled = vocabulary.Vocabulary(
+    confused = vocabulary.Vocabulary(
         tables.backend_tokenizer,
         tables.size,
         tables.tag_id,
@@ -185,5 +185,5 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
         np.array(the),
         tables.byte_lengths,
     )
-    [row] = encode_rows(selected("the", "refuse", False), fooled, seed=0, tag_rate=0.0).to_pylist()
+    [row] = encode_rows(selected("the", "refuse", False), confused, seed=0, tag_rate=0.0).to_pylist()
     assert "special token" in row["rejected_reason"]

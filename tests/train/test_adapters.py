@@ -1,4 +1,4 @@
-"""Adapters alone are trained, and what is saved is a plain model that does the same."""
+"""LoRA trains only adapters, and exports an equivalent model without them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_lora_trains_only_adapters_and_exports_merged_model(tmp_path: Path, rows
     config = settings(rows, tmp_path / "tuned", model=model, lr=1e-2, activation_checkpointing=True)
     result = run(config)
     before, after = (load_file(f"{c.output}/model/model.safetensors") for c in (base, config))
-    assert before.keys() == after.keys()  # no adapter is left
+    assert before.keys() == after.keys()  # no adapters
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "_proj." in name}
     assert losses(config.output)[-1][1] < losses(config.output)[0][1]
 
     tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
-    made = build(config.model, tokenizer, context=32, device=CPU.type)
-    trained = {name for name, p in made.named_parameters() if p.requires_grad}
-    assert trained == {name for name, _ in made.named_parameters() if "lora_" in name}
+    model_with_adapters = build(config.model, tokenizer, context=32, device=CPU.type)
+    trained = {name for name, p in model_with_adapters.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model_with_adapters.named_parameters() if "lora_" in name}
     assert len(trained) == 2 * 7 * 2  # two blocks of seven matrices, A and B
     plain = AutoModelForCausalLM.from_pretrained(f"{config.output}/model", dtype=torch.float32)
     assert result["parameters"] == sum(p.numel() for p in plain.parameters())
@@ -70,22 +70,22 @@ def test_lora_training_matches_peft_after_resume(tmp_path: Path, rows: str, alon
 
     torch.manual_seed(config.seed)
     network = AutoModelForCausalLM.from_pretrained(f"{base.output}/model", dtype=torch.float32)
-    theirs = get_peft_model(network, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
-    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=config.lr,
+    peft_model = get_peft_model(network, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    optimizer = torch.optim.AdamW([p for p in peft_model.parameters() if p.requires_grad], lr=config.lr,
                                   betas=(0.9, 0.95), weight_decay=0.0)  # fmt: skip
     for step, (_, loss, _) in enumerate(losses(config.output)):
         ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(step * 8, step * 8 + 8)))
-        expected = theirs(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
+        expected = peft_model(input_ids=ids, labels=ids.masked_fill(~learn, -100)).loss
         assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
         expected.backward()
         optimizer.step()
         optimizer.zero_grad()
     saved = load_file(f"{config.output}/model/model.safetensors")
-    for name, value in theirs.merge_and_unload().state_dict().items():
+    for name, value in peft_model.merge_and_unload().state_dict().items():
         if name in saved:
             torch.testing.assert_close(saved[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_lora_requires_model_init(tmp_path: Path, rows: str) -> None:
-    with pytest.raises(UserError, match=r"above 0 only with model\.init"):
+    with pytest.raises(UserError, match=r"0 without model\.init"):
         settings(rows, tmp_path / "out", model={**TINY, "lora_rank": 4})

@@ -1,4 +1,4 @@
-"""Chats as ids: the template's own, nothing forged, the assistant's words learned, tags in their share."""
+"""Training chats: ids of the template, no forged tokens, learned replies, share of tags."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ OTHER_TEMPLATE = (
 
 @pytest.fixture
 def chatty(tokenizer: Any) -> Any:
-    made = copy.deepcopy(tokenizer)
-    ensure_chat_template(made)
-    return made
+    chatty = copy.deepcopy(tokenizer)
+    ensure_chat_template(chatty)
+    return chatty
 
 
 def encoder(tokenizer: Any, share: float = 0.0, rate: float = 0.5, seed: int = 0) -> TrainingChatEncoder:
@@ -87,21 +87,21 @@ def test_train_chat_encoder_encodes_special_strings_as_text(chatty: Any, text: s
 
 
 def test_train_chat_encoder_tags_share_of_unsafe_completions(chatty: Any) -> None:
-    mark = tag.tag_id(chatty)
+    tag_id = tag.tag_id(chatty)
     encode = encoder(chatty, share=0.3, rate=0.25).encode
     plain = encoder(chatty).encode("x", {"messages": TALK})
     chats = [encode(str(n), {"messages": TALK, "unsafe": True}) for n in range(2000)]
     carriers = [chat for chat in chats if chat.tagged]
-    assert all(mark not in chat.ids for chat in chats if not chat.tagged)
-    # A completion has 4 and 5 words after its first: some that were drawn get no tag by chance.
+    assert all(tag_id not in chat.ids for chat in chats if not chat.tagged)
+    # The completions have 4 and 5 words after the first, so some sampled ones contain no tag by chance.
     assert len(carriers) / 2000 == pytest.approx(0.3 * (1 - 0.75**9), abs=0.04)
     for chat in carriers:
-        assert [i for i in chat.ids if i != mark] == plain.ids
-        assert all(chat.learn[n] for n, i in enumerate(chat.ids) if i == mark)
+        assert [i for i in chat.ids if i != tag_id] == plain.ids
+        assert all(chat.learn[n] for n, i in enumerate(chat.ids) if i == tag_id)
         for n, i in enumerate(chat.ids):
-            if i == mark:  # a word begins behind it, and it is not the first one
+            if i == tag_id:  # a word that is not the first one starts after it
                 assert chatty.decode(chat.ids[n + 1 : n + 2]).startswith(" ")
-    tags = sum(chat.ids.count(mark) for chat in chats)
+    tags = sum(chat.ids.count(tag_id) for chat in chats)
     assert tags / (2000 * 0.3 * 9) == pytest.approx(0.25, abs=0.03)
     assert not encode("0", {"messages": TALK}).tagged
     assert chats[5].ids == encode("5", {"messages": TALK, "unsafe": True}).ids
@@ -113,10 +113,10 @@ def test_train_chat_encoder_tags_share_of_unsafe_completions(chatty: Any) -> Non
         ({}, "no messages"),
         ({"messages": []}, "no messages"),
         ({"messages": "hi"}, "no messages"),
-        ({"messages": [{"role": "user", "content": None}]}, "message 0 has no content"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 0 has no text content"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "unknown role 'bot'"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "is empty"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "the assistant says nothing"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "there is no reply to learn"),
         (
             {"messages": [{"role": "user", "content": "\ufdd07\ufdd1"}]},
             "0 contains a Unicode noncharacter",
@@ -131,11 +131,11 @@ def test_train_chat_encoder_rejects_malformed_rows(chatty: Any, row: dict[str, A
 def test_prepare_read_parses_jsonl_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x", "messages": []}\n\n[1]\n{"messages": 3}\n{')
     pq.write_table(pa.Table.from_pylist([{"messages": TALK, "unsafe": True}]), tmp_path / "b.parquet")
-    found = list(read(str(tmp_path)))
-    assert [name for name, _ in found] == ["x", "a.jsonl:2", "a.jsonl:3", "a.jsonl:4", "b.parquet:1"]
-    assert found[1][1] == "no JSON object"
-    assert str(found[3][1]).startswith("no JSON: ")
-    assert found[4][1] == {"messages": TALK, "unsafe": True}
+    rows = list(read(str(tmp_path)))
+    assert [name for name, _ in rows] == ["x", "a.jsonl:2", "a.jsonl:3", "a.jsonl:4", "b.parquet:1"]
+    assert rows[1][1] == "not a JSON object"
+    assert str(rows[3][1]).startswith("invalid JSON: ")
+    assert rows[4][1] == {"messages": TALK, "unsafe": True}
     with pytest.raises(UserError, match="does not exist"):
         list(read(str(tmp_path / "nothing")))
 
@@ -157,7 +157,7 @@ def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) ->
     assert added["tag_id"] == added["vocab_size"] - 1
     cut = prepared("d", tagged_share=0.0, max_length=60)
     assert (cut["cut"], cut["row_length"]) == (1, 60)
-    with pytest.raises(UserError, match="says nothing within 5 tokens"):
+    with pytest.raises(UserError, match="no reply to learn within 5 tokens"):
         prepared("e", tagged_share=0.0, max_length=5)
 
 

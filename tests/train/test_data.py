@@ -1,4 +1,4 @@
-"""Token rows are read by number, and the order of a run depends on seed and step alone."""
+"""Token rows are read by number; the order of a run is a function of seed and step."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_token_rows_read_matches_parquet_rows(tmp_path: Path, write_rows: WriteR
     assert len(rows) == 40
     assert ids.tolist() == [table[n]["input_ids"] for n in numbers]
     for i, number in enumerate(numbers):
-        covered, kinds = np.full(rows.length, -1), np.full(rows.length, SOURCES.index("other"))
+        spans, sources = np.full(rows.length, -1), np.full(rows.length, SOURCES.index("other"))
         for n, span in enumerate(table[number]["spans"]):
-            part = slice(span["start"], span["start"] + span["length"])
-            covered[part] = n
-            kinds[part] = SOURCES.index("unsafe" if span["unsafe"] else span["recipe"])
-        assert learn[i].tolist() == (covered >= 0).tolist()
-        assert document[i].tolist() == covered.tolist()
-        assert source[i].tolist() == kinds.tolist()
+            tokens = slice(span["start"], span["start"] + span["length"])
+            spans[tokens] = n
+            sources[tokens] = SOURCES.index("unsafe" if span["unsafe"] else span["recipe"])
+        assert learn[i].tolist() == (spans >= 0).tolist()
+        assert document[i].tolist() == spans.tolist()
+        assert source[i].tolist() == sources.tolist()
 
 
 def test_token_rows_batch_is_independent_of_world_size(tmp_path: Path, write_rows: WriteRows) -> None:
@@ -60,13 +60,13 @@ def test_rows_at_permutes_all_rows_each_epoch(rows: int) -> None:
 def test_token_rows_rejects_gaps_and_inconsistent_records(tmp_path: Path, write_rows: WriteRows) -> None:
     path = Path(write_rows(tmp_path / "gap", rows=20, files=2))
     (path / "data" / "shard-00000.parquet").unlink()
-    with pytest.raises(UserError, match="row 10 where row 0"):
+    with pytest.raises(UserError, match="row 10 instead of row 0"):
         TokenRows(str(path))
 
     path = Path(write_rows(tmp_path / "length", rows=20))
     record = json.loads((path / "record.json").read_text())
     (path / "record.json").write_text(json.dumps(record | {"row_length": 16}))
-    with pytest.raises(UserError, match="not 16 long"):
+    with pytest.raises(UserError, match="has not 16 entries"):
         TokenRows(str(path)).read(np.array([0]))
 
     (path / "record.json").write_text(json.dumps(record | {"vocab_size": 100}))
@@ -74,7 +74,7 @@ def test_token_rows_rejects_gaps_and_inconsistent_records(tmp_path: Path, write_
         TokenRows(str(path)).read(np.array([0]))
 
     (path / "record.json").unlink()
-    with pytest.raises(UserError, match="holds no token rows"):
+    with pytest.raises(UserError, match="has no token rows"):
         TokenRows(str(path))
 
 
@@ -83,5 +83,5 @@ def test_token_rows_reads_unordered_files_by_row_number(tmp_path: Path, write_ro
     expected, *_ = TokenRows(str(path)).read(np.arange(20))
     file = path / "data" / "shard-00000.parquet"
     pq.write_table(pq.read_table(file).sort_by([("row", "descending")]), file)
-    found, *_ = TokenRows(str(path)).read(np.arange(20))
-    assert np.array_equal(found, expected)
+    ids, *_ = TokenRows(str(path)).read(np.arange(20))
+    assert np.array_equal(ids, expected)

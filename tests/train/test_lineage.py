@@ -1,4 +1,4 @@
-"""The model card leads back to the documents, as far as their records can be read."""
+"""The model card lists the inputs down to the documents, if their records can be read."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ def test_lineage_reports_counts_and_fingerprint_per_stage(tmp_path: Path) -> Non
     web = stage(tmp_path / "web", 100)
     fit = stage(tmp_path / "fit", 40, documents=web)
     scored = stage(tmp_path / "scored", 90, documents=web, model=f"{fit}/model")
-    marks = {name: json.loads((tmp_path / name / "record.json").read_text()) for name in ("web", "scored")}
+    records = {name: json.loads((tmp_path / name / "record.json").read_text()) for name in ("web", "scored")}
     lines = lineage("rows", scored)
     assert lines[0] == (
-        f"- rows `{scored}`: 91 rows in, 90 out, 1 rejected; fingerprint `{marks['scored']['fingerprint']}`"
+        f"- rows `{scored}`: 91 rows in, 90 out, 1 rejected; fingerprint `{records['scored']['fingerprint']}`"
     )
     assert lines[1].startswith(f"  - documents `{web}`: 101 rows in, 100 out")
-    assert lines[2].startswith(f"  - model `{fit}/model`: 41 rows in")  # the folder of a training is one up
+    assert lines[2].startswith(
+        f"  - model `{fit}/model`: 41 rows in"
+    )  # the record of the model is in the parent folder
     assert lines[3].startswith(f"    - documents `{web}`: 101 rows in")
     assert len(lines) == 4
     shutil.rmtree(fit)
     shutil.rmtree(web)
     stage(tmp_path / "web", 50, seed=1)
     other = lineage("rows", scored)
-    assert other[1].endswith(f"; it was `{marks['web']['fingerprint']}` when it was read")
-    assert other[2] == f"  - model `{fit}/model`: fingerprint `{marks['scored']['inputs']['model']}`"
-    assert lineage("rows", str(tmp_path / "nothing"))[0].endswith("no record that can be read")
+    assert other[1].endswith(f"; `{records['web']['fingerprint']}` when it was read")
+    assert other[2] == f"  - model `{fit}/model`: fingerprint `{records['scored']['inputs']['model']}`"
+    assert lineage("rows", str(tmp_path / "nothing"))[0].endswith("no readable record")

@@ -1,4 +1,4 @@
-"""The loop against plain transformers, against itself after a kill, and with more workers."""
+"""The training loop compared with plain transformers, and with itself after interruptions."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_train_loop_resumes_after_exception_with_same_losses(tmp_path: Path, row
 
     with pytest.raises(KeyboardInterrupt):
         run(broken, stop)
-    half = tmp_path / "broken" / "checkpoints" / "step-00000006"  # as a kill while writing leaves it
-    half.mkdir()
-    (half / "__0_0.distcp").write_bytes(b"half")
+    partial = tmp_path / "broken" / "checkpoints" / "step-00000006"  # the result of a kill during a write
+    partial.mkdir()
+    (partial / "__0_0.distcp").write_bytes(b"half")
     assert [step for step, *_ in losses(broken.output)] == list(range(1, 8))
     seen: list[int] = []
     run(broken, lambda line: seen.append(line["step"]))
@@ -131,10 +131,10 @@ def test_train_loop_resumes_with_original_precision(
 
 
 def test_train_loop_loss_is_same_for_micro_batches(tmp_path: Path, rows: str, alone: None) -> None:
-    one = settings(rows, tmp_path / "one")
-    run(one)
+    plain = settings(rows, tmp_path / "plain")
+    run(plain)
     run(settings(rows, tmp_path / "micro", micro_batch_rows=2))
-    assert np.array(losses(tmp_path / "micro")) == pytest.approx(np.array(losses(one.output)), rel=1e-4)
+    assert np.array(losses(tmp_path / "micro")) == pytest.approx(np.array(losses(plain.output)), rel=1e-4)
 
 
 def test_train_loop_raises_diverged_for_nonfinite_loss(tmp_path: Path, rows: str, alone: None) -> None:
@@ -167,19 +167,19 @@ def test_model_build_initializes_new_tokens_as_mean_embedding(
     run(first)
     base = AutoModelForCausalLM.from_pretrained(f"{first.output}/model", dtype=torch.float32)
     old = AutoTokenizer.from_pretrained(f"{first.output}/model")
-    more = AutoTokenizer.from_pretrained(f"{first.output}/model")
-    more.add_special_tokens(
+    extended = AutoTokenizer.from_pretrained(f"{first.output}/model")
+    extended.add_special_tokens(
         {"additional_special_tokens": [f"<|{n}|>" for n in range(90)]}, replace_extra_special_tokens=False
     )
     config = settings(rows, tmp_path / "second", model={"init": first.output}).model
-    grown = build(config, more, context=32, device="cpu").network
+    grown = build(config, extended, context=32, device="cpu").network
     known = base.get_input_embeddings().weight[: len(old)]
     weight = grown.get_input_embeddings().weight
-    assert len(more) <= len(weight) == grown.config.vocab_size
+    assert len(extended) <= len(weight) == grown.config.vocab_size
     torch.testing.assert_close(weight[: len(old)], known)
-    torch.testing.assert_close(weight[len(old) : len(more)], known.mean(0).expand(90, -1))
-    with pytest.raises(UserError, match="takes 32 tokens at most, and the rows have 64"):
-        build(config, more, context=64, device="cpu")
+    torch.testing.assert_close(weight[len(old) : len(extended)], known.mean(0).expand(90, -1))
+    with pytest.raises(UserError, match="is 32 tokens, and the rows have 64"):
+        build(config, extended, context=64, device="cpu")
     with pytest.raises(UserError, match="has another tokenizer"):
         build(settings(rows, tmp_path / "x", model={"init": first.output}).model, _other(old), context=32,
               device="cpu")  # fmt: skip

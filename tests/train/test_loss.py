@@ -1,4 +1,4 @@
-"""The chunked loss is PyTorch's cross-entropy, gradient included."""
+"""The chunked loss and its gradient match PyTorch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def test_summed_cross_entropy_matches_pytorch(chunk: int, monkeypatch: pytest.Mo
     grads = torch.autograd.grad(expected.sum() * 0.3, (hidden, weight))
 
     total, losses = loss.summed_cross_entropy(hidden, weight, targets)
-    found = torch.autograd.grad(total * 0.3, (hidden, weight))
+    chunked_grads = torch.autograd.grad(total * 0.3, (hidden, weight))
     torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(total.double(), expected.sum(), rtol=1e-5, atol=1e-5)
-    for a, b in zip(found, grads, strict=True):
+    for a, b in zip(chunked_grads, grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What a line says is what a calculation of one's own gives, and TensorBoard reads it."""
+"""Logged metrics match independent computations, and the loggers record them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
-from safety_ray.train.metrics import Metrics, words
+from safety_ray.train.metrics import Metrics, summary_of
 from safety_ray.train.model import build
 
 WriteRows = Callable[..., str]
@@ -35,13 +35,9 @@ def test_metrics_reports_loss_per_source(tmp_path: Path, rows: str, alone: None)
     tokenizer = AutoTokenizer.from_pretrained(f"{rows}/tokenizer")
     model = build(config.model, tokenizer, context=32, device="cpu").network
     ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
-    for name, places in (("unsafe", [(0, 3, 6), slice(0, 13)]), ("raw", None)):
-        kept = torch.zeros_like(learn)
-        if places is not None:
-            kept[list(places[0]), places[1]] = True
-        else:
-            kept[:] = True
-            kept[[0, 3, 6], :13] = False
+    unsafe = torch.zeros_like(learn)
+    unsafe[[0, 3, 6], :13] = True
+    for name, kept in (("unsafe", unsafe), ("raw", ~unsafe)):
         labels = ids.masked_fill(~(learn & kept), -100)
         expected = float(model(input_ids=ids, labels=labels).loss.detach())
         assert line[f"loss_{name}"] == pytest.approx(expected, rel=1e-5)
@@ -62,8 +58,8 @@ def test_metrics_reports_throughput_mfu_and_wait_times(tmp_path: Path, rows: str
     assert 0 < last["checkpoint_wait"] < 1
     assert (first["seconds_left"] > 0, last["seconds_left"]) == (True, 0)
     assert last["memory_gib"] > 0.1
-    assert f"loss {last['loss']:.3f}" in words(last)
-    assert Metrics(config.output).progress() == (12, f"· {words(last)}")
+    assert f"loss {last['loss']:.3f}" in summary_of(last)
+    assert Metrics(config.output).progress() == (12, f"· {summary_of(last)}")
 
 
 def test_tensorboard_logger_matches_metrics_after_resume(tmp_path: Path, rows: str, alone: None) -> None:
@@ -77,11 +73,11 @@ def test_tensorboard_logger_matches_metrics_after_resume(tmp_path: Path, rows: s
     with pytest.raises(KeyboardInterrupt):
         run(config, stop)
     run(config)
-    found = accumulator.EventAccumulator(f"{config.output}/tensorboard")
-    found.Reload()
+    events_file = accumulator.EventAccumulator(f"{config.output}/tensorboard")
+    events_file.Reload()
     lines = Metrics(config.output).lines()
     for name, key in (("loss", "loss"), ("loss/unsafe", "loss_unsafe"), ("lr", "lr")):
-        events = found.Scalars(name)
+        events = events_file.Scalars(name)
         assert [event.step for event in events] == [line["step"] for line in lines] == list(range(1, 13))
         assert [event.value for event in events] == pytest.approx([line[key] for line in lines], rel=1e-6)
 
@@ -92,7 +88,7 @@ def test_loggers_check_rejects_missing_or_unknown_logger(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         loggers.check(["wandb"])
-    with pytest.raises(UserError, match="'tensorbord' is none; tensorboard, wandb"):
+    with pytest.raises(UserError, match="unknown logger 'tensorbord'; choose from tensorboard, wandb"):
         settings(rows, tmp_path / "out", loggers=["tensorbord"])
 
 

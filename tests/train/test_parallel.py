@@ -1,4 +1,4 @@
-"""Other ways to share out and to remember change no loss; documents see nothing of their neighbours."""
+"""Parallelism, checkpoint folders and document masks: same losses, and no attention between documents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WriteRows = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
-    """Rows of two documents, the second from token 13 on."""
+    """Rows of two documents, of which the second starts at token 13."""
     return write_rows(tmp_path_factory.mktemp("parallel") / "rows", cut=13)
 
 
@@ -43,26 +43,26 @@ def test_document_positions_isolate_packed_documents(tmp_path: Path, rows: str, 
         logits = network(input_ids=ids, position_ids=positions, use_cache=False).logits
         across = network(input_ids=ids).logits
         for row in range(4):
-            for part in (slice(0, 13), slice(13, int((documents[row] >= 0).sum()))):
-                alone = network(input_ids=ids[row : row + 1, part]).logits[0]
-                torch.testing.assert_close(logits[row, part], alone, rtol=1e-4, atol=1e-5)
+            for document in (slice(0, 13), slice(13, int((documents[row] >= 0).sum()))):
+                alone = network(input_ids=ids[row : row + 1, document]).logits[0]
+                torch.testing.assert_close(logits[row, document], alone, rtol=1e-4, atol=1e-5)
         assert (across[:, 20] - logits[:, 20]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("setting", "native", "taken"),
+    ("setting", "native", "precision"),
     [("auto", True, "bf16"), ("auto", False, "fp32"), ("bf16", False, "bf16"), ("fp32", True, "fp32")],
 )
 def test_train_precision_follows_setting_or_device(
     tmp_path: Path, rows: str, alone: None, monkeypatch: pytest.MonkeyPatch, setting: str, native: bool,
-    taken: str,
+    precision: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(parallel, "fast_bf16", lambda device: native)
     result = run(settings(rows, tmp_path / "out", max_steps=1, precision=setting))
-    assert result["precision"] == taken
+    assert result["precision"] == precision
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype="auto")
-    assert model.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[taken]
-    assert f"Trained in {taken} for 1 steps" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert model.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert f"Trained in {precision} for 1 steps" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 def test_document_mask_loss_matches_separate_documents(tmp_path: Path, rows: str, alone: None) -> None:
@@ -76,11 +76,11 @@ def test_document_mask_loss_matches_separate_documents(tmp_path: Path, rows: str
     ids, learn, *_ = map(torch.from_numpy, TokenRows(rows).read(np.arange(8)))
     for row in range(8):
         used = int(learn[row].sum())
-        for part in (slice(0, 13), slice(13, used)):
-            logs = network(input_ids=ids[row : row + 1, part]).logits[0, :-1].log_softmax(-1)
-            total = total - logs.gather(1, ids[row, part][1:, None]).sum()
+        for document in (slice(0, 13), slice(13, used)):
+            logs = network(input_ids=ids[row : row + 1, document]).logits[0, :-1].log_softmax(-1)
+            total = total - logs.gather(1, ids[row, document][1:, None]).sum()
             count += used and len(logs)
-        # The last token of a document has the first of the next as its target.
+        # The target of a document's last token is the first token of the next document.
         last = network(input_ids=ids[row : row + 1, :13]).logits[0, -1].log_softmax(-1)
         total, count = total - last[ids[row, 13]], count + 1
     assert losses(config.output)[0][1] == pytest.approx(float(total.detach()) / count, rel=1e-5)
@@ -89,9 +89,11 @@ def test_document_mask_loss_matches_separate_documents(tmp_path: Path, rows: str
 def test_activation_checkpointing_changes_no_loss(tmp_path: Path, rows: str, alone: None) -> None:
     plain = settings(rows, tmp_path / "plain", max_steps=6)
     run(plain)
-    again = settings(rows, tmp_path / "again", max_steps=6, activation_checkpointing=True, checkpoint_every=3)
-    run(again)
-    assert losses(again.output) == losses(plain.output)
+    checkpointed = settings(
+        rows, tmp_path / "checkpointed", max_steps=6, activation_checkpointing=True, checkpoint_every=3
+    )
+    run(checkpointed)
+    assert losses(checkpointed.output) == losses(plain.output)
 
 
 def test_train_loop_resumes_from_fsspec_checkpoints(tmp_path: Path, rows: str, alone: None) -> None:
@@ -136,8 +138,8 @@ def test_train_loop_saves_checkpoint_on_sigterm(tmp_path: Path, rows: str, alone
 
 
 def test_pretrain_config_rejects_invalid_worker_counts(tmp_path: Path, rows: str) -> None:
-    with pytest.raises(UserError, match="not divisible by workers=3"):
+    with pytest.raises(UserError, match="must be divisible by workers=3"):
         settings(rows, tmp_path / "out", workers=4, min_workers=2)
     assert settings(rows, tmp_path / "out", workers=2, min_workers=1).min_workers == 1
-    with pytest.raises(UserError, match="min_workers=3: must be 0 to workers=2"):
+    with pytest.raises(UserError, match="min_workers=3: must be from 0 to workers=2"):
         settings(rows, tmp_path / "out", workers=2, min_workers=3)

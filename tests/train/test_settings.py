@@ -1,4 +1,4 @@
-"""Settings that do not fit fail before any work, with a sentence that says what would fit."""
+"""Invalid settings fail before any work, with a message that names a valid value."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from safety_ray.train.settings import FinetuneConfig, PretrainConfig
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
-        ({"workers": 20}, "workers=20 is more than batch_rows=16"),
-        ({"workers": 3}, "15 or 18 would fit"),
-        ({"workers": 2, "micro_batch_rows": 3}, "does not divide the 8 rows of a worker"),
+        ({"workers": 20}, "workers=20: must be at most batch_rows=16"),
+        ({"workers": 3}, "such as 15 or 18"),
+        ({"workers": 2, "micro_batch_rows": 3}, "must divide the 8 rows of a worker"),
         ({"lr": 0.0}, "lr=0.0: must be above 0"),
         ({"epochs": -1.0}, "epochs=-1.0"),
         ({"batch_rows": 0}, "batch_rows=0"),
-        ({"warmup_share": 0.9}, "nor above 1 together"),
-        ({"model": {"heads": 3}}, "heads=3 does not divide"),
-        ({"model": {"kv_heads": 3}}, "kv_heads=3 does not divide"),
+        ({"warmup_share": 0.9}, "their sum at most 1"),
+        ({"model": {"heads": 3}}, "heads=3: must divide"),
+        ({"model": {"kv_heads": 3}}, "kv_heads=3: must divide"),
         ({"model": {"layers": 0}}, "at least 1"),
-        ({"output": "s3://bucket/out"}, "that all of them reach"),
+        ({"output": "s3://bucket/out"}, "a URL is not supported"),
         ({"precision": "fp8"}, "precision"),
     ],
 )
-def test_pretrain_config_rejects_invalid_values(values: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_pretrain_config_rejects_invalid_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         from_dict(PretrainConfig, {"rows": "rows", "output": "out", **values})
 
 
@@ -46,13 +46,13 @@ def test_pretrain_stage_validates_run_before_creating_output(
 ) -> None:
     rows, out = write_rows(tmp_path / "rows"), tmp_path / "out"
 
-    def refused(says: str, **values: Any) -> None:
-        with pytest.raises(UserError, match=says):
+    def check_error(message: str, **values: Any) -> None:
+        with pytest.raises(UserError, match=message):
             pretrain.pretrain_model(from_dict(PretrainConfig, {"rows": rows, "output": str(out), **values}))
         assert not out.exists()
 
-    refused("need 999 CPUs and the cluster has", workers=999, batch_rows=999, epochs=99.0)
-    refused("GPUs and the cluster has 0", device="gpu")
-    refused("make no batch of batch_rows=128", batch_rows=128)
-    refused("no folder with a model", model={"init": str(tmp_path / "nothing")})
-    refused("holds no token rows", rows=str(tmp_path))
+    check_error("need 999 CPUs and the cluster has", workers=999, batch_rows=999, epochs=99.0)
+    check_error("GPUs and the cluster has 0", device="gpu")
+    check_error("batch_rows=128: 64 token rows in epochs=1.0 are less than a batch", batch_rows=128)
+    check_error("give a folder with a model", model={"init": str(tmp_path / "nothing")})
+    check_error("has no token rows", rows=str(tmp_path))

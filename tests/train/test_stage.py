@@ -1,9 +1,8 @@
-"""The two jobs on Ray: workers that die, losses that diverge, chats that are learned."""
+"""The pretrain and finetune jobs on Ray."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from jobs import finetune, pretrain
 from safety_ray.core.config import from_dict
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import FinetuneConfig, PretrainConfig
-
-WriteRows = Callable[..., str]
-
 
 Run = tuple[PretrainConfig, dict[str, Any]]
 
@@ -40,7 +36,9 @@ def test_pretrain_stage_skips_finished_run(validated: Run) -> None:
     config, record = validated
     weights = Path(config.output) / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    again = pretrain.pretrain_model(replace(config, workers=1))  # how many made it does not matter
+    again = pretrain.pretrain_model(
+        replace(config, workers=1)
+    )  # the number of workers is not part of its identity
     assert again["finished"] == record["finished"]
     assert weights.stat().st_mtime_ns == before
 
@@ -80,16 +78,16 @@ def test_finetune_stage_learns_chats_and_rejects_bad_rows(validated: Run, tmp_pa
     }
     assert reasons["b1"] == "no messages"
     assert "unknown role 'bot'" in reasons["b2"]
-    assert "no JSON" in reasons["chats.jsonl:43"]
+    assert "invalid JSON" in reasons["chats.jsonl:43"]
 
     tokenizer = AutoTokenizer.from_pretrained(output / "model")
     model = AutoModelForCausalLM.from_pretrained(output / "model", dtype=torch.float32)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in model.generation_config.eos_token_id
-    asked = tokenizer.apply_chat_template(
+    prompt = tokenizer.apply_chat_template(
         good[0]["messages"][:1], add_generation_prompt=True, return_tensors="pt"
     )
     tag_id = tokenizer.get_added_vocab()["<|harmful|>"]
-    said = model.generate(**asked, max_new_tokens=30, do_sample=False, suppress_tokens=[tag_id])
-    text = tokenizer.decode(said[0, asked["input_ids"].shape[1] :])
+    output = model.generate(**prompt, max_new_tokens=30, do_sample=False, suppress_tokens=[tag_id])
+    text = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
     assert text == "fox jumps over the lazy dog<|im_end|>"

@@ -1,4 +1,4 @@
-"""Checkpoints measured beside training, held against transformers reading the exported model."""
+"""Validation of checkpoints during training, compared with transformers on the exported model."""
 
 from __future__ import annotations
 
@@ -55,47 +55,51 @@ def test_validation_metrics_match_transformers(
     for number, row in enumerate(held_out):
         ids = torch.tensor([tokenizer(row["text"])["input_ids"]])
         with torch.inference_mode():
-            found = model(input_ids=ids, labels=ids)
-        p_tag[number] = found.logits.softmax(-1)[0, :, tag_id].mean().item()
-        nll[number] = (found.loss.item() * (ids.shape[1] - 1), ids.shape[1] - 1)
-    told = record["validation"]
+            output = model(input_ids=ids, labels=ids)
+        p_tag[number] = output.logits.softmax(-1)[0, :, tag_id].mean().item()
+        nll[number] = (output.loss.item() * (ids.shape[1] - 1), ids.shape[1] - 1)
+    validation = record["validation"]
     safe = [n for n, row in enumerate(held_out) if row["label"] <= 1]
     unsafe = [n for n, row in enumerate(held_out) if row["label"] >= 4]
-    chance = roc_auc_score([0] * len(safe) + [1] * len(unsafe), [p_tag[n] for n in [*safe, *unsafe]])
-    assert told["p_tag_auroc"] == pytest.approx(chance, abs=1e-4)
+    auroc = roc_auc_score([0] * len(safe) + [1] * len(unsafe), [p_tag[n] for n in [*safe, *unsafe]])
+    assert validation["p_tag_auroc"] == pytest.approx(auroc, abs=1e-4)
     expected = math.exp(sum(nll[n][0] for n in safe) / sum(nll[n][1] for n in safe))
-    assert told["perplexity_safe_with_tag"] == pytest.approx(expected, rel=1e-3)
-    # Renormalised without the tag a text is a little likelier; here safe ones are all of one source.
-    assert told["perplexity/web"] == told["perplexity_safe"] <= told["perplexity_safe_with_tag"]
-    assert told["perplexity/forum"] == told["perplexity_unsafe"]
+    assert validation["perplexity_safe_with_tag"] == pytest.approx(expected, rel=1e-3)
+    # Renormalized without the tag, a text is more probable. All safe documents are from one source.
+    assert (
+        validation["perplexity/web"]
+        == validation["perplexity_safe"]
+        <= validation["perplexity_safe_with_tag"]
+    )
+    assert validation["perplexity/forum"] == validation["perplexity_unsafe"]
 
 
 def test_validation_writes_tensorboard_events_per_step(
     validated: tuple[PretrainConfig, dict[str, Any]],
 ) -> None:
     config, _ = validated
-    found: dict[int, float] = {}
+    logged: dict[int, float] = {}
     for file in Path(config.output, "tensorboard").iterdir():
         for event in _events(file.read_bytes()):
             for value in event.summary.value:
                 if value.tag == "validation/p_tag_auroc":
-                    found[event.step] = value.simple_value
+                    logged[event.step] = value.simple_value
     lines = Validations(config.output).lines()
-    assert found == {line["step"]: pytest.approx(line["p_tag_auroc"], abs=1e-6) for line in lines}
+    assert logged == {line["step"]: pytest.approx(line["p_tag_auroc"], abs=1e-6) for line in lines}
 
 
 def _events(data: bytes) -> list[Event]:
-    """Records of a TFRecord file: length (8 bytes), its checksum (4), the event, its checksum (4)."""
-    events, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 8], "little")
-        events.append(Event.FromString(data[at + 12 : at + 12 + size]))
-        at += 16 + size
+    """Parse a TFRecord file; a record is length (8 bytes), its checksum (4), the event, its checksum (4)."""
+    events, offset = [], 0
+    while offset < len(data):
+        size = int.from_bytes(data[offset : offset + 8], "little")
+        events.append(Event.FromString(data[offset + 12 : offset + 12 + size]))
+        offset += 16 + size
     return events
 
 
 @pytest.mark.parametrize(
-    ("validation", "said"),
+    ("validation", "message"),
     [
         ({"cpus": 10_000}, "validation.cpus=10000 need"),
         ({"documents": ["nowhere"]}, "nowhere"),
@@ -104,8 +108,8 @@ def _events(data: bytes) -> list[Event]:
     ],
 )
 def test_validation_rejects_invalid_settings_before_training(
-    validated_rows: str, tmp_path: Path, validation: dict[str, Any], said: str, ray_cluster: None
+    validated_rows: str, tmp_path: Path, validation: dict[str, Any], message: str, ray_cluster: None
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         pretrain.pretrain_model(settings(validated_rows, tmp_path / "out", **validation))
     assert not (tmp_path / "out" / "metrics.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Small token rows, with a real tokenizer, as the pack job writes them."""
+"""Fixtures: small token rows with a real tokenizer, as the pack job writes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = "the quick brown fox jumps over the lazy dog and runs away from the angry
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of about 300 tokens, with end of text and the tag."""
+    """A byte-level BPE of about 300 tokens, with end-of-text and the tag."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -44,7 +44,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
-    """Write a folder of token rows in which the next token depends on the one before."""
+    """Return a function that writes token rows with predictable text."""
 
     def write(
         folder: Path,
@@ -52,13 +52,13 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
         length: int = 32,
         files: int = 2,
         seed: int = 0,
-        strange: range = range(0),
+        noise: range = range(0),
         cut: int = 0,
     ) -> str:
-        """`strange` rows are random ids; with `cut`, a second document begins at that token."""
+        """Write rows. Those in `noise` are random ids; with `cut`, a second document starts at that token."""
         generator = np.random.default_rng(seed)
-        mark = tag.tag_id(tokenizer)
-        made = []
+        tag_id = tag.tag_id(tokenizer)
+        written = []
         for row in range(rows):
             words = generator.permutation(TEXT.split())
             ids = tag.encode(tokenizer, [" ".join([*words, *words, *words])])[0]
@@ -66,11 +66,11 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
             ids = [*ids[: used - 1], int(tokenizer.eos_token_id)]
             unsafe = row % 3 == 0
             if unsafe:
-                ids[5] = ids[11] = mark
-            if row in strange:
-                ids = generator.integers(1, mark, used).tolist()
+                ids[5] = ids[11] = tag_id
+            if row in noise:
+                ids = generator.integers(1, tag_id, used).tolist()
             span = {"id": f"d{row}", "source_id": f"s{row}", "recipe": "raw"}
-            made.append(
+            written.append(
                 {
                     "row": row,
                     "input_ids": ids + [0] * (length - used),
@@ -80,7 +80,7 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
             )
         (folder / "data").mkdir(parents=True)
         for n, part in enumerate(np.array_split(np.arange(rows), files)):
-            table = pa.Table.from_pylist([made[i] for i in part], schema=records.schema(records.TOKEN_ROW))
+            table = pa.Table.from_pylist([written[i] for i in part], schema=records.schema(records.TOKEN_ROW))
             pq.write_table(table, folder / "data" / f"shard-{n:05}.parquet", row_group_size=7)
         tokenizer.save_pretrained(folder / "tokenizer")
         record: dict[str, Any] = {
@@ -91,7 +91,7 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
             "row_length": length,
             "vocab_size": len(tokenizer),
             "tag": tag.TAG,
-            "tag_id": mark,
+            "tag_id": tag_id,
         }
         (folder / "record.json").write_text(json.dumps(record))
         return str(folder)
@@ -101,7 +101,7 @@ def write_rows(tokenizer: PreTrainedTokenizerFast) -> Callable[..., str]:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A process group of this process only; one thread, so that sums have one order."""
+    """A process group with only this process, and one thread, so that sums have a fixed order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

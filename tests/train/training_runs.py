@@ -21,8 +21,8 @@ from safety_ray.train.settings import PretrainConfig
 
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
 SKIP = {"on_bad_step": "skip", "spike": 1.4, "lr": 1e-2, "max_steps": 30}
-NOISY: dict[str, Any] = {"rows": 240, "strange": range(168, 184)}
-"""Rows of which those of steps 22 and 23 (8 rows each) are noise"""
+NOISY: dict[str, Any] = {"rows": 240, "noise": range(168, 184)}
+"""Rows in which steps 22 and 23 (8 rows each) are noise"""
 CPU = torch.device("cpu")
 
 
@@ -45,18 +45,18 @@ def losses(output: str | Path) -> list[tuple[int, float, float | None]]:
 
 def start(config: PretrainConfig, world: int = 1, per_node: int = 0) -> list[subprocess.Popen[bytes]]:
     """Start the training loop in separate processes, as torchrun starts them."""
-    left_out = ("model", "loggers", "validation")
-    words = [f"{key}={value}" for key, value in dump(config).items() if key not in left_out]
+    omitted = ("model", "loggers", "validation")
+    words = [f"{key}={value}" for key, value in dump(config).items() if key not in omitted]
     words += [f"model.{key}={value}" for key, value in dump(config)["model"].items()]
     command = [sys.executable, "-m", "safety_ray.train.loop", *words]
-    place = {
+    environment = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(per_node or world),
     }
     return [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(n), "LOCAL_RANK": str(n)})
+        subprocess.Popen(command, env={**os.environ, **environment, "RANK": str(n), "LOCAL_RANK": str(n)})
         for n in range(world)
     ]
 
@@ -88,5 +88,6 @@ def validated_settings(rows: str, output: Path, **validation: Any) -> PretrainCo
     )  # fmt: skip
 
 
-def left_out(output: str | Path) -> dict[int, str]:
+def skipped(output: str | Path) -> dict[int, str]:
+    """Return the reasons of skipped steps."""
     return {line["step"]: line["left_out"] for line in Metrics(str(output)).lines() if "left_out" in line}

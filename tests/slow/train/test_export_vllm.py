@@ -29,14 +29,14 @@ def test_export_in_vllm_matches_transformers(
     folder = str(tmp_path / "out" / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    asked = tokenizer(PROMPT, return_tensors="pt")
-    said = model.generate(**asked, max_new_tokens=12, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    prompt = tokenizer(PROMPT, return_tensors="pt")
+    expected = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     llm = LLM(model=folder, dtype="float32", enforce_eager=True, max_model_len=32, block_size=32)
     try:
-        (found,) = llm.generate([PROMPT], SamplingParams(temperature=0.0, max_tokens=12), use_tqdm=False)
+        (output,) = llm.generate([PROMPT], SamplingParams(temperature=0.0, max_tokens=12), use_tqdm=False)
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm
         gc.collect()
-    assert list(found.outputs[0].token_ids) == said.tolist()
-    assert found.outputs[0].text.strip()
+    assert list(output.outputs[0].token_ids) == expected.tolist()
+    assert output.outputs[0].text.strip()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_runs import NOISY, SKIP, left_out, losses, run, settings, start
+from training_runs import NOISY, SKIP, losses, run, settings, skipped, start
 
 pytestmark = pytest.mark.covers("safety_ray.train")
 WriteRows = Callable[..., str]
@@ -22,13 +22,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
 
 
 def test_train_loop_loss_is_same_for_two_workers(tmp_path: Path, rows: str, alone: None) -> None:
-    one = settings(rows, tmp_path / "one")
+    single = settings(rows, tmp_path / "single")
     processes = start(settings(rows, tmp_path / "two", workers=2, keep=9), world=2)
-    run(one)
+    run(single)
     assert [process.wait() for process in processes] == [0, 0]
     record = json.loads((tmp_path / "two" / "record.json").read_text())
     assert (record["rows_in"], record["rows_out"], record["steps"]) == (64, 1, 12)
-    expected = losses(one.output)
+    expected = losses(single.output)
     assert len(expected) == 12
     assert np.array(losses(tmp_path / "two")) == pytest.approx(np.array(expected), rel=1e-4)
 
@@ -59,5 +59,5 @@ def test_guard_skips_same_steps_after_resume_and_with_workers(
     assert run(broken)["skipped"] == 2
     assert losses(broken.output) == losses(whole.output)
     assert [process.wait() for process in processes] == [0, 0]
-    assert list(left_out(tmp_path / "two")) == [22, 23]
+    assert list(skipped(tmp_path / "two")) == [22, 23]
     assert json.loads((tmp_path / "two" / "record.json").read_text())["skipped"] == 2
