@@ -25,7 +25,7 @@ turns unsafe between two look-aheads is detected up to s - 1 tokens later, when 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from safety_ray.core.errors import UserError
@@ -236,13 +236,3 @@ def split_by_p_tag(candidates: list[Beam], num_dropped: int) -> tuple[list[Beam]
 def most_likely(beams: list[Beam], number: int) -> list[Beam]:
     """Return the `number` most likely of `beams`, best first; on a tie, the earlier one."""
     return sorted(beams, key=lambda beam: -beam.log_prob)[:number]
-
-
-def search(
-    expand: Callable[[list[tuple[int, ...]]], Sequence[Expansion]], settings: SearchSettings
-) -> list[Hypothesis]:
-    """Run one search; `expand` returns one expansion per prefix, and prefixes have generated tokens only."""
-    running = Search(settings)
-    while running.pending:
-        running.advance(expand([beam.token_ids for beam in running.pending]))
-    return running.hypotheses()

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 from brute_force import answers, brute_force
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_ray.core.errors import UserError
-from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings, search
+from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 
 Row = list[float]
 TAG, EOS = 0, 1
@@ -45,6 +46,16 @@ class Table:
             tokens = sorted(range(self.vocabulary), key=lambda t: -row[t])
             expansions.append(Expansion(tokens, [row[t] for t in tokens], math.exp(row[TAG])))
         return expansions
+
+
+def search(
+    expand: Callable[[list[tuple[int, ...]]], Sequence[Expansion]], options: SearchSettings
+) -> list[Hypothesis]:
+    """Run one search; `expand` returns one expansion per prefix."""
+    running = Search(options)
+    while running.pending:
+        running.advance(expand([beam.token_ids for beam in running.pending]))
+    return running.hypotheses()
 
 
 def assert_same(found: list[Hypothesis], expected: list) -> None:  # type: ignore[type-arg]

@@ -102,7 +102,7 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
         ({"min_replicas": 2}, "at most max_replicas"),
         ({"max_model_len": 0}, "max_model_len must be above 0"),
-        ({"treshold": 0.1}, "the nearest is 'threshold'"),
+        ({"thresholt": 0.1}, "the nearest is 'threshold'"),
     ],
 )
 def test_build_app_rejects_invalid_settings(values: dict[str, Any], message: str) -> None:

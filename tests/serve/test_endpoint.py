@@ -190,7 +190,7 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
             {"safety": {"mode": "stop", "threshold": 2}},
             "safety.threshold must be a probability above 0 and at most 1, not 2",
         ),
-        ({"safety": {"mode": "stop", "treshold": 1}}, "'treshold'; the nearest is 'threshold'"),
+        ({"safety": {"mode": "stop", "thresholt": 1}}, "'thresholt'; the nearest is 'threshold'"),
         ({"safety": "stop"}, "'safety' must be an object"),
         ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'mod'; the nearest is 'mode'"),
         (

@@ -144,13 +144,18 @@ def test_playground_aligns_tokens_with_text(open_page: Open, endpoint: ScriptedE
 
 def test_playground_displays_chat_answers(open_page: Open, endpoint: ScriptedEndpoint) -> None:
     role = event({"choices": [{"delta": {"role": "assistant", "content": ""}, "logprobs": None}]})
-    answer = [role, chat_chunk(["Hel", "lo"], [0.01, 0.02]), chat_chunk([], [], mode="mask", **END), DONE]
+    answer = [
+        role,
+        chat_chunk(["Hello", " there"], [0.01, 0.02]),
+        chat_chunk([], [], mode="mask", **END),
+        DONE,
+    ]
     endpoint.scripts = {"off": answer, "mask": answer}
     page = open_page()
     page.choose("chat")
     page.generate("Hi", "mask")
     page.wait_for_answers()
-    assert page.text("plain") == page.text("safe") == "Hello"
+    assert page.text("plain") == page.text("safe") == "Hello there"
     assert [token["p_tag"] for token in page.tokens("safe")] == [0.01, 0.02]
 
 
