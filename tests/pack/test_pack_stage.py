@@ -232,7 +232,7 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
         ({"scored": bare}, r"bare' has no column 'score'"),
         ({"rewritten": bare}, r"bare' has no column 'source_id'"),
         ({"scored": str(tmp_path / "none")}, r"none' does not exist"),
-        ({"tokenizer": str(tmp_path / "none")}, r"the tokenizer '.*none' cannot be loaded"),
+        ({"tokenizer": str(tmp_path / "none")}, r"tokenizer: '.*none' cannot be loaded"),
     ):
         with pytest.raises(UserError, match=message):
             pack_documents(make(root, output=output, **more))
