@@ -43,7 +43,7 @@ def test_parse_options_names_allowed_modes() -> None:
 
 
 def test_serve_help_describes_all_modes() -> None:
-    help_text = describe(ServeConfig)
+    help_text = " ".join(describe(ServeConfig).split())  # lines are wrapped
     for mode in MODES.values():
         assert f"{mode.name}: {mode.summary}" in help_text
 
