@@ -1,0 +1,41 @@
+"""The guides name files, configs and jobs that exist, and link to pages that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import JOBS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+# The log is history, and a how-to names the files that its reader creates.
+GUIDES = [page for page in PAGES if page.name != "log.md" and page.parent.name != "how-to"]
+_PATH = re.compile(r"`((?:safety_ray|jobs|serve|configs|tests|benchmarks|examples|docs|scripts)/[\w./*-]+)`")
+_CONFIG = re.compile(r"\bconfigs/[\w-]+/[\w.-]+\.yaml")
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+_JOB = re.compile(r"(?:python -m jobs\.|safety-ray )([a-z]+) ")
+
+
+def ids(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=ids(GUIDES))
+def test_guide_names_existing_paths_and_jobs(page: Path) -> None:
+    text = page.read_text()
+    missing = [
+        path
+        for path in {*_PATH.findall(text), *_CONFIG.findall(text)}
+        if not list(ROOT.glob(path.rstrip("/")))
+    ]
+    assert missing == []
+    assert set(_JOB.findall(text)) <= {*JOBS, "serve"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_page_links_to_existing_files(page: Path) -> None:
+    missing = [link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
