@@ -1,1 +1,1 @@
-"""Workarounds for bugs in dependencies, one file each, with the reason and the affected versions."""
+"""Uses of private parts of ray, vllm and torch, one file per subject, with reasons and tested versions."""
