@@ -110,8 +110,7 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
         rows_in=len(sample), rows_out=counts.rows_out, rejected=counts.rejected,
         threshold=result["threshold"], wanted=dict(config.wanted), labelled_by=result["labelled_by"],
     )  # fmt: skip
-    if fs.exists(f"{root}/{_SAMPLE}"):
-        fs.rm(f"{root}/{_SAMPLE}", recursive=True)
+    filesystem.remove(out.sub(_SAMPLE))
     return record
 
 

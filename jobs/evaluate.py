@@ -172,8 +172,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     fs, root = filesystem.find(out.path)
     fs.pipe_file(f"{root}/metrics.json", json.dumps(values, indent=1).encode())
     record = out.commit(rows_in=len(prompts), rows_out=len(rows), results=values)
-    if fs.exists(f"{root}/parts"):
-        fs.rm(f"{root}/parts", recursive=True)
+    filesystem.remove(out.sub("parts"))
     return record
 
 

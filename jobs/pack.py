@@ -221,8 +221,7 @@ def _shuffle_by_tasks() -> Iterator[None]:
 def _remove_encoded(out: Artifact) -> None:
     """Remove `encoded/`, except its rejected documents, which become those of the job."""
     fs, root = filesystem.find(out.path)
-    if fs.exists(f"{root}/rejected"):
-        fs.rm(f"{root}/rejected", recursive=True)
+    filesystem.remove(out.sub("rejected"))
     fs.mv(f"{root}/{_ENCODED}/rejected", f"{root}/rejected", recursive=True)
     fs.rm(f"{root}/{_ENCODED}", recursive=True)
 
