@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,11 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
                 "kind": "vllm", "model": str(tmp_path / "model"), "max_tokens": MAX_TOKENS,
                 "temperature": 0.0,
                 "batch_size": 2, "timeout_s": TIMEOUT_S,
-                "engine_args": {"max_model_len": 1024, "max_num_seqs": 1, "dtype": "float32"},
+                "engine_args": {
+                    "max_model_len": 1024, "max_num_seqs": 1, "dtype": "float32",
+                    "logits_processors": ["tests.slow.paced_engine:Pace"],
+                    "additional_config": {"slow_while": str(tmp_path / "slow")},
+                },
             },
         },
     )  # fmt: skip
@@ -90,7 +93,7 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
         tmp_path / "model", [(row["messages"], replies[row["source_id"]][1]) for row in rewrite_tasks]
     )
     assert loss < 0.05, "the model has learned its replies"
-    trouble = Trouble(ray_cluster, Path(config.output))
+    trouble = Trouble(ray_cluster, Path(config.output), slow_while=tmp_path / "slow")
     record = rewrite_documents(config)
     trouble.join()
     assert [len(trouble.engines), trouble.failed] == [3, None], "one killed, one hung, one to the end"
@@ -111,21 +114,28 @@ def test_rewrite_vllm_reports_reply_kinds_and_restarts_engine(
 
 
 class Trouble(threading.Thread):
-    """Kill the first engine process once rows are written, and suspend the second one once more are."""
+    """Kill the first engine process once rows are written, and suspend the second one once more are.
 
-    def __init__(self, head: Head, output: Path) -> None:
+    Both are slow after a few requests, so that neither answers all rows before some are written.
+    """
+
+    def __init__(self, head: Head, output: Path, slow_while: Path) -> None:
         super().__init__(daemon=True)
         self.head, self.output, self.engines = head, output, set[int]()
+        self.slow_while = slow_while
         self.failed: BaseException | None = None
+        slow_while.touch()
         self.start()
 
     def run(self) -> None:
         try:
             first = self.engine()
-            self.run_until_rows(first)
+            self.wait_for_rows()
             first.kill()
             hung = self.engine()
-            self.run_until_rows(hung)
+            self.wait_for_rows()
+            hung.suspend()
+            self.slow_while.unlink()
             hung.wait(timeout=STARTED_S)  # the watchdog kills it
             self.engine()
         except BaseException as error:
@@ -141,21 +151,10 @@ class Trouble(threading.Thread):
         self.engines.add(process.pid)
         return process
 
-    def run_until_rows(self, engine: psutil.Process) -> None:
-        """Let `engine` run until more files of rows are on disk, then leave it suspended.
-
-        It runs a third of the time, so that files are written before a fast engine has answered all rows.
-        """
+    def wait_for_rows(self) -> None:
+        """Wait until more files of rows are on disk."""
         before = self.files()
-
-        def run_briefly() -> bool:
-            engine.resume()
-            time.sleep(0.1)
-            engine.suspend()
-            time.sleep(0.2)
-            return self.files() > before
-
-        eventually(run_briefly, STARTED_S, every=0)
+        eventually(lambda: self.files() > before, STARTED_S, every=0.1)
 
     def files(self) -> int:
         return sum(1 for _ in self.output.glob("drafts/generated/direct/rows*/**/*.parquet"))
