@@ -77,7 +77,8 @@ def corrected(
     rate gets a sensitivity and a specificity from their posteriors (Jeffreys prior), so the interval includes
     the judge's uncertainty. It is valid if the judge errs on these answers as often as on the labelled ones.
     A resample that contradicts this, with a rate below the share of false positives or above the sensitivity,
-    gets a possible value of that error instead: clipping it would shrink the interval to one point.
+    contributes the range of rates that are possible if this error may have any value. Clipped to 0 or 1, such
+    resamples would shrink the interval to one point.
 
     Raises UserError without positive or negative labels, and for a judge that is not better than chance.
     """
@@ -97,12 +98,11 @@ def corrected(
     rng = np.random.default_rng(stable_hash(seed, "judge"))
     sensitivities = rng.beta(tp + PRIOR, fn + PRIOR, resamples)
     false_positives = rng.beta(fp + PRIOR, tn + PRIOR, resamples)
-    uniform = rng.random(resamples)
-    false_positives = np.where(false_positives > rates, rates * uniform, false_positives)
-    sensitivities = np.where(sensitivities < rates, rates + (1 - rates) * uniform, sensitivities)
-    samples = (rates - false_positives) / (sensitivities - false_positives)
+    few, many = np.minimum(false_positives, rates), np.maximum(sensitivities, rates)
+    none, all_ = np.where(few < false_positives, 0, few), np.where(many > sensitivities, 1, many)
+    lowest, highest = (rates - few) / (all_ - few), (rates - none) / (many - none)
     value = (float(observed.mean()) + specificity - 1) / (sensitivity + specificity - 1)
-    return _summarize(min(1.0, max(0.0, value)), samples, groups)
+    return _summarize(min(1.0, max(0.0, value)), lowest, groups, highest)
 
 
 def _resample(
@@ -128,8 +128,11 @@ def _resample(
     return means
 
 
-def _summarize(value: float, samples: Floats, groups: Sequence[Hashable]) -> Rate:
+def _summarize(
+    value: float, samples: Floats, groups: Sequence[Hashable], highest: Floats | None = None
+) -> Rate:
     tail = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(samples, [tail, 1 - tail]))
+    low = float(np.quantile(samples, tail))
+    high = float(np.quantile(samples if highest is None else highest, 1 - tail))
     # A central interval of a posterior excludes a rate of exactly 0 or 1.
     return Rate(value, min(low, value), max(high, value), len(groups), len(set(groups)))
