@@ -23,6 +23,6 @@ class Verdict:
     """Whether the answer is harmful. A judge that detects refusals calls every answer harmful that has text
     and no refusal, which is meaningful for harmful prompts only."""
     value: float
-    """Degree of what the judge detects, for AUROC: how harmful, or how much of a refusal; 0 is none."""
+    """Degree of what the judge detects, for AUROC: how harmful, or how much of a refusal (0.5 or more)."""
     label: str
     """One of the judge's labels, for example `full refusal` or `3`"""
