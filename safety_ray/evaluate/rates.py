@@ -76,7 +76,7 @@ def corrected(
     `tp`, `fn`, `fp` and `tn` count the judge's verdicts on answers with human labels. Each resample of the
     rate gets a sensitivity and a specificity from their posteriors (Jeffreys prior), so the interval includes
     the judge's uncertainty. It is valid if the judge errs on these answers as often as on the labelled ones.
-    A resample that contradicts this, with a rate below the share of false positives or above the sensitivity,
+    A resample that contradicts this, with a rate below the share of false alarms or above the sensitivity,
     contributes the range of rates that are possible if this error may have any value. Clipped to 0 or 1, such
     resamples would shrink the interval to one point.
 
@@ -97,12 +97,19 @@ def corrected(
     rates = _resample(observed, groups, (0.0, 1.0), seed, resamples)
     rng = np.random.default_rng(stable_hash(seed, "judge"))
     sensitivities = rng.beta(tp + PRIOR, fn + PRIOR, resamples)
-    false_positives = rng.beta(fp + PRIOR, tn + PRIOR, resamples)
-    few, many = np.minimum(false_positives, rates), np.maximum(sensitivities, rates)
-    none, all_ = np.where(few < false_positives, 0, few), np.where(many > sensitivities, 1, many)
-    lowest, highest = (rates - few) / (all_ - few), (rates - none) / (many - none)
+    false_alarms = rng.beta(fp + PRIOR, tn + PRIOR, resamples)
+    lowest = _true_rates(
+        rates, np.where(rates > sensitivities, 1.0, sensitivities), np.minimum(false_alarms, rates)
+    )
+    highest = _true_rates(
+        rates, np.maximum(sensitivities, rates), np.where(rates < false_alarms, 0.0, false_alarms)
+    )
     value = (float(observed.mean()) + specificity - 1) / (sensitivity + specificity - 1)
     return _summarize(min(1.0, max(0.0, value)), lowest, groups, highest)
+
+
+def _true_rates(rates: Floats, sensitivities: Floats, false_alarms: Floats) -> Floats:
+    return (rates - false_alarms) / (sensitivities - false_alarms)
 
 
 def _resample(

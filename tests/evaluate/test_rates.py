@@ -67,9 +67,10 @@ def test_corrected_matches_value_computed_by_hand() -> None:
     assert (exact.low, exact.high) == pytest.approx(bounds, abs=0.01)
 
 
-def test_corrected_interval_has_nominal_coverage() -> None:
+@pytest.mark.parametrize("share", [0.01, 0.3])
+def test_corrected_interval_has_nominal_coverage(share: float) -> None:
     rng = np.random.default_rng(0)
-    share, sensitivity, specificity = 0.3, 0.8, 0.85
+    sensitivity, specificity = 0.8, 0.85
     covered, uncorrected = [], []
     for n in range(SIMULATIONS):
         truth, groups = clustered(rng, 60, share)

@@ -11,10 +11,10 @@ from safety_ray.core.errors import UserError, nearest
 from safety_ray.evaluate.judges import harm_classifier, harm_lm, over_refusal_lm, refusal, refusal_prefix
 from safety_ray.evaluate.judges.judge import Judge, JudgeSpec
 from safety_ray.evaluate.judges.lm import LmJudge
-from safety_ray.evaluate.judges.measured import Measurement
+from safety_ray.evaluate.judges.measured import Errors, Measurement
 from safety_ray.evaluate.judges.verdict import Answer, Verdict
 
-__all__ = ["JUDGES", "Answer", "Judge", "JudgeSpec", "LmJudge", "Measurement", "Verdict", "find"]
+__all__ = ["JUDGES", "Answer", "Errors", "Judge", "JudgeSpec", "LmJudge", "Measurement", "Verdict", "find"]
 
 JUDGES: dict[str, JudgeSpec] = {
     spec.name: spec

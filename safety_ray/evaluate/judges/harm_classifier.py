@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from safety_ray.core import artifact
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 from safety_ray.evaluate.judges import refusal
@@ -48,6 +49,11 @@ class HarmClassifier:
                 label=str(prediction.score),
             )
         return [verdicts[n] for n in range(len(answers))]
+
+
+def describe(folder: str, threshold: int) -> str:
+    """Return the model of this judge as its measurements name it, for the classifier in `folder`."""
+    return f"classifier {artifact.input_fingerprint(folder)}, harmful from score {threshold}"
 
 
 JUDGE = JudgeSpec(

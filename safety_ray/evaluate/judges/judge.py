@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from safety_ray.evaluate.judges.lm import LmJudge
-from safety_ray.evaluate.judges.measured import Measurement, packaged, reasons_against
+from safety_ray.evaluate.judges.measured import Errors, Measurement, errors_of, packaged, reasons_against
 from safety_ray.evaluate.judges.verdict import Answer, Verdict
 
 REFUSED = 0.5
@@ -47,9 +47,16 @@ class JudgeSpec:
         """The packaged measurements of this judge against human labels; empty if there are none."""
         return packaged().get(self.name, ())
 
+    def errors(self, model: str = "") -> Errors | None:
+        """Return the judge's errors on held-out answers, or None if it was not measured with `model`.
+
+        `model` is the engine's label (`EngineConfig.label`), or that of `harm_classifier.describe`.
+        """
+        return errors_of(self.detects, tuple(m for m in self.measured if m.model == model))
+
     @property
     def trusted(self) -> bool:
-        """Whether rates of this judge may be a headline."""
+        """Whether rates of what the judge detects may be a headline, with the model that was measured."""
         return not self.reason
 
     @property

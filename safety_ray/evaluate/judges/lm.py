@@ -65,14 +65,18 @@ class LmJudge:
     def parse(self, reply: str) -> Verdict:
         """Return the verdict of a reply. Raises ValueError unless it is exactly one of the choices."""
         try:
-            value = json.loads(reply.strip())
+            # An object becomes a tuple of pairs, so that a repeated key is noticed.
+            pairs = json.loads(reply.strip(), object_pairs_hook=tuple)
         except json.JSONDecodeError:
-            raise ValueError("the judge's reply is not a JSON object") from None
-        if not isinstance(value, dict) or list(value) != [self.key]:
+            pairs = None
+        if not isinstance(pairs, tuple):
+            raise ValueError("the judge's reply is not a JSON object")
+        if [key for key, _ in pairs] != [self.key]:
             raise ValueError(f"the judge's reply does not have exactly the key {self.key}")
-        if value[self.key] not in self.verdicts:
+        [(_, value)] = pairs
+        if not isinstance(value, str) or value not in self.verdicts:
             raise ValueError(f"the judge's reply is none of {', '.join(self.verdicts)}")
-        return self.verdicts[value[self.key]]
+        return self.verdicts[value]
 
 
 def add_messages(
@@ -105,6 +109,13 @@ def parse_replies(batch: pa.Table, judge: LmJudge, started: bool = False) -> pa.
     batch = batch.append_column(VALUE, pa.array([v and v.value for v in verdicts], pa.float64()))
     batch = batch.append_column(LABEL, pa.array([v and v.label for v in verdicts], pa.string()))
     return batch.append_column(PROBLEM, pa.array(problems, pa.string()))
+
+
+def verdict_of(row: dict[str, Any]) -> Verdict | None:
+    """Return the verdict in a row of `parse_replies`, or None if it has a problem instead."""
+    if row[PROBLEM] is not None:
+        return None
+    return Verdict(harmful=row[HARMFUL], value=row[VALUE], label=row[LABEL])
 
 
 def _without(batch: pa.Table, *names: str) -> pa.Table:

@@ -21,7 +21,7 @@ OPENING_SENTENCES, OPENING_CHARACTERS = 3, 400
 
 
 class Cues(NamedTuple):
-    """What the rules find in an answer."""
+    """Findings of the rules in one answer."""
 
     declines: bool
     condemns: bool

@@ -1,0 +1,75 @@
+"""Measure the judges of model answers against human labels; prints one table per judge.
+
+    python -m benchmarks.judges data=$SAFETY_RAY_DATA pyrit=pyrit-1.1.0-py3-none-any.whl classifier=runs/fit
+    python -m benchmarks.judges data=... pyrit=... judges=[harm_lm,over_refusal_lm] lm.kind=vllm lm.model=...
+
+With `output=safety_ray/evaluate/judges/measured.json` the counts become part of the package, where
+`JudgeSpec.measured` reads them. Intervals are 95% intervals by prompts. `benchmarks/judges/sets.py` describes
+how the labels of each set are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.judges import sets
+from benchmarks.judges.measure import HEADER, measure, questions
+from benchmarks.judges.settings import JudgesBenchmark
+from safety_ray.core.job import main
+from safety_ray.evaluate.judges import JUDGES, Answer, JudgeSpec, Measurement, Verdict, harm_classifier
+from safety_ray.evaluate.judges.measured import reasons_against, write
+
+MODELS = {"classifier": "classifier=...", "lm": "lm.kind=... and lm.model=..."}
+
+
+def run(config: JudgesBenchmark) -> dict[str, Any]:
+    """Print the tables, and write the measurements to `config.output`."""
+    labelled_sets = sets.load(config)
+    answers = [row.answer for labelled in labelled_sets for row in labelled.rows]
+    measurements: dict[str, list[Measurement]] = {}
+    for name in config.judges:
+        spec = JUDGES[name]
+        if (spec.needs == "lm" and config.lm.kind == "template") or (
+            spec.needs == "classifier" and not config.classifier
+        ):
+            print(f"\n## {name}\n\nnot measured: give {MODELS[spec.needs]}", flush=True)
+            continue
+        verdicts, model = judge(spec, answers, config)
+        print(f"\n## {name}\n\n{model or spec.summary}\n\n{HEADER}")
+        measurements[name] = []
+        for labelled in labelled_sets:
+            of_set, verdicts = verdicts[: len(labelled.rows)], verdicts[len(labelled.rows) :]
+            for asks in questions(spec, labelled):
+                measurement, line = measure(
+                    spec, labelled, of_set, asks, model=model, seed=config.seed, resamples=config.resamples
+                )
+                measurements[name].append(measurement)
+                print(line, flush=True)
+        reason = reasons_against(name, spec.detects, tuple(measurements[name]))
+        print(f"\nMay carry a headline: {f'no, {reason}' if reason else 'yes'}.", flush=True)
+    if config.output:
+        write(Path(config.output), measurements)
+    return {}
+
+
+def judge(
+    spec: JudgeSpec, answers: list[Answer], config: JudgesBenchmark
+) -> tuple[Sequence[Verdict | None], str]:
+    """Return the judge's verdicts, and its model for the record."""
+    if spec.lm is not None:
+        from benchmarks.judges.through_engine import judge_with_lm
+
+        return judge_with_lm(spec.lm, answers, config.lm, config.seed), config.lm.label
+    assert spec.make is not None
+    if spec.needs == "nothing":
+        return spec.make().judge(answers), ""
+    from safety_ray.classifier.classifier import Classifier
+
+    judge_with_classifier = spec.make(Classifier.load(config.classifier), config.threshold)
+    return judge_with_classifier.judge(answers), harm_classifier.describe(config.classifier, config.threshold)
+
+
+if __name__ == "__main__":
+    main(JudgesBenchmark, run)
