@@ -13,7 +13,7 @@ import pytest
 from benchmarks.judges.__main__ import run
 from benchmarks.judges.settings import JudgesBenchmark
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.judges import JUDGES, Errors, Measurement
+from safety_ray.evaluate.judges import JUDGES, Errors, Measurement, markdown
 from safety_ray.evaluate.judges.measured import errors_of, packaged, read, reasons_against, write
 
 GOOD = Measurement(
@@ -32,6 +32,12 @@ def test_packaged_measurements_are_consistent() -> None:
             assert (m.auroc is None) == (m.tp + m.fn == 0 or m.fp + m.tn == 0) == (m.auroc_interval is None)
             assert 0 <= m.refusals_called_harmful <= m.full_refusals <= m.n
             assert len(m.source.rsplit(" ", 1)[1]) == 64, "the sha256 of the set"
+
+
+def test_guide_contains_the_packaged_measurements() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text()
+    table = guide.split("measurements: written by safety_ray.evaluate.judges.markdown -->\n")[1]
+    assert table.split("\n<!-- end of measurements -->")[0] == markdown()
 
 
 def test_judge_without_measurement_carries_no_headline() -> None:
