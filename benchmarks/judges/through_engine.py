@@ -25,6 +25,9 @@ def judge_with_lm(
         for n, answer in enumerate(answers)
         if verdicts[n] is None
     ]
+    if not rows:
+        return verdicts
+    engine.check(config)
     cluster.start()
     start = config.kind == "vllm" and not config.structured
     requests = ray.data.from_arrow(pa.Table.from_pylist(rows)).map_batches(

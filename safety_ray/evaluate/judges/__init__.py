@@ -15,7 +15,8 @@ from safety_ray.evaluate.judges.measured import Errors, Measurement
 from safety_ray.evaluate.judges.verdict import Answer, Verdict
 
 __all__ = [
-    "JUDGES", "Answer", "Errors", "Judge", "JudgeSpec", "LmJudge", "Measurement", "Verdict", "find", "markdown",
+    "JUDGES", "Answer", "Errors", "Judge", "JudgeSpec", "LmJudge", "Measurement", "Verdict", "find",
+    "markdown",
 ]  # fmt: skip
 
 JUDGES: dict[str, JudgeSpec] = {
