@@ -182,7 +182,9 @@ def stages_of(pipeline: PipelineConfig) -> list[Stage]:
         section="report",
     )  # fmt: skip
     rewritten = {"scored": score, "rewritten": rewrite}
-    report = Stage("report", ReportConfig, write_report_card, "Data Safety Report Card", {**rewritten})
+    report = Stage(
+        "report", ReportConfig, write_report_card, "Data Safety Report Card", {**rewritten, **threshold}
+    )
     pack = Stage("pack", PackConfig, pack_documents, "token rows with tags", {**rewritten, **threshold})
     pretrain = Stage("pretrain", PretrainConfig, pretrain_model, "model", {"rows": pack})
     finetuned = Stage("finetune", FinetuneConfig, finetune_model, "finetuned model", {"model": pretrain})
@@ -287,7 +289,7 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
 
 
 def print_unrewritten(pipeline: PipelineConfig, stages: list[Stage], chosen: list[Stage], verb: str) -> None:
-    """print how to continue, if the run ends before `rewrite` because no rewriter is named."""
+    """Print how to continue, if the run ends before `rewrite` because no rewriter is named."""
     if len(chosen) < len(named(pipeline, stages)):
         print(
             f"\nNothing {verb} rewritten, because no rewriter is named; the same command continues from here "

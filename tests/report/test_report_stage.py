@@ -18,7 +18,7 @@ from safety_ray.core.records import SCORED
 
 def numbers(folder: Path) -> dict[str, Any]:
     card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-    return {key: card[key] for key in ("headline", "slices", "ngrams", "categories")}
+    return {key: card[key] for key in ("headline", "outcomes", "slices", "ngrams", "categories")}
 
 
 def test_report_stage_writes_card_with_expected_numbers(
@@ -31,7 +31,9 @@ def test_report_stage_writes_card_with_expected_numbers(
     )
     record = write_report_card(config)
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (9, 9, 0)
-    assert record["headline"]["ngrams_per_million"]["before"] == pytest.approx(9 / 40 * 1e6, abs=0.001)
+    assert record["headline"]["ngrams_per_million"]["before"]["value"] == pytest.approx(
+        9 / 40 * 1e6, abs=0.001
+    )
     assert {p.name for p in out.iterdir()} == {
         *("card.json", "card.html", "card.png", "README.md", "config.json", "record.json"),
     }
@@ -54,7 +56,7 @@ def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
     out = str(tmp_path / "card")
     with pytest.raises(UserError, match="does not exist"):
         write_report_card(ReportConfig(scored=str(tmp_path / "nowhere"), output=out))
-    with pytest.raises(UserError, match="no column 'recipe'"):
+    with pytest.raises(UserError, match="no column 'source_id'"):
         write_report_card(ReportConfig(scored=scored, rewritten=scored, output=out))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "plain" / "1.parquet"))
     with pytest.raises(UserError, match="no column 'score'"):
