@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from safety_ray.core.records import SCORES
 from safety_ray.report.card import estimate_share
-from safety_ray.report.formatting import format_number
-from safety_ray.report.interval import FEW
+from safety_ray.report.formatting import format_bar, format_number
 from safety_ray.report.summary import outcome_rows
 
 COLORS = {"before": "#D55E00", "after": "#0072B2"}
@@ -57,11 +56,11 @@ def _write_outcomes(axes: Axes, rows: list[tuple[str, str, str]]) -> None:
 def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
     width = 0.8 / len(mixes)
     for index, (name, mix) in enumerate(mixes.items()):
-        shares = [estimate_share(mix, k, k) or {"count": 0, "value": 0.0} for k in range(SCORES)]
+        shares = [estimate_share(mix, k, k) for k in range(SCORES)]
         positions = [k + (index - (len(mixes) - 1) / 2) * width for k in range(SCORES)]
-        percents = [100 * share["value"] for share in shares]
+        percents = [100 * share["value"] if share else 0.0 for share in shares]
         bars = axes.bar(positions, percents, width * 0.94, color=COLORS[name], label=name)
-        axes.bar_label(bars, [_bar_label(share) for share in shares], padding=2, fontsize=9, color=_INK)
+        axes.bar_label(bars, [format_bar(share) for share in shares], padding=2, fontsize=9, color=_INK)
     axes.set_title("Levels of harm", loc="left", fontsize=12.5, color=_INK)
     axes.set_xlabel("score: 0 safe … 5 highly unsafe")
     axes.set_ylabel("documents (%; n: their number, if small)")
@@ -69,13 +68,6 @@ def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
     if len(mixes) > 1:
         axes.legend(frameon=False)
     _clean(axes, "y")
-
-
-def _bar_label(share: dict[str, Any]) -> str:
-    """Return a share in percent, or the number of documents if they are few."""
-    if share["count"] < FEW:
-        return f"n={share['count']}" if share["count"] else ""
-    return "<1" if share["value"] < 0.005 else f"{share['value']:.0%}"[:-1]
 
 
 def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -> None:

@@ -72,6 +72,15 @@ def format_share(share: dict[str, float] | None) -> str:
     return f"{value} ({format_ends(share)})" if share["count"] < FEW else value
 
 
+def format_bar(share: dict[str, float] | None) -> str:
+    """Format a share for the end of a bar: in percent, or the number of documents if they are few."""
+    if share is None or not share["count"]:
+        return ""
+    if share["count"] < FEW:
+        return f"n={share['count']}"
+    return "<1%" if share["value"] < 0.005 else f"{share['value']:.0%}"
+
+
 def format_ends(share: dict[str, float] | None) -> str:
     """Format the confidence interval of a share."""
     if share is None:

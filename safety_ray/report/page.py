@@ -16,6 +16,7 @@ from safety_ray.report.card import BANDS, estimate_share, scores_of
 from safety_ray.report.formatting import (
     MISSING,
     compare_rates,
+    format_bar,
     format_change,
     format_count,
     format_ends,
@@ -121,9 +122,8 @@ def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     columns = []
     for index, (name, values) in enumerate(shares):
         for k, share in enumerate(values):
-            count, value = (share["count"], share["value"]) if share else (0, 0.0)
             left = (k + 0.5) / SCORES * 100 + (index - len(mixes) / 2) * (width + 0.5)
-            height = value / top * 100
+            height = (share["value"] if share else 0.0) / top * 100
             columns.append(
                 {
                     "name": name,
@@ -132,20 +132,13 @@ def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                     "width": width,
                     "y": round(100 - height, 2),
                     "height": round(height, 2),
-                    "text": _column_text(count, value),
+                    "text": format_bar(share),
                     "title": f"{name}: {format_share(share)} of documents have score {k}",
                 }
             )
     lines = [{"y": round(100 - i * 25, 2), "text": format_percent(top * i / 4)} for i in range(5)]
     centers = [round((k + 0.5) / SCORES * 100, 2) for k in range(SCORES)]
     return {"columns": columns, "lines": lines, "centers": centers}
-
-
-def _column_text(count: int, value: float) -> str:
-    """Return a share in percent, or the number of documents if they are few."""
-    if count < FEW:
-        return f"n={count}" if count else ""
-    return "<1%" if value < 0.005 else f"{value:.0%}"
 
 
 def _bars(rows: list[tuple[str, list[tuple[str, dict[str, float] | None]]]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from safety_ray.report.formatting import compare_rates, format_part, format_share
+from safety_ray.report.formatting import compare_rates, format_bar, format_part, format_share
 from safety_ray.report.in_memory import build_report_card
 from safety_ray.report.page import render_page
 from safety_ray.report.readme import render_readme
@@ -105,3 +105,10 @@ def test_compare_rates_gives_direction_of_few_hits(
     after = {"count": count, "per_million": 100.0, "low": low, "high": 200.0}
     assert compare_rates(before, after) == expected
     assert compare_rates(before, None) == ("–", False)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, ""), (9, "n=9"), (10, "20%")])
+def test_format_bar_has_percent_from_ten_documents(count: int, expected: str) -> None:
+    assert format_bar({"count": count, "value": count / 50}) == expected
+    assert format_bar({"count": 10, "value": 0.0001}) == "<1%"
+    assert format_bar(None) == ""
