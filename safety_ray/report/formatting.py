@@ -56,9 +56,12 @@ def format_count(value: int | None) -> str:
     return f"{scaled:,.0f}{unit}" if scaled >= 99.95 else f"{scaled:.3g}{unit}"
 
 
-def format_part(part: dict[str, int], whole: dict[str, int], unit: str) -> str:
-    """Format the documents or words (`unit`) of a part; in percent as well if it has enough documents."""
-    of = f"{format_count(part[unit])} of {format_count(whole[unit])}"
+def format_part(part: dict[str, int], whole: dict[str, int], unit: str, name: str = "") -> str:
+    """Format the documents or words (`unit`) of a part; in percent as well if it has enough documents.
+
+    `name` follows the number of all.
+    """
+    of = f"{format_count(part[unit])} of {format_count(whole[unit])}{' ' * bool(name)}{name}"
     if part["documents"] < FEW or not whole[unit]:
         return of
     return f"{of} ({format_percent(part[unit] / whole[unit])})"

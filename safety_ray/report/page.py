@@ -82,14 +82,12 @@ def _outcome_tiles(parts: dict[str, dict[str, int]], kept: str) -> list[dict[str
         "rewritten": ("rewritten", f"They became {texts} texts of {words} words."),
         "lost": ("lost", "They have no accepted rewritten text."),
     }
-    return [
-        {
-            "value": format_count(parts[name]["documents"]),
-            "label": f"{label}: {format_part(parts[name], whole, 'documents')} documents",
-            "note": f"{format_part(parts[name], whole, 'words')} words. {more}",
-        }
-        for name, (label, more) in labels.items()
-    ]
+    tiles = []
+    for name, (label, more) in labels.items():
+        value, rest = format_part(parts[name], whole, "documents", "documents").split(" ", 1)
+        note = f"{format_part(parts[name], whole, 'words', 'words')}. {more}"
+        tiles.append({"value": value, "label": f"{label}, {rest}", "note": note})
+    return tiles
 
 
 def _tiles(headline: dict[str, Any], both: bool) -> list[dict[str, str]]:

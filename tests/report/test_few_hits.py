@@ -83,7 +83,8 @@ def test_lead_names_documents_and_words_before_harm() -> None:
     for name, text in shown(card).items():
         lead, harm = text.index("kept unchanged"), text.index("n-grams per million words")
         assert lead < text.index("lost", lead) < harm, name
-        assert "20 of 50 (40%)" in text, name
+        expected = "kept unchanged, of 50 documents (40%)" if name == "page" else "20 of 50 (40%)"
+        assert expected in text, name
 
 
 @pytest.mark.parametrize(("documents", "expected"), [(9, "9 of 90"), (10, "10 of 90 (11%)")])
@@ -91,6 +92,8 @@ def test_format_part_has_percent_from_ten_documents(documents: int, expected: st
     part, whole = {"documents": documents, "words": 40}, {"documents": 90, "words": 80}
     assert format_part(part, whole, "documents") == expected
     assert format_part(part, whole, "words") == ("40 of 80" if documents < 10 else "40 of 80 (50%)")
+    named = format_part(part, whole, "words", "words")
+    assert named == ("40 of 80 words" if documents < 10 else "40 of 80 words (50%)")
     assert format_part(part, {"documents": 90, "words": 0}, "words") == "40 of 0"
 
 

@@ -13,7 +13,7 @@ import small_data
 from jobs.report import ReportConfig, write_report_card
 from safety_ray.core import artifact, dataset
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORED
+from safety_ray.core.records import REWRITTEN, SCORED
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -51,6 +51,14 @@ def test_report_stage_resumes_unfinished_folder(tmp_path: Path, ray_cluster) -> 
     assert "after" not in numbers(tmp_path / "card")["slices"]
 
 
+def test_report_stage_counts_all_as_lost_without_accepted_texts(tmp_path: Path, ray_cluster) -> None:
+    scored, _ = small_data.write(tmp_path)
+    dataset.write_table(small_data.table([], REWRITTEN), str(tmp_path / "none" / "1.parquet"))
+    config = ReportConfig(scored=scored, rewritten=str(tmp_path / "none"), output=str(tmp_path / "card"))
+    outcomes = write_report_card(config)["outcomes"]
+    assert [outcomes[name]["documents"] for name in ("kept", "rewritten", "lost")] == [2, 0, 3]
+
+
 def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
     scored, rewritten = small_data.write(tmp_path)
     out = str(tmp_path / "card")
@@ -58,6 +66,8 @@ def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
         write_report_card(ReportConfig(scored=str(tmp_path / "nowhere"), output=out))
     with pytest.raises(UserError, match="no column 'source_id'"):
         write_report_card(ReportConfig(scored=scored, rewritten=scored, output=out))
+    with pytest.raises(UserError, match="is not an audit"):
+        write_report_card(ReportConfig(scored=scored, thresholds_from=scored, output=out))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "plain" / "1.parquet"))
     with pytest.raises(UserError, match="no column 'score'"):
         write_report_card(ReportConfig(scored=str(tmp_path / "plain"), output=out))
