@@ -103,7 +103,7 @@ class PipelineConfig:
 
     @property
     def rewrites(self) -> bool:
-        """Whether a rewriter is named; on the shipped corpus the template is one without a name."""
+        """Whether a rewriter is named. The shipped corpus needs no name: its rewriter is the template."""
         engine = self.rewrite.get("engine")
         return not self.input or (isinstance(engine, dict) and "kind" in engine)
 
