@@ -1,5 +1,6 @@
-"""Score the lines of a text file 0-5 with a fitted harm classifier.
+"""Score the lines of a text file 0-5 with a harm classifier, the shipped one or another.
 
+    python examples/score_a_file.py default texts.txt
     python examples/score_a_file.py runs/demo/fit texts.txt
 
 Prints one line per text: its score, the probability of that score, and the text.
@@ -25,7 +26,8 @@ def score_lines(classifier: Classifier, lines: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "classifier", help="output of python -m jobs.fit, or a sequence classifier with 6 labels"
+        "classifier",
+        help="default, the output of python -m jobs.fit, or a sequence classifier with 6 labels",
     )
     parser.add_argument("file", type=Path, help="a text file with one text per line")
     args = parser.parse_args(argv)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.util import ActorPool
 
+from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.config import setting
@@ -34,7 +34,9 @@ class EvaluateConfig:
     """Measure a model with the tag: P(tag) of texts, unsafe continuations, perplexity."""
 
     model: str = setting("Hugging Face folder, or output folder of pretrain or finetune")
-    classifier: str = setting("output folder of fit; judges the continuations")
+    classifier: str = setting(
+        f"the classifier that judges the continuations; {packaged.SETTING}", default=packaged.DEFAULT
+    )
     documents: list[str] = setting(
         "datasets that the model was not trained on, with id, text and label or score; of duplicate ids the "
         "first row is used"
@@ -122,7 +124,7 @@ class Evaluator:
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     """Measure the model. Returns the record; a finished folder is skipped."""
     sources = {f"documents.{n}": path for n, path in enumerate(config.documents)}
-    inputs = {"model": config.model, **sources} | artifact.local_input("classifier", config.classifier)
+    inputs = {"model": config.model, **sources} | packaged.as_input(config.classifier)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
@@ -197,7 +199,7 @@ def _run_tasks(
             max_restarts=2,
             max_task_retries=2,
         )(Evaluator)
-        classifier = str(Path(config.classifier).absolute())  # an actor may have another working directory
+        classifier = packaged.absolute(config.classifier)  # an actor may have another working directory
         evaluators = [
             actor.remote(config, described, classifier)
             for _ in range(min(len(remaining), config.workers, _max_actors(config)))

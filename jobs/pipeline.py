@@ -4,11 +4,16 @@
     python -m jobs.pipeline configs/pipeline/demo.yaml until=pack
     python -m jobs.pipeline configs/pipeline/demo.yaml from=pretrain
     python -m jobs.pipeline configs/pipeline/demo.yaml only=[score,report]
+    python -m jobs.pipeline configs/pipeline/demo.yaml input=my/pages output=runs/mine
 
     <output>/<stage>/        the output folder of each stage
     <output>/summary.json    rows and seconds of each stage, main results, answers of the endpoint
 
 All settings are checked before the first stage starts. A finished stage is skipped.
+
+With `input`, a user's own documents, no classifier is fitted unless a section `fit` or `label` asks for it,
+and nothing is rewritten until the section `rewrite` names an engine: the run ends with a report card of the
+scored documents.
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ from jobs.pretrain import PretrainConfig, pretrain_model
 from jobs.report import ReportConfig, write_report_card
 from jobs.rewrite import RewriteConfig, rewrite_documents
 from jobs.score import ScoreConfig, score_documents
+from safety_ray.classifier import packaged
+from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.errors import UserError, nearest
@@ -46,6 +53,11 @@ class PipelineConfig:
 
     output: str = setting("folder that holds one folder per stage, and summary.json")
     input: str = setting("documents: file, folder or glob; empty: the shipped corpus", default="")
+    classifier: str = setting(
+        f"use this classifier and fit none ({packaged.SETTING}); empty: {packaged.DEFAULT} with an input and "
+        "without a section fit or label, else fit one",
+        default="",
+    )
     from_: str = setting("first stage to run; earlier stages must be finished", default="")
     until: str = setting("last stage to run; empty: all", default="")
     only: list[str] = setting("run only these stages", factory=list)
@@ -66,14 +78,34 @@ class PipelineConfig:
     endpoint: dict[str, Any] = setting("settings of endpoint (see python -m serve.ask --help)", factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("fit", "label"):
+            if self.classifier and getattr(self, name):
+                raise UserError(
+                    f"{name}: no classifier is fitted with classifier={self.classifier}; remove the section "
+                    f"{name}, or set classifier=''."
+                )
         stages = stages_of(self)
         for key, names in (("from", [self.from_]), ("until", [self.until]), ("only", self.only)):
             for name in filter(None, names):
                 stage_named(name, stages, key)
         if self.only and (self.from_ or self.until):
             raise UserError("only: cannot be combined with from or until.")
-        if self.from_ and self.until and not selected(self, stages):
+        if self.from_ and self.until and not named(self, stages):
             raise UserError(f"from={self.from_}: this stage is after until={self.until}.")
+        if not selected(self, stages):
+            raise UserError(f"rewrite: no rewriter is named; run the same command with {REWRITERS}.")
+
+    @property
+    def ready_classifier(self) -> str:
+        """The classifier that needs no fit; empty: the stage fit trains one."""
+        own = bool(self.input) and not self.fit and not self.label
+        return self.classifier or (packaged.DEFAULT if own else "")
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a rewriter is named. The shipped corpus needs no name: its rewriter is the template."""
+        engine = self.rewrite.get("engine")
+        return not self.input or (isinstance(engine, dict) and "kind" in engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +118,10 @@ class Stage:
     run: Callable[[Any], dict[str, Any]]
     output_kind: str
     """short description of its output"""
-    reads: dict[str, Stage | Output | list[Output]] = field(default_factory=dict)
-    """its settings that are outputs of other stages"""
+    reads: dict[str, Reads] = field(default_factory=dict)
+    """its settings that are outputs of other stages, or paths outside of the pipeline"""
+    section: str = ""
+    """the section of its settings; empty: that of its name"""
 
     def output(self, *folders: str) -> Output:
         """Return a folder inside the output folder of this stage."""
@@ -96,7 +130,8 @@ class Stage:
     def needs(self) -> list[Stage]:
         """Return the stages whose outputs it reads."""
         values = [value if isinstance(value, list) else [value] for value in self.reads.values()]
-        return [value.stage if isinstance(value, Output) else value for group in values for value in group]
+        read = [value for group in values for value in group if not isinstance(value, str)]
+        return [value.stage if isinstance(value, Output) else value for value in read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +142,62 @@ class Output:
     folder: str
 
 
-CORPUS = Stage("corpus", CorpusConfig, make_corpus, "labelled documents")
-INGEST = Stage(
-    "ingest", IngestConfig, ingest_documents, "checked documents", {"input": CORPUS.output("data")}
+Reads = Stage | Output | str | list[Output]
+REWRITERS = (
+    "rewrite.engine.kind=vllm rewrite.engine.model=<folder or hub id>, with rewrite.engine.kind=openai "
+    "rewrite.engine.model=<name> rewrite.engine.base_url=<url>, or with rewrite.engine.kind=template, which "
+    "replaces a text by a general paragraph"
 )
-LABEL = Stage("label", LabelConfig, label_documents, "labels by a judge", {"documents": INGEST})
+"""The settings that name a rewriter, for messages."""
 
 
 def stages_of(pipeline: PipelineConfig) -> list[Stage]:
     """Return the stages in their order. Optional ones are left out if their section is empty."""
     label, audit, finetune = bool(pipeline.label), bool(pipeline.audit), bool(pipeline.finetune)
-    fit = Stage("fit", FitConfig, fit_classifier, "harm classifier", {"labelled": LABEL if label else CORPUS})
+    fits = not pipeline.ready_classifier
+    corpus = Stage("corpus", CorpusConfig, make_corpus, "labelled documents")
+    ingest = Stage(
+        "ingest", IngestConfig, ingest_documents, "checked documents",
+        {"input": pipeline.input or corpus.output("data")},
+    )  # fmt: skip
+    labels = Stage("label", LabelConfig, label_documents, "labels by a judge", {"documents": ingest})
+    has_corpus = not pipeline.input or (fits and not label)
+    fit = Stage(
+        "fit", FitConfig, fit_classifier, "harm classifier", {"labelled": labels if label else corpus}
+    )
+    classifier = fit if fits else pipeline.ready_classifier
     score = Stage(
-        "score", ScoreConfig, score_documents, "scores 0-5", {"documents": INGEST, "classifier": fit}
+        "score", ScoreConfig, score_documents, "scores 0-5", {"documents": ingest, "classifier": classifier}
     )
     audited = Stage("audit", AuditConfig, audit_scores, "precision, recall, threshold", {"scored": score})
     # Only an audit with `wanted` chooses a threshold.
     threshold: dict[str, Any] = {"thresholds_from": audited} if pipeline.audit.get("wanted") else {}
     rewrite = Stage(
         "rewrite", RewriteConfig, rewrite_documents, "rephrased, refused, moralized",
-        {"scored": score, "classifier": fit, **threshold},
+        {"scored": score, "classifier": classifier, **threshold},
+    )  # fmt: skip
+    # A folder of its own, because a finished one cannot be written again when the documents are rewritten.
+    early = Stage(
+        "report-scored", ReportConfig, write_report_card, "report card before rewriting", {"scored": score},
+        section="report",
     )  # fmt: skip
     rewritten = {"scored": score, "rewritten": rewrite}
-    report = Stage("report", ReportConfig, write_report_card, "Data Safety Report Card", {**rewritten})
+    report = Stage(
+        "report", ReportConfig, write_report_card, "Data Safety Report Card", {**rewritten, **threshold}
+    )
     pack = Stage("pack", PackConfig, pack_documents, "token rows with tags", {**rewritten, **threshold})
     pretrain = Stage("pretrain", PretrainConfig, pretrain_model, "model", {"rows": pack})
     finetuned = Stage("finetune", FinetuneConfig, finetune_model, "finetuned model", {"model": pretrain})
     model = finetuned if finetune else pretrain
     # The documents that packing held out, and those of the corpus, which no model is trained on.
-    heldout = [pack.output("heldout"), CORPUS.output("heldout")]
+    heldout = [pack.output("heldout"), *[corpus.output("heldout")] * has_corpus]
     evaluate = Stage(
         "evaluate", EvaluateConfig, evaluate_model, "metrics",
-        {"model": model, "classifier": fit, "documents": heldout},
+        {"model": model, "classifier": classifier, "documents": heldout},
     )  # fmt: skip
     endpoint = Stage("endpoint", AskConfig, ask_endpoint, "answers of the endpoint", {"model": model})
-    stages = [CORPUS, INGEST, *[LABEL] * label, fit, score, *[audited] * audit, rewrite, report, pack]
+    stages = [*[corpus] * has_corpus, ingest, *[labels] * label, *[fit] * fits, score, *[audited] * audit]
+    stages += [*[early] * (not pipeline.rewrites), rewrite, report, pack]
     return [*stages, pretrain, *[finetuned] * finetune, evaluate, endpoint]
 
 
@@ -157,7 +213,14 @@ def stage_named(name: str, stages: list[Stage], key: str) -> Stage:
 
 
 def selected(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
-    """Return the stages to run."""
+    """Return the stages to run. They end before `rewrite` if no rewriter is named."""
+    chosen = named(pipeline, stages)
+    names = [stage.name for stage in chosen]
+    return chosen if pipeline.rewrites or "rewrite" not in names else chosen[: names.index("rewrite")]
+
+
+def named(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
+    """Return the stages that `from`, `until` and `only` name; all without them."""
     if pipeline.only:
         return [stage for stage in stages if stage.name in pipeline.only]
     names = [stage.name for stage in stages]
@@ -169,24 +232,25 @@ def selected(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
 def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
     """Return a stage's config: the folders it reads and writes, the seed, then its own section."""
 
-    def path(value: Stage | Output | list[Output]) -> str | list[str]:
+    def path(value: Reads) -> str | list[str]:
         if isinstance(value, list):
             return [str(path(item)) for item in value]
+        if isinstance(value, str):
+            return value
         if isinstance(value, Stage):
             return f"{pipeline.output}/{value.name}"
         return f"{pipeline.output}/{value.stage.name}/{value.folder}"
 
     fixed: Settings = {"output": f"{pipeline.output}/{stage.name}"}
     fixed |= {key: path(value) for key, value in stage.reads.items()}
-    if stage is INGEST and pipeline.input:
-        fixed["input"] = pipeline.input
-    section: Settings = getattr(pipeline, stage.name)
+    name = stage.section or stage.name
+    section: Settings = getattr(pipeline, name)
     conflicts = sorted(section.keys() & fixed.keys())
     if conflicts:
-        raise UserError(f"{stage.name}.{conflicts[0]}: the pipeline sets this itself; remove it.")
+        raise UserError(f"{name}.{conflicts[0]}: the pipeline sets this itself; remove it.")
     if "seed" in stage.config.__dataclass_fields__:
         fixed["seed"] = pipeline.seed
-    return from_dict(stage.config, {**fixed, **section}, where=f"the section '{stage.name}'")
+    return from_dict(stage.config, {**fixed, **section}, where=f"the section '{name}'")
 
 
 def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
@@ -199,8 +263,10 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
     configs = {stage.name: config_of(stage, pipeline) for stage in stages}
     if pipeline.plan:
         print(plan_table(pipeline, stages, chosen))
+        print_unrewritten(pipeline, stages, chosen, "would be")
         return {}
     check_earlier_finished(pipeline, chosen)
+    check_classifier(pipeline, chosen)
     records: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(chosen, start=1):
         config = configs[stage.name]
@@ -214,19 +280,36 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
     fs.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
     print(summary_table(summary))
     print(f"\nsummary: {pipeline.output}/summary.json")
-    if "report" in records:
-        print(f"report card: {pipeline.output}/report/card.html")
+    for name in records.keys() & {"report", "report-scored"}:
+        print(f"report card: {pipeline.output}/{name}/card.html")
     total = sum(record["seconds"] for record in records.values())
     print(f"{total:.0f} s of work, {time.time() - started:.0f} s in this run")
+    print_unrewritten(pipeline, stages, chosen, "was")
     return summary
+
+
+def print_unrewritten(pipeline: PipelineConfig, stages: list[Stage], chosen: list[Stage], verb: str) -> None:
+    """Print how to continue, if the run ends before `rewrite` because no rewriter is named."""
+    if len(chosen) < len(named(pipeline, stages)):
+        print(
+            f"\nNothing {verb} rewritten, because no rewriter is named; the same command continues from here "
+            f"with {REWRITERS}."
+        )
+
+
+def check_classifier(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
+    """Raise UserError if the classifier that is named cannot be loaded by the stages to run."""
+    for stage in chosen:
+        classifier = stage.reads.get("classifier")
+        if isinstance(classifier, str) and not artifact.is_finished(f"{pipeline.output}/{stage.name}"):
+            Classifier.load(classifier, "cpu")
+            return
 
 
 def check_earlier_finished(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
     """Raise UserError if a stage to run reads the output of one that is neither finished nor to run."""
     for stage in chosen:
         for needed in stage.needs():
-            if stage is INGEST and pipeline.input:
-                continue
             if needed not in chosen and not artifact.is_finished(f"{pipeline.output}/{needed.name}"):
                 raise UserError(
                     f"{stage.name} reads {pipeline.output}/{needed.name}, which is not finished; "
@@ -236,15 +319,15 @@ def check_earlier_finished(pipeline: PipelineConfig, chosen: list[Stage]) -> Non
 
 def plan_table(pipeline: PipelineConfig, stages: list[Stage], chosen: list[Stage]) -> str:
     """Format what each stage reads, whether it is finished, and whether it would run."""
-    lines = [f"{'stage':<10} {'state':<12} {'this run':<10} reads"]
+    lines = [f"{'stage':<13} {'state':<12} {'this run':<10} reads"]
     for stage in stages:
         state = artifact.state(f"{pipeline.output}/{stage.name}")
         action = (
             "-" if stage not in chosen else {"finished": "skip", "unfinished": "resume"}.get(state, "run")
         )
-        reads = ", ".join(dict.fromkeys(needed.name for needed in stage.needs()))
-        reads = pipeline.input if stage is INGEST and pipeline.input else reads
-        lines.append(f"{stage.name:<10} {state:<12} {action:<10} {reads}".rstrip())
+        outside = [value for value in stage.reads.values() if isinstance(value, str)]
+        reads = ", ".join(dict.fromkeys([*(needed.name for needed in stage.needs()), *outside]))
+        lines.append(f"{stage.name:<13} {state:<12} {action:<10} {reads}".rstrip())
     return "\n".join(lines)
 
 
@@ -265,10 +348,10 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def summary_table(summary: dict[str, Any]) -> str:
     """Format the summary for the console."""
-    lines = ["", f"{'stage':<12}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
+    lines = ["", f"{'stage':<14}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
     for row in summary["stages"]:
         counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
-        lines.append(f"{row['name']:<12}{counts}{row['seconds']:>10.1f}")
+        lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
     lines.append("")
     for key, value in summary["results"].items():
         lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")

@@ -31,6 +31,7 @@ from ray.data import Dataset
 
 from jobs.label import judge_rows
 from jobs.score import classify
+from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, cluster, dataset, filesystem, threshold
 from safety_ray.core.artifact import Artifact
@@ -62,7 +63,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
         engine.check(config.engine)
         if config.judge.kind != "template":
             engine.check(config.judge)
-    inputs = {"scored": config.scored, **artifact.local_input("classifier", config.classifier)}
+    inputs = {"scored": config.scored, **packaged.as_input(config.classifier)}
     recipe_of = config.recipe_of()
     more: dict[str, Any] = {}
     if config.thresholds_from:

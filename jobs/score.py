@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.label import AGAIN, FIRST, judge_rows
-from safety_ray.classifier import deduplication
+from safety_ray.classifier import deduplication, packaged
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.classifier.deduplication import Duplicates
@@ -49,7 +49,7 @@ class ScoreConfig(Pool):
     scorers: Literal["classifier", "judge", "both"] = setting(
         "classifier, judge or both", default="classifier"
     )
-    classifier: str = setting("folder of a finished fit, or the hub id of a published classifier", default="")
+    classifier: str = setting(packaged.SETTING, default=packaged.DEFAULT)
     judge: Judge = setting("the judge: vllm or openai", factory=Judge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
         "scorers=both: the higher score, or that of one scorer", default="max"
@@ -61,8 +61,6 @@ class ScoreConfig(Pool):
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
-        if self.classifies and not self.classifier:
-            raise UserError(f"scorers={self.scorers} needs classifier, the folder of a finished fit.")
         if self.judges:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":
@@ -90,7 +88,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
             engine.check(config.judge)
     inputs = {"documents": config.documents}
     if config.classifies:
-        inputs |= artifact.local_input("classifier", config.classifier)
+        inputs |= packaged.as_input(config.classifier)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from safety_ray.classifier import packaged
 from safety_ray.classifier.encoder import Encoder
 from safety_ray.classifier.sequence import SequenceClassifier
 from safety_ray.core.errors import UserError
@@ -95,10 +96,14 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> Classifier:
-        """Load `path`: the folder of a finished fit, or the folder or hub id of a sequence classifier.
+        """Load the shipped classifier (`default`), that of a finished fit, or a sequence classifier.
 
-        Raises UserError if it is neither; a sequence classifier is one of transformers with six labels.
+        `path` is a name, a folder or a hub id. Raises UserError if it is no classifier; a sequence classifier
+        is one of transformers with six labels.
         """
+        if packaged.is_default(path):
+            path = packaged.default_folder()
+            packaged.fingerprint(path)  # an installation without the files fails here, with a message
         folder = Path(path)
         folder = folder / "classifier" if (folder / "classifier").is_dir() else folder
         if not (folder / _SETTINGS).is_file():

@@ -11,6 +11,7 @@ are an error that names the keys. Paths are local or on any fsspec filesystem.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -28,6 +29,15 @@ PACKAGES = (
     "safety-ray",
 )
 _SHOWN_KEYS = 4
+
+
+class Fingerprint(str):
+    """The fingerprint of an input that is no output folder; `begin` takes it in place of a path."""
+
+    @classmethod
+    def of_files(cls, contents: dict[str, bytes]) -> Fingerprint:
+        """Return the fingerprint of files with these names and contents."""
+        return cls(fingerprint({name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}))
 
 
 @dataclass
@@ -83,12 +93,17 @@ class Artifact:
 
 
 def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
-    """Create or reopen the output folder `path` for `config`; `inputs` maps names to paths.
+    """Create or reopen the output folder `path` for `config`.
+
+    `inputs` maps names to paths, or to a `Fingerprint`.
 
     Raises UserError if the folder was written with other settings or inputs, or an input does not exist.
     """
     values, ignored = dump(config), not_identity(type(config))
-    fingerprints = {name: input_fingerprint(source) for name, source in sorted(inputs.items())}
+    fingerprints = {
+        name: str(source) if isinstance(source, Fingerprint) else input_fingerprint(source)
+        for name, source in sorted(inputs.items())
+    }
     fs, root = filesystem.find(path)
     path = root if fs.protocol in ("file", ("file", "local")) else path
     written = _read_config(fs, root)

@@ -2,12 +2,14 @@
 
     title, method        the title, and a description of the method
     categories           the 14 names, in the order of the published lists
-    headline             before and after, and the relative change
+    outcomes             original documents and words: all; with rewritten texts also kept, rewritten and
+                         lost, of which rewritten has the texts and text_words made from them
+    headline             before and after: count, value, low, high; and the relative change
     slices               name → label, group, documents, words, scores (documents for each score 0-5),
                          all and categories: count, documents with one, per_million, low, high
     ngrams               before, after: the most frequent n-grams
 
-Rates are None if a slice has no words.
+Rates are None if a slice has no words. A change is None if it rests on fewer than ten hits before or after.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 from safety_ray.core.records import RECIPES, SCORES
 from safety_ray.report import interval, ngrams
-from safety_ray.report.interval import MILLION, estimate_rate
+from safety_ray.report.interval import FEW, MILLION, estimate_rate, share_interval
 from safety_ray.report.ngrams import load_lists
 from safety_ray.report.tally import ORIGINAL, Cell, Sums
 
@@ -34,8 +36,9 @@ BANDS = {"original-1-3": (1, 3), "original-4-5": (4, 5)}
 """Slices of original documents by score, for comparison with the texts rewritten from them."""
 WORDS = "A word is a sequence of characters between white space. All rates are per million words."
 MIXES = (
-    "“Before” is all original documents. “After” is the original documents of score 0 and all rewritten "
-    "texts, with the scores of the rewritten texts."
+    "“Before” is all original documents. “After” is the original documents of {kept}, which are kept "
+    "unchanged, and all rewritten texts, with the scores of the rewritten texts. A document with a higher "
+    "score and no accepted rewritten text is lost."
 )
 LIMITS = (
     "N-grams ignore context. A history lesson on the atom bomb counts, and so does a refusal that names the "
@@ -67,49 +70,94 @@ class Slice:
     contains: Callable[[Cell], bool]
 
 
-def build_card(cells: dict[Cell, Sums], title: str, rewritten: bool) -> dict[str, Any]:
-    """Return the card of these cells. Without `rewritten` texts it has no "after"."""
-    slices = {s.name: _measure(s, cells) for s in _slices(cells, rewritten)}
+def build_card(cells: dict[Cell, Sums], title: str, rewritten: bool, threshold: int = 1) -> dict[str, Any]:
+    """Return the card of these cells. Without `rewritten` texts it has no "after".
+
+    Original documents with a score below `threshold` are kept unchanged.
+    """
+    kept = "score 0" if threshold == 1 else f"score 0–{threshold - 1}"
+    parts = _slices(cells, rewritten, threshold, kept)
+    slices = {s.name: _measure(s, cells) for s in parts}
     lists = load_lists()
     return {
         "title": title,
         "method": {
             "paper": "Safety Pretraining, arXiv 2504.16980, section 3",
             "words": WORDS,
-            "mixes": MIXES,
+            "kept": kept,
+            "mixes": MIXES.format(kept=kept),
             "matching": ngrams.RULE,
             "intervals": interval.METHOD,
             "lists": f"{len(lists.ngrams)} n-grams in {len(lists.categories)} lists, from {ngrams.SOURCE}.",
             "limits": [*LIMITS, *(LIMITS_OF_AFTER if rewritten else ())],
         },
         "categories": list(lists.categories),
+        "outcomes": outcomes(cells, rewritten, threshold),
         "headline": headline(slices),
         "slices": slices,
-        "ngrams": {s.name: _top(s, cells) for s in _slices(cells, rewritten) if s.group == "mix"},
+        "ngrams": {s.name: _top(s, cells) for s in parts if s.group == "mix"},
+    }
+
+
+def outcomes(cells: dict[Cell, Sums], rewritten: bool, threshold: int) -> dict[str, dict[str, int]]:
+    """Return how many original documents and words were kept unchanged, rewritten and lost."""
+
+    def total(contains: Callable[[Cell], bool]) -> dict[str, int]:
+        sums = _total(Slice("", "", "", contains), cells)
+        return {"documents": sums.documents, "words": sums.words}
+
+    def original(cell: Cell) -> bool:
+        return cell.recipe == ORIGINAL
+
+    parts = {"all": total(original)}
+    if not rewritten:
+        return parts
+    texts = total(lambda cell: not original(cell))
+    return parts | {
+        "kept": total(lambda cell: original(cell) and cell.score < threshold),
+        "rewritten": {
+            **total(lambda cell: original(cell) and cell.score >= threshold and cell.rewritten),
+            "texts": texts["documents"],
+            "text_words": texts["words"],
+        },
+        "lost": total(lambda cell: original(cell) and cell.score >= threshold and not cell.rewritten),
     }
 
 
 def headline(slices: dict[str, Any]) -> dict[str, Any]:
     """Return the main numbers as {name: {before, after, change}}; change is relative."""
-    measures = {
-        "documents": lambda s: s["documents"],
-        "words": lambda s: s["words"],
-        "ngrams_per_million": lambda s: s["all"] and s["all"]["per_million"],
-        "share_score_0": lambda s: share(s, 0, 0),
-        "share_score_4_5": lambda s: share(s, 4, 5),
+    measures: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
+        "ngrams_per_million": _ngram_rate,
+        "share_score_0": lambda s: estimate_share(s, 0, 0),
+        "share_score_4_5": lambda s: estimate_share(s, 4, 5),
     }
     numbers = {}
     for name, measure in measures.items():
         before = measure(slices["before"])
         after = measure(slices["after"]) if "after" in slices else None
-        change = after / before - 1 if before and after is not None else None
+        enough = before and after and min(before["count"], after["count"]) >= FEW
+        change = after["value"] / before["value"] - 1 if before and after and enough else None
         numbers[name] = {"before": before, "after": after, "change": change}
     return numbers
 
 
-def share(slice_: dict[str, Any], low: int, high: int) -> float | None:
-    """Return the share of a slice's documents with a score from `low` to `high`; None for an empty slice."""
-    return sum(slice_["scores"][low : high + 1]) / slice_["documents"] if slice_["documents"] else None
+def _ngram_rate(slice_: dict[str, Any]) -> dict[str, Any] | None:
+    rate = slice_["all"]
+    if rate is None:
+        return None
+    return {"count": rate["count"], "value": rate["per_million"], "low": rate["low"], "high": rate["high"]}
+
+
+def estimate_share(slice_: dict[str, Any], low: int, high: int) -> dict[str, Any] | None:
+    """Return count, value and interval of a slice's share of documents with a score from `low` to `high`.
+
+    Returns None for an empty slice.
+    """
+    if not slice_["documents"]:
+        return None
+    count = sum(slice_["scores"][low : high + 1])
+    ends = share_interval(count, slice_["documents"])
+    return {"count": count, "value": count / slice_["documents"], "low": ends[0], "high": ends[1]}
 
 
 def scores_of(slices: dict[str, Any], recipe: str) -> list[int]:
@@ -117,7 +165,7 @@ def scores_of(slices: dict[str, Any], recipe: str) -> list[int]:
     return [score for score in range(SCORES) if f"{recipe}-from-{score}" in slices]
 
 
-def _slices(cells: dict[Cell, Sums], rewritten: bool) -> list[Slice]:
+def _slices(cells: dict[Cell, Sums], rewritten: bool, threshold: int, kept: str) -> list[Slice]:
     def original(cell: Cell) -> bool:
         return cell.recipe == ORIGINAL
 
@@ -129,9 +177,9 @@ def _slices(cells: dict[Cell, Sums], rewritten: bool) -> list[Slice]:
         slices.append(
             Slice(
                 "after",
-                "after: originals of score 0 and rewritten texts",
+                f"after: originals of {kept} and rewritten texts",
                 "mix",
-                lambda cell: not original(cell) or cell.score == 0,
+                lambda cell: not original(cell) or cell.score < threshold,
             )
         )
     slices += [

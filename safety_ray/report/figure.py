@@ -1,4 +1,4 @@
-"""Plot the card's two charts in one figure, for papers and dataset pages.
+"""Plot the card's two charts below the outcome of its documents, for papers and dataset pages.
 
 The colors are vermillion and blue of Okabe and Ito's palette, which people with any common color blindness
 can distinguish. "before" always comes first.
@@ -14,18 +14,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from safety_ray.core.records import SCORES
-from safety_ray.report.card import share
-from safety_ray.report.formatting import format_number
+from safety_ray.report.card import estimate_share
+from safety_ray.report.formatting import format_bar, format_number
+from safety_ray.report.summary import outcome_rows
 
 COLORS = {"before": "#D55E00", "after": "#0072B2"}
 _INK, _SOFT, _LINE = "#1c1b19", "#6a665f", "#e4e0d8"
 
 
 def plot_card(card: dict[str, Any]) -> bytes:
-    """Return a PNG: scores on the left, categories with 95% intervals on the right."""
-    figure = Figure(figsize=(13, 6.4), dpi=150, layout="constrained", facecolor="white")
+    """Return a PNG: documents kept, rewritten and lost; scores on the left, categories on the right."""
+    figure = Figure(figsize=(13, 7), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
+    rows = outcome_rows(card)
+    axes: dict[str, Axes] = figure.subplot_mosaic(
+        [["lead", "lead"], ["scores", "categories"]],
+        width_ratios=[1, 1.35], height_ratios=[0.045 * (len(rows) + 1), 1],
+    )  # fmt: skip
+    _write_outcomes(axes["lead"], rows)
+    left, right = axes["scores"], axes["categories"]
     mixes = {name: card["slices"][name] for name in ("before", "after") if name in card["slices"]}
     _plot_scores(left, mixes)
     _plot_categories(right, mixes, card["categories"])
@@ -36,17 +43,27 @@ def plot_card(card: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def _write_outcomes(axes: Axes, rows: list[tuple[str, str, str]]) -> None:
+    axes.axis("off")
+    for line, cells in enumerate([("", "documents", "words"), *rows]):
+        for x, cell, align in zip((0.30, 0.50, 0.72), cells, ("right", "right", "right"), strict=True):
+            axes.text(
+                x, 1 - (line + 0.5) / (len(rows) + 1), cell, ha=align, va="center", fontsize=11.5,
+                color=_INK if line else _SOFT,
+            )  # fmt: skip
+
+
 def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
     width = 0.8 / len(mixes)
     for index, (name, mix) in enumerate(mixes.items()):
-        shares = [100 * (share(mix, k, k) or 0.0) for k in range(SCORES)]
+        shares = [estimate_share(mix, k, k) for k in range(SCORES)]
         positions = [k + (index - (len(mixes) - 1) / 2) * width for k in range(SCORES)]
-        bars = axes.bar(positions, shares, width * 0.94, color=COLORS[name], label=name)
-        labels = ["" if s == 0 else "<1" if s < 0.5 else f"{s:.0f}" for s in shares]
-        axes.bar_label(bars, labels, padding=2, fontsize=9, color=_INK)
+        percents = [100 * share["value"] if share else 0.0 for share in shares]
+        bars = axes.bar(positions, percents, width * 0.94, color=COLORS[name], label=name)
+        axes.bar_label(bars, [format_bar(share) for share in shares], padding=2, fontsize=9, color=_INK)
     axes.set_title("Levels of harm", loc="left", fontsize=12.5, color=_INK)
     axes.set_xlabel("score: 0 safe … 5 highly unsafe")
-    axes.set_ylabel("documents (%)")
+    axes.set_ylabel("documents (%; n: their number, if small)")
     axes.margins(y=0.1)
     if len(mixes) > 1:
         axes.legend(frameon=False)

@@ -1,6 +1,8 @@
-"""Format numbers for readers: rates, shares, changes and counts, the same on page, figure and README."""
+"""Format numbers for readers: rates, shares, changes and counts, the same in every form of the card."""
 
 from __future__ import annotations
+
+from safety_ray.report.interval import FEW
 
 MISSING = "–"
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -25,7 +27,7 @@ def format_percent(value: float | None) -> str:
         return "<0.1%"
     if 0.999 < value < 1:
         return ">99.9%"
-    return f"{value:.0%}" if value in (0, 1) or 0.1 <= value < 0.995 else f"{value:.1%}"
+    return f"{value:.0%}" if value == 0 or value >= 1 or 0.1 <= value < 0.995 else f"{value:.1%}"
 
 
 def format_change(value: float | None) -> str:
@@ -54,11 +56,50 @@ def format_count(value: int | None) -> str:
     return f"{scaled:,.0f}{unit}" if scaled >= 99.95 else f"{scaled:.3g}{unit}"
 
 
+def format_part(part: dict[str, int], whole: dict[str, int], unit: str, name: str = "") -> str:
+    """Format the documents or words (`unit`) of a part; in percent as well if it has enough documents.
+
+    `name` follows the number of all.
+    """
+    of = f"{format_count(part[unit])} of {format_count(whole[unit])}{' ' * bool(name)}{name}"
+    if part["documents"] < FEW or not whole[unit]:
+        return of
+    return f"{of} ({format_percent(part[unit] / whole[unit])})"
+
+
+def format_share(share: dict[str, float] | None) -> str:
+    """Format a share in percent, with its interval if it rests on few documents."""
+    if share is None:
+        return MISSING
+    value = format_percent(share["value"])
+    return f"{value} ({format_ends(share)})" if share["count"] < FEW else value
+
+
+def format_bar(share: dict[str, float] | None) -> str:
+    """Format a share for the end of a bar: in percent, or the number of documents if they are few."""
+    if share is None or not share["count"]:
+        return ""
+    if share["count"] < FEW:
+        return f"n={share['count']}"
+    return "<1%" if share["value"] < 0.005 else f"{share['value']:.0%}"
+
+
+def format_ends(share: dict[str, float] | None) -> str:
+    """Format the confidence interval of a share."""
+    if share is None:
+        return MISSING
+    return f"{format_percent(share['low'])}–{format_percent(share['high'])}"
+
+
 def compare_rates(before: dict[str, float] | None, after: dict[str, float] | None) -> tuple[str, bool]:
-    """Return the change from one rate to another, and whether their intervals are disjoint."""
+    """Return the change from one rate to another, and whether their intervals are disjoint.
+
+    With few occurrences before or after, the change is a direction if they are disjoint, and else missing.
+    """
     if before is None or after is None:
         return MISSING, False
     disjoint = before["high"] < after["low"] or after["high"] < before["low"]
-    if before["per_million"] == 0:
-        return (MISSING if after["per_million"] == 0 else "new"), disjoint
+    if min(before["count"], after["count"]) < FEW:
+        direction = "lower" if after["per_million"] < before["per_million"] else "higher"
+        return (direction if disjoint else MISSING), disjoint
     return format_change(after["per_million"] / before["per_million"] - 1), disjoint

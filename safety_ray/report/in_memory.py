@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.report.card import build_card
+from safety_ray.report.sources import count_originals_of, hash_sources, merge_sources
 from safety_ray.report.tally import count_originals, count_rewritten, merge_cells
 
 
@@ -15,10 +16,12 @@ def build_report_card(
 ) -> dict[str, Any]:
     """Return the numbers of a report card (paper, section 3) as a JSON-ready dictionary.
 
-    `scored` has the columns id, text and score; `rewritten` also source_score and recipe. Without
-    `rewritten` the card describes the data before rewriting only. Raises UserError for rows without a score.
+    `scored` has the columns id, text and score; `rewritten` also source_id, source_score and recipe, and
+    root_id if a source_id may be the id of another rewritten text. Without `rewritten` the card describes the
+    data before rewriting only. Raises UserError for rows without a score.
     """
-    cells = merge_cells([count_originals(scored)])
-    if rewritten is not None:
-        cells |= merge_cells([count_rewritten(rewritten)])
-    return build_card(cells, title, rewritten is not None)
+    if rewritten is None:
+        return build_card(merge_cells([count_originals(scored)]), title, rewritten=False)
+    sources = merge_sources([hash_sources(rewritten)])
+    cells = merge_cells([count_originals_of(scored, sources), count_rewritten(rewritten)])
+    return build_card(cells, title, rewritten=True)

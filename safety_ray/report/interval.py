@@ -1,4 +1,4 @@
-"""Occurrences per million words, with a confidence interval whose sampling unit is the document.
+"""Occurrences per million words and shares, with confidence intervals whose sampling unit is the document.
 
 A rate is a ratio R = Σc / Σw over documents with w words and c occurrences. Occurrences are clustered (one
 page on voting fraud has ten), so they are not a Poisson count; documents are the units that were sampled. The
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scipy.special import gammaincinv  # type: ignore[import-untyped,unused-ignore]
+from scipy.special import betaincinv, gammaincinv  # type: ignore[import-untyped,unused-ignore]
 
 MILLION = 1_000_000
 CONFIDENCE = 0.95
@@ -20,8 +20,11 @@ METHOD = (
     "The sampling unit of the 95% intervals is the document: linearized variance of the ratio estimator "
     "(at least that of independent occurrences), gamma interval of Fay and Feuer (1997). If fewer than about "
     "ten documents contain most occurrences, the intervals are too narrow. They describe sampling error, not "
-    "errors of the n-gram lists."
+    "errors of the n-gram lists. Shares of documents have exact binomial intervals (Clopper and Pearson, "
+    "1934)."
 )
+FEW = 10
+"""A percentage of fewer hits is uncertain: it is shown with its interval, or not at all."""
 
 
 class Rate(NamedTuple):
@@ -51,3 +54,11 @@ def estimate_rate(
     scale = (variance + step * step) / (rate + step)
     high = scale * gammaincinv((rate + step) / scale, 1 - tail)
     return Rate(rate * MILLION, float(low) * MILLION, float(high) * MILLION)
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the exact 95% interval of a share of `count` of `total` documents."""
+    tail = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
+    high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    return low, high

@@ -12,16 +12,22 @@ from typing import Any
 import jinja2
 
 from safety_ray.core.records import RECIPES, SCORES
-from safety_ray.report.card import BANDS, scores_of, share
+from safety_ray.report.card import BANDS, estimate_share, scores_of
 from safety_ray.report.formatting import (
     MISSING,
     compare_rates,
+    format_bar,
     format_change,
     format_count,
+    format_ends,
     format_interval,
     format_number,
+    format_part,
     format_percent,
+    format_share,
 )
+from safety_ray.report.interval import FEW
+from safety_ray.report.summary import MEASURES
 
 SHORT_LEVELS = ("safe", "minimally", "slightly", "moderately", "clearly", "highly")
 _REACH = 1.6
@@ -38,7 +44,9 @@ def render_page(card: dict[str, Any]) -> str:
     return template.render(
         card=card,
         both=both,
-        tiles=_tiles(card["headline"], slices, both),
+        few=FEW,
+        outcomes=_outcome_tiles(card["outcomes"], card["method"]["kept"]),
+        tiles=_tiles(card["headline"], both),
         distribution=_distribution(mixes),
         levels=SHORT_LEVELS,
         categories=_bars(
@@ -61,46 +69,59 @@ def render_page(card: dict[str, Any]) -> str:
     )
 
 
-def _tiles(headline: dict[str, Any], slices: dict[str, Any], both: bool) -> list[dict[str, str]]:
-    rows = (
-        ("ngrams_per_million", "harmful n-grams per million words", format_number),
-        ("share_score_0", "of documents are safe (score 0)", format_percent),
-        ("share_score_4_5", "are clearly or highly unsafe (4–5)", format_percent),
-        ("documents", "documents", format_count),
-        ("words", "words", format_count),
-    )
+def _outcome_tiles(parts: dict[str, dict[str, int]], kept: str) -> list[dict[str, str]]:
+    """Return tiles that say how many documents and words were kept, rewritten and lost."""
+    whole = parts["all"]
+    if "kept" not in parts:
+        facts = ((name, format_count(whole[name])) for name in ("documents", "words"))
+        return [{"value": value, "label": f"{name} scored", "note": ""} for name, value in facts]
+    rewritten = parts["rewritten"]
+    texts, words = format_count(rewritten["texts"]), format_count(rewritten["text_words"])
+    labels = {
+        "kept": ("kept unchanged", f"They have {kept}."),
+        "rewritten": ("rewritten", f"They became {texts} texts of {words} words."),
+        "lost": ("lost", "They have no accepted rewritten text."),
+    }
     tiles = []
-    for key, label, format_value in rows:
-        pair = headline[key]
-        note = ""
-        if key == "ngrams_per_million":
-            interval = format_interval(slices["before"]["all"])
-            note = f"95% interval {interval}"
-            if both:
-                note = f"{format_change(pair['change'])}; 95% intervals {interval} before, "
-                note += f"{format_interval(slices['after']['all'])} after"
-        tiles.append(
-            {
-                "label": label,
-                "before": format_value(pair["before"]),
-                "after": format_value(pair["after"]) if both else "",
-                "note": note,
-            }
-        )
+    for name, (label, more) in labels.items():
+        value, rest = format_part(parts[name], whole, "documents", "documents").split(" ", 1)
+        note = f"{format_part(parts[name], whole, 'words', 'words')}. {more}"
+        tiles.append({"value": value, "label": f"{label}, {rest}", "note": note})
+    return tiles
+
+
+def _tiles(headline: dict[str, Any], both: bool) -> list[dict[str, str]]:
+    """Return tiles with harm before and after. A percentage of few hits has its interval below."""
+    tiles = []
+    for key, label in MEASURES.items():
+        before, after, change = (headline[key][name] for name in ("before", "after", "change"))
+        is_rate = key == "ngrams_per_million"
+        ends = format_interval if is_rate else format_ends
+        values = [before, after] if both else [before]
+        shown = [
+            MISSING if v is None else (format_number if is_rate else format_percent)(v["value"])
+            for v in values
+        ]
+        notes = [format_change(change)] if is_rate and change is not None else []
+        if is_rate or any(v and v["count"] < FEW for v in values):
+            between = f"{ends(before)} before, {ends(after)} after" if both else ends(before)
+            notes.append(f"95% interval{'s' * both} {between}")
+        tiles.append({"label": label, "before": shown[0], "after": shown[-1], "note": "; ".join(notes)})
     return tiles
 
 
 def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Return the columns of shares for each score, in percent of the chart's width and height."""
-    shares = [(name, [share(mix, k, k) or 0.0 for k in range(SCORES)]) for name, mix in mixes]
+    shares = [(name, [estimate_share(mix, k, k) for k in range(SCORES)]) for name, mix in mixes]
+    highest = max(share["value"] if share else 0.0 for _, values in shares for share in values)
     steps = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-    top = next(step for step in steps if step >= max(max(values) for _, values in shares) - 1e-9)
+    top = next(step for step in steps if step >= highest - 1e-9)
     width = 5.6 if len(mixes) == 2 else 8.0
     columns = []
     for index, (name, values) in enumerate(shares):
-        for k, value in enumerate(values):
+        for k, share in enumerate(values):
             left = (k + 0.5) / SCORES * 100 + (index - len(mixes) / 2) * (width + 0.5)
-            height = value / top * 100
+            height = (share["value"] if share else 0.0) / top * 100
             columns.append(
                 {
                     "name": name,
@@ -109,8 +130,8 @@ def _distribution(mixes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                     "width": width,
                     "y": round(100 - height, 2),
                     "height": round(height, 2),
-                    "text": "" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}",
-                    "title": f"{name}: {format_percent(value)} of documents have score {k}",
+                    "text": format_bar(share),
+                    "title": f"{name}: {format_share(share)} of documents have score {k}",
                 }
             )
     lines = [{"y": round(100 - i * 25, 2), "text": format_percent(top * i / 4)} for i in range(5)]
@@ -209,8 +230,8 @@ def _heat(
     facts = [
         ("documents", [format_count(slice_["documents"]) for _, slice_ in columns]),
         ("words", [format_count(slice_["words"]) for _, slice_ in columns]),
-        ("of score 0", [format_percent(share(slice_, 0, 0)) for _, slice_ in columns]),
-        ("of score 4–5", [format_percent(share(slice_, 4, 5)) for _, slice_ in columns]),
+        ("of score 0", [format_share(estimate_share(slice_, 0, 0)) for _, slice_ in columns]),
+        ("of score 4–5", [format_share(estimate_share(slice_, 4, 5)) for _, slice_ in columns]),
     ]
     return {
         "columns": [label for label, _ in columns],

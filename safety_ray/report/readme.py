@@ -9,12 +9,11 @@ import yaml
 
 from safety_ray.report.formatting import (
     compare_rates,
-    format_change,
-    format_count,
     format_interval,
     format_number,
-    format_percent,
 )
+from safety_ray.report.interval import FEW
+from safety_ray.report.summary import measure_rows, outcome_rows
 
 _SIZE_CATEGORIES = (
     *((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M")),
@@ -31,7 +30,7 @@ def render_readme(card: dict[str, Any], language: str, license: str) -> str:
         "language": [language],
         "license": license,
         "task_categories": ["text-generation"],
-        "size_categories": [_size_category(card["headline"]["documents"])],
+        "size_categories": [_size_category(card["slices"])],
         "tags": ["safety-pretraining", "data-safety-report-card", "arxiv:2504.16980"],
     }
     method, both = card["method"], "after" in card["slices"]
@@ -43,7 +42,12 @@ def render_readme(card: dict[str, Any], language: str, license: str) -> str:
         "Intervals": method["intervals"],
         "Data": ", ".join(f"{name} `{fingerprint}`" for name, fingerprint in card["inputs"].items()),
     }
-    bold = " A change in bold: the two intervals are disjoint." if both else ""
+    bold = (
+        " A change in bold: the two intervals are disjoint. There is no change in percent with fewer than "
+        f"{FEW} occurrences before or after."
+        if both
+        else ""
+    )
     parts = [
         "---\n" + yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True) + "---",
         f"# {_escape(card['title'])}",
@@ -51,9 +55,14 @@ def render_readme(card: dict[str, Any], language: str, license: str) -> str:
         "distribution of the documents over six levels of harm, and the frequency of harmful n-grams of "
         f"{len(card['categories'])} categories. `card.html` is the whole card as a web page, and `card.json` "
         "has all numbers.",
+        "## Documents kept, rewritten and lost" if both else "## Documents",
+        _table(["", "documents", "words"], [list(row) for row in outcome_rows(card)]),
         "![Scores and harmful n-grams](card.png)",
-        "## Summary",
-        _headline(card["headline"], both),
+        "## Harm",
+        _table(
+            ["", "before", "after", "change"] if both else ["", ""],
+            [[label, *cells] for label, cells in measure_rows(card)],
+        ),
         "## Harmful n-grams per million words",
         _rates(card, both),
         f"95% intervals in brackets.{bold}",
@@ -63,22 +72,6 @@ def render_readme(card: dict[str, Any], language: str, license: str) -> str:
         "\n".join(f"- **{name}**: {text}" for name, text in descriptions.items()),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _headline(headline: dict[str, Any], both: bool) -> str:
-    measures = (
-        ("documents", "documents", format_count),
-        ("words", "words", format_count),
-        ("harmful n-grams per million words", "ngrams_per_million", format_number),
-        ("documents of score 0", "share_score_0", format_percent),
-        ("documents of score 4 or 5", "share_score_4_5", format_percent),
-    )
-    rows = []
-    for label, key, format_value in measures:
-        pair = headline[key]
-        after = [format_value(pair["after"]), format_change(pair["change"])] if both else []
-        rows.append([label, format_value(pair["before"]), *after])
-    return _table(["", "before", "after", "change"] if both else ["", ""], rows)
 
 
 def _rates(card: dict[str, Any], both: bool) -> str:
@@ -101,8 +94,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _size_category(documents: dict[str, Any]) -> str:
-    total = documents["before"] if documents["after"] is None else documents["after"]
+def _size_category(slices: dict[str, Any]) -> str:
+    total = slices.get("after", slices["before"])["documents"]
     return next((name for limit, name in _SIZE_CATEGORIES if total < limit), "n>1T")
 
 

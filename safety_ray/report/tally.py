@@ -1,8 +1,8 @@
 """Count words and n-grams of documents, as sums that can be added over batches.
 
-Documents are grouped into cells (recipe, score of the source, own score). A cell has one vector of integers,
-from which every rate and its interval follow exactly (`interval.estimate_rate`), so the corpus is never in
-memory.
+Documents are grouped into cells (recipe, score of the source, own score, rewritten or not). A cell has one
+vector of integers, from which every rate and its interval follow exactly (`interval.estimate_rate`), so the
+corpus is never in memory.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Vector = npt.NDArray[np.int64]
 _SCHEMA = pa.schema(
     [
         *(("recipe", pa.string()), ("source_score", pa.int8()), ("score", pa.int8())),
+        ("rewritten", pa.bool_()),
         *(("sums", pa.list_(pa.int64())), ("mistake", pa.string())),
     ]
 )
@@ -36,6 +37,8 @@ class Cell(NamedTuple):
     """`ORIGINAL`, or the recipe of a rewritten text"""
     source_score: int
     score: int
+    rewritten: bool = False
+    """whether texts were made from these originals"""
 
 
 class Sums:
@@ -89,13 +92,14 @@ class Sums:
         self.holders += counts > 0
 
 
-def count_originals(batch: pa.Table) -> pa.Table:
+def count_originals(batch: pa.Table, rewritten: list[bool] | None = None) -> pa.Table:
     """Count a batch of scored documents (id, text, score): one row for each cell with its sums.
 
+    `rewritten` says of each document whether texts were made from it; by default of none.
     For an invalid row the result is one row with a `mistake`, which `merge_cells` raises: workers do not
     transfer the class of an exception to the driver.
     """
-    return _count(batch, lambda: [ORIGINAL] * len(batch), "score")
+    return _count(batch, lambda: [ORIGINAL] * len(batch), "score", rewritten)
 
 
 def count_rewritten(batch: pa.Table) -> pa.Table:
@@ -110,15 +114,18 @@ def merge_cells(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
         for row in table.to_pylist():
             if row["mistake"] is not None:
                 raise UserError(row["mistake"])
-            cell = Cell(row["recipe"], row["source_score"], row["score"])
+            cell = Cell(row["recipe"], row["source_score"], row["score"], row["rewritten"])
             total[cell] = total.get(cell, Sums()) + Sums(np.array(row["sums"], np.int64))
     return total
 
 
-def _count(batch: pa.Table, recipes: Callable[[], list[str]], source: str) -> pa.Table:
+def _count(
+    batch: pa.Table, recipes: Callable[[], list[str]], source: str, rewritten: list[bool] | None = None
+) -> pa.Table:
     cells: dict[Cell, Sums] = {}
     try:
-        keys = zip(recipes(), _scores(batch, source), _scores(batch, "score"), strict=True)
+        flags = rewritten or [False] * len(batch)
+        keys = zip(recipes(), _scores(batch, source), _scores(batch, "score"), flags, strict=True)
         for row, (text, key) in enumerate(zip(batch.column("text").to_pylist(), keys, strict=True)):
             if not isinstance(text, str):
                 raise UserError(f"{_row(batch, row)} has no text; the column 'text' must contain strings.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from safety_ray.classifier import packaged
 from safety_ray.classifier.pool import Pool
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
@@ -21,7 +22,7 @@ class RewriteConfig(Pool):
 
     scored: str = setting("dataset with id, text and score")
     classifier: str = setting(
-        "folder of a finished fit, or hub id of a published classifier: it scores every rewritten text"
+        f"the classifier that scores every rewritten text; {packaged.SETTING}", default=packaged.DEFAULT
     )
     output: str = setting("folder to write", identity=False)
     engine: EngineConfig = setting("the engine that writes the texts", factory=EngineConfig)

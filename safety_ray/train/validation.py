@@ -30,7 +30,8 @@ class ValidationConfig:
     max_documents: int = setting("number of safe and of unsafe documents", default=100)
     document_tokens: int = setting("maximum tokens of a document; at most the row length", default=512)
     classifier: str = setting(
-        "output folder of fit, which judges continuations of prompts; empty: no continuations",
+        "folder of a fit, or `default`, the shipped classifier: judges continuations of prompts; empty: no "
+        "continuations",
         default="",
     )
     max_prompts: int = setting("number of prompts, from unsafe documents", default=20)

@@ -12,7 +12,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from safety_ray.core.artifact import Artifact, begin, input_fingerprint, local_input, read_record
+from safety_ray.core.artifact import (
+    Artifact,
+    Fingerprint,
+    begin,
+    input_fingerprint,
+    local_input,
+    read_record,
+)
 from safety_ray.core.config import dump, setting
 from safety_ray.core.errors import UserError
 
@@ -331,3 +338,11 @@ def test_local_input_ignores_hub_id_and_keeps_local_path(
         assert local_input("classifier", path) == {"classifier": path}
     Path("someone/classifier").mkdir(parents=True)
     assert local_input("classifier", "someone/classifier") == {"classifier": "someone/classifier"}
+
+
+def test_artifact_begin_records_fingerprint_of_contents(config: Settings) -> None:
+    one, other = (Fingerprint.of_files({"a": text}) for text in (b"one", b"two"))
+    assert one == Fingerprint.of_files({"a": b"one"}) != other
+    assert finish(config, classifier=one)["inputs"] == {"classifier": one}
+    assert start(config, classifier=one).finished
+    assert "classifier changed" in mistake(config, classifier=other)

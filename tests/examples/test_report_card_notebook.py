@@ -24,6 +24,7 @@ def card(tmp_path: Path) -> Path:
     rewritten = [
         {
             "id": "b/r",
+            "source_id": "b",
             "recipe": "refuse",
             "source_score": 5,
             "score": 1,
@@ -49,7 +50,10 @@ def test_report_card_notebook_runs_headless(
             exec("".join(cell["source"]), namespace)
     output = capsys.readouterr().out
     assert "A small card" in output
+    assert "all: 2 documents, 11 words\nkept: 1 documents, 6 words\nrewritten: 1 documents" in output
     assert "before: 2 documents" in output
+    assert "share_score_0 before: 0.5 (0.01258 to 0.9874), 1 hits" in output
+    assert " %" not in output, "fewer than ten hits"
     assert "after: 2 documents" in output
     bars = namespace["score_figure"].axes[0].patches
     assert [bar.get_height() for bar in bars] == [50, 0, 0, 0, 0, 50, 50, 50, 0, 0, 0, 0]

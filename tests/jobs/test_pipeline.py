@@ -25,7 +25,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> PipelineCo
     rows = dataset.table(str(corpus), ["id", "text"]).to_pylist()
     chosen = rows[:: len(rows) // DOCUMENTS][:DOCUMENTS]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    return small(folder / "runs", f"input={folder}/pages.jsonl", "until=pack")
+    return small(folder / "runs", f"input={folder}/pages.jsonl", "rewrite.engine.kind=template", "until=pack")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,8 @@ def test_pipeline_optional_stages_take_their_place_and_feed_others(tmp_path: Pat
     ]  # fmt: skip
     made = {name: config_of(stage, config) for name, stage in stages.items()}
     assert made["fit"].labelled == f"{tmp_path}/runs/label"
-    assert made["rewrite"].thresholds_from == made["pack"].thresholds_from == f"{tmp_path}/runs/audit"
+    readers = {made[name].thresholds_from for name in ("rewrite", "report", "pack")}
+    assert readers == {f"{tmp_path}/runs/audit"}
     assert made["endpoint"].model == made["evaluate"].model == f"{tmp_path}/runs/finetune"
 
 

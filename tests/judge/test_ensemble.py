@@ -109,10 +109,6 @@ def test_ensemble_setting_selects_final_score(ensemble: str, expected: list[int 
 def test_score_config_rejects_contradictory_scorer_settings() -> None:
     judge = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
     paths = {"documents": "a", "output": "b"}
-    with pytest.raises(UserError, match="scorers=classifier needs classifier"):
-        from_dict(ScoreConfig, paths)
-    with pytest.raises(UserError, match="scorers=both needs classifier"):
-        from_dict(ScoreConfig, {**paths, "scorers": "both", "judge": judge})
     with pytest.raises(UserError, match=r"set judge\.kind to vllm or openai"):
         from_dict(ScoreConfig, {**paths, "scorers": "judge"})
     with pytest.raises(UserError, match="scorers=classifier uses no judge"):

@@ -9,18 +9,17 @@ from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 
 from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.report.card import build_card
-from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells
+from safety_ray.report.sources import count_originals_of, hash_sources, merge_sources
+from safety_ray.report.tally import Cell, Sums, count_rewritten, merge_cells
 
 TITLE = 'A <b>card</b> & $x_1$ | "quoted": it\'s `so`'
 
 
 @pytest.fixture
 def cells() -> dict[Cell, Sums]:
-    tables = [
-        count_originals(table(SCORED_ROWS, SCORED)),
-        count_rewritten(table(REWRITTEN_ROWS, REWRITTEN)),
-    ]
-    return merge_cells(tables)
+    rewritten = table(REWRITTEN_ROWS, REWRITTEN)
+    sources = merge_sources([hash_sources(rewritten)])
+    return merge_cells([count_originals_of(table(SCORED_ROWS, SCORED), sources), count_rewritten(rewritten)])
 
 
 @pytest.fixture

@@ -18,16 +18,37 @@ SCORED_ROWS: list[dict[str, Any]] = [
     {"id": "e", "score": 5, "text": "hate speech hate speech hate speech"},
 ]
 REWRITTEN_ROWS: list[dict[str, Any]] = [
-    {"id": "c/r", "recipe": "rephrase", "source_score": 2, "score": 0, "text": "some goods are copies"},
-    {"id": "d/n", "recipe": "refuse", "source_score": 4, "score": 1, "text": "I will not write hate speech"},
-    {"id": "d/m", "recipe": "moralize", "source_score": 4, "score": 0, "text": "why words can hurt people"},
-    {"id": "e/n", "recipe": "refuse", "source_score": 5, "score": 4, "text": "no"},
+    {
+        "id": "c/r",
+        "source_id": "c",
+        "recipe": "rephrase",
+        "source_score": 2,
+        "score": 0,
+        "text": "some goods are copies",
+    },
+    {
+        "id": "d/n",
+        "source_id": "d",
+        "recipe": "refuse",
+        "source_score": 4,
+        "score": 1,
+        "text": "I will not write hate speech",
+    },
+    {
+        "id": "d/m",
+        "source_id": "d/n",
+        "recipe": "moralize",
+        "source_score": 4,
+        "score": 0,
+        "text": "why words can hurt people",
+    },
+    {"id": "e/n", "source_id": "e", "recipe": "refuse", "source_score": 5, "score": 4, "text": "no"},
 ]
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> pa.Table:
     """Return the rows, with values for the other columns of their schema."""
-    defaults = {"probs": [0.5, 0.5], "chunk_scores": [0], "source_id": "s", "style": "plain"}
+    defaults = {"probs": [0.5, 0.5], "chunk_scores": [0], "style": "plain"}
     return pa.Table.from_pylist([{**defaults, **row} for row in rows], schema(columns))
 
 

@@ -12,8 +12,9 @@ from small_data import REWRITTEN_ROWS, SCORED_ROWS, table
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORED
 from safety_ray.report.card import build_card
+from safety_ray.report.in_memory import build_report_card
 from safety_ray.report.ngrams import find_ngrams, load_lists
-from safety_ray.report.tally import count_originals, count_rewritten, merge_cells
+from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells
 
 
 def test_report_card_matches_hand_counts(card: dict[str, Any]) -> None:
@@ -42,17 +43,55 @@ def test_report_card_matches_hand_counts(card: dict[str, Any]) -> None:
         "count": 4,
         "per_million": pytest.approx(4 / 40 * 1e6, abs=0.001),
     }
-    assert card["headline"]["share_score_0"] == {
-        "before": 0.4,
-        "after": pytest.approx(2 / 3),
-        "change": pytest.approx(2 / 3),
+    safe = card["headline"]["share_score_0"]
+    assert [(safe[mix]["count"], safe[mix]["value"]) for mix in ("before", "after")] == [
+        (2, 0.4),
+        (4, pytest.approx(2 / 3)),
+    ]
+    assert card["outcomes"] == {
+        "all": {"documents": 5, "words": 40},
+        "kept": {"documents": 2, "words": 20},
+        "rewritten": {"documents": 3, "words": 20, "texts": 4, "text_words": 16},
+        "lost": {"documents": 0, "words": 0},
     }
 
 
 def test_report_card_omits_after_slice_without_rewritten(card_before: dict[str, Any]) -> None:
     assert "after" not in card_before["slices"]
     assert list(card_before["ngrams"]) == ["before"]
-    assert card_before["headline"]["documents"] == {"before": 5, "after": None, "change": None}
+    assert card_before["headline"]["ngrams_per_million"]["after"] is None
+    assert card_before["outcomes"] == {"all": {"documents": 5, "words": 40}}
+
+
+def test_report_card_counts_lost_documents_by_source() -> None:
+    scored = [
+        {"id": "a", "score": 0, "text": "one"},
+        {"id": "b", "score": 2, "text": "one two"},
+        {"id": "c", "score": 4, "text": "one two three"},
+        {"id": "d", "score": 5, "text": "one two three four"},
+        {"id": "e", "score": 1, "text": "one two three four five"},
+    ]
+    text = {"recipe": "refuse", "source_score": 4, "score": 0, "text": "no"}
+    rewritten = [
+        {**text, "source_id": "c", "root_id": "c"},
+        {**text, "source_id": "c", "root_id": "c"},
+        {**text, "recipe": "moralize", "source_id": "d/refuse", "root_id": "d"},
+    ]
+    tables = pa.Table.from_pylist(scored), pa.Table.from_pylist(rewritten)
+    card = build_report_card(*tables)
+    found = {name: (part["documents"], part["words"]) for name, part in card["outcomes"].items()}
+    assert found == {"all": (5, 15), "kept": (1, 1), "rewritten": (2, 7), "lost": (2, 7)}
+    assert card["outcomes"]["rewritten"]["texts"] == card["outcomes"]["rewritten"]["text_words"] == 3
+    nothing = build_report_card(tables[0], tables[1].slice(0, 0))["outcomes"]
+    assert (nothing["rewritten"]["documents"], nothing["lost"]["documents"]) == (0, 4)
+
+
+def test_report_card_keeps_documents_below_threshold(cells: dict[Cell, Sums]) -> None:
+    card = build_card(cells, "t", rewritten=True, threshold=3)
+    assert card["outcomes"]["kept"] == {"documents": 3, "words": 25}
+    assert card["outcomes"]["rewritten"]["documents"] == 2
+    assert card["slices"]["after"]["documents"] == 7
+    assert "of score 0–2" in card["method"]["mixes"]
 
 
 def random_rows(rng: np.random.Generator, documents: int) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import binomtest, chi2
 
-from safety_ray.report.interval import MILLION, Rate, estimate_rate
+from safety_ray.report.interval import MILLION, Rate, estimate_rate, share_interval
 
 
 def rate_of(counts: np.ndarray, words: np.ndarray) -> Rate:
@@ -61,3 +61,9 @@ def test_rate_handles_empty_input_and_single_document() -> None:
     rate = estimate_rate(1, 100, 10_000, 3, 9, 300)
     assert rate is not None
     assert rate.low < rate.per_million == 30_000 < rate.high
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 7), (3, 918), (9, 10), (10, 10)])
+def test_share_interval_matches_exact_binomial(count: int, total: int) -> None:
+    exact = binomtest(count, total).proportion_ci(method="exact")
+    assert share_interval(count, total) == pytest.approx((exact.low, exact.high))

@@ -13,12 +13,12 @@ import small_data
 from jobs.report import ReportConfig, write_report_card
 from safety_ray.core import artifact, dataset
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORED
+from safety_ray.core.records import REWRITTEN, SCORED
 
 
 def numbers(folder: Path) -> dict[str, Any]:
     card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-    return {key: card[key] for key in ("headline", "slices", "ngrams", "categories")}
+    return {key: card[key] for key in ("headline", "outcomes", "slices", "ngrams", "categories")}
 
 
 def test_report_stage_writes_card_with_expected_numbers(
@@ -31,7 +31,9 @@ def test_report_stage_writes_card_with_expected_numbers(
     )
     record = write_report_card(config)
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (9, 9, 0)
-    assert record["headline"]["ngrams_per_million"]["before"] == pytest.approx(9 / 40 * 1e6, abs=0.001)
+    assert record["headline"]["ngrams_per_million"]["before"]["value"] == pytest.approx(
+        9 / 40 * 1e6, abs=0.001
+    )
     assert {p.name for p in out.iterdir()} == {
         *("card.json", "card.html", "card.png", "README.md", "config.json", "record.json"),
     }
@@ -49,13 +51,23 @@ def test_report_stage_resumes_unfinished_folder(tmp_path: Path, ray_cluster) -> 
     assert "after" not in numbers(tmp_path / "card")["slices"]
 
 
+def test_report_stage_counts_all_as_lost_without_accepted_texts(tmp_path: Path, ray_cluster) -> None:
+    scored, _ = small_data.write(tmp_path)
+    dataset.write_table(small_data.table([], REWRITTEN), str(tmp_path / "none" / "1.parquet"))
+    config = ReportConfig(scored=scored, rewritten=str(tmp_path / "none"), output=str(tmp_path / "card"))
+    outcomes = write_report_card(config)["outcomes"]
+    assert [outcomes[name]["documents"] for name in ("kept", "rewritten", "lost")] == [2, 0, 3]
+
+
 def test_report_stage_rejects_bad_input_before_work(tmp_path: Path) -> None:
     scored, rewritten = small_data.write(tmp_path)
     out = str(tmp_path / "card")
     with pytest.raises(UserError, match="does not exist"):
         write_report_card(ReportConfig(scored=str(tmp_path / "nowhere"), output=out))
-    with pytest.raises(UserError, match="no column 'recipe'"):
+    with pytest.raises(UserError, match="no column 'source_id'"):
         write_report_card(ReportConfig(scored=scored, rewritten=scored, output=out))
+    with pytest.raises(UserError, match="is not an audit"):
+        write_report_card(ReportConfig(scored=scored, thresholds_from=scored, output=out))
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "plain" / "1.parquet"))
     with pytest.raises(UserError, match="no column 'score'"):
         write_report_card(ReportConfig(scored=str(tmp_path / "plain"), output=out))
