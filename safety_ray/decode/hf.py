@@ -218,16 +218,18 @@ class Rows:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
-def expand(logits_RV: torch.Tensor, tag_id: int, number: int) -> list[Expansion]:
-    """Return the `number` most likely tokens of each row except the tag, and P(tag).
+def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Expansion]:
+    """Return the `number` most likely tokens of each row except the tag, and P(tag), 0 without a tag.
 
     `logits_RV` has shape [rows, vocabulary]. At equal log-probability the token with the smaller id comes
     first, so that results do not depend on the sort order of a device.
     """
     log_probs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
-    # Python floats have double precision, in which very small probabilities still differ.
-    p_tags = [math.exp(min(value, 0.0)) for value in log_probs_RV[:, tag_id].tolist()]
-    log_probs_RV[:, tag_id] = -torch.inf
+    p_tags = [0.0] * len(log_probs_RV)
+    if tag_id is not None:
+        # Python floats have double precision, in which very small probabilities still differ.
+        p_tags = [math.exp(min(value, 0.0)) for value in log_probs_RV[:, tag_id].tolist()]
+        log_probs_RV[:, tag_id] = -torch.inf
     number = min(number, log_probs_RV.shape[1] - 1)
     # One token more than needed, to detect a tie at the last position.
     best, ids = log_probs_RV.topk(number + 1, dim=-1)
@@ -255,7 +257,7 @@ def _check(model: Any, prompt: Sequence[int], settings: SearchSettings, where: s
     vocabulary = config.vocab_size
     special = [("tag_id", settings.tag_id), *(("eos_id", token) for token in settings.eos_ids)]
     for name, token in special:
-        if not 0 <= token < vocabulary:
+        if token is not None and not 0 <= token < vocabulary:
             raise UserError(f"{name}={token} is outside the model's vocabulary of {vocabulary} tokens.")
     if not len(prompt):
         raise UserError(f"{where} is empty; it needs at least one token.")

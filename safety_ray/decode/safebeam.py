@@ -35,7 +35,7 @@ from safety_ray.core.errors import UserError
 class SearchSettings:
     """Settings of one search. The paper gives neither k nor N, and has no length penalty."""
 
-    tag_id: int
+    tag_id: int | None  # None: the model has no tag, so nothing can be dropped
     eos_ids: Collection[int] = ()  # tokens that end the text; if empty, only the length limit does
     beam_size: int = 4  # k
     num_candidates: int = 4  # N, of each beam
@@ -52,6 +52,8 @@ class SearchSettings:
             raise UserError(f"drop_share={self.drop_share} must be at least 0 and less than 1.")
         if not math.isfinite(self.length_penalty):
             raise UserError(f"length_penalty={self.length_penalty} must be a finite number.")
+        if self.tag_id is None and self.drop_share:
+            raise UserError(f"drop_share={self.drop_share} must be 0 for a model without the tag.")
         if self.tag_id in self.eos_ids:
             raise UserError(f"token {self.tag_id} is both the tag and an end of text; use different tokens.")
 
