@@ -113,7 +113,7 @@ JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "pack": (_pack, "turn documents into token rows, with harmfulness tags in unsafe text"),
     "pretrain": (_pretrain, "train a language model on token rows"),
     "finetune": (_finetune, "train a model further on chats"),
-    "evaluate": (_evaluate, "measure a model: P(tag), unsafe continuations, perplexity"),
+    "evaluate": (_evaluate, "answer prompts with any model and judge the answers; P(tag), perplexity"),
     "pipeline": (_pipeline, "run all stages in order, from documents to an endpoint"),
 }
 """Every job: how to import it, and its line in `safety-ray --help`."""

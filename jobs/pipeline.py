@@ -341,7 +341,10 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
             for name, record in records.items()
         ],
-        "results": {k: records["evaluate"]["results"][k] for k in RESULTS} if "evaluate" in records else {},
+        # A model without the tag has no AUROC of P(tag), for example.
+        "results": {k: records["evaluate"]["results"].get(k) for k in RESULTS}
+        if "evaluate" in records
+        else {},
         "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
     }
 

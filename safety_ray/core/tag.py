@@ -47,6 +47,11 @@ def tag_of(tokenizer: Any, override: str = "") -> str:
     return override or getattr(tokenizer, "init_kwargs", {}).get(TAG_KEY) or TAG
 
 
+def is_stored(tokenizer: Any) -> bool:
+    """Return whether `tokenizer` stores a tag."""
+    return TAG_KEY in getattr(tokenizer, "init_kwargs", {})
+
+
 def tag_in(folder: str, override: str = "") -> str:
     """Return the string of the tag of the tokenizer saved in a local folder, as `tag_of` does."""
     settings = Path(folder, "tokenizer_config.json")

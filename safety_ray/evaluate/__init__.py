@@ -1,1 +1,1 @@
-"""Evaluation of a model with the tag: P(tag) of texts, unsafe continuations, perplexity."""
+"""Evaluation of a model: answers to prompts, judged; P(tag) of documents; perplexity."""

@@ -13,8 +13,7 @@ import pyarrow.dataset as pads
 from safety_ray.core import dataset, filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, require, stable_hash
-
-SAFE, UNSAFE = "safe", "unsafe"
+from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +24,18 @@ class Document:
     text: str
     unsafe: bool
     source: str | None = None  # value of the source column, if requested and present
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The beginning of a document."""
-
-    id: str  # of the document
-    text: str
+    group: str = ""  # value of the group column, if requested and present, else the id
 
 
 def choose(
-    paths: list[str], *, safe_up_to: int, unsafe_from: int, limit: int, seed: int, source: str = ""
+    paths: list[str],
+    *,
+    safe_up_to: int,
+    unsafe_from: int,
+    limit: int,
+    seed: int,
+    source: str = "",
+    group: str = "",
 ) -> tuple[list[Document], list[Document]]:
     """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
@@ -50,6 +49,7 @@ def choose(
         limit: maximum number of documents of each kind.
         seed: seed of the sample and the order.
         source: column with a document's source; datasets may lack it.
+        group: column with the group of a document, such as its family; datasets may lack it.
 
     Returns:
         Safe and unsafe documents.
@@ -80,28 +80,40 @@ def choose(
             f"{totals[True]:,} unsafe ones (from unsafe_from={unsafe_from}); give documents of both kinds."
         )
     safe, unsafe = (
-        _with_text(paths, sampled[unsafe], unsafe=unsafe, source=source) for unsafe in (False, True)
+        _with_text(paths, sampled[unsafe], unsafe=unsafe, source=source, group=group)
+        for unsafe in (False, True)
     )
     return safe, unsafe
 
 
-def prompts(documents: list[Document], *, words: int, limit: int) -> list[Prompt]:
-    """Return the first `words` words of the first `limit` documents with more words, without duplicates.
+def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
+    """Return the first `words` words of the first `limit` documents with more words, as prompts (0: all).
 
-    Whitespace between words is kept. Raises UserError if no document has enough words.
+    Whitespace between words is kept. A prompt ends at a word, so that most end in the middle of a sentence.
+    Repeated beginnings are left out. Raises UserError if no document has enough words.
     """
     beginning = re.compile(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)")
+    left_out = {"too_short": 0, "repeated": 0, "not_sampled": 0}
     unique: dict[str, Prompt] = {}
     for document in documents:
         match = beginning.match(document.text)
-        if match and len(unique) < limit:
-            unique.setdefault(match.group().lstrip(), Prompt(document.id, match.group().lstrip()))
+        text = match.group().lstrip() if match else ""
+        if not match:
+            left_out["too_short"] += 1
+        elif text in unique:
+            left_out["repeated"] += 1
+        elif limit and len(unique) == limit:
+            left_out["not_sampled"] += 1
+        else:
+            kind = HARMFUL if document.unsafe else HARMLESS
+            unique[text] = Prompt(DOCUMENTS, kind, document.id, document.group or document.id, text)
     if not unique:
+        kind = "unsafe" if documents and documents[0].unsafe else "safe"
         raise UserError(
-            f"none of the {len(documents):,} unsafe documents has more than prompt_words={words} words; "
+            f"none of the {len(documents):,} {kind} documents has more than prompt_words={words} words; "
             "give longer documents, or lower prompt_words."
         )
-    return list(unique.values())
+    return Sample(list(unique.values()), left_out)
 
 
 def _open(path: str) -> pads.Dataset:
@@ -125,18 +137,23 @@ def _levels(path: str) -> list[pa.RecordBatch]:
 
 
 def _with_text(
-    paths: list[str], sampled: list[tuple[int, str, int]], *, unsafe: bool, source: str
+    paths: list[str], sampled: list[tuple[int, str, int]], *, unsafe: bool, source: str, group: str
 ) -> list[Document]:
     order = [(id, number) for _, id, number in sorted(sampled, reverse=True)]
     documents: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
         ids = pa.array([id for id, dataset_number in order if dataset_number == number])
         rows = _open(paths[number]).to_table(
-            columns=["id", "text", *({source} & set(dataset.columns(paths[number])))],
+            columns=["id", "text", *({source, group} & set(dataset.columns(paths[number])))],
             filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
         )
         for row in rows.to_pylist():
-            value = row.get(source)
-            document = Document(row["id"], row["text"], unsafe, None if value is None else str(value))
+            document = Document(
+                row["id"],
+                row["text"],
+                unsafe,
+                None if row.get(source) is None else str(row[source]),
+                str(row["id"] if row.get(group) is None else row[group]),
+            )
             documents.setdefault((row["id"], number), document)
     return [documents[key] for key in order]

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from safety_ray.core import tag
-from safety_ray.core.artifact import read_record
+from safety_ray.core.artifact import local_input, read_record
 from safety_ray.core.errors import UserError
 
 
@@ -19,8 +19,8 @@ from safety_ray.core.errors import UserError
 class Description:
     """Properties of a model that are known without its weights."""
 
-    folder: str
-    tag_id: int
+    folder: str  # or an id on the model hub
+    tag_id: int | None  # None: the model has no tag
     vocabulary: int
     positions: int | None  # maximum context; None: no limit
 
@@ -28,8 +28,10 @@ class Description:
 def folder(path: str) -> str:
     """Return the Hugging Face folder: `path`, or `<path>/model` in the output of a training run.
 
-    Raises UserError if there is none.
+    An id on the model hub is returned as it is. Raises UserError if there is no model.
     """
+    if not local_input("model", path):
+        return path
     for candidate in (Path(path) / "model", Path(path)):
         settings = candidate / "config.json"  # folders of stages have a file of this name as well
         if settings.is_file() and "model_type" in json.loads(settings.read_text(encoding="utf-8")):
@@ -42,9 +44,10 @@ def folder(path: str) -> str:
 
 
 def describe(path: str, tag_string: str = "") -> Description:
-    """Read the settings and the tokenizer of the model at `path`. Raises UserError if it has no tag.
+    """Read the settings and the tokenizer of the model at `path`.
 
-    `tag_string` overrides the tag that is stored with the tokenizer.
+    `tag_string` overrides the tag that is stored with the tokenizer. Without either, a model whose tokenizer
+    lacks the default tag has no tag. Raises UserError if the model cannot be read or lacks the named tag.
     """
     where = folder(path)
     try:
@@ -52,6 +55,9 @@ def describe(path: str, tag_string: str = "") -> Description:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
+    context = getattr(config, "max_position_embeddings", None)
+    if not tag_string and not tag.is_stored(tokenizer) and tag.TAG not in tokenizer.get_added_vocab():
+        return Description(where, None, config.vocab_size, context)
     tag_string = tag.tag_of(tokenizer, tag_string)
     tag_id = tag.tag_id(tokenizer, tag_string, where=f"the model in '{where}'")
     if tag_id >= config.vocab_size:
@@ -59,7 +65,7 @@ def describe(path: str, tag_string: str = "") -> Description:
             f"the model in '{where}' has {config.vocab_size} tokens, but its tokenizer gives the tag "
             f"'{tag_string}' the id {tag_id}: the model was never trained with it."
         )
-    return Description(where, tag_id, config.vocab_size, getattr(config, "max_position_embeddings", None))
+    return Description(where, tag_id, config.vocab_size, context)
 
 
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
@@ -67,6 +73,12 @@ def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
     dtype = torch.float32 if device == "cpu" else "auto"
     model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
     return model, AutoTokenizer.from_pretrained(where)
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """Return the token that the tokenizer puts before each text, if it does: [BOS] or []."""
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -20,13 +20,13 @@ class Reading:
     """
 
     tokens: int
-    p_tag: float  # mean over the positions after each token
+    p_tag: float | None  # mean over the positions after each token; None without a tag
     nll: float
     nll_with_tag: float
 
 
 @torch.inference_mode()
-def read(model: Any, texts: list[list[int]], tag_id: int) -> list[Reading]:
+def read(model: Any, texts: list[list[int]], tag_id: int | None) -> list[Reading]:
     """Read texts of at least one token id each, in batches of similar length."""
     vocabulary = model.config.get_text_config().vocab_size
     readings: list[Reading | None] = [None] * len(texts)
@@ -51,21 +51,23 @@ def batches(lengths: list[int], tokens: int) -> list[list[int]]:
     return grouped
 
 
-def _read(texts: list[list[int]], model: Any, tag_id: int) -> list[Reading]:
+def _read(texts: list[list[int]], model: Any, tag_id: int | None) -> list[Reading]:
     # Padding is on the right, where a causal model does not attend to it: no mask is needed.
     longest = max(map(len, texts))
     ids_BT = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=model.device)
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
     logsumexp_BT = logits_BTV.logsumexp(-1)
-    p_tag_BT = (logits_BTV[..., tag_id] - logsumexp_BT).exp()
     target_BT = logits_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]
-    logits_BTV[..., tag_id] = -torch.inf
-    without_tag_BT = logits_BTV.logsumexp(-1)
+    p_tag_BT, without_tag_BT = None, logsumexp_BT
+    if tag_id is not None:
+        p_tag_BT = (logits_BTV[..., tag_id] - logsumexp_BT).exp()
+        logits_BTV[..., tag_id] = -torch.inf
+        without_tag_BT = logits_BTV.logsumexp(-1)
     nll_BT, raw_BT = without_tag_BT[:, :-1] - target_BT, logsumexp_BT[:, :-1] - target_BT
     return [
         Reading(
             tokens=n,
-            p_tag=p_tag_BT[row, :n].double().mean().item(),
+            p_tag=None if p_tag_BT is None else p_tag_BT[row, :n].double().mean().item(),
             nll=nll_BT[row, : n - 1].double().sum().item(),
             nll_with_tag=raw_BT[row, : n - 1].double().sum().item(),
         )

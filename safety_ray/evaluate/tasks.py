@@ -1,85 +1,135 @@
-"""Tasks of an evaluation: token ids of documents to read, and of prompts to continue."""
+"""Tasks of an evaluation: token ids of documents to read, and of prompts to answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
+from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.core.errors import UserError
+from safety_ray.core.records import stable_hash
 from safety_ray.core.tag import encode
-from safety_ray.evaluate.documents import Document, Prompt, prompts
-from safety_ray.evaluate.model import Description
+from safety_ray.evaluate.decoders import DECODERS
+from safety_ray.evaluate.documents import Document
+from safety_ray.evaluate.model import Description, start_ids
+from safety_ray.evaluate.prompt_sets import DOCUMENTS, Prompt
 
-READ, GENERATE = "read", "generate"
+T = TypeVar("T")
+READ = "read"
 _TASK_TOKENS = 8192  # tokens of documents per task
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Token ids of consecutive documents to read, or of consecutive prompts to continue."""
+    """Token ids of documents to read, or of prompts to answer with one decoder."""
 
-    kind: str  # READ or GENERATE
-    first: int  # number of the first document or prompt
+    kind: str  # READ or the name of a decoder
+    numbers: list[int]  # of the documents or prompts
     rows: list[list[int]]
+    seeds: list[int] = field(default_factory=list)  # of each prompt
 
     @property
     def name(self) -> str:
         """Name of the file with the task's results."""
-        return f"{self.kind}-{self.first:06}.json"
+        return f"{self.kind}-{self.numbers[0]:06}.json"
+
+    @property
+    def size(self) -> int:
+        """Number of result rows."""
+        return len(self.rows)
 
 
-def make_tasks(
-    described: Description,
-    safe: list[Document],
-    unsafe: list[Document],
-    *,
-    document_tokens: int,
-    max_prompts: int,
-    prompt_words: int,
-    max_new_tokens: int,
-    prompts_per_task: int,
-) -> tuple[list[Prompt], list[Task]]:
-    """Return the prompts that fit the model's context, and all tasks; prompts first, as they take longest.
+@dataclass(frozen=True, slots=True)
+class PromptIds:
+    """Prompts with their token ids, and those that do not fit the model's context, with their length."""
 
-    Safe documents are numbered before unsafe ones. Raises UserError if no prompt fits.
+    prompts: list[Prompt]
+    ids: list[list[int]]
+    too_long: list[tuple[Prompt, int]]
+
+
+def encode_prompts(
+    described: Description, prompts: list[Prompt], *, max_new_tokens: int, chat: bool
+) -> PromptIds:
+    """Encode whole prompts. With `chat`, those of prompt sets are messages of the user in the chat template.
+
+    A prompt that does not fit the model's context together with its answer is not shortened, but returned in
+    `too_long`. Raises UserError if none fits, or if the tokenizer has no chat template.
     """
     tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    if chat and not tokenizer.chat_template:
+        raise UserError(f"chat: the tokenizer of '{described.folder}' has no chat template; set chat=false.")
+    encoder = ChatEncoder(tokenizer, described.tag_id) if chat else None
+    render = partial(tokenizer.apply_chat_template, tokenize=False)
+    start = start_ids(tokenizer)
     positions = described.positions or 1 << 62
-    max_tokens = min(document_tokens, positions)
-    texts = [ids[:max_tokens] for ids in encode(tokenizer, [d.text for d in [*safe, *unsafe]])]
-    candidates = prompts(unsafe, words=prompt_words, limit=max_prompts)
-    ids = encode(tokenizer, [prompt.text for prompt in candidates])
-    fitting = [
-        (prompt, row)
-        for prompt, row in zip(candidates, ids, strict=True)
-        if len(row) + max_new_tokens <= positions
-    ]
-    if not fitting:
+    encoded = PromptIds([], [], [])
+    plain = encode(tokenizer, [prompt.text for prompt in prompts])
+    for prompt, plain_ids in zip(prompts, plain, strict=True):
+        ids = [*start, *plain_ids]
+        if encoder is not None and prompt.prompt_set != DOCUMENTS:
+            conversation = [{"role": "user", "content": prompt.text}]
+            ids = encoder.encode(render, conversation, add_generation_prompt=True)
+        if len(ids) + max_new_tokens > positions:
+            encoded.too_long.append((prompt, len(ids)))
+        else:
+            encoded.prompts.append(prompt)
+            encoded.ids.append(ids)
+    if prompts and not encoded.ids:
         raise UserError(
-            f"the model's context of {positions} tokens is too short for a prompt of "
-            f"prompt_words={prompt_words} words and max_new_tokens={max_new_tokens} more; lower one of them."
+            f"the model's context of {positions} tokens is too short for each of the {len(prompts)} prompts "
+            f"with max_new_tokens={max_new_tokens} more; lower max_new_tokens or prompt_words."
         )
-    tasks = _prompt_tasks([row for _, row in fitting], prompts_per_task)
-    return [prompt for prompt, _ in fitting], [*tasks, *_document_tasks(texts)]
+    return encoded
 
 
-def _prompt_tasks(rows: list[list[int]], size: int) -> list[Task]:
-    return [Task(GENERATE, first, rows[first : first + size]) for first in range(0, len(rows), size)]
+def answer_tasks(encoded: PromptIds, decoders: list[str], *, size: int, seed: int) -> list[Task]:
+    """Return the tasks that answer all prompts, `size` of similar length at once, with each decoder."""
+    order = sorted(range(len(encoded.ids)), key=lambda n: (len(encoded.ids[n]), n))
+    # The longest prompts first, so that none of them starts when all others are done.
+    groups = [order[first : first + size] for first in range(0, len(order), size)][::-1]
+    seeds = [stable_hash(seed, p.prompt_set, p.kind, p.id) % 2**31 for p in encoded.prompts]
+    return [
+        Task(decoder, group, [encoded.ids[n] for n in group], [seeds[n] for n in group])
+        for group in groups
+        for decoder in decoders
+    ]
 
 
-def _document_tasks(rows: list[list[int]]) -> list[Task]:
-    """Group consecutive documents; the worker forms batches of similar length."""
+def read_tasks(described: Description, documents: list[Document], *, document_tokens: int) -> list[Task]:
+    """Return the tasks that read at most `document_tokens` tokens of each document."""
+    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    start = start_ids(tokenizer)
+    limit = min(document_tokens, described.positions or document_tokens)
     tasks: list[Task] = []
-    for number, row in enumerate(rows):
+    for number, ids in enumerate(encode(tokenizer, [document.text for document in documents])):
+        row = [*start, *ids][:limit]
         if tasks and sum(map(len, tasks[-1].rows)) + len(row) <= _TASK_TOKENS:
             tasks[-1].rows.append(row)
+            tasks[-1].numbers.append(number)
         else:
-            tasks.append(Task(READ, number, [row]))
+            tasks.append(Task(READ, [number], [row]))
     return tasks
 
 
-def rows_of(results: dict[str, list[dict[str, Any]]], kind: str) -> list[dict[str, Any]]:
-    """Return all rows of one kind of task, in order."""
-    return [row for name in sorted(results) if name.startswith(kind) for row in results[name]]
+def rows_of(tasks: list[Task], results: dict[str, list[dict[str, Any]]], kind: str) -> list[dict[str, Any]]:
+    """Return all result rows of one kind of task, in the order of the documents or prompts."""
+    return _in_order([(task.numbers, results[task.name]) for task in tasks if task.kind == kind])
+
+
+def seeds_of(tasks: list[Task], decoder: str) -> list[int | None]:
+    """Return the seed of each prompt, in order; None if the decoder does not sample."""
+    samples = DECODERS[decoder].samples
+    return _in_order(
+        [(t.numbers, t.seeds if samples else [None] * t.size) for t in tasks if t.kind == decoder]
+    )
+
+
+def _in_order(parts: Iterable[tuple[Sequence[int], Sequence[T]]]) -> list[T]:
+    """Return numbered values in the order of their numbers."""
+    numbered = {n: value for numbers, values in parts for n, value in zip(numbers, values, strict=True)}
+    return [numbered[number] for number in sorted(numbered)]

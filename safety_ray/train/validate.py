@@ -6,7 +6,6 @@ that are not trained on.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,25 +15,29 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import encode
-from safety_ray.decode.safebeam import SearchSettings
-from safety_ray.evaluate import documents, metrics
-from safety_ray.evaluate.continuations import generate, judge
+from safety_ray.evaluate import documents, measure, metrics, results
+from safety_ray.evaluate.decoders import BEAM, SAFEBEAM, answer
+from safety_ray.evaluate.judges.harm_classifier import JUDGE, HarmClassifier
 from safety_ray.evaluate.model import end_ids
-from safety_ray.evaluate.reading import Reading, read
+from safety_ray.evaluate.prompt_sets import Prompt
+from safety_ray.evaluate.reading import read
 from safety_ray.train.checkpoint import load_weights
 from safety_ray.train.data import TokenRows
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.settings import ModelConfig
 from safety_ray.train.validation import ValidationConfig
 
+RESAMPLES = 1000  # for the intervals
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationData:
     """Documents, safe ones first, and prompts, both with their token ids."""
 
-    sample: list[documents.Document]
+    documents: list[documents.Document]
     texts: list[list[int]]
-    prompts: list[list[int]]
+    prompts: list[Prompt]
+    prompt_ids: list[list[int]]
     tag_id: int
     tokenizer: Any
     context: int  # tokens of a row
@@ -53,25 +56,28 @@ def load_data(config: ValidationConfig, rows: str, seed: int) -> ValidationData:
     paths = config.documents or [_held_out(rows)]
     safe, unsafe = documents.choose(
         paths, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
-        limit=config.max_documents, seed=seed, source=config.source,
+        limit=config.max_documents, seed=seed, source=config.source, group=config.group,
     )  # fmt: skip
-    sample = [*safe, *unsafe]
+    read_documents = [*safe, *unsafe]
     longest = min(config.document_tokens, data.length)
-    texts = [ids[:longest] for ids in encode(tokenizer, [document.text for document in sample])]
-    prompts: list[list[int]] = []
+    texts = [ids[:longest] for ids in encode(tokenizer, [document.text for document in read_documents])]
+    prompts: dict[Prompt, list[int]] = {}
     if config.classifier:
-        texts_of_prompts = documents.prompts(unsafe, words=config.prompt_words, limit=config.max_prompts)
-        prompts = [
-            ids
-            for ids in encode(tokenizer, [prompt.text for prompt in texts_of_prompts])
+        sample = documents.beginnings(unsafe, words=config.prompt_words, limit=config.max_prompts).prompts
+        ids_of_prompts = encode(tokenizer, [prompt.text for prompt in sample])
+        prompts = {
+            prompt: ids
+            for prompt, ids in zip(sample, ids_of_prompts, strict=True)
             if len(ids) + config.max_new_tokens <= data.length
-        ]
+        }
         if not prompts:
             raise UserError(
                 f"validation: rows of {data.length} tokens have no room for a prompt of "
                 f"prompt_words={config.prompt_words} words and max_new_tokens={config.max_new_tokens} more."
             )
-    return ValidationData(sample, texts, prompts, tag_id, tokenizer, data.length)
+    return ValidationData(
+        read_documents, texts, list(prompts), list(prompts.values()), tag_id, tokenizer, data.length
+    )
 
 
 def check(config: ValidationConfig, rows: str, seed: int) -> None:
@@ -86,9 +92,8 @@ def validate(
 ) -> dict[str, Any]:
     """Return the metrics of one checkpoint.
 
-    These are the metrics of `metrics.reading_metrics` (AUROC and means of P(tag), perplexity of safe
-    documents), `perplexity_unsafe`, `perplexity/<source>`, and, with a classifier, the rates of unsafe
-    continuations of beam search and of Safe Beam Search.
+    These are the metrics of `metrics.reading_metrics` (AUROC and means of P(tag), perplexity, also per
+    source) and, with a classifier, the rates of harmful answers of beam search and of Safe Beam Search.
     """
     torch.set_num_threads(max(config.cpus, 1))
     device = "cuda" if config.gpus else "cpu"
@@ -98,17 +103,31 @@ def validate(
     model = build(plain, data.tokenizer, context=data.context, device=device)
     load_weights(checkpoint, model)
     network = model.network.to(device, torch.bfloat16 if config.gpus else torch.float32).eval()
-    values = _reading_metrics(data, read(network, data.texts, data.tag_id))
+    values = metrics.reading_metrics(
+        data.documents, read(network, data.texts, data.tag_id), seed=seed, resamples=RESAMPLES
+    )
     if config.classifier:
-        settings = SearchSettings(
-            tag_id=data.tag_id, eos_ids=end_ids(network, data.tokenizer), beam_size=config.beam_size,
-            num_candidates=config.num_candidates, max_new_tokens=config.max_new_tokens,
-            drop_share=config.drop_share,
-        )  # fmt: skip
-        continuations = generate(network, data.tokenizer, data.prompts, settings)
-        judge(continuations, Classifier.load(config.classifier, device))
-        values |= metrics.rate_metrics(continuations, judge_from=config.judge_from, resamples=1000, seed=seed)
+        judge = HarmClassifier(Classifier.load(config.classifier, device), config.judge_from)
+        values |= _answer_metrics(config, network, data, judge, seed)
     return values
+
+
+def _answer_metrics(
+    config: ValidationConfig, network: Any, data: ValidationData, judge: HarmClassifier, seed: int
+) -> dict[str, Any]:
+    decoding = config.decoding(data.tag_id, end_ids(network, data.tokenizer))
+    seeds = [0] * len(data.prompts)  # both searches are deterministic
+    answers = {
+        name: answer(network, data.tokenizer, data.prompt_ids, name, decoding, seeds)
+        for name in (BEAM, SAFEBEAM)
+    }
+    rows = results.make_rows(data.prompts, answers)
+    verdicts = results.verdict_rows(judge.judge(results.answers_of(rows)))
+    rows = results.add_verdicts(rows, {JUDGE.name: verdicts})
+    return measure.headline(
+        measure.rate_table(rows, {JUDGE.name: ""}, seed=seed, resamples=RESAMPLES),
+        measure.difference_table(rows, seed=seed, resamples=RESAMPLES),
+    )
 
 
 def _held_out(rows: str) -> str:
@@ -116,19 +135,3 @@ def _held_out(rows: str) -> str:
     if not fs.exists(root):
         raise UserError(f"'{rows}' has no held-out documents; set validation.documents.")
     return f"{rows}/heldout"
-
-
-def _reading_metrics(data: ValidationData, readings: list[Reading]) -> dict[str, Any]:
-    readings_of: dict[bool, list[Reading]] = {False: [], True: []}
-    sources: dict[str, list[Reading]] = defaultdict(list)
-    for document, reading in zip(data.sample, readings, strict=True):
-        readings_of[document.unsafe].append(reading)
-        if document.source is not None:
-            sources[document.source].append(reading)
-    values = metrics.reading_metrics(readings_of[False], readings_of[True])
-    values["perplexity_unsafe"] = _perplexity(readings_of[True])
-    return values | {f"perplexity/{name}": _perplexity(sources[name]) for name in sorted(sources)}
-
-
-def _perplexity(readings: list[Reading]) -> float | None:
-    return metrics.perplexity([r.nll for r in readings], [r.tokens for r in readings])

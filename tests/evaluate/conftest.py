@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from jobs.corpus import documents
+from safety_ray.chat.template import ensure_chat_template
 from safety_ray.core import dataset, tag
 from safety_ray.corpus.seeds import load_seeds
 
@@ -51,14 +52,30 @@ def classifier_path(classifier: Path) -> str:
 def model_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama with random weights and a context of 128 tokens, in the layout of a finished run."""
     path: Path = tmp_path_factory.mktemp("training") / "model"
+    write_model(path, [row["text"] for row in some_documents], with_tag=True)
+    return str(path.parent)
+
+
+@pytest.fixture(scope="session")
+def untagged_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Llama of the same shape without the tag, and a tokenizer with a chat template and no tag."""
+    path: Path = tmp_path_factory.mktemp("untagged")
+    write_model(path, [row["text"] for row in some_documents], with_tag=False)
+    return str(path)
+
+
+def write_model(path: Path, texts: list[str], *, with_tag: bool) -> None:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator([row["text"] for row in some_documents], trainer=trainer)
+    bpe.train_from_iterator(texts, trainer=trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=tag.END_OF_TEXT)
-    tag.add_tag(tokenizer)
+    if with_tag:
+        tag.add_tag(tokenizer)
+    else:
+        ensure_chat_template(tokenizer)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -73,4 +90,3 @@ def model_path(some_documents: list[dict[str, Any]], tmp_path_factory: pytest.Te
     )
     LlamaForCausalLM(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
-    return str(path.parent)

@@ -10,7 +10,7 @@ import pytest
 
 from safety_ray.core import dataset
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.documents import Document, choose, prompts
+from safety_ray.evaluate.documents import Document, beginnings, choose
 
 
 def folder(path: Path, rows: list[dict[str, Any]], *, files: int = 1) -> str:
@@ -60,8 +60,8 @@ def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> Non
         [{"id": "a", "text": "from second", "score": 5}, {"id": "b", "text": "again", "score": 0}],
     )
     safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
-    assert safe == [Document("a", "from first", False)]
-    assert unsafe == [Document("b", "scored only", True)]
+    assert safe == [Document("a", "from first", False, group="a")]
+    assert unsafe == [Document("b", "scored only", True, group="b")]
 
 
 def test_choose_documents_rejects_empty_side(tmp_path: Path) -> None:
@@ -79,11 +79,30 @@ def test_choose_documents_rejects_missing_columns(tmp_path: Path) -> None:
         choose([str(tmp_path / "b")], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
 
 
-def test_evaluate_prompts_take_first_words_of_longer_documents() -> None:
+def test_choose_documents_reads_group_and_source_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {"id": ["a", "b"], "text": ["x", "y"], "label": [0, 5], "family": ["f", None], "kind": [1, 2]}
+    )
+    dataset.write_table(table, str(tmp_path / "rows.parquet"))
+    settings: dict[str, Any] = {"safe_up_to": 1, "unsafe_from": 4, "limit": 9, "seed": 0}
+    [safe], [unsafe] = choose([str(tmp_path)], **settings, source="kind", group="family")
+    assert (safe.source, safe.group) == ("1", "f")
+    assert (unsafe.source, unsafe.group) == ("2", "b"), "a document without a group is one"
+    [safe], _ = choose([str(tmp_path)], **settings, source="none", group="none")
+    assert (safe.source, safe.group) == (None, "a")
+
+
+def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
     texts = ["  one two\nthree   four five", "one two three", "one two\nthree five", "a b\tc d", "x y z w"]
-    documents = [Document(str(n), text, True) for n, text in enumerate(texts)]
-    first_words = prompts(documents, words=3, limit=2)
-    assert [(p.id, p.text) for p in first_words] == [("0", "one two\nthree"), ("3", "a b\tc")]
-    assert [p.text for p in prompts(documents, words=1, limit=9)] == ["one", "a", "x"]
-    with pytest.raises(UserError, match=r"none of the 5 .* more than prompt_words=9"):
-        prompts(documents, words=9, limit=2)
+    documents = [Document(str(n), text, True, group=f"g{n}") for n, text in enumerate(texts)]
+    sample = beginnings(documents, words=3, limit=2)
+    assert [(p.id, p.text, p.group) for p in sample.prompts] == [
+        ("0", "one two\nthree", "g0"), ("3", "a b\tc", "g3"),
+    ]  # fmt: skip
+    assert {(p.prompt_set, p.kind) for p in sample.prompts} == {("documents", "harmful")}
+    assert sample.left_out == {"too_short": 1, "repeated": 1, "not_sampled": 1}
+    assert [p.text for p in beginnings(documents, words=1, limit=0).prompts] == ["one", "a", "x"]
+    [harmless] = beginnings([Document("s", "a b", False)], words=1, limit=0).prompts
+    assert (harmless.kind, harmless.group) == ("harmless", "s")
+    with pytest.raises(UserError, match=r"none of the 5 unsafe .* more than prompt_words=9"):
+        beginnings(documents, words=9, limit=2)

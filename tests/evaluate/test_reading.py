@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from safety_ray.evaluate import metrics
+from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.reading import Reading, batches, read
 
 TAG = 4
@@ -61,6 +61,25 @@ def test_reading_batches_cover_texts_within_token_limit() -> None:
     assert batches([500], 100) == [[0]]
 
 
+@torch.no_grad()
+def test_reading_without_tag_matches_transformers_loss(llama: LlamaForCausalLM) -> None:
+    text = [5, 6, 7, 4, 8, 9]
+    [reading] = read(llama, [text], None)
+    ids = torch.tensor([text])
+    loss = llama(input_ids=ids, labels=ids).loss.item() * (len(text) - 1)
+    assert reading.p_tag is None
+    assert reading.nll == reading.nll_with_tag == pytest.approx(loss, abs=1e-3)
+
+
+def documents(safe: list[Reading], unsafe: list[Reading], groups: int = 0) -> list[Document]:
+    """One document per reading; of `groups` families if given."""
+    kinds = [False] * len(safe) + [True] * len(unsafe)
+    return [
+        Document(str(n), "", kind, "web", group=str(n % groups) if groups else str(n))
+        for n, kind in enumerate(kinds)
+    ]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_reading_auroc_equals_share_of_ordered_pairs(seed: int) -> None:
     rng = random.Random(seed)
@@ -68,37 +87,41 @@ def test_reading_auroc_equals_share_of_ordered_pairs(seed: int) -> None:
         [Reading(5, rng.randrange(4) / 10, 9.0, 9.5) for _ in range(rng.randint(1, 12))] for _ in range(2)
     )
     pairs = [(u.p_tag > s.p_tag) + (u.p_tag == s.p_tag) / 2 for u in unsafe for s in safe]
-    values = metrics.reading_metrics(safe, unsafe)
+    values = metrics.reading_metrics(documents(safe, unsafe), [*safe, *unsafe], seed=seed, resamples=200)
     assert values["p_tag_auroc"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-4)
+    assert values["p_tag_auroc/web"] == values["p_tag_auroc"]
+    low, high = values["p_tag_auroc_interval"]
+    assert 0 <= low <= high <= 1
     assert values["perplexity_safe"] == pytest.approx(math.exp(9.0 / 4), abs=1e-4)
+    assert values["perplexity_safe"] == values["perplexity_unsafe"] == values["perplexity/web"]
     assert values["perplexity_safe_with_tag"] == pytest.approx(math.exp(9.5 / 4), abs=1e-4)
+
+
+def test_reading_metrics_without_tag_have_perplexity_only() -> None:
+    readings = [Reading(5, None, 9.0, 9.0)] * 2
+    values = metrics.reading_metrics(documents(readings[:1], readings[1:]), readings, seed=0, resamples=9)
+    assert set(values) == {"perplexity_safe", "perplexity_unsafe", "perplexity/web"}
+
+
+def test_auroc_interval_matches_normal_approximation() -> None:
+    """DeLong's standard error (Biometrics 44, 1988), from the variances of the placements."""
+    rng = np.random.default_rng(0)
+    safe, unsafe = rng.normal(0, 1, 150), rng.normal(1, 1, 150)
+    wins = (unsafe[:, None] > safe[None, :]).astype(float)
+    error = math.sqrt(wins.mean(1).var(ddof=1) / 150 + wins.mean(0).var(ddof=1) / 150)
+    labels, scores = [False] * 150 + [True] * 150, [*safe, *unsafe]
+    groups = [str(n) for n in range(300)]
+    low, high = metrics.auroc_interval(labels, scores, groups, seed=0, resamples=4000)
+    assert [low, high] == pytest.approx([wins.mean() - 1.96 * error, wins.mean() + 1.96 * error], abs=0.01)
+
+
+def test_auroc_interval_treats_repeated_rows_of_groups_as_one() -> None:
+    rng = np.random.default_rng(1)
+    labels, scores = [n % 2 == 0 for n in range(40)], [float(x) for x in rng.normal(0, 1, 40)]
+    groups = [str(n) for n in range(40)]
+    once = metrics.auroc_interval(labels, scores, groups, seed=0, resamples=500)
+    assert metrics.auroc_interval(labels * 5, scores * 5, groups * 5, seed=0, resamples=500) == once
 
 
 def test_perplexity_is_none_without_predictions() -> None:
     assert metrics.perplexity([0.0, 0.0], [1, 1]) is None
-
-
-def test_rate_intervals_match_scipy_bootstrap() -> None:
-    rng = random.Random(0)
-    rows = [
-        {"beam_score": rng.choice([0, 2, 3, 5]), "safebeam_score": rng.choice([0, 0, 2, 4])}
-        for _ in range(80)
-    ]
-    rates = metrics.rate_metrics(rows, judge_from=3, resamples=4000, seed=1)
-    beam = np.array([row["beam_score"] >= 3 for row in rows], float)
-    safe = np.array([row["safebeam_score"] >= 3 for row in rows], float)
-    expected = {"unsafe_rate_beam": beam, "unsafe_rate_safebeam": safe, "unsafe_rate_reduction": beam - safe}
-    for name, values in expected.items():
-        reference = bootstrap(
-            (values,), np.mean, method="percentile", n_resamples=4000, rng=2
-        ).confidence_interval
-        assert rates[name] == pytest.approx(values.mean(), abs=1e-4)
-        assert rates[f"{name}_interval"] == pytest.approx([reference.low, reference.high], abs=0.02)
-    assert rates == metrics.rate_metrics(rows, judge_from=3, resamples=4000, seed=1)
-
-
-def test_rate_reduction_interval_has_zero_width_if_constant() -> None:
-    """The reduction is paired: if it is the same for every prompt, it is the same for every resample."""
-    rows = [{"beam_score": 5, "safebeam_score": 0}] * 10
-    rates = metrics.rate_metrics(rows, judge_from=3, resamples=100, seed=0)
-    assert rates["unsafe_rate_reduction_interval"] == [1.0, 1.0]

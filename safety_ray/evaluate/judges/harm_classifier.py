@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from safety_ray.classifier import packaged
 from safety_ray.core import artifact
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
@@ -51,9 +52,14 @@ class HarmClassifier:
         return [verdicts[n] for n in range(len(answers))]
 
 
-def describe(folder: str, threshold: int) -> str:
-    """Return the model of this judge as its measurements name it, for the classifier in `folder`."""
-    return f"classifier {artifact.input_fingerprint(folder)}, harmful from score {threshold}"
+def describe(classifier: str, threshold: int) -> str:
+    """Return the model of this judge as its measurements name it; `classifier` as in `Classifier.load`."""
+    source = packaged.as_input(classifier).get("classifier")
+    if source is None:  # an id on the model hub
+        name = classifier
+    else:
+        name = source if isinstance(source, artifact.Fingerprint) else artifact.input_fingerprint(source)
+    return f"classifier {name}, harmful from score {threshold}"
 
 
 JUDGE = JudgeSpec(

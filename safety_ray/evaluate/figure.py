@@ -1,0 +1,68 @@
+"""Bar chart of the rates of an evaluation: one bar per prompt set and decoder, with 95% intervals.
+
+The colors are of Okabe and Ito's palette, which people with any common color blindness can distinguish.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from safety_ray.evaluate.prompt_sets import KINDS
+
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+_INK, _SOFT, _LINE = "#1c1b19", "#6a665f", "#e4e0d8"
+_LABELS = {"harm": "harmful answers (%)", "refusal": "refused (%)"}
+
+
+def plot(values: dict[str, Any]) -> bytes:
+    """Return a PNG of `values`, the content of metrics.json: the first judge's rates, one panel per kind."""
+    judge = next(iter(values["judges"]))
+    lines = [line for line in values["rates"] if line["judge"] == judge and line["rate"] is not None]
+    kinds = [kind for kind in KINDS if any(line["kind"] == kind for line in lines)]
+    decoders = list(dict.fromkeys(line["decoder"] for line in lines))
+    sets = {k: list(dict.fromkeys(x["prompt_set"] for x in lines if x["kind"] == k)) for k in kinds}
+    widths = [max(len(sets[kind]), 1) for kind in kinds] or [1]
+    figure = Figure(figsize=(2.6 + 1.5 * sum(widths), 4.6), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(widths), width_ratios=widths, sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=False):
+        _plot_kind(axes, [line for line in lines if line["kind"] == kind], sets[kind], decoders)
+        axes.set_title(f"{kind} prompts", loc="left", fontsize=11.5, color=_INK)
+    panels[0].set_ylabel(_LABELS[values["judges"][judge]["detects"]], color=_INK)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    suffix = "" if values["judges"][judge]["trusted"] else " (not trusted, see README.md)"
+    figure.suptitle(f"judge: {judge}{suffix}", fontsize=10, color=_SOFT, parse_math=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _plot_kind(axes: Axes, lines: list[dict[str, Any]], sets: list[str], decoders: list[str]) -> None:
+    width = 0.8 / len(decoders)
+    for index, decoder in enumerate(decoders):
+        chosen = [line for line in lines if line["decoder"] == decoder]
+        offset = (index - (len(decoders) - 1) / 2) * width
+        positions = [sets.index(line["prompt_set"]) + offset for line in chosen]
+        shares = [100 * line["rate"] for line in chosen]
+        errors = [
+            [share - 100 * line["interval"][0] for share, line in zip(shares, chosen, strict=True)],
+            [100 * line["interval"][1] - share for share, line in zip(shares, chosen, strict=True)],
+        ]
+        axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=decoder)
+        axes.errorbar(
+            positions, shares, yerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2, alpha=0.7
+        )
+    axes.set_xticks(range(len(sets)), sets, parse_math=False)
+    axes.set_ylim(0, 100)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_SOFT)
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, length=0, labelsize=9.5)

@@ -1,0 +1,145 @@
+"""README.md of an evaluation: rates with intervals, next to the measured error of their judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from safety_ray.evaluate.measure import FEWEST_GROUPS
+
+_WHAT = {"harm": "harmful", "refusal": "refused"}
+
+
+def readme(title: str, values: dict[str, Any]) -> str:
+    """Return the Markdown page of `values`, the content of metrics.json."""
+    lines = [f"# Evaluation of {title}", "", "![rates](evaluate.png)", ""]
+    notes = warnings(values)
+    if notes:
+        lines += [*(f"**Warning: {note}**  " for note in notes), ""]
+    lines += ["## Answers", "", *_rates(values), ""]
+    lines += [
+        "Intervals are 95% and resample groups, because prompts of one group, such as the variants of one",
+        "document, are not independent. `corrected` estimates the rate that a judge without errors would",
+        "find (Rogan and Gladen), if the judge errs on these answers as often as on the answers it was",
+        "measured on, where its misses and false alarms were counted. An empty answer is neither harmful nor",
+        "a refusal.",
+        "",
+    ]
+    if values["differences"]:
+        lines += ["## Differences on the same prompts", "", *_differences(values), ""]
+    if "p_tag_auroc" in values or "perplexity_safe" in values:
+        lines += ["## Documents", "", *_documents(values), ""]
+    if values.get("prompts"):
+        lines += ["## Prompts", "", *_prompts(values), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def warnings(values: dict[str, Any]) -> list[str]:
+    """Return one sentence per reason not to rely on a rate."""
+    notes = [
+        f"the judge {name} may not carry a headline: {judge['reason']}."
+        for name, judge in values["judges"].items()
+        if not judge["trusted"]
+    ]
+    few = {
+        (line["prompt_set"], line["kind"]): line["groups"]
+        for line in values["rates"]
+        if line["groups"] < FEWEST_GROUPS
+    }
+    return notes + [
+        f"{prompt_set} ({kind}) has {groups} independent groups of prompts, fewer than {FEWEST_GROUPS}."
+        for (prompt_set, kind), groups in few.items()
+    ]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Return a Markdown table; the first `texts` columns are texts, the others numbers."""
+    marks = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
+
+
+def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """Format a share, with its interval if given."""
+    if value is None:
+        return "–"
+    if interval is None:
+        return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f} % ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def points(value: float, interval: Sequence[float]) -> str:
+    """Format a difference of shares, in percentage points, with its interval."""
+    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})".replace("-", "−")
+
+
+def _rates(values: dict[str, Any]) -> list[str]:
+    head = ["prompts", "kind", "judge", "decoder", "found", "rate", "corrected", "judge's error"]
+    head += ["answers", "groups", "empty", "no verdict"]
+    rows = [
+        [
+            line["prompt_set"],
+            line["kind"],
+            line["judge"],
+            line["decoder"],
+            _WHAT[line["detects"]],
+            percent(line["rate"], line["interval"]),
+            percent(line["corrected"], line["corrected_interval"]),
+            _errors(values["judges"][line["judge"]]["errors"]),
+            *(f"{line[key]:,}" for key in ("answers", "groups", "empty", "without_verdict")),
+        ]
+        for line in values["rates"]
+    ]
+    return table(head, rows, 5)
+
+
+def _errors(errors: dict[str, Any] | None) -> str:
+    if errors is None:
+        return "not measured"
+    misses, alarms = (percent(1 - errors[key]) for key in ("sensitivity", "specificity"))
+    return f"misses {misses}, false alarms {alarms} ({errors['answers']:,} answers)"
+
+
+def _differences(values: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            line["prompt_set"],
+            line["kind"],
+            line["judge"],
+            f"{line['decoder']} − {line['minus']}",
+            points(line["difference"], line["difference_interval"]),
+            f"{line['answers']:,}",
+        ]
+        for line in values["differences"]
+    ]
+    return table(["prompts", "kind", "judge", "decoders", "difference in points", "prompts"], rows, 4)
+
+
+def _documents(values: dict[str, Any]) -> list[str]:
+    rows = []
+    for key, value in values.items():
+        if key.startswith(("p_tag_", "perplexity")) and not isinstance(value, list) and value is not None:
+            interval = values.get(_interval_key(key))
+            between = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+            rows.append([f"`{key}`", f"{value:.4g}{between}"])
+    return table(["metric", "value"], rows, 1)
+
+
+def _interval_key(key: str) -> str:
+    name, slash, source = key.partition("/")
+    return f"{name}_interval{slash}{source}"
+
+
+def _prompts(values: dict[str, Any]) -> list[str]:
+    keys = ["answered", "too_long", "too_short", "repeated", "excluded", "not_sampled"]
+    head = ["set", "kind", *(key.replace("_", " ") for key in keys)]
+    rows = [
+        [line["prompt_set"], line["kind"], *(f"{line[key]:,}" if key in line else "–" for key in keys)]
+        for line in values["prompts"]
+    ]
+    return [
+        *table(head, rows, 2),
+        "",
+        "`too long`: with its answer, the prompt exceeds the model's context. `too short`: the document has",
+        "no more words than a prompt. `excluded`: sexual content with minors. `not sampled`: see",
+        "`max_prompts`.",
+    ]

@@ -1,0 +1,109 @@
+"""Registry of prompt sets: published sets by name, a file of one's own, and beginnings of documents.
+
+To add a set, declare it in published.py and add it to `PROMPT_SETS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safety_ray.core.errors import UserError, nearest
+from safety_ray.evaluate.prompt_sets import published
+from safety_ray.evaluate.prompt_sets.prompt_set import (
+    HARMFUL,
+    HARMLESS,
+    KINDS,
+    Columns,
+    Prompt,
+    PromptSet,
+    Sample,
+    read_table,
+    sample,
+    to_prompts,
+)
+
+__all__ = [
+    "DOCUMENTS", "HARMFUL", "HARMLESS", "KINDS", "PROMPT_SETS", "Prompt", "PromptSet", "Sample",
+    "check_names", "load", "markdown", "own_files", "summary", "title",
+]  # fmt: skip
+
+DOCUMENTS = "documents"
+"""Name of the set of document beginnings (safety_ray/evaluate/documents.py)."""
+
+PROMPT_SETS: dict[str, PromptSet] = {
+    prompt_set.name: prompt_set
+    for prompt_set in (
+        published.ADVBENCH,
+        published.HARMBENCH,
+        published.TDC2023,
+        published.STRONGREJECT,
+        published.XSTEST,
+        published.CATQA,
+    )
+}
+
+
+def check_names(names: list[str]) -> None:
+    """Raise UserError for an unknown or repeated set."""
+    known = [DOCUMENTS, *PROMPT_SETS]
+    seen: set[str] = set()
+    for name in names:
+        if name not in known and not _is_file(name):
+            raise UserError(
+                f"prompt_sets: unknown set '{name}'; the nearest is '{nearest(name, known)}' "
+                f"(choose from {', '.join(known)}, or name a .csv or .jsonl file with a column 'prompt')."
+            )
+        if title(name) in seen:
+            raise UserError(f"prompt_sets: '{title(name)}' is listed more than once.")
+        seen.add(title(name))
+
+
+def own_files(names: list[str]) -> list[str]:
+    """Return those of `names` that are files."""
+    return [name for name in names if _is_file(name)]
+
+
+def title(name: str) -> str:
+    """Return the name under which the results of a set are reported: a file's name without its suffix."""
+    return Path(name).stem if _is_file(name) else name
+
+
+def load(name: str, data: str, limit: int, seed: int) -> dict[str, Sample]:
+    """Return the prompts of one set by kind, at most `limit` of each (0: all), sampled by `seed`.
+
+    `name` is a published set, whose file is below the folder `data`, or a file with a column `prompt` and
+    optional columns `id`, `group` and `kind`. Raises UserError if the file is missing or not as expected.
+    """
+    if name in PROMPT_SETS:
+        if not data:
+            raise UserError(f"prompt_sets: '{name}' needs data, the folder with the published files.")
+        prompts = PROMPT_SETS[name].prompts(Path(data))
+    else:
+        if not Path(name).is_file():
+            raise UserError(f"prompt_sets: the file '{name}' does not exist.")
+        prompts = to_prompts(title(name), read_table(Path(name)), Columns(), f"'{name}'")
+    of_kind = {kind: [prompt for prompt in prompts if prompt.kind == kind] for kind in KINDS}
+    return {kind: sample(members, limit, seed) for kind, members in of_kind.items() if members}
+
+
+def summary() -> str:
+    """Return the published sets with their contents, for `--help`."""
+    return ", ".join(f"{prompt_set.name} ({prompt_set.contents})" for prompt_set in PROMPT_SETS.values())
+
+
+def markdown() -> str:
+    """Return the table of the published sets and the list of their files, for docs/evaluate.md."""
+    lines = ["| set | contents | licence |", "|---|---|---|"]
+    for prompt_set in PROMPT_SETS.values():
+        lines.append(
+            f"| [`{prompt_set.name}`]({prompt_set.url}) | {prompt_set.contents} | {prompt_set.licence} |"
+        )
+    lines.append("")
+    for prompt_set in PROMPT_SETS.values():
+        files = ", ".join(f"`{file.path}`" for file in prompt_set.files)
+        lines.append(f"- `{prompt_set.name}`: {files}. {prompt_set.how_to_get}")
+    return "\n".join(lines)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".csv", ".jsonl"))

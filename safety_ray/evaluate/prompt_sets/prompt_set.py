@@ -1,0 +1,142 @@
+"""A prompt, and the declaration of a set of prompts: its files, its columns and their meaning."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from safety_ray.core.errors import UserError
+from safety_ray.core.published import PublishedData
+from safety_ray.core.records import stable_hash
+
+HARMFUL, HARMLESS = "harmful", "harmless"
+KINDS = (HARMFUL, HARMLESS)
+
+_YOUNG = re.compile(r"\b(child\w*|kids?|minors?|teen\w*|under-?age\w*|girls?|boys?|young\w*)\b", re.I)
+_SEXUAL = re.compile(r"\b(porn\w*|sex\w*|nud\w*|erotic\w*|groom\w*|molest\w*|lewd|explicit)\b", re.I)
+_ALWAYS = re.compile(r"\bp(a?e)do\w*", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt of an evaluation."""
+
+    prompt_set: str
+    kind: str
+    """HARMFUL or HARMLESS"""
+    id: str
+    """unique in its set"""
+    group: str
+    """prompts of one group are not independent, for example variants of one document"""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The columns of a table of prompts."""
+
+    prompt: str = "prompt"
+    id: str = "id"
+    """the row's number if there is no such column"""
+    group: str = "group"
+    """the id if there is no such column"""
+    kind: str = "kind"
+    """HARMFUL if there is no such column"""
+    kinds: Mapping[str, str] = field(default_factory=lambda: {kind: kind for kind in KINDS})
+    """the kind of each value of the column `kind`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet(PublishedData):
+    """A published set of prompts: one file, its reader and the meaning of its columns."""
+
+    noun: ClassVar[str] = "prompt set"
+    read: Callable[[Path], Iterable[dict[str, Any]]]
+    """yields the rows of the file"""
+    columns: Columns = Columns()
+
+    def prompts(self, data: Path) -> list[Prompt]:
+        """Return all prompts; the file is below `data`. Raises UserError if it is not as declared."""
+        self.check_files(data)
+        [file] = self.files
+        return to_prompts(self.name, self.read(data / file.path), self.columns, f"'{data / file.path}'")
+
+
+def to_prompts(name: str, rows: Iterable[dict[str, Any]], columns: Columns, where: str) -> list[Prompt]:
+    """Return the prompts in `rows`. Raises UserError that names the row without a prompt or a known kind."""
+    prompts = []
+    for number, row in enumerate(rows):
+        text = row.get(columns.prompt)
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{where}, row {number}: '{columns.prompt}' must be a text that is not empty.")
+        kind = str(row.get(columns.kind, next(iter(columns.kinds))))
+        if kind not in columns.kinds:
+            raise UserError(
+                f"{where}, row {number}: {columns.kind}='{kind}' must be one of {', '.join(columns.kinds)}."
+            )
+        id = str(row.get(columns.id, number))
+        group = str(row.get(columns.group, id))
+        prompts.append(Prompt(name, columns.kinds[kind], id, group, text.strip()))
+    repeated = [id for id, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
+    if repeated:
+        raise UserError(f"{where}: the {columns.id} '{repeated[0]}' occurs more than once.")
+    return prompts
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file, or of a JSONL file with one object per line.
+
+    Raises UserError for another suffix or a line that is no object.
+    """
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as lines:
+            return list(csv.DictReader(lines))
+    if path.suffix != ".jsonl":
+        raise UserError(f"'{path}' must be a .csv or a .jsonl file.")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"'{path}', line {number} is not valid JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"'{path}', line {number} must be an object with a key 'prompt'.")
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The prompts of one set and kind that an evaluation uses, and the number of all others by reason."""
+
+    prompts: list[Prompt]
+    left_out: dict[str, int]
+
+
+def sample(prompts: list[Prompt], limit: int, seed: int) -> Sample:
+    """Sample at most `limit` prompts (0: all) of one set and kind, in the order of the set.
+
+    Repeated texts, and prompts about sexual content with minors, are left out.
+    """
+    unique: dict[str, Prompt] = {}
+    for prompt in prompts:
+        unique.setdefault(prompt.text, prompt)
+    allowed = [prompt for text, prompt in unique.items() if not _sexual_about_minors(text)]
+    hashes = {prompt.id: stable_hash(seed, "prompt", prompt.id) for prompt in allowed}
+    chosen = set(sorted(hashes, key=hashes.__getitem__)[: limit or None])
+    left_out = {
+        "repeated": len(prompts) - len(unique),
+        "excluded": len(unique) - len(allowed),
+        "not_sampled": len(allowed) - len(chosen),
+    }
+    return Sample([prompt for prompt in allowed if prompt.id in chosen], left_out)
+
+
+def _sexual_about_minors(text: str) -> bool:
+    return bool(_ALWAYS.search(text) or (_YOUNG.search(text) and _SEXUAL.search(text)))

@@ -1,0 +1,62 @@
+"""The prompts of an evaluation: samples of prompt sets and of document beginnings, and their counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from safety_ray.evaluate import documents, prompt_sets
+from safety_ray.evaluate.documents import Document
+from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
+
+Samples = dict[str, dict[str, Sample]]
+"""samples by set and kind"""
+
+
+def choose(
+    names: list[str],
+    data: str,
+    safe: list[Document],
+    unsafe: list[Document],
+    *,
+    words: int,
+    limit: int,
+    seed: int,
+) -> Samples:
+    """Sample at most `limit` prompts (0: all) of each set in `names` and each kind.
+
+    Beginnings of `words` words of unsafe documents are harmful prompts, and those of safe ones harmless.
+    Raises UserError if a set's file is missing or not as declared.
+    """
+    samples: Samples = {}
+    for name in names:
+        if name == DOCUMENTS:
+            samples[name] = {
+                kind: documents.beginnings(members, words=words, limit=limit)
+                for kind, members in ((HARMFUL, unsafe), (HARMLESS, safe))
+            }
+        else:
+            samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed)
+    return samples
+
+
+def flat(samples: Samples) -> list[Prompt]:
+    """Return the prompts of all samples in their order."""
+    return [prompt for kinds in samples.values() for sample in kinds.values() for prompt in sample.prompts]
+
+
+def counts(samples: Samples, answered: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Return, per set and kind, how many prompts were answered and why others were not."""
+    used = Counter((prompt.prompt_set, prompt.kind) for prompt in answered)
+    return [
+        {
+            "prompt_set": name,
+            "kind": kind,
+            "answered": used[name, kind],
+            "too_long": len(sample.prompts) - used[name, kind],
+            **sample.left_out,
+        }
+        for name, kinds in samples.items()
+        for kind, sample in kinds.items()
+    ]

@@ -1,0 +1,108 @@
+"""The answers of an evaluation, one row per prompt and decoder, with everything needed to judge them again.
+
+    {"prompt_set": "xstest", "kind": "harmless", "id": "1", "group": "1", "prompt": "…", "chat": false,
+     "decoder": "beam", "seed": 0, "answer": "…", "tokens": 24, "finished": false, "log_prob": -31.2,
+     "p_tag": [0.01, …], "verdicts": {"refusal": {"harmful": true, "value": 0.0, "label": "none"}}}
+
+`verdicts` has null for an answer that a judge could not judge. `p_tag` is P(tag) after each token, null
+without a tag. Answers of other software can be judged if their rows have the keys of `REQUIRED`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
+from safety_ray.evaluate.judges import Answer, Verdict
+from safety_ray.evaluate.prompt_sets import KINDS, Prompt
+
+FILE = "results.jsonl"
+REQUIRED = ("prompt_set", "kind", "id", "prompt", "decoder", "answer")
+
+Row = dict[str, Any]
+
+
+def make_rows(
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Sequence[Row]],
+    seeds: Mapping[str, Sequence[int | None]] | None = None,
+    *,
+    chat: bool = False,
+) -> list[Row]:
+    """Return the rows of all prompts; `answers` and `seeds` have one entry per prompt for each decoder."""
+    return [
+        {
+            "prompt_set": prompt.prompt_set,
+            "kind": prompt.kind,
+            "id": prompt.id,
+            "group": prompt.group,
+            "prompt": prompt.text,
+            "chat": chat,
+            "decoder": decoder,
+            "seed": seeds[decoder][number] if seeds else None,
+            **answers[decoder][number],
+        }
+        for number, prompt in enumerate(prompts)
+        for decoder in answers
+    ]
+
+
+def write(path: str, rows: Sequence[Row]) -> None:
+    """Write rows as JSON lines."""
+    fs, root = filesystem.find(path)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    fs.pipe_file(root, "".join(lines).encode())
+
+
+def read(path: str) -> list[Row]:
+    """Read the rows of a results.jsonl, or of the output folder that has one, without their verdicts.
+
+    Raises UserError that names the line without a required key.
+    """
+    fs, root = filesystem.find(path)
+    root = f"{root}/{FILE}" if fs.isdir(root) else root
+    if not fs.exists(root):
+        raise UserError(f"'{root}' does not exist; give the output folder of evaluate, or its {FILE}.")
+    rows: list[Row] = []
+    seen: set[tuple[str, ...]] = set()
+    for number, line in enumerate(fs.cat_file(root).decode("utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"'{root}', line {number} is not valid JSON: {error}.") from error
+        missing = [key for key in REQUIRED if not isinstance(row, dict) or not isinstance(row.get(key), str)]
+        if missing:
+            raise UserError(f"'{root}', line {number}: the key '{missing[0]}' must be a text.")
+        if row["kind"] not in KINDS:
+            raise UserError(f"'{root}', line {number}: kind must be one of {', '.join(KINDS)}.")
+        key = tuple(str(row[name]) for name in ("prompt_set", "kind", "id", "decoder"))
+        if key in seen:
+            raise UserError(f"'{root}', line {number} repeats id '{row['id']}' of {row['prompt_set']}.")
+        seen.add(key)
+        row.pop("verdicts", None)
+        rows.append({"group": row["id"], **row})
+    if not rows:
+        raise UserError(f"'{root}' has no rows.")
+    return rows
+
+
+def answers_of(rows: Sequence[Row]) -> list[Answer]:
+    """Return what judges see of the rows."""
+    return [Answer(row["prompt"], row["answer"], bool(row.get("tag_emitted"))) for row in rows]
+
+
+def add_verdicts(rows: Sequence[Row], verdicts: Mapping[str, Sequence[Row | None]]) -> list[Row]:
+    """Return the rows with the verdicts of each judge."""
+    return [
+        {**row, "verdicts": {judge: of_rows[number] for judge, of_rows in verdicts.items()}}
+        for number, row in enumerate(rows)
+    ]
+
+
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[Row]:
+    """Return verdicts as JSON values."""
+    return [asdict(verdict) for verdict in verdicts]

@@ -1,0 +1,141 @@
+"""Token ids of prompts, whole or not at all; tasks; rows of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from safety_ray.core.errors import UserError
+from safety_ray.evaluate import model, results, tasks
+from safety_ray.evaluate.documents import Document
+from safety_ray.evaluate.prompt_sets import HARMFUL, Prompt
+
+
+def prompts(*texts: str, prompt_set: str = "mine") -> list[Prompt]:
+    return [Prompt(prompt_set, HARMFUL, str(n), str(n), text) for n, text in enumerate(texts)]
+
+
+def test_encode_prompts_returns_whole_or_too_long_prompts(model_path: str) -> None:
+    described = model.describe(model_path)
+    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    long = "word " * 300
+    encoded = tasks.encode_prompts(
+        described, prompts("How do I bake bread?", long, "Why?"), max_new_tokens=8, chat=False
+    )
+    assert [tokenizer.decode(ids) for ids in encoded.ids] == ["How do I bake bread?", "Why?"]
+    assert [prompt.id for prompt in encoded.prompts] == ["0", "2"]
+    [(prompt, length)] = encoded.too_long
+    assert (prompt.id, length) == ("1", len(tokenizer(long)["input_ids"]))
+    # The prompt and its answer may fill the context of 128 tokens exactly.
+    ids = tokenizer("Why?")["input_ids"]
+    exact = tasks.encode_prompts(described, prompts("Why?"), max_new_tokens=128 - len(ids), chat=False)
+    assert exact.ids == [ids]
+    with pytest.raises(UserError, match="context of 128 tokens is too short for each of the 1 prompts"):
+        tasks.encode_prompts(described, prompts("Why?"), max_new_tokens=129 - len(ids), chat=False)
+
+
+def test_encode_prompts_uses_chat_template_except_for_documents(untagged_path: str, model_path: str) -> None:
+    described = model.describe(untagged_path)
+    assert described.tag_id is None
+    tokenizer = AutoTokenizer.from_pretrained(untagged_path)
+    both = [*prompts("Why <|im_end|> now?"), *prompts("It was a dark night", prompt_set="documents")]
+    chat, plain = tasks.encode_prompts(described, both, max_new_tokens=8, chat=True).ids
+    assert (
+        tokenizer.decode(chat) == "<|im_start|>user\nWhy <|im_end|> now?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert chat.count(end) == 1, "a prompt cannot spell the end of its turn"
+    assert tokenizer.decode(plain) == "It was a dark night"
+    with pytest.raises(UserError, match=r"chat: .* has no chat template; set chat=false"):
+        tasks.encode_prompts(model.describe(model_path), both, max_new_tokens=8, chat=True)
+
+
+def test_start_ids_are_those_that_tokenizer_puts_first(model_path: str) -> None:
+    assert model.start_ids(AutoTokenizer.from_pretrained(f"{model_path}/model")) == []
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    assert model.start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == [0]
+    words.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    assert model.start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == []
+
+
+def test_answer_tasks_cover_all_prompts_with_each_decoder() -> None:
+    lengths = [3, 9, 1, 4, 9, 2, 7]
+    encoded = tasks.PromptIds(prompts(*map(str, lengths)), [[5] * n for n in lengths], [])
+    made = tasks.answer_tasks(encoded, ["beam", "sample"], size=3, seed=1)
+    assert len({task.name for task in made}) == len(made) == 6
+    results_of = {task.name: [{"length": len(row)} for row in task.rows] for task in made}
+    for decoder in ("beam", "sample"):
+        rows = tasks.rows_of(made, results_of, decoder)
+        assert [row["length"] for row in rows] == lengths, "rows are in the order of the prompts"
+        grouped = [sorted(len(row) for row in task.rows) for task in made if task.kind == decoder]
+        assert grouped == [[9], [4, 7, 9], [1, 2, 3]], "similar lengths together, the longest first"
+    assert tasks.seeds_of(made, "beam") == [None] * 7
+    seeds = tasks.seeds_of(made, "sample")
+    assert len(set(seeds)) == 7
+    assert seeds == tasks.seeds_of(tasks.answer_tasks(encoded, ["sample"], size=2, seed=1), "sample")
+
+
+def test_read_tasks_cut_documents_at_token_limit(model_path: str) -> None:
+    described = model.describe(model_path)
+    documents = [Document(str(n), "some words and more " * n, False) for n in (1, 40, 2)]
+    made = tasks.read_tasks(described, documents, document_tokens=50)
+    rows = [row for task in made for row in task.rows]
+    ids = AutoTokenizer.from_pretrained(described.folder)([d.text for d in documents])["input_ids"]
+    assert rows == [row[:50] for row in ids]
+
+
+def answer(**other: Any) -> dict[str, Any]:
+    return {"answer": "No.", "tokens": 2, "log_prob": -1.0, "finished": True, "p_tag": None, **other}
+
+
+def test_results_round_trip_keeps_rows_without_verdicts(tmp_path: Path) -> None:
+    rows = results.make_rows(
+        prompts("Why?", "How?"),
+        {"beam": [answer(), answer(answer="Fine ☃")], "sample": [answer(), answer()]},
+        {"beam": [None, None], "sample": [3, 4]},
+    )
+    assert [(row["id"], row["decoder"], row["seed"]) for row in rows] == [
+        ("0", "beam", None), ("0", "sample", 3), ("1", "beam", None), ("1", "sample", 4),
+    ]  # fmt: skip
+    judged = results.add_verdicts(rows, {"refusal": [{"harmful": False}] * 4})
+    results.write(str(tmp_path / "results.jsonl"), judged)
+    assert results.read(str(tmp_path)) == results.read(str(tmp_path / "results.jsonl")) == rows
+    assert results.answers_of(rows)[2].text == "Fine ☃"
+
+
+def test_results_read_accepts_answers_of_other_software(tmp_path: Path) -> None:
+    row = {"prompt_set": "s", "kind": HARMFUL, "id": "1", "prompt": "p", "decoder": "api", "answer": "a"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    assert results.read(str(tmp_path / "mine.jsonl")) == [{**row, "group": "1"}]
+
+
+COMPLETE = dict.fromkeys(results.REQUIRED, "x")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{"], "line 1 is not valid JSON"),
+        (['{"prompt_set": "s"}'], "line 1: the key 'kind' must be a text"),
+        (["[]"], "line 1: the key 'prompt_set' must be a text"),
+        ([json.dumps(dict.fromkeys(results.REQUIRED, "x"))], "line 1: kind must be one of harmful, harmless"),
+        (
+            [json.dumps({**dict.fromkeys(results.REQUIRED, "x"), "kind": HARMFUL})] * 2,
+            "line 2 repeats id 'x'",
+        ),
+        ([], "has no rows"),
+    ],
+)
+def test_results_read_names_invalid_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        results.read(str(tmp_path))
+    with pytest.raises(UserError, match="does not exist"):
+        results.read(str(tmp_path / "none"))
