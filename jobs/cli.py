@@ -22,6 +22,12 @@ def _corpus() -> Job:
     return CorpusConfig, make_corpus
 
 
+def _collect() -> Job:
+    from jobs.collect import CollectConfig, collect_documents
+
+    return CollectConfig, collect_documents
+
+
 def _ingest() -> Job:
     from jobs.ingest import IngestConfig, ingest_documents
 
@@ -102,6 +108,7 @@ def _pipeline() -> Job:
 
 JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "corpus": (_corpus, "write the demo's labelled documents"),
+    "collect": (_collect, "write published label sets as scored documents"),
     "ingest": (_ingest, "read web files (WARC, WET, HTML, JSONL, Parquet) into documents"),
     "label": (_label, "label documents 0-5 with a language model as judge"),
     "fit": (_fit, "train and measure the harm classifier"),

@@ -49,6 +49,9 @@ class FitConfig:
     sources: list[str] = setting(
         f"published label sets to read from `data`: {datasets.summary()}", factory=list
     )
+    measured: list[str] = setting(
+        "published label sets to measure on and never train on, other than `sources`", factory=list
+    )
     data: str = setting(
         "folder with the files of the published label sets (see docs/score.md)", default="data"
     )
@@ -90,7 +93,7 @@ class FitConfig:
             raise UserError(
                 "FitConfig needs labelled (a dataset) or sources (names of published label sets)."
             )
-        datasets.check_names(self.sources)
+        datasets.check_names([*self.sources, *self.measured])
         if not 0 < self.heldout_share < 1:
             raise UserError(f"heldout_share={self.heldout_share} must be between 0 and 1.")
         if self.unsafe_weight <= 0 or self.l2 < 0:
@@ -107,10 +110,10 @@ class FitConfig:
 def fit_classifier(config: FitConfig) -> dict[str, Any]:
     """Train or load a classifier, measure and calibrate it. Return the record; skip a finished folder."""
     if not artifact.is_finished(config.output):
-        datasets.check_files(config.sources, config.data)
+        datasets.check_files([*config.sources, *config.measured], config.data)
         check_model(config)
     inputs = {"labelled": config.labelled} if config.labelled else {}
-    inputs |= {"data": config.data} if config.sources else {}
+    inputs |= datasets.inputs([*config.sources, *config.measured], config.data)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
@@ -157,6 +160,9 @@ def gather(config: FitConfig) -> list[Row]:
     if config.sources:
         published = datasets.load(config.sources, config.data, config.per_source, config.seed)
         rows += complete(published, f"'{config.data}'")
+    if config.measured:
+        unseen = datasets.load(config.measured, config.data, config.per_source, config.seed)
+        rows += complete([{**row, "split": "heldout"} for row in unseen], f"'{config.data}'")
     return rows
 
 

@@ -37,3 +37,17 @@ def test_fit_checks_model_before_it_creates_output(tmp_path, settings, message) 
     with pytest.raises(UserError, match=message):
         fit_classifier(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_fit_measures_on_sets_that_it_never_trains_on(tmp_path) -> None:
+    labelled = [{"id": f"l{n}", "text": f"A calm text, number {n}.", "label": 0} for n in range(10)]
+    dataset.write_table(pa.Table.from_pylist(labelled), str(tmp_path / "in" / "a.parquet"))
+    config = FitConfig(
+        labelled=str(tmp_path / "in"), measured=["stance"], per_source=40, per_family=0, windows=0,
+        max_tokens=32, output=str(tmp_path / "out"),
+    )  # fmt: skip
+    record = fit_classifier(config)
+    assert record["fitted_on"] == 8  # of the ten calm texts, two are held out
+    assert record["measured_on"] == 2 + 40
+    assert record["metrics"]["sources"]["stance"]["n"] == 40
+    assert record["metrics"]["sources"]["stance"]["recall_at_3"] == 0  # it has never seen harm

@@ -18,7 +18,9 @@ from safety_ray.classifier.datasets import (
     davidson,
     instructions,
     news,
+    questions,
     realtoxicity,
+    stance,
     stormfront,
     surge,
     web,
@@ -30,7 +32,8 @@ from safety_ray.core.errors import UserError, nearest
 from safety_ray.core.records import stable_hash
 
 __all__ = [
-    "LABEL_SETS", "DataFile", "LabelSet", "Row", "check_files", "check_names", "load", "markdown", "summary",
+    "LABEL_SETS", "DataFile", "LabelSet", "Row", "check_files", "check_names", "inputs", "load", "markdown",
+    "summary",
 ]  # fmt: skip
 
 LABEL_SETS: dict[str, LabelSet] = {
@@ -42,6 +45,8 @@ LABEL_SETS: dict[str, LabelSet] = {
         surge.LABEL_SET,
         beavertails.LABEL_SET,
         instructions.LABEL_SET,
+        questions.LABEL_SET,
+        stance.LABEL_SET,
         xstest.LABEL_SET,
         wikipedia.LABEL_SET,
         news.LABEL_SET,
@@ -66,6 +71,11 @@ def check_files(names: list[str], folder: str) -> None:
     """Raise UserError if a file of the sets `names` is missing below `folder` or has another checksum."""
     for name in names:
         LABEL_SETS[name].check_files(Path(folder))
+
+
+def inputs(names: list[str], folder: str) -> dict[str, str]:
+    """Return the folder as an input of `artifact.begin`; {} if the sets `names` have no files."""
+    return {"data": folder} if any(LABEL_SETS[name].files for name in names) else {}
 
 
 def load(names: list[str], folder: str, max_rows: int, seed: int) -> list[Row]:
@@ -112,5 +122,5 @@ def markdown() -> str:
     lines.append("")
     for label_set in LABEL_SETS.values():
         files = ", ".join(f"`{file.path}`" for file in label_set.files)
-        lines.append(f"- `{label_set.name}`: {files}. {label_set.how_to_get}")
+        lines.append(f"- `{label_set.name}`: {files or 'no files'}. {label_set.how_to_get}")
     return "\n".join(lines)
