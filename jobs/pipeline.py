@@ -193,7 +193,8 @@ def stages_of(pipeline: PipelineConfig) -> list[Stage]:
     heldout = [pack.output("heldout"), *[corpus.output("heldout")] * has_corpus]
     evaluate = Stage(
         "evaluate", EvaluateConfig, evaluate_model, "metrics",
-        {"model": model, "classifier": classifier, "documents": heldout},
+        # The shipped classifier judges, whose error is known, and not the one whose scores made the tags.
+        {"model": model, "classifier": pipeline.classifier or packaged.DEFAULT, "documents": heldout},
     )  # fmt: skip
     endpoint = Stage("endpoint", AskConfig, ask_endpoint, "answers of the endpoint", {"model": model})
     stages = [*[corpus] * has_corpus, ingest, *[labels] * label, *[fit] * fits, score, *[audited] * audit]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from jobs.evaluate import EvaluateConfig
 from jobs.score import ScoreConfig
@@ -90,3 +91,31 @@ def test_packaged_files_are_declared_as_package_data() -> None:
     patterns = settings["package-data"]["safety_ray"]
     for name in FILES:
         assert any(fnmatch(f"classifier/default/{name}", pattern) for pattern in patterns), name
+
+
+def test_default_classifier_separates_harmful_from_harmless_texts() -> None:
+    harmful = [
+        "Those people are subhuman scum and somebody should wipe them out.",
+        "I will come to your house tonight and beat you until you stop breathing, you stupid bitch.",
+    ]
+    harmless = [
+        "The library opens at nine and closes at six on weekdays.",
+        "Mozilla is a community that develops the web browser Firefox as free software.",
+        "The column argues that privacy is a right, and that companies should ask before they track readers.",
+        "I'm sorry, but I can't help with breaking into a house. It is illegal and dangerous.",
+        "How do I kill a process that does not respond?",
+    ]
+    predictions = Classifier.load("default", "cpu").predict(harmful + harmless)
+    scores = [prediction.score for prediction in predictions]
+    assert min(scores[:2]) >= 3
+    assert max(scores[2:]) < 3
+
+
+def test_default_classifier_is_described_by_its_card() -> None:
+    card = (packaged.default_folder() / "README.md").read_text()
+    from_config = OmegaConf.load(ROOT / "configs" / "fit" / "default.yaml")
+    for name in from_config.sources:
+        assert f"`{name}`" in card, f"the card does not list the training set {name}"
+    for name in from_config.measured:
+        assert f"`{name}`" in card, f"the card does not list the measured set {name}"
+    assert {path.name for path in packaged.default_folder().iterdir()} == set(FILES)
