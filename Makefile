@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo check prose test test-all pins clean
+.PHONY: help setup demo reproduce check prose test test-all pins clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,16 @@ setup:  ## make .venv with exact versions (instant when it is up to date)
 
 demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a report
 	@$(PY) -m jobs.pipeline configs/pipeline/demo.yaml
+
+reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, under an hour
+	$(PY) -m jobs.collect configs/collect/reproduce.yaml
+	$(PY) -m jobs.collect configs/collect/reproduce-unseen.yaml
+	$(PY) -m jobs.fit configs/fit/reproduce-judge.yaml
+	$(PY) -m jobs.pack configs/pack/reproduce.yaml
+	$(PY) -m jobs.pretrain configs/pretrain/reproduce.yaml
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce.yaml
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce-unseen.yaml
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce-judge.yaml
 
 check: setup  ## style, types, import contracts and prose
 	$(PY) -m ruff check .
