@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Literal
 
 import fsspec
-import ray.data
 
 from safety_ray.core import artifact, cluster, dataset, filesystem, progress
 from safety_ray.core.artifact import Artifact
@@ -96,7 +95,7 @@ def read_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
     for (recipe, score), paths in sorted(by_config.items()):
         for path in paths:
             dataset.read(path, _PUBLISHED_COLUMNS)  # raises if a column is missing
-        ds = ray.data.read_parquet(paths).map_batches(
+        ds = dataset.stream(paths).map_batches(
             partial(published.from_published, recipe=recipe, score=score), batch_format="pyarrow"
         )
         name = published.config_name(recipe, score)

@@ -80,7 +80,7 @@ def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
 def _rows_of(path: str) -> pads.Dataset:
     fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in files(path)]
-    return pads.dataset(names, filesystem=fs, format="parquet")
+    return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
 
 
 def columns(path: str) -> list[str]:
@@ -94,12 +94,20 @@ def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
 
     Columns that only rejected rows use are read if they are among the `needed` ones.
     """
-    import ray.data
-
     names = columns(path)
     hidden = [column.name for column in needed if column.name in _HIDDEN]
     require(tuple(column for column in needed if column.name not in hidden), names, f"'{path}'")
-    return ray.data.read_parquet(files(path), columns=names + hidden)
+    return stream(files(path), names + hidden)
+
+
+def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset:
+    """Return the rows of Parquet files as a Ray Data stream, with the columns `names` or all.
+
+    A folder such as `split=train/` neither adds a column nor replaces the values of one.
+    """
+    import ray.data
+
+    return ray.data.read_parquet(paths, columns=names, partitioning=None)
 
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
@@ -264,6 +272,6 @@ def _common_reason(path: str) -> str:
     counts: dict[str, int] = {}
     for name in fs.find(f"{root}/rejected"):
         with fs.open(name) as file:
-            for reason in pq.read_table(file, columns=[REASON]).column(REASON).to_pylist():
+            for reason in pq.read_table(file, columns=[REASON], partitioning=None).column(REASON).to_pylist():
                 counts[reason] = counts.get(reason, 0) + 1
     return max(counts, key=lambda reason: counts[reason]) if counts else "unknown"

@@ -119,7 +119,7 @@ def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
 def _open(path: str) -> pads.Dataset:
     fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in dataset.files(path)]
-    return pads.dataset(names, filesystem=fs, format="parquet")
+    return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
 
 
 def _levels(path: str) -> list[pa.RecordBatch]:

@@ -72,7 +72,7 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
     if SPLIT not in names:
         return None
     with fsspec.open(path) as file:
-        return frozenset(pq.read_table(file, columns=["id"]).column("id").to_pylist())
+        return frozenset(pq.read_table(file, columns=["id"], partitioning=None).column("id").to_pylist())
 
 
 def roots(config: PackConfig) -> dict[str, str] | None:

@@ -66,7 +66,7 @@ def tokens_of(encoded: list[str]) -> Counter[tuple[str, int | None]]:
     totals: Counter[tuple[str, int | None]] = Counter()
     for name in encoded:
         with fsspec.open(name) as file:
-            rows = pq.read_table(file, columns=["recipe", "score", "tokens"])
+            rows = pq.read_table(file, columns=["recipe", "score", "tokens"], partitioning=None)
         for row in rows.group_by(["recipe", "score"]).aggregate([("tokens", "sum")]).to_pylist():
             totals[row["recipe"], row["score"]] += row["tokens_sum"]
     return +totals
@@ -77,7 +77,8 @@ def count(encoded: list[str], schedule: Schedule) -> Counts:
     counts = Counts()
     for name in encoded:
         with fsspec.open(name) as file:
-            rows = pq.read_table(file, columns=["use", "recipe", "score", "order", "tokens", "tags"])
+            names = ["use", "recipe", "score", "order", "tokens", "tags"]
+            rows = pq.read_table(file, columns=names, partitioning=None)
         for use in rows.column("use").value_counts().to_pylist():
             counts.uses[use["values"]] += use["counts"]
         rows = schedule.place(rows.filter(pc.greater(rows.column("tokens"), 0)))
