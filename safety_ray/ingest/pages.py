@@ -39,7 +39,10 @@ def read_html(path: str, max_bytes: int, extraction: str) -> Iterator[RawRecord]
         yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}")
     else:
         value: dict[str, Any] = {}
-        problem = _fill(value, body, "text/html", extraction)
+        try:
+            problem = _fill(value, body, "text/html", extraction)
+        except Exception as error:  # one page must not end the job
+            problem = f"the page cannot be read: {type(error).__name__}: {error}"
         yield RawRecord(path, 0, value, problem)
 
 
@@ -55,7 +58,10 @@ def _document(path: str, record: Record, dump: str | None, max_bytes: int, extra
         "member_offset": record.inner or None,
     }
     value: dict[str, Any] = {name: field for name, field in fields.items() if field is not None}
-    problem = record.problem or _read(value, record, max_bytes, extraction)
+    try:
+        problem = record.problem or _read(value, record, max_bytes, extraction)
+    except Exception as error:  # one page must not end the job
+        problem = f"the record cannot be read: {type(error).__name__}: {error}"
     if "language" not in value and (language := payload.language(http.get("content-language"))):
         value["language"] = language
     return RawRecord(path, record.offset, value or None, problem)

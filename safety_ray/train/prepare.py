@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
 from safety_ray.core import artifact, dataset, records, tag
+from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
 from safety_ray.train.chats import Chat, TrainingChatEncoder, Unusable
@@ -113,7 +114,7 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"invalid JSON: {error}"
                 continue
             yield row if isinstance(row, dict) else "not a JSON object"
@@ -121,7 +122,7 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
 
 def _parquet_rows(file: Any) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(file).iter_batches(_WRITE):
-        yield from batch.to_pylist()
+        yield from (row for row, _ in to_rows(batch))
 
 
 def _table(chats: list[tuple[str, Chat]], first: int, length: int) -> pa.Table:

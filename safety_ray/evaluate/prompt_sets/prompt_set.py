@@ -103,7 +103,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{path}', line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"'{path}', line {number} must be an object with a key 'prompt'.")
