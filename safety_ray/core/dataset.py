@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -85,7 +84,7 @@ def _rows_of(path: str) -> pads.Dataset:
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    with fsspec.open(files(path)[0]) as file:
+    with filesystem.open_file(files(path)[0]) as file:
         return [name for name in pq.read_schema(file).names if name not in _HIDDEN]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_ray.ingest import payload
 from safety_ray.ingest.archives import Record, read_records
+from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import extract
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.resumable_file import ResumableFile
@@ -73,7 +74,7 @@ def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str
     if record.status is not None and not 200 <= record.status < 300:
         return f"HTTP status {record.status}"
     try:
-        body = payload.unwrap(
+        body = unwrap(
             record.body, http.get("transfer-encoding", ""), http.get("content-encoding", ""), max_bytes
         )
     except ValueError as error:

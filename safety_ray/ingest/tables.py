@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from collections.abc import Iterator
@@ -41,8 +42,10 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
                 yield RawRecord(path, position, None, f"the line is longer than max_bytes={max_bytes}")
             elif not line:
                 return
-            elif line.strip():
-                yield _parse(path, position, line)
+            else:
+                line = line.removeprefix(codecs.BOM_UTF8) if position == 1 else line
+                if line.strip():
+                    yield _parse(path, position, line)
 
 
 def read_parquet(path: str) -> Iterator[RawRecord]:

@@ -123,3 +123,9 @@ def test_dataset_read_rejects_missing_column_and_empty_folder(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no Parquet rows"):
         dataset.files(str(tmp_path / "empty"))
+
+
+def test_dataset_reads_folder_whose_name_has_brackets(tmp_path: Path) -> None:
+    source = documents(tmp_path / "run[1]" / "a?", 3)
+    assert dataset.columns(source) == ["id", "text", "colour"]
+    assert dataset.table(source).num_rows == dataset.count(source) == 3
