@@ -16,7 +16,7 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import REWRITTEN
+from safety_ray.core.records import REWRITTEN, require
 from safety_ray.rewrite import published
 from safety_ray.rewrite.published import SETS
 
@@ -92,7 +92,7 @@ def read_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
     rows_in, total = 0, Counts(0, 0)
     for (recipe, score), paths in sorted(by_config.items()):
         for path in paths:
-            dataset.read(path, _PUBLISHED_COLUMNS)  # raises if a column is missing
+            require(_PUBLISHED_COLUMNS, dataset.columns(path), f"'{path}'")
         ds = dataset.stream(paths).map_batches(
             partial(published.from_published, recipe=recipe, score=score), batch_format="pyarrow"
         )

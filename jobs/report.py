@@ -17,7 +17,7 @@ from safety_ray.core import artifact, cluster, dataset, filesystem, progress, th
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import REWRITTEN, SCORED, Column, require
+from safety_ray.core.records import REWRITTEN, SCORED, Column
 from safety_ray.report.card import build_card
 from safety_ray.report.figure import plot_card
 from safety_ray.report.page import render_page
@@ -107,7 +107,7 @@ def find_sources(rewritten: str) -> Sources:
 
 def count_rows(path: str, columns: tuple[Column, ...], minimum: int = 1) -> int:
     """Return the rows of the dataset at `path`. Raises UserError if they are too few or lack a column."""
-    require(columns, dataset.columns(path), f"'{path}'")
+    dataset.check(path, columns)
     rows = dataset.count(path)
     if rows < minimum:
         raise UserError(f"'{path}' has no rows; a report card needs at least one document.")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REASON, SOURCE = "rejected_reason", "rejected_source"
 _HIDDEN = (REASON, SOURCE, "set_aside", "set_aside_source")  # the last two: names in earlier versions
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
 _OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
 
@@ -88,14 +89,29 @@ def columns(path: str) -> list[str]:
         return [name for name in pq.read_schema(file).names if name not in _HIDDEN]
 
 
+def check(path: str, needed: tuple[Column, ...]) -> None:
+    """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
+    with filesystem.open_file(files(path)[0]) as file:
+        schema = pq.read_schema(file)
+    require(needed, [name for name in schema.names if name not in _HIDDEN], f"'{path}'")
+    for column in needed:
+        kind = schema.field(column.name).type
+        stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if column.type == pa.string() and stored not in _TEXT_TYPES:
+            raise UserError(
+                f"the column '{column.name}' of '{path}' must be text, not {kind}; convert it to strings, "
+                "or run the ingest job on these files first, which does so."
+            )
+
+
 def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
-    """Return the dataset at `path` as a Ray Data stream. Raises UserError if a needed column is missing.
+    """Return the dataset at `path` as a Ray Data stream. Raises UserError as `check` does.
 
     Columns that only rejected rows use are read if they are among the `needed` ones.
     """
     names = columns(path)
     hidden = [column.name for column in needed if column.name in _HIDDEN]
-    require(tuple(column for column in needed if column.name not in hidden), names, f"'{path}'")
+    check(path, tuple(column for column in needed if column.name not in hidden))
     return stream(files(path), names + hidden)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -82,8 +83,10 @@ def _fill(
 
     Adds the reasons of values that are left out to `unreadable`.
     """
+    # NaN is pandas' missing value.
+    value = {name: None if _is_nan(inner) else inner for name, inner in value.items()}
     text, id = value.pop("text", None), value.pop("id", None)
-    row["id"] = _clean(str(id)) if id not in (None, "") else None
+    row["id"] = _clean(_to_string(id)) if id not in (None, "", b"") else None
     for field in columns:
         if field.name in value and field.name not in _RESERVED:
             original = value.pop(field.name)
@@ -91,10 +94,16 @@ def _fill(
             if row[field.name] is None and original is not None:
                 unreadable[field.name] = f"{str(original)[:100]!r} is not of type {field.type}"
     if unreadable:
-        value["unreadable"] = unreadable
-    row["extra"] = json.dumps(value, ensure_ascii=True, default=str) if value else None
+        own = {"unreadable_": value.pop("unreadable")} if "unreadable" in value else {}
+        value |= {"unreadable": unreadable, **own}
+    row["extra"] = _to_json(value) if value else None
     if text is None:
         return "no text"
+    if isinstance(text, bytes):  # some programs write text as bytes
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return f"text is not UTF-8 at byte {error.start}; it is a column of bytes"
     if not isinstance(text, str):
         return f"text is not a string but {type(text).__name__}"
     if not text.strip():
@@ -122,7 +131,37 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
         except (TypeError, ValueError, OverflowError, pa.ArrowException):
             return None
         return None if isinstance(value, float) and number != value else number
-    return _clean(value if isinstance(value, str) else str(value))
+    return _clean(_to_string(value))
+
+
+def _to_string(value: Any) -> str:
+    """Return a value as text: bytes as UTF-8, or as hexadecimal digits if they are not."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.hex()
+    return str(value)
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    """Return the JSON of a record. Numbers that JSON does not have (NaN, infinity) become null."""
+    try:
+        return json.dumps(value, default=_to_string, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=_to_string)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _clean(text: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from safety_ray.core import artifact, dataset, filesystem, threshold
 from safety_ray.core.artifact import Artifact
-from safety_ray.core.records import REWRITTEN, SCORED, require
+from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.pack import selection, shards, vocabulary
 from safety_ray.pack.selection import CHUNKS, ROOT, SPLIT
 from safety_ray.pack.settings import PackConfig
@@ -31,11 +31,11 @@ def paths(config: PackConfig) -> dict[str, str]:
     """Return the inputs of the record, by name. Raises UserError if an input is missing or invalid."""
     inputs = {"scored": config.scored}
     chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
-    require(SCORED_COLUMNS + chunks, dataset.columns(config.scored), f"'{config.scored}'")
+    dataset.check(config.scored, SCORED_COLUMNS + chunks)
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         if has_rewritten(config):
-            require(REWRITTEN_COLUMNS, dataset.columns(config.rewritten), f"'{config.rewritten}'")
+            dataset.check(config.rewritten, REWRITTEN_COLUMNS)
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
     if config.tokenizer:

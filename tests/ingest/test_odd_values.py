@@ -24,6 +24,10 @@ GOOD = {"id": "good", "text": "A page about soup.", "token_count": 5}
 COLUMNS = row_schema(list(OPTIONAL.names))
 
 
+def fail(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
 def ingest(path: Path, **more: Any) -> list[dict[str, Any]]:
     """Return the rows of a file, as the tasks of the ingest job write them."""
     config = IngestConfig(input=str(path), output=str(path.parent / "out"), **more)
@@ -39,13 +43,14 @@ def ingest_lines(folder: Path, *lines: str) -> list[dict[str, Any]]:
     return ingest(path)
 
 
-@pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", str(10**40), str(2**63), "2.5", '"many"', "[1]"])
+@pytest.mark.parametrize("value", ["1e999", "-1e999", str(10**40), str(2**63), "2.5", '"many"', "[1]"])
 def test_jsonl_value_that_does_not_fit_is_left_out(tmp_path: Path, value: str) -> None:
-    odd = f'{{"id": "odd", "text": "Some text.", "token_count": {value}}}'
+    odd = f'{{"id": "odd", "text": "Some text.", "token_count": {value}, "unreadable": 1}}'
     good, row = ingest_lines(tmp_path, json.dumps(GOOD), odd)
     assert (good["token_count"], good["extra"], good["rejected_reason"]) == (5, None, None)
     assert (row["text"], row["token_count"], row["rejected_reason"]) == ("Some text.", None, None)
     assert json.loads(row["extra"])["unreadable"].keys() == {"token_count"}
+    assert json.loads(row["extra"])["unreadable_"] == 1
     assert sum_counts(str(tmp_path / "counts"), "unreadable") == {"token_count": 1}
     assert sum_counts(str(tmp_path / "counts"), "ignored") == {}
 
@@ -91,7 +96,7 @@ def test_jsonl_rows_survive_any_json(tmp_path_factory: pytest.TempPathFactory, r
     for row, record in zip(rows[:-1], records, strict=True):
         accepted = row["rejected_reason"] is None
         assert row["text"] == (record.get("text") if accepted else None)
-        assert row["extra"] is None or isinstance(json.loads(row["extra"]), dict)
+        assert row["extra"] is None or isinstance(json.loads(row["extra"], parse_constant=fail), dict)
         label = record.get("label")
         if type(label) is int and -128 <= label < 128:
             assert row["label"] == label
@@ -153,7 +158,39 @@ def test_parquet_rows_survive_any_value(
             usable = False
         assert (row["rejected_reason"] is None) == usable
         assert row["text"] == (text.decode() if usable else None)
-        assert row["extra"] is None or isinstance(json.loads(row["extra"]), dict)
+        assert row["extra"] is None or isinstance(json.loads(row["extra"], parse_constant=fail), dict)
+
+
+def test_not_a_number_becomes_null(tmp_path: Path) -> None:
+    fields = '"url": NaN, "token_count": NaN, "n": NaN, "m": [{"x": -Infinity, "y": 1.5}]'
+    odd = f'{{"id": NaN, "text": "a", {fields}}}'
+    row, no_text = ingest_lines(tmp_path, odd, '{"id": "b", "text": NaN}')
+    assert (row["text"], row["url"], row["token_count"]) == ("a", None, None)
+    assert len(row["id"]) == 16
+    assert row["extra"] == '{"n": null, "m": [{"x": null, "y": 1.5}]}'
+    assert no_text["rejected_reason"] == "no text"
+
+
+def test_parquet_ids_and_texts_of_other_types_are_converted(tmp_path: Path) -> None:
+    ids = pa.array([7, 8, None], pa.int64())
+    texts = pa.array(["caf\u00e9".encode(), b"caf\xe9", b"tea"], pa.binary())
+    column = {
+        "id": ids,
+        "text": texts,
+        "url": pa.array([b"u", b"\xff\x00", None]),
+        "hash": pa.array([b"\xff", b"a", b""]),
+    }
+    pq.write_table(pa.table(column), tmp_path / "a.parquet")
+    first, second, third = ingest(tmp_path / "a.parquet")
+    assert (first["id"], first["text"], first["url"], first["extra"]) == (
+        "7",
+        "caf\u00e9",
+        "u",
+        '{"hash": "ff"}',
+    )
+    assert (second["id"], second["url"], second["extra"]) == ("8", "ff00", '{"hash": "a"}')
+    assert second["rejected_reason"] == "text is not UTF-8 at byte 3; it is a column of bytes"
+    assert (len(third["id"]), third["text"]) == (16, "tea")
 
 
 def test_parquet_text_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
