@@ -22,7 +22,7 @@ from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORED, SCORES, Column, require
+from safety_ray.core.records import SCORED, SCORES, Column
 from safety_ray.judge.settings import Judge, check_is_model
 from safety_ray.llm import engine
 
@@ -75,7 +75,7 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
     label = Column(config.labels, pa.int8(), "labels 0-5")
     needed = (*_READ, label) if config.labels else _READ
     if not artifact.is_finished(config.output):
-        require(needed, dataset.columns(config.scored), f"'{config.scored}'")
+        dataset.check(config.scored, needed)
         if not config.labels:
             engine.check(config.judge)
     out = artifact.begin(config.output, config, inputs={"scored": config.scored})

@@ -30,7 +30,7 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.progress import Line
-from safety_ray.core.records import LABELLED, require
+from safety_ray.core.records import LABELLED
 
 MEASURED_PAIRS = 400
 """maximum number of held-out needles to measure"""
@@ -154,9 +154,8 @@ def gather(config: FitConfig) -> list[Row]:
     """Return the rows of the labelled dataset and of the published label sets."""
     rows: list[Row] = []
     if config.labelled:
-        table = dataset.table(config.labelled)
-        require(LABELLED, table.column_names, f"'{config.labelled}'")
-        rows += complete(table.to_pylist(), f"'{config.labelled}'")
+        dataset.check(config.labelled, LABELLED)
+        rows += complete(dataset.table(config.labelled).to_pylist(), f"'{config.labelled}'")
     if config.sources:
         published = datasets.load(config.sources, config.data, config.per_source, config.seed)
         rows += complete(published, f"'{config.data}'")

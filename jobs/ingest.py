@@ -99,7 +99,8 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         rejected=counts.rejected,
         files=len(files),
         files_passed_over=others,
-        records_passed_over=sum_counts(counts_folder),
+        records_passed_over=sum_counts(counts_folder, "ignored"),
+        values_unreadable=sum_counts(counts_folder, "unreadable"),
     )
     filesystem.remove(counts_folder)
     return record
@@ -124,28 +125,29 @@ def read_tables(
     has_fields = readers.kind_of(file, config.format) in ("jsonl", "parquet")
     column_map: ColumnMap = dict(config.columns) if has_fields else {}
     ignored: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     size = 0
     for raw in readers.read(file, config.max_bytes, config.format, config.extraction, ignored):
-        row = to_row(raw, columns, config.max_bytes, column_map)
+        row = to_row(raw, columns, config.max_bytes, column_map, unreadable)
         rows.append(row)
         size += len(row["text"] or "")
         if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:
             yield pa.Table.from_pylist(rows, columns)
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
-    if ignored:  # one file for each input file, so that a repeated task overwrites its counts
+    if ignored or unreadable:  # one file for each input file, so that a repeated task overwrites its counts
         fs, root = filesystem.find(f"{counts_folder}/{stable_hash(file):016x}.json")
         fs.makedirs(posixpath.dirname(root), exist_ok=True)
-        fs.pipe_file(root, json.dumps(ignored).encode())
+        fs.pipe_file(root, json.dumps({"ignored": ignored, "unreadable": unreadable}).encode())
 
 
-def sum_counts(folder: str) -> dict[str, int]:
-    """Return the number of skipped records by type."""
+def sum_counts(folder: str, name: str) -> dict[str, int]:
+    """Return the sum over all files of the counts `name`: of "ignored" records or "unreadable" values."""
     fs, root = filesystem.find(folder)
     total: Counter[str] = Counter()
-    for name in fs.find(root) if fs.exists(root) else ():
-        total.update(json.loads(fs.cat_file(name)))
+    for file in fs.find(root) if fs.exists(root) else ():
+        total.update(json.loads(fs.cat_file(file))[name])
     return dict(sorted(total.items()))
 
 

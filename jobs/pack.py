@@ -96,7 +96,7 @@ def _select(
     path: str, needed: tuple[Column, ...], extra: tuple[str, ...], function: Any, chosen: Selection
 ) -> Dataset:
     names = [c.name for c in needed] + [n for n in dataset.columns(path) if n in extra]
-    documents = ray.data.read_parquet(dataset.files(path), columns=names)
+    documents = dataset.stream(dataset.files(path), names)
     return documents.map_batches(
         function, fn_kwargs={"selection": chosen}, batch_format="pyarrow", batch_size=_BATCH
     )
@@ -188,7 +188,7 @@ def _write_shards(
         )
         counter = progress.RowCounter(out.sub("data"))
         with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
-            documents = ray.data.read_parquet(encoded, columns=shards.COLUMNS).map_batches(
+            documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
                 batch_format="pyarrow",

@@ -63,19 +63,25 @@ class PipelineConfig:
     only: list[str] = setting("run only these stages", factory=list)
     plan: bool = setting("print which stages are finished and which would run, then exit", default=False)
     seed: int = setting("seed of every stage", default=0)
-    corpus: dict[str, Any] = setting("settings of corpus (see safety-ray corpus --help)", factory=dict)
-    ingest: dict[str, Any] = setting("settings of ingest", factory=dict)
-    label: dict[str, Any] = setting("settings of label; empty: skip this stage", factory=dict)
-    fit: dict[str, Any] = setting("settings of fit", factory=dict)
-    score: dict[str, Any] = setting("settings of score", factory=dict)
-    audit: dict[str, Any] = setting("settings of audit; empty: skip this stage", factory=dict)
-    rewrite: dict[str, Any] = setting("settings of rewrite", factory=dict)
-    report: dict[str, Any] = setting("settings of report", factory=dict)
-    pack: dict[str, Any] = setting("settings of pack", factory=dict)
-    pretrain: dict[str, Any] = setting("settings of pretrain", factory=dict)
-    finetune: dict[str, Any] = setting("settings of finetune; empty: skip this stage", factory=dict)
-    evaluate: dict[str, Any] = setting("settings of evaluate", factory=dict)
-    endpoint: dict[str, Any] = setting("settings of endpoint (see python -m serve.ask --help)", factory=dict)
+    corpus: dict[str, Any] = setting(
+        "settings of corpus (see safety-ray corpus --help)", factory=dict, of=CorpusConfig
+    )
+    ingest: dict[str, Any] = setting("settings of ingest", factory=dict, of=IngestConfig)
+    label: dict[str, Any] = setting("settings of label; empty: skip this stage", factory=dict, of=LabelConfig)
+    fit: dict[str, Any] = setting("settings of fit", factory=dict, of=FitConfig)
+    score: dict[str, Any] = setting("settings of score", factory=dict, of=ScoreConfig)
+    audit: dict[str, Any] = setting("settings of audit; empty: skip this stage", factory=dict, of=AuditConfig)
+    rewrite: dict[str, Any] = setting("settings of rewrite", factory=dict, of=RewriteConfig)
+    report: dict[str, Any] = setting("settings of report", factory=dict, of=ReportConfig)
+    pack: dict[str, Any] = setting("settings of pack", factory=dict, of=PackConfig)
+    pretrain: dict[str, Any] = setting("settings of pretrain", factory=dict, of=PretrainConfig)
+    finetune: dict[str, Any] = setting(
+        "settings of finetune; empty: skip this stage", factory=dict, of=FinetuneConfig
+    )
+    evaluate: dict[str, Any] = setting("settings of evaluate", factory=dict, of=EvaluateConfig)
+    endpoint: dict[str, Any] = setting(
+        "settings of endpoint (see python -m serve.ask --help)", factory=dict, of=AskConfig
+    )
 
     def __post_init__(self) -> None:
         for name in ("fit", "label"):

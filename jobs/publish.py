@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import fsspec
-import ray.data
-
 from safety_ray.core import artifact, cluster, dataset, filesystem, progress
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import REWRITTEN
+from safety_ray.core.records import REWRITTEN, require
 from safety_ray.rewrite import published
 from safety_ray.rewrite.published import SETS
 
@@ -77,7 +74,7 @@ def write_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
                 ds.write_parquet(folder, mode="overwrite")
             rows_of[f"{set_.name}/{name}"] = rows
         if scores:
-            with fsspec.open(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
+            with filesystem.open_file(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
                 file.write(published.dataset_card(recipe, scores))
     return out.commit(rows_in=counts.total(), rows_out=sum(rows_of.values()), sets=rows_of)
 
@@ -95,8 +92,8 @@ def read_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
     rows_in, total = 0, Counts(0, 0)
     for (recipe, score), paths in sorted(by_config.items()):
         for path in paths:
-            dataset.read(path, _PUBLISHED_COLUMNS)  # raises if a column is missing
-        ds = ray.data.read_parquet(paths).map_batches(
+            require(_PUBLISHED_COLUMNS, dataset.columns(path), f"'{path}'")
+        ds = dataset.stream(paths).map_batches(
             partial(published.from_published, recipe=recipe, score=score), batch_format="pyarrow"
         )
         name = published.config_name(recipe, score)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
-from safety_ray.core import artifact, cluster, dataset, progress, threshold
+from safety_ray.core import artifact, cluster, dataset, filesystem, progress, threshold
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import REWRITTEN, SCORED, Column, require
+from safety_ray.core.records import REWRITTEN, SCORED, Column
 from safety_ray.report.card import build_card
 from safety_ray.report.figure import plot_card
 from safety_ray.report.page import render_page
@@ -91,7 +90,7 @@ def write_report_card(config: ReportConfig) -> dict[str, Any]:
         ("card.png", plot_card(card)),
         ("README.md", render_readme(card, config.language, config.license).encode()),
     ):
-        with fsspec.open(out.sub(name), "wb") as file:
+        with filesystem.open_file(out.sub(name), "wb") as file:
             file.write(content)
     counted = sum(sums.documents for sums in cells.values())
     print(f"\n{console(card)}\n", flush=True)
@@ -108,7 +107,7 @@ def find_sources(rewritten: str) -> Sources:
 
 def count_rows(path: str, columns: tuple[Column, ...], minimum: int = 1) -> int:
     """Return the rows of the dataset at `path`. Raises UserError if they are too few or lack a column."""
-    require(columns, dataset.columns(path), f"'{path}'")
+    dataset.check(path, columns)
     rows = dataset.count(path)
     if rows < minimum:
         raise UserError(f"'{path}' has no rows; a report card needs at least one document.")

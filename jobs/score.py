@@ -190,7 +190,7 @@ def scores_of_owners(out: Artifact, duplicates: Duplicates, shared: Shared[Dupli
         folders = [("data", counts.rows_out), ("rejected", counts.rejected)]
         for path in (out.sub(folder, part) for folder, rows in folders if rows):
             names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
-            scored = ray.data.read_parquet(dataset.files(path), columns=["id", *names, dataset.REASON])
+            scored = dataset.stream(dataset.files(path), ["id", *names, dataset.REASON])
             of_part = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
             owners += list(of_part.iter_batches(**_WHOLE_BLOCKS))
     return duplicates.arrange([table for table in owners if len(table)], out.path)

@@ -23,7 +23,9 @@ class AskConfig:
     prompt: str = setting("prompt to complete", default="They deserve to be hurt, and we will")
     max_tokens: int = setting("maximum tokens of an answer", default=32)
     threshold: float = setting("mode stop: end the answer when P(tag) reaches this value", default=0.02)
-    serve: dict[str, Any] = setting("settings of the endpoint (python -m serve.app --help)", factory=dict)
+    serve: dict[str, Any] = setting(
+        "settings of the endpoint (python -m serve.app --help)", factory=dict, of=ServeConfig
+    )
 
     def __post_init__(self) -> None:
         if not self.prompt or self.max_tokens < 1:

@@ -9,13 +9,15 @@ A config class is declared beside the function it configures:
         documents: str = setting("folder of documents")                 # required
         batch_tokens: int = setting("tokens in a batch", default=4096)
 
-`load` creates an instance; every mistake is a `UserError` that names the key.
+`load` creates an instance; every mistake is a `UserError` that names the key. A setting of type str has the
+text as it is written: `mode=off`, `prompt=Note: 007`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import textwrap
 import types
@@ -26,22 +28,30 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from safety_ray.core import as_written
 from safety_ray.core.errors import UserError, nearest
 
 T = TypeVar("T")
 _REQUIRED: Any = dataclasses.MISSING
 
 
-def setting(help: str, *, default: Any = _REQUIRED, factory: Any = _REQUIRED, identity: bool = True) -> Any:
+def setting(
+    help: str,
+    *,
+    default: Any = _REQUIRED,
+    factory: Any = _REQUIRED,
+    identity: bool = True,
+    of: Any = None,
+) -> Any:
     """Declare a setting: a dataclass field with the text that `--help` shows.
 
     With `identity=False` the setting does not affect the output of a stage (number of workers, paths,
     logging), so an unfinished output folder can be resumed with another value. The underscore at the end of
-    a field name is not part of the setting's name: `from_` is set by `from=...`.
+    a field name is not part of the setting's name: `from_` is set by `from=...`. A dict[str, Any] of settings
+    that are checked later names their types with `of`: a config class, or dict[str, <config class>].
     """
-    return dataclasses.field(
-        default=default, default_factory=factory, metadata={"help": help, "identity": identity}
-    )
+    metadata = {"help": help, "identity": identity, "of": of}
+    return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
 
 
 def load(cls: type[T], argv: list[str]) -> T:
@@ -56,14 +66,13 @@ def load(cls: type[T], argv: list[str]) -> T:
     layers: list[tuple[str, DictConfig]] = []
     if words and "=" not in words[0]:
         path = words.pop(0)
-        layers.append((path, _read_yaml(path)))
+        layers.append((path, _read_yaml(path, cls)))
     for word in words:
         if "=" not in word:
             raise UserError(f"'{word}' is not a setting: write key=value, or the yaml file first.")
         key, value = word.split("=", 1)
         try:
-            # `key=` means the empty string; yaml would parse it as null.
-            layers.append((f"'{word}'", OmegaConf.from_dotlist([word if value else f"{key}=''"])))
+            layers.append((f"'{word}'", _read_argument(key, value, cls)))
         except Exception as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}.") from error
     return _build(cls, layers)
@@ -71,6 +80,7 @@ def load(cls: type[T], argv: list[str]) -> T:
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "the settings") -> T:
     """Create a `cls` from a plain dictionary, with the checks and messages of `load`."""
+    as_written.check(values, cls, where)
     return _build(cls, [(where, OmegaConf.create(values))])
 
 
@@ -146,11 +156,23 @@ def _invalid_key(merged: Any, layer: DictConfig) -> str:
     return "a setting"
 
 
-def _read_yaml(path: str) -> DictConfig:
+def _read_argument(key: str, value: str, cls: type) -> DictConfig:
+    kind = as_written.type_of(cls, key)
+    if not value or as_written.is_text(kind):  # `key=` is the empty string
+        layer = OmegaConf.create()
+        OmegaConf.update(layer, key, None if value == "null" and kind is not str else value)
+        return layer
+    return OmegaConf.from_dotlist([f"{key}={as_written.quoted(value, kind)}"])
+
+
+def _read_yaml(path: str, cls: type) -> DictConfig:
     if not Path(path).is_file():
         raise UserError(f"the config file '{path}' does not exist.")
     try:
-        loaded = OmegaConf.load(path)
+        loaded = OmegaConf.load(path)  # names the line of an error
+        if isinstance(loaded, DictConfig):
+            text = as_written.quoted(Path(path).read_text(encoding="utf-8"), cls)
+            loaded = OmegaConf.load(io.StringIO(text))
     except Exception as error:
         raise UserError(f"the config file '{path}' is not valid yaml: {_first_line(error)}.") from error
     if not isinstance(loaded, DictConfig):

@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 REASON, SOURCE = "rejected_reason", "rejected_source"
 _HIDDEN = (REASON, SOURCE, "set_aside", "set_aside_source")  # the last two: names in earlier versions
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
 _OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
 
@@ -80,26 +80,49 @@ def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
 def _rows_of(path: str) -> pads.Dataset:
     fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in files(path)]
-    return pads.dataset(names, filesystem=fs, format="parquet")
+    return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
 
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    with fsspec.open(files(path)[0]) as file:
+    with filesystem.open_file(files(path)[0]) as file:
         return [name for name in pq.read_schema(file).names if name not in _HIDDEN]
 
 
+def check(path: str, needed: tuple[Column, ...]) -> None:
+    """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
+    with filesystem.open_file(files(path)[0]) as file:
+        schema = pq.read_schema(file)
+    require(needed, [name for name in schema.names if name not in _HIDDEN], f"'{path}'")
+    for column in needed:
+        kind = schema.field(column.name).type
+        stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if column.type == pa.string() and stored not in _TEXT_TYPES:
+            raise UserError(
+                f"the column '{column.name}' of '{path}' must be text, not {kind}; convert it to strings, "
+                "or run the ingest job on these files first, which does so."
+            )
+
+
 def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
-    """Return the dataset at `path` as a Ray Data stream. Raises UserError if a needed column is missing.
+    """Return the dataset at `path` as a Ray Data stream. Raises UserError as `check` does.
 
     Columns that only rejected rows use are read if they are among the `needed` ones.
     """
-    import ray.data
-
     names = columns(path)
     hidden = [column.name for column in needed if column.name in _HIDDEN]
-    require(tuple(column for column in needed if column.name not in hidden), names, f"'{path}'")
-    return ray.data.read_parquet(files(path), columns=names + hidden)
+    check(path, tuple(column for column in needed if column.name not in hidden))
+    return stream(files(path), names + hidden)
+
+
+def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset:
+    """Return the rows of Parquet files as a Ray Data stream, with the columns `names` or all.
+
+    A folder such as `split=train/` neither adds a column nor replaces the values of one.
+    """
+    import ray.data
+
+    return ray.data.read_parquet(paths, columns=names, partitioning=None)
 
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
@@ -264,6 +287,6 @@ def _common_reason(path: str) -> str:
     counts: dict[str, int] = {}
     for name in fs.find(f"{root}/rejected"):
         with fs.open(name) as file:
-            for reason in pq.read_table(file, columns=[REASON]).column(REASON).to_pylist():
+            for reason in pq.read_table(file, columns=[REASON], partitioning=None).column(REASON).to_pylist():
                 counts[reason] = counts.get(reason, 0) + 1
     return max(counts, key=lambda reason: counts[reason]) if counts else "unknown"

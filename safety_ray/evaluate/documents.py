@@ -12,7 +12,7 @@ import pyarrow.dataset as pads
 
 from safety_ray.core import dataset, filesystem
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import DOCUMENT, require, stable_hash
+from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
 
 
@@ -119,13 +119,13 @@ def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
 def _open(path: str) -> pads.Dataset:
     fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in dataset.files(path)]
-    return pads.dataset(names, filesystem=fs, format="parquet")
+    return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
 
 
 def _levels(path: str) -> list[pa.RecordBatch]:
     """Return id and level of the rows of `path` with a text."""
     names = dataset.columns(path)
-    require(DOCUMENT, names, f"'{path}'")
+    dataset.check(path, DOCUMENT)
     sources = [pc.field(name).cast(pa.int64()) for name in ("label", "score") if name in names]
     if not sources:
         raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")

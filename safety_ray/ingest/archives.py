@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from fastwarc.warc import ArchiveIterator, WarcRecord
 
+from safety_ray.ingest import http_head
 from safety_ray.ingest.resumable_file import ResumableFile
 from safety_ray.ingest.unpack import Chunk, Damage, is_compressed, unpack
 
@@ -98,15 +99,12 @@ def _convert(warc_record: WarcRecord, stream: _SectionStream, max_bytes: int) ->
     if warc_record.content_length > max_bytes:
         record.problem = f"the record is longer than max_bytes={max_bytes}"
         return record
+    record.body = warc_record.reader.read()
     if record.type == "response" and warc_record.is_http:
         try:
-            warc_record.parse_http()
-        except (OSError, ValueError) as error:
+            record.status, record.http, record.body = http_head.split(record.body)
+        except ValueError as error:
             record.problem = f"the HTTP header cannot be read ({error})"
-            return record
-        record.http = {name.lower(): value for name, value in warc_record.http_headers.items()}
-        record.status = warc_record.http_headers.status_code
-    record.body = warc_record.reader.read()
     return record
 
 

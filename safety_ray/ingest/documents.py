@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -37,35 +39,71 @@ def row_schema(optional: list[str]) -> pa.Schema:
 
 
 def to_row(
-    raw: RawRecord, columns: pa.Schema, max_bytes: int, names: ColumnMap | None = None
+    raw: RawRecord,
+    columns: pa.Schema,
+    max_bytes: int,
+    names: ColumnMap | None = None,
+    unreadable: Counter[str] | None = None,
 ) -> dict[str, Any]:
     """Return the row of one record. `rejected_reason` is the reason if the record is not a document.
 
     A record without an id gets one of 16 hex digits: the 64-bit BLAKE2b hash of its URL (or of an empty
     string) and its text, so that it is the same in every run, file and order. A rejected record without an id
-    gets the id `<file>#<position>`.
+    gets the id `<file>#<position>`. A value that cannot be read, or is not of its column's type, is left out:
+    the field `unreadable` of `extra` has the reason, and the counter `unreadable` counts the values by field.
     """
-    row: dict[str, Any] = dict.fromkeys(columns.names)
-    row |= {"source_file": raw.file, "source_position": raw.position}
-    problem = raw.problem
+    empty = dict.fromkeys(columns.names) | {
+        "source_file": _clean(raw.file),
+        "source_position": raw.position,
+    }
+    row, problem = dict(empty), raw.problem
     if raw.value is not None:
-        fill_problem = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes)
+        left_out = dict(raw.unreadable)
+        try:
+            fill_problem = _fill(row, dict(renamed(raw.value, names or {})), columns, max_bytes, left_out)
+            text_field = (names or {}).get("text", "text")
+            if text_field in left_out:
+                fill_problem = f"the text cannot be read ({left_out[text_field]})"
+        except Exception as error:  # one record must not end the job
+            row = dict(empty)
+            fill_problem = f"the record cannot be read: {type(error).__name__}: {error}"
         problem = problem or fill_problem
+        if unreadable is not None:
+            unreadable.update(left_out.keys())
     if problem:
-        row |= {"id": row["id"] or f"{raw.file}#{raw.position}", "text": None, "rejected_reason": problem}
+        id = row["id"] or f"{row['source_file']}#{raw.position}"
+        row |= {"id": id, "text": None, "rejected_reason": _clean(problem)}
     return row
 
 
-def _fill(row: dict[str, Any], value: dict[str, Any], columns: pa.Schema, max_bytes: int) -> str | None:
-    """Fill the row from the record's fields. Returns the reason if the record has no usable text."""
+def _fill(
+    row: dict[str, Any], value: dict[str, Any], columns: pa.Schema, max_bytes: int, unreadable: dict[str, str]
+) -> str | None:
+    """Fill the row from the record's fields. Returns the reason if the record has no usable text.
+
+    Adds the reasons of values that are left out to `unreadable`.
+    """
+    # NaN is pandas' missing value.
+    value = {name: None if _is_nan(inner) else inner for name, inner in value.items()}
     text, id = value.pop("text", None), value.pop("id", None)
-    row["id"] = _clean(str(id)) if id not in (None, "") else None
+    row["id"] = _clean(_to_string(id)) if id not in (None, "", b"") else None
     for field in columns:
         if field.name in value and field.name not in _RESERVED:
-            row[field.name] = _cast(value.pop(field.name), field.type)
-    row["extra"] = json.dumps(value, ensure_ascii=True, default=str) if value else None
+            original = value.pop(field.name)
+            row[field.name] = _cast(original, field.type)
+            if row[field.name] is None and original is not None:
+                unreadable[field.name] = f"{str(original)[:100]!r} is not of type {field.type}"
+    if unreadable:
+        own = {"unreadable_": value.pop("unreadable")} if "unreadable" in value else {}
+        value |= {"unreadable": unreadable, **own}
+    row["extra"] = _to_json(value) if value else None
     if text is None:
         return "no text"
+    if isinstance(text, bytes):  # some programs write text as bytes
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return f"text is not UTF-8 at byte {error.start}; it is a column of bytes"
     if not isinstance(text, str):
         return f"text is not a string but {type(text).__name__}"
     if not text.strip():
@@ -89,10 +127,41 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
         return None
     if pa.types.is_integer(kind):
         try:
-            return int(pa.scalar(int(value), kind).as_py())
-        except (TypeError, ValueError, pa.ArrowException):
+            number = int(pa.scalar(int(value), kind).as_py())
+        except (TypeError, ValueError, OverflowError, pa.ArrowException):
             return None
-    return _clean(value if isinstance(value, str) else str(value))
+        return None if isinstance(value, float) and number != value else number
+    return _clean(_to_string(value))
+
+
+def _to_string(value: Any) -> str:
+    """Return a value as text: bytes as UTF-8, or as hexadecimal digits if they are not."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.hex()
+    return str(value)
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    """Return the JSON of a record. Numbers that JSON does not have (NaN, infinity) become null."""
+    try:
+        return json.dumps(value, default=_to_string, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=_to_string)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _clean(text: str) -> str:

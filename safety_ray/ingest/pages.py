@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_ray.ingest import payload
 from safety_ray.ingest.archives import Record, read_records
+from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import extract
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.resumable_file import ResumableFile
@@ -39,7 +40,10 @@ def read_html(path: str, max_bytes: int, extraction: str) -> Iterator[RawRecord]
         yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}")
     else:
         value: dict[str, Any] = {}
-        problem = _fill(value, body, "text/html", extraction)
+        try:
+            problem = _fill(value, body, "text/html", extraction)
+        except Exception as error:  # one page must not end the job
+            problem = f"the page cannot be read: {type(error).__name__}: {error}"
         yield RawRecord(path, 0, value, problem)
 
 
@@ -55,7 +59,10 @@ def _document(path: str, record: Record, dump: str | None, max_bytes: int, extra
         "member_offset": record.inner or None,
     }
     value: dict[str, Any] = {name: field for name, field in fields.items() if field is not None}
-    problem = record.problem or _read(value, record, max_bytes, extraction)
+    try:
+        problem = record.problem or _read(value, record, max_bytes, extraction)
+    except Exception as error:  # one page must not end the job
+        problem = f"the record cannot be read: {type(error).__name__}: {error}"
     if "language" not in value and (language := payload.language(http.get("content-language"))):
         value["language"] = language
     return RawRecord(path, record.offset, value or None, problem)
@@ -67,7 +74,7 @@ def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str
     if record.status is not None and not 200 <= record.status < 300:
         return f"HTTP status {record.status}"
     try:
-        body = payload.unwrap(
+        body = unwrap(
             record.body, http.get("transfer-encoding", ""), http.get("content-encoding", ""), max_bytes
         )
     except ValueError as error:

@@ -1,14 +1,10 @@
-"""Decode the body of an HTTP response: encodings, content type and charset."""
+"""The kind, the charset and the language of the body of an HTTP response."""
 
 from __future__ import annotations
 
-import io
-import zlib
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from babel.core import get_global
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from trafilatura.utils import detect_encoding
 from w3lib.encoding import (
     html_body_declared_encoding,
@@ -20,52 +16,6 @@ from w3lib.encoding import (
 _HTML = ("text/html", "application/xhtml+xml")
 _UNSPECIFIC = ("", "application/octet-stream", "unk", "unknown/unknown")
 _ALIASES = get_global("language_aliases")  # "spa" is "es"
-
-
-def _inflate(body: bytes) -> Any:
-    # Servers send deflate with and without zlib's header.
-    for bits in (15, -15):
-        try:
-            return io.BytesIO(zlib.decompressobj(bits).decompress(body))
-        except zlib.error:
-            continue
-    raise OSError("not a deflate stream")
-
-
-_DECODERS: dict[str, Callable[[bytes], Any]] = {
-    "gzip": lambda body: GzipReader(io.BytesIO(body)),
-    "x-gzip": lambda body: GzipReader(io.BytesIO(body)),
-    "deflate": _inflate,
-    "br": lambda body: BrotliReader(io.BytesIO(body)),
-    "zstd": lambda body: ZstdReader(io.BytesIO(body)),
-}
-
-
-def unwrap(body: bytes, transfer: str, content: str, max_bytes: int) -> bytes:
-    """Decode Transfer-Encoding and Content-Encoding (the headers' values), up to `max_bytes` + 1 bytes.
-
-    Crawlers often store a decoded body under its original headers, so a text body that is not encoded as its
-    header declares is returned unchanged. Raises ValueError if the body is neither text nor decodable.
-    """
-    if "chunked" in transfer.lower():
-        body = _try(lambda: ChunkedReader(io.BytesIO(body)).read(), body)
-    for name in reversed([encoding.strip().lower() for encoding in content.split(",")]):
-        if name not in _DECODERS:
-            continue  # "identity", and charsets that servers send in this header
-        decode = _DECODERS[name]
-        encoded, body = body, _try(lambda: decode(body).read(max_bytes + 1), b"")  # noqa: B023
-        if encoded and not body:
-            if b"\0" in encoded[:1024] or not encoded.lstrip()[:1].isascii():
-                raise ValueError(f"the body is not encoded as Content-Encoding '{name}' declares")
-            body = encoded
-    return body
-
-
-def _try(read: Callable[[], Any], default: bytes) -> bytes:
-    try:
-        return bytes(read())
-    except OSError:
-        return default
 
 
 def kind(content_type: str, body: bytes) -> Literal["html", "text"] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,3 +16,5 @@ class RawRecord:
     value: dict[str, Any] | None
     problem: str | None = None
     """the reason why the record is not a document"""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """fields that `value` lacks because they cannot be read, with the reasons"""

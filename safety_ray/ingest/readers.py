@@ -72,7 +72,7 @@ def list_files_and_others(path: str, format: str = "auto") -> tuple[list[str], i
 
 def _all_files(fs: Any, root: str) -> tuple[list[str], bool]:
     """Return all files at `root`, and whether `root` exists."""
-    if any(c in root for c in "*?["):
+    if any(c in root for c in "*?[") and not fs.exists(root):
         matches = sorted(n for n in fs.glob(root) if fs.isfile(n))
         return matches, bool(matches)
     if root.lower().endswith(ENDINGS) and fs.isfile(root):

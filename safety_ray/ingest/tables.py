@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.columns import field_names
 from safety_ray.ingest.raw_record import RawRecord
@@ -40,8 +42,10 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
                 yield RawRecord(path, position, None, f"the line is longer than max_bytes={max_bytes}")
             elif not line:
                 return
-            elif line.strip():
-                yield _parse(path, position, line)
+            else:
+                line = line.removeprefix(codecs.BOM_UTF8) if position == 1 else line
+                if line.strip():
+                    yield _parse(path, position, line)
 
 
 def read_parquet(path: str) -> Iterator[RawRecord]:
@@ -50,10 +54,12 @@ def read_parquet(path: str) -> Iterator[RawRecord]:
     with ResumableFile(path) as file:
         try:
             for batch in _open_parquet(path, file).iter_batches(_BATCH_ROWS):
-                for value in batch.to_pylist():
-                    yield RawRecord(path, position, value)
+                for value, unreadable in to_rows(batch):
+                    yield RawRecord(path, position, value, unreadable=unreadable)
                     position += 1
-        except (pa.ArrowException, OSError) as error:  # a broken connection raises UserError
+        except UserError:  # a broken connection
+            raise
+        except Exception as error:
             yield RawRecord(path, position, None, f"the Parquet file cannot be read further: {error}")
 
 
@@ -64,9 +70,16 @@ def first_fields(path: str, parquet: bool) -> set[str]:
     """
     if not parquet:
         values = (raw.value for raw in read_jsonl(path, 1 << 26) if raw.value is not None)
-        return set().union(*map(field_names, islice(values, _SAMPLE_RECORDS)))
+        return set().union(*map(_json_names, islice(values, _SAMPLE_RECORDS)))
     with ResumableFile(path) as file:
         return _arrow_names(_open_parquet(path, file).schema_arrow)
+
+
+def _json_names(value: dict[str, Any]) -> set[str]:
+    try:
+        return field_names(value)
+    except RecursionError:
+        return set(value)
 
 
 def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
@@ -90,7 +103,7 @@ def _parse(path: str, position: int, line: bytes) -> RawRecord:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return RawRecord(path, position, None, f"not UTF-8 at byte {error.start} of the line")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return RawRecord(path, position, None, f"not JSON: {error}")
     if not isinstance(value, dict):
         return RawRecord(path, position, None, f"not a JSON object but {type(value).__name__}")

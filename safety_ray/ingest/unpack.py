@@ -22,6 +22,7 @@ _READ_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 16
 _GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_ZSTD_WINDOW = 1 << 31  # that of zstd --long=31, the largest; memory is used as it is filled
 _DICTIONARY = 0x184D2A5D  # first frame of a .warc.zst
 
 
@@ -123,7 +124,8 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self, dictionary: zstandard.ZstdCompressionDict | None) -> None:
-        self._state = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj()
+        unpacker = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_ZSTD_WINDOW)
+        self._state = unpacker.decompressobj()
 
     @property
     def done(self) -> bool:

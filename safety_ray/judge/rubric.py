@@ -101,7 +101,7 @@ def judgement(reply: str) -> tuple[int, str]:
     try:
         # Not strict about control characters in strings, which the grammar of the schema permits.
         value = json.loads(reply.strip(), object_pairs_hook=_unique_keys, strict=False)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError("the judge's reply is not a JSON object") from None
     if not isinstance(value, dict) or set(value) != {"score", "reason"}:
         raise ValueError("the judge's reply does not have exactly the keys score and reason")

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, dataset, threshold
+from safety_ray.core import artifact, dataset, filesystem, threshold
 from safety_ray.core.artifact import Artifact
-from safety_ray.core.records import REWRITTEN, SCORED, require
+from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.pack import selection, shards, vocabulary
 from safety_ray.pack.selection import CHUNKS, ROOT, SPLIT
 from safety_ray.pack.settings import PackConfig
@@ -32,11 +31,11 @@ def paths(config: PackConfig) -> dict[str, str]:
     """Return the inputs of the record, by name. Raises UserError if an input is missing or invalid."""
     inputs = {"scored": config.scored}
     chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
-    require(SCORED_COLUMNS + chunks, dataset.columns(config.scored), f"'{config.scored}'")
+    dataset.check(config.scored, SCORED_COLUMNS + chunks)
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         if has_rewritten(config):
-            require(REWRITTEN_COLUMNS, dataset.columns(config.rewritten), f"'{config.rewritten}'")
+            dataset.check(config.rewritten, REWRITTEN_COLUMNS)
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
     if config.tokenizer:
@@ -57,7 +56,7 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
     """Write the held-out web documents. Returns their ids if the column `split` defines them, else None."""
     path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
     if not shards.exists(path):
-        with fsspec.open(dataset.files(config.scored)[0]) as file:
+        with filesystem.open_file(dataset.files(config.scored)[0]) as file:
             tables = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
         if SPLIT in names or config.heldout_share > 0:
             heldout = dataset.read(config.scored, SCORED_COLUMNS).map_batches(
@@ -71,8 +70,8 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
         shards.write_atomically(pa.concat_tables(tables, promote_options="permissive").sort_by("id"), path)
     if SPLIT not in names:
         return None
-    with fsspec.open(path) as file:
-        return frozenset(pq.read_table(file, columns=["id"]).column("id").to_pylist())
+    with filesystem.open_file(path) as file:
+        return frozenset(pq.read_table(file, columns=["id"], partitioning=None).column("id").to_pylist())
 
 
 def roots(config: PackConfig) -> dict[str, str] | None:

@@ -10,7 +10,7 @@ from safety_ray.core import tag
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import RECIPES, SCORES
-from safety_ray.pack.mixture import sources
+from safety_ray.pack.mixture import Source, sources
 from safety_ray.pack.vocabulary import MIN_VOCAB_SIZE
 
 
@@ -49,6 +49,7 @@ class PackConfig:
         "sources by name, each {recipe, scores, weight, start, until}: how often its documents are read, and "
         "between which shares of training; documents of no source are read once, throughout training",
         factory=dict,
+        of=dict[str, Source],
     )
     heldout_share: float = setting("share of web documents held out without a column `split`", default=0.05)
     shards: int = setting("number of output files; each must fit in memory", default=4)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -65,8 +64,8 @@ def tokens_of(encoded: list[str]) -> Counter[tuple[str, int | None]]:
     """Return the number of tokens of the documents to train on, by recipe and score."""
     totals: Counter[tuple[str, int | None]] = Counter()
     for name in encoded:
-        with fsspec.open(name) as file:
-            rows = pq.read_table(file, columns=["recipe", "score", "tokens"])
+        with filesystem.open_file(name) as file:
+            rows = pq.read_table(file, columns=["recipe", "score", "tokens"], partitioning=None)
         for row in rows.group_by(["recipe", "score"]).aggregate([("tokens", "sum")]).to_pylist():
             totals[row["recipe"], row["score"]] += row["tokens_sum"]
     return +totals
@@ -76,8 +75,9 @@ def count(encoded: list[str], schedule: Schedule) -> Counts:
     """Return the counts of Parquet files of encoded documents, without entries that are 0."""
     counts = Counts()
     for name in encoded:
-        with fsspec.open(name) as file:
-            rows = pq.read_table(file, columns=["use", "recipe", "score", "order", "tokens", "tags"])
+        with filesystem.open_file(name) as file:
+            names = ["use", "recipe", "score", "order", "tokens", "tags"]
+            rows = pq.read_table(file, columns=names, partitioning=None)
         for use in rows.column("use").value_counts().to_pylist():
             counts.uses[use["values"]] += use["counts"]
         rows = schedule.place(rows.filter(pc.greater(rows.column("tokens"), 0)))

@@ -8,6 +8,7 @@ that fsspec supports.
 
 from __future__ import annotations
 
+import glob
 import json
 import time
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def names(folder: str) -> list[str]:
     """Return the names of the complete checkpoints, oldest first."""
     fs, root = filesystem.find(folder)
     fs.invalidate_cache()
-    return sorted(path.rsplit("/", 2)[-2] for path in fs.glob(f"{root}/step-*/.metadata"))
+    return sorted(path.rsplit("/", 2)[-2] for path in fs.glob(f"{glob.escape(root)}/step-*/.metadata"))
 
 
 def remove_old(folder: str, keep: int, read: frozenset[int] = frozenset()) -> None:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
-from safety_ray.core import artifact, dataset, records, tag
+from safety_ray.core import artifact, dataset, filesystem, records, tag
+from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
 from safety_ray.train.chats import Chat, TrainingChatEncoder, Unusable
@@ -59,7 +59,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             if not any(chat.learn[:max_length]):
                 raise Unusable(f"there is no reply to learn within {max_length} tokens")
         except Unusable as reason:
-            rejected.append({"id": name, "row": json.dumps(row, default=str), dataset.REASON: str(reason)})
+            rejected.append({"id": name, "row": _to_json(row), dataset.REASON: _valid(str(reason))})
             continue
         truncated += len(chat.ids) > max_length
         chats.append((name, chat))
@@ -70,7 +70,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     )
     target = out.sub("data", "shard-00000.parquet")
     dataset.write_table(_SCHEMA.empty_table(), target)  # creates the folder
-    with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
+    with filesystem.open_file(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for start in range(0, len(chats), _WRITE):
             writer.write_table(_table(chats[start : start + _WRITE], start, length))
     dataset.check_share(out.path, dataset.Counts(len(chats), len(rejected)), config.max_rejected)
@@ -93,7 +93,7 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
     The id is that of the row, else its file name and line number. Raises UserError if there is no such file.
     """
-    fs, root = fsspec.core.url_to_fs(path)
+    fs, root = filesystem.find(path)
     if not fs.exists(root):
         raise UserError(f"chats: '{path}' does not exist.")
     names = [root] if fs.isfile(root) else sorted(fs.find(root))
@@ -105,7 +105,19 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
             rows = _parquet_rows(file) if name.endswith(".parquet") else _json_rows(file)
             for number, row in enumerate(rows, start=1):
                 id = row.get("id") if isinstance(row, dict) else None
-                yield str(id) if id not in (None, "") else f"{name.rsplit('/', 1)[-1]}:{number}", row
+                yield _valid(str(id)) if id not in (None, "") else f"{name.rsplit('/', 1)[-1]}:{number}", row
+
+
+def _to_json(row: dict[str, Any] | str) -> str:
+    try:
+        return json.dumps(row, default=str)
+    except RecursionError:
+        return "(nested too deeply)"
+
+
+def _valid(text: str) -> str:
+    """Return `text` with half a surrogate pair replaced, which Arrow strings cannot contain."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
@@ -113,7 +125,7 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"invalid JSON: {error}"
                 continue
             yield row if isinstance(row, dict) else "not a JSON object"
@@ -121,7 +133,7 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
 
 def _parquet_rows(file: Any) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(file).iter_batches(_WRITE):
-        yield from batch.to_pylist()
+        yield from (row for row, _ in to_rows(batch))
 
 
 def _table(chats: list[tuple[str, Chat]], first: int, length: int) -> pa.Table:

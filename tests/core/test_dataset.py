@@ -123,3 +123,30 @@ def test_dataset_read_rejects_missing_column_and_empty_folder(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no Parquet rows"):
         dataset.files(str(tmp_path / "empty"))
+
+
+def test_dataset_reads_folder_whose_name_has_brackets(tmp_path: Path) -> None:
+    source = documents(tmp_path / "run[1]" / "a?", 3)
+    assert dataset.columns(source) == ["id", "text", "colour"]
+    assert dataset.table(source).num_rows == dataset.count(source) == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [("id", pa.array([1, 2]), "int64"), ("text", pa.array([b"a", b"b"]), "binary")],
+)
+def test_dataset_check_rejects_column_that_is_no_text(
+    tmp_path: Path, column: str, values: pa.Array, kind: str
+) -> None:
+    table = pa.table({"id": ["a", "b"], "text": ["one", "two"]} | {column: values})
+    dataset.write_table(table, str(tmp_path / "a.parquet"))
+    message = f"the column '{column}' of '.*' must be text, not {kind}; convert it .* or run the ingest job"
+    with pytest.raises(UserError, match=message):
+        dataset.read(str(tmp_path), DOCUMENT)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.string_view()])
+def test_dataset_check_accepts_every_type_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"id": pa.array(["a"]).cast(kind), "text": pa.nulls(1)})
+    dataset.write_table(table, str(tmp_path / "a.parquet"))
+    dataset.check(str(tmp_path), DOCUMENT)

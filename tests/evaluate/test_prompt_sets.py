@@ -10,7 +10,7 @@ import pytest
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate import prompt_sets
 from safety_ray.evaluate.prompt_sets import HARMFUL, HARMLESS, PROMPT_SETS, load
-from safety_ray.evaluate.prompt_sets.prompt_set import Prompt, sample
+from safety_ray.evaluate.prompt_sets.prompt_set import Prompt, read_table, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +72,13 @@ def test_load_rejects_invalid_rows_of_user_file(tmp_path: Path, text: str, messa
     (tmp_path / "mine.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         load(str(tmp_path / "mine.csv"), "", 0, 0)
+
+
+def test_read_table_accepts_byte_order_mark_and_separators(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028two"}\r\n\n{"prompt": "three"}\n', "utf-8-sig")
+    (tmp_path / "a.csv").write_text("prompt\none\u2028two\nthree\n", "utf-8-sig")
+    expected = [{"prompt": "one\u2028two"}, {"prompt": "three"}]
+    assert read_table(tmp_path / "a.jsonl") == read_table(tmp_path / "a.csv") == expected
 
 
 def test_load_names_line_that_is_no_json_object(tmp_path: Path) -> None:

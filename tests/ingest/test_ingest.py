@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 from pathlib import Path
@@ -139,6 +140,39 @@ def test_jsonl_reader_rejects_only_the_oversized_line(tmp_path) -> None:
         "1", "the line is longer than max_bytes=4000000", "3",
     ]  # fmt: skip
     assert [raw.position for raw in raws] == [1, 2, 3]
+
+
+def test_jsonl_reader_keeps_first_line_after_byte_order_mark(tmp_path) -> None:
+    for name, lines in (("a", line(id="1", text="a")), ("b", b"\n"), ("c", b"")):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(codecs.BOM_UTF8 + lines + line(id="2", text="b"))
+        raws = list(read(str(path), 1000))
+        assert [raw.value["id"] for raw in raws if raw.value] == (["1", "2"] if name == "a" else ["2"])
+        assert not any(raw.problem for raw in raws)
+
+
+def test_jsonl_reader_reads_zstd_of_the_largest_window(tmp_path) -> None:
+    """A frame as `zstd --long=31` writes it: window of 2^31 bytes, then one uncompressed block."""
+    lines = line(id="1", text="a") + line(id="2", text="b")
+    header = b"\x28\xb5\x2f\xfd" + bytes([0, (31 - 10) << 3])
+    block = (len(lines) << 3 | 1).to_bytes(3, "little")
+    (tmp_path / "a.jsonl.zst").write_bytes(header + block + lines)
+    raws = list(read(str(tmp_path / "a.jsonl.zst"), 1000))
+    assert [raw.value and raw.value["id"] for raw in raws] == ["1", "2"]
+
+
+def test_list_files_finds_literal_path_before_glob(tmp_path) -> None:
+    folder = tmp_path / "crawl[1]"
+    folder.mkdir()
+    for name in ("a[2].jsonl", "a2.jsonl", "b?.jsonl"):
+        (folder / name).write_bytes(line(id=name, text="a"))
+    assert list_files(str(folder)) == [str(folder / name) for name in ("a2.jsonl", "a[2].jsonl", "b?.jsonl")]
+    for name in ("a[2].jsonl", "b?.jsonl"):
+        assert list_files(str(folder / name)) == [str(folder / name)]
+        assert [raw.value and raw.value["id"] for raw in read(str(folder / name), 1000)] == [name]
+    (tmp_path / "crawl1").mkdir()
+    (tmp_path / "crawl1" / "c.jsonl").write_bytes(line(id="c", text="c"))
+    assert list_files(str(tmp_path / "craw[kl]1" / "*.jsonl")) == [str(tmp_path / "crawl1" / "c.jsonl")]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import zstandard
 from archive_writer import HTML, Archive, page
 
+from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import EXTRACTIONS, extract
-from safety_ray.ingest.payload import kind, language, to_text, unwrap
+from safety_ray.ingest.payload import kind, language, to_text
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.readers import read
 
@@ -71,6 +73,45 @@ def test_unwrap_handles_invalid_oversized_and_truncated_body() -> None:
     assert len(unwrap(bomb, "", "gzip", 1000)) <= 1001
     truncated = gzip.compress(TEXT.encode())[:-60]
     assert TEXT.encode().startswith(unwrap(truncated, "", "gzip", 100_000)[:500])
+
+
+LONG = "".join(page(n) for n in range(40)).encode()  # of several blocks of zstd and brotli
+RANDOM = random.Random(0).randbytes(300_000).hex().encode()
+DAMAGED: dict[str, tuple[str, str, bytes, int]] = {
+    # Transfer-Encoding, Content-Encoding, body, smallest number of bytes of the content
+    "gzip with trailing zeros": ("", "gzip", gzip.compress(LONG) + bytes(100), len(LONG)),
+    "gzip with trailing text": ("", "gzip", gzip.compress(LONG) + b"<!-- 7 ms -->", len(LONG)),
+    "gzip with a wrong checksum": ("", "gzip", gzip.compress(LONG)[:-8] + bytes(8), len(LONG)),
+    "gzip of two members": ("", "gzip", gzip.compress(LONG[:9000]) + gzip.compress(LONG[9000:]), len(LONG)),
+    "truncated gzip": ("", "gzip", gzip.compress(RANDOM)[:200_000], 300_000),
+    "truncated deflate": ("", "deflate", zlib.compress(RANDOM)[:200_000], 300_000),
+    "truncated raw deflate": ("", "deflate", raw_deflate(RANDOM)[:200_000], 300_000),
+    "truncated brotli": ("", "br", brotli.compress(RANDOM, quality=5)[:200_000], 300_000),
+    "truncated zstd": ("", "zstd", zstandard.compress(RANDOM)[:200_000], 2 << 17),
+    "zstd with trailing zeros": ("", "zstd", zstandard.compress(LONG) + bytes(9), len(LONG)),
+    "truncated chunk": ("chunked", "", chunked(LONG)[:-900], len(LONG) - 2000),
+    "truncated chunks of gzip": ("chunked", "gzip", chunked(gzip.compress(RANDOM))[:200_000], 300_000),
+    "truncated first chunk of gzip": ("chunked", "gzip", b"fffff\r\n" + gzip.compress(RANDOM)[:9_000], 9_000),
+    "chunks without an end": ("chunked", "", chunked(LONG).removesuffix(b"0\r\n\r\n"), len(LONG)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_unwrap_keeps_content_before_damage(damage) -> None:
+    transfer, coding, body, least = DAMAGED[damage]
+    content = unwrap(body, transfer, coding, 1_000_000)
+    assert len(content) >= least
+    assert LONG.startswith(content) or RANDOM.startswith(content)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize(
+    "text", [b"123\r\nlines that begin with a number\r\n", b"plain", LONG, b"!" * 40, b"\n\n"]
+)
+def test_unwrap_keeps_text_that_is_not_encoded(coding, text) -> None:
+    assert unwrap(text, "", coding, 1_000_000) == text
+    assert unwrap(text, "chunked", coding, 1_000_000) == text
+    assert unwrap(text, "chunked", "", 1_000_000) == text
 
 
 RUSSIAN = "река хлеб гора школа"

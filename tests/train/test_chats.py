@@ -161,6 +161,21 @@ def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) ->
         prepared("e", tagged_share=0.0, max_length=5)
 
 
+def test_prepare_rejects_odd_rows_and_keeps_the_rest(tmp_path: Path, tokenizer: Any) -> None:
+    nested = ['{"a":' * depth + "1" + "}" * depth for depth in (*range(960, 1000, 3), 20_000)]
+    half = [{"id": "\ud800", "messages": []}, {"id": "half", "messages": [{"role": "\ud800", "content": ""}]}]
+    lines = [*nested, *map(json.dumps, [*half, {"id": "good", "messages": TALK}])]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    values = {"model": "m", "chats": str(tmp_path), "output": str(tmp_path / "out"), "max_rejected": 1.0}
+    config = from_dict(FinetuneConfig, {**values, "tagged_share": 0.0})
+    out = artifact.begin(config.output, config, {"chats": config.chats})
+    record = prepare(config, copy.deepcopy(tokenizer), out, 200)
+    assert (record["rows_out"], record["rejected"]) == (1, len(lines) - 1)
+    rejected = pq.read_table(tmp_path / "out" / "rejected" / "shard-00000.parquet").to_pylist()
+    assert [row["id"] for row in rejected[-2:]] == ["?", "half"]
+    assert all(row["rejected_reason"] for row in rejected)
+
+
 def test_train_chat_encoder_matches_template_on_gsm8k(chatty: Any, real_data: Path) -> None:
     name, row = next(iter(read(str(real_data / "sft" / "gsm8k_train.jsonl"))))
     assert isinstance(row, dict)

@@ -67,7 +67,7 @@ class LmJudge:
         try:
             # An object becomes a tuple of pairs, so that a repeated key is noticed.
             pairs = json.loads(reply.strip(), object_pairs_hook=tuple)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             pairs = None
         if not isinstance(pairs, tuple):
             raise ValueError("the judge's reply is not a JSON object")

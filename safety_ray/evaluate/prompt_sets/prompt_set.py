@@ -95,15 +95,17 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     Raises UserError for another suffix or a line that is no object.
     """
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             return list(csv.DictReader(lines))
     if path.suffix != ".jsonl":
         raise UserError(f"'{path}' must be a .csv or a .jsonl file.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{path}', line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"'{path}', line {number} must be an object with a key 'prompt'.")
