@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import fsspec
+
 from safety_ray.core import artifact, cluster, dataset, filesystem, progress
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
@@ -74,7 +76,7 @@ def write_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
                 ds.write_parquet(folder, mode="overwrite")
             rows_of[f"{set_.name}/{name}"] = rows
         if scores:
-            with filesystem.open_file(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
+            with fsspec.open(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
                 file.write(published.dataset_card(recipe, scores))
     return out.commit(rows_in=counts.total(), rows_out=sum(rows_of.values()), sets=rows_of)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 
-from safety_ray.core import artifact, cluster, dataset, filesystem, progress, threshold
+from safety_ray.core import artifact, cluster, dataset, progress, threshold
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
@@ -90,7 +91,7 @@ def write_report_card(config: ReportConfig) -> dict[str, Any]:
         ("card.png", plot_card(card)),
         ("README.md", render_readme(card, config.language, config.license).encode()),
     ):
-        with filesystem.open_file(out.sub(name), "wb") as file:
+        with fsspec.open(out.sub(name), "wb") as file:
             file.write(content)
     counted = sum(sums.documents for sums in cells.values())
     print(f"\n{console(card)}\n", flush=True)

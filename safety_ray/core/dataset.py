@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -85,13 +86,13 @@ def _rows_of(path: str) -> pads.Dataset:
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    with filesystem.open_file(files(path)[0]) as file:
+    with fsspec.open(files(path)[0]) as file:
         return [name for name in pq.read_schema(file).names if name not in _HIDDEN]
 
 
 def check(path: str, needed: tuple[Column, ...]) -> None:
     """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
-    with filesystem.open_file(files(path)[0]) as file:
+    with fsspec.open(files(path)[0]) as file:
         schema = pq.read_schema(file)
     require(needed, [name for name in schema.names if name not in _HIDDEN], f"'{path}'")
     for column in needed:

@@ -27,12 +27,6 @@ def find(path: str) -> tuple[Any, str]:
     return fs, str(root)
 
 
-def open_file(path: str, mode: str = "rb", **options: Any) -> Any:
-    """Open the file `path`. A path with `[`, `?` or `*` is not a glob, unlike that of `fsspec.open`."""
-    fs, root = find(path)
-    return fs.open(root, mode, **options)
-
-
 def remove(path: str) -> None:
     """Delete the file or folder `path`, if it exists."""
     fs, root = find(path)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, dataset, filesystem, threshold
+from safety_ray.core import artifact, dataset, threshold
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.pack import selection, shards, vocabulary
@@ -56,7 +57,7 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
     """Write the held-out web documents. Returns their ids if the column `split` defines them, else None."""
     path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
     if not shards.exists(path):
-        with filesystem.open_file(dataset.files(config.scored)[0]) as file:
+        with fsspec.open(dataset.files(config.scored)[0]) as file:
             tables = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
         if SPLIT in names or config.heldout_share > 0:
             heldout = dataset.read(config.scored, SCORED_COLUMNS).map_batches(
@@ -70,7 +71,7 @@ def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
         shards.write_atomically(pa.concat_tables(tables, promote_options="permissive").sort_by("id"), path)
     if SPLIT not in names:
         return None
-    with filesystem.open_file(path) as file:
+    with fsspec.open(path) as file:
         return frozenset(pq.read_table(file, columns=["id"], partitioning=None).column("id").to_pylist())
 
 

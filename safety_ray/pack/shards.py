@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -64,7 +65,7 @@ def tokens_of(encoded: list[str]) -> Counter[tuple[str, int | None]]:
     """Return the number of tokens of the documents to train on, by recipe and score."""
     totals: Counter[tuple[str, int | None]] = Counter()
     for name in encoded:
-        with filesystem.open_file(name) as file:
+        with fsspec.open(name) as file:
             rows = pq.read_table(file, columns=["recipe", "score", "tokens"], partitioning=None)
         for row in rows.group_by(["recipe", "score"]).aggregate([("tokens", "sum")]).to_pylist():
             totals[row["recipe"], row["score"]] += row["tokens_sum"]
@@ -75,7 +76,7 @@ def count(encoded: list[str], schedule: Schedule) -> Counts:
     """Return the counts of Parquet files of encoded documents, without entries that are 0."""
     counts = Counts()
     for name in encoded:
-        with filesystem.open_file(name) as file:
+        with fsspec.open(name) as file:
             names = ["use", "recipe", "score", "order", "tokens", "tags"]
             rows = pq.read_table(file, columns=names, partitioning=None)
         for use in rows.column("use").value_counts().to_pylist():

@@ -11,13 +11,14 @@ import functools
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray.core import dataset, filesystem
+from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN, RAW, RECIPES, TOKEN_ROW, require, stable_hash
@@ -58,7 +59,7 @@ class TokenRows:
         groups: list[tuple[int, int, str, int]] = []  # (first row, last row, file, row group)
         expected = 0
         for name in dataset.files(path):
-            with filesystem.open_file(name) as handle:
+            with fsspec.open(name) as handle:
                 file = pq.ParquetFile(handle)
                 require(TOKEN_ROW, file.schema_arrow.names, f"'{name}'")
                 for g in range(file.num_row_groups):
@@ -109,7 +110,7 @@ class TokenRows:
             self._cache.move_to_end(g)
             return self._cache[g]
         _, _, name, index = self._groups[g]
-        with filesystem.open_file(name) as handle:
+        with fsspec.open(name) as handle:
             file = pq.ParquetFile(handle)
             names = ["row", "input_ids", "spans"] + [LEARN] * (LEARN in file.schema_arrow.names)
             table = file.read_row_group(index, columns=names).sort_by("row")

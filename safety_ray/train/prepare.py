@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
-from safety_ray.core import artifact, dataset, filesystem, records, tag
+from safety_ray.core import artifact, dataset, records, tag
 from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
@@ -70,7 +71,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     )
     target = out.sub("data", "shard-00000.parquet")
     dataset.write_table(_SCHEMA.empty_table(), target)  # creates the folder
-    with filesystem.open_file(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
+    with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for start in range(0, len(chats), _WRITE):
             writer.write_table(_table(chats[start : start + _WRITE], start, length))
     dataset.check_share(out.path, dataset.Counts(len(chats), len(rejected)), config.max_rejected)
@@ -93,7 +94,7 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
     The id is that of the row, else its file name and line number. Raises UserError if there is no such file.
     """
-    fs, root = filesystem.find(path)
+    fs, root = fsspec.core.url_to_fs(path)
     if not fs.exists(root):
         raise UserError(f"chats: '{path}' does not exist.")
     names = [root] if fs.isfile(root) else sorted(fs.find(root))

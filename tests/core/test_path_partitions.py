@@ -18,7 +18,7 @@ from safety_ray.train import prepare
 ROOT = Path(__file__).resolve().parents[2]
 # Functions of pyarrow and Ray that read the folders of a path unless partitioning is None.
 READERS = ("read_parquet", "read_table", "ParquetDataset", "read_csv", "read_json", "dataset")
-FOLDERS = "split=train/label=5/score=5/language=xx/id=7/new=1"
+FOLDERS = "split=train/label=5/score=5/language=xx/id=7/new=1/run[1]"
 
 
 def calls_that_read_paths(path: Path) -> list[ast.Call]:
