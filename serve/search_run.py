@@ -41,16 +41,15 @@ class SearchRun:
         self._refusal, self._on_step = refusal, on_step
 
     async def outputs(
-        self, searches: list[Search], reports: list[SafetyReport], request_id: str, **kwargs: Any
+        self, searches: list[Search], reports: list[SafetyReport], request_id: str, name: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yield vLLM's outputs of the request: several if it streams, else one at the end.
 
-        There is one report per answer, and either one search for all answers or one search per answer.
+        There is one report per answer, and either one search for all answers or one search per answer. `name`
+        must be unique among running searches.
         """
         streams = [
-            self._answers(
-                search, reports[i:] if len(searches) == 1 else [reports[i]], f"{request_id}-{i}", kwargs
-            )
+            self._answers(search, reports[i:] if len(searches) == 1 else [reports[i]], f"{name}-{i}", kwargs)
             for i, search in enumerate(searches)
         ]
         delta = self.params.output_kind == RequestOutputKind.DELTA

@@ -19,7 +19,7 @@ from serve.failures import NOT_STARTED, health_failure, root_cause
 from serve.guard import KEY_ARG, Guard, GuardedRequest
 from serve.guard_check import check_guard
 from serve.metrics import Metrics
-from serve.options import PREFIX
+from serve.options import check_fields, options_in_xargs
 from serve.report import SafetyReport, add_reports
 from serve.streams import batch_events, error_event, with_deadline
 
@@ -99,17 +99,12 @@ class SafetyServer(LLMServer):
 
     def _prepare(self, request: Any, key: str) -> None:
         """Check the request and register its options with the guard under `key`."""
-        xargs = request.vllm_xargs or {}
+        check_fields(request)
         values = (request.model_extra or {}).get("safety")
-        if values is None:
-            values = {k.removeprefix(PREFIX): v for k, v in xargs.items() if k.startswith(PREFIX)}
-        options = self.guard.parse(values)
-        if getattr(request, "use_beam_search", False):
-            raise UserError("use_beam_search is not supported; use safety mode safebeam.")
-        if request.kv_transfer_params:
-            raise UserError("kv_transfer_params is not supported: its token ids would bypass the guard.")
+        xargs = options_in_xargs(request.vllm_xargs or {})
+        options = self.guard.parse(xargs if values is None else values)
         self._check_prompt_ids(getattr(request, "prompt", None))
-        request.vllm_xargs = {k: v for k, v in xargs.items() if not k.startswith(PREFIX)} | {KEY_ARG: key}
+        request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats
         self.guard.requests[key] = GuardedRequest(options, logprobs is not None and logprobs is not False)
 

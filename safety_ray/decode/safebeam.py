@@ -50,8 +50,8 @@ class SearchSettings:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.drop_share < 1:
             raise UserError(f"drop_share={self.drop_share} must be at least 0 and less than 1.")
-        if not math.isfinite(self.length_penalty):
-            raise UserError(f"length_penalty={self.length_penalty} must be a finite number.")
+        if not -10 <= self.length_penalty <= 10:  # the power of a length must be a finite float
+            raise UserError(f"length_penalty={self.length_penalty} must be -10 to 10.")
         if self.tag_id is None and self.drop_share:
             raise UserError(f"drop_share={self.drop_share} must be 0 for a model without the tag.")
         if self.tag_id in self.eos_ids:

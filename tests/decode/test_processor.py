@@ -250,6 +250,10 @@ def test_end_token_prefers_tag_then_eos_then_stop_token() -> None:
             {"safety_treshold": 0.1},
             "unknown safety setting 'safety_treshold'; the nearest is 'safety_threshold'",
         ),
+        ({"safety_mode": ["stop"]}, "unknown safety mode"),
+        ({"safety_threshold": [0.1]}, "threshold must be a number"),
+        ({"safety_prompt_threshold": float("nan")}, "must be a probability above 0"),
+        ({"safety_report": "yes"}, "safety_report must be true or false, not 'yes'"),
     ],
 )
 def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], message: str) -> None:
@@ -262,6 +266,21 @@ def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], m
         parse_policy(values, TagPolicy())
     with pytest.raises(VLLMValidationError, match=message):
         TagProcessor.validate_params(SamplingParams(extra_args=values))
+
+
+@pytest.mark.parametrize("values", [{"search_group": 5}, {"search_group": ["a"]}, {"search_group": None}])
+def test_validate_params_rejects_odd_groups(values: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    from safety_ray.decode.vllm_processor import TagProcessor
+
+    with pytest.raises(VLLMValidationError, match="search_group must be a list"):
+        TagProcessor.validate_params(SamplingParams(extra_args=values))
+    with pytest.raises(VLLMValidationError, match="leave out logprob_token_ids"):
+        TagProcessor.validate_params(
+            SamplingParams(extra_args={"safety_report": True}, logprobs=1, logprob_token_ids=[1])
+        )
 
 
 def test_parse_policy_uses_defaults_and_ignores_other_arguments() -> None:
