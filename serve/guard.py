@@ -179,6 +179,11 @@ class Guard:
             raise VLLMValidationError("the prompt leaves no room for an answer; shorten it.")
         number = self._num_searches(options, params)
         searches = [options.search(params, self.tag_id, length, i) for i in range(number)]
+        if params.n > (beams := sum(search.settings.max_results() for search in searches)):
+            raise VLLMValidationError(
+                f"n={params.n} answers need as many beams, and this search has at most {beams}; "
+                "ask for fewer answers, or for a larger beam_size or num_candidates."
+            )
         run = SearchRun(
             self._engine_generate,
             client.renderer.tokenizer,

@@ -110,9 +110,6 @@ class SafetyOptions:
                 raise UserError(f"safety mode {self.mode} does not support {name}; leave it out.")
         if self.decoding.samples and params.top_k > 0:
             raise UserError(f"in safety mode {self.mode}, num_candidates is the top_k; leave out top_k.")
-        beams = self.beam_size if "beam_size" in self.decoding.parameters else 1
-        if not self.decoding.samples and params.n > beams:
-            raise UserError(f"n={params.n} answers need as many beams; beam_size is {beams}.")
 
 
 @dataclass(frozen=True, slots=True)

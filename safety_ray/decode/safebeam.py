@@ -62,6 +62,21 @@ class SearchSettings:
         # 0.29 x 100 is 28.999999999999996 in floating point; the share is meant as a decimal number.
         return math.floor(round(self.drop_share * candidates, 9))
 
+    def max_results(self) -> int:
+        """Return an upper bound of the number of results: below k if most candidates are dropped.
+
+        At k = N = 2 and drop_share 0.5, for example, one of two candidates is dropped in each step, so that
+        there is never a second beam.
+        """
+        beams = 1
+        for length in range(1, self.max_new_tokens + 1):
+            candidates = beams * self.num_candidates
+            dropped = self.num_dropped(candidates) if length % self.stride == 0 else 0
+            beams = max(beams, min(candidates - dropped, self.beam_size))
+            if beams == self.beam_size:
+                break
+        return beams
+
 
 @dataclass(frozen=True, slots=True)
 class Expansion:

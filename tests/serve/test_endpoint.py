@@ -216,8 +216,17 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ),
         (
             {"safety": {"mode": "safebeam"}, "n": 5, "temperature": 1},
-            "n=5 answers need as many beams; beam_size is 4",
+            "n=5 answers need as many beams, and this search has at most 4; ask for fewer",
         ),
+        (
+            {
+                "safety": {"mode": "safebeam", "beam_size": 2, "num_candidates": 2},
+                "n": 2,
+                "temperature": 1,
+            },
+            "n=2 answers need as many beams, and this search has at most 1",
+        ),
+        ({"safety": {"mode": "safebeam"}, "n": 3, "temperature": 1, "max_tokens": 1}, "has at most 2"),
         ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "does not support presence_penalty"),
         ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave out top_k"),
         ({"logprobs": 25}, "logprobs=25 must be 0 to 20"),
