@@ -294,6 +294,22 @@ def test_endpoint_survives_odd_requests(client: OpenAI) -> None:
     assert choice_of(client).text == LETTERS[3:]
 
 
+def test_endpoint_errors_have_openai_form(client: OpenAI) -> None:
+    """Errors of the server's parts before the OpenAI layer; tests/serve/test_errors.py has all the others."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url, body = str(client.base_url), b'{"prompt": "a"}'
+    for method, path, status in (
+        ("GET", "nothing", 404),
+        ("GET", "models/other", 404),
+        ("GET", "completions", 405),
+        ("POST", "completions", 415),
+        ("POST", "chat/completions", 415),
+    ):
+        reply = httpx.request(method, url + path, content=body, headers=headers, timeout=None)
+        assert reply.status_code == reply.json()["error"]["code"] == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
 def test_endpoint_searches_with_equal_request_ids_both_end(client: OpenAI) -> None:
     body = {"request_id": "same"}
     settings: Any = [{"mode": "safebeam"}, {"mode": "safebeam", "beam_size": 2, "num_candidates": 8}] * 4
