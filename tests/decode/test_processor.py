@@ -152,6 +152,25 @@ def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
         assert_same(processor.apply(logits.clone()), expected)
 
 
+@pytest.mark.parametrize(
+    "extra", [{"safety_mode": "kill"}, {"safety_threshold": "x"}, {"safety_report": [1]}, {"safety_x": 1}]
+)
+def test_tag_processor_masks_tag_of_row_with_odd_arguments(extra: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from safety_ray.decode.vllm_processor import TagProcessor, engine_config
+
+    processor = TagProcessor(
+        SimpleNamespace(additional_config=engine_config(TAG)), torch.device("cpu"), False
+    )  # type: ignore[arg-type]
+    added: Any = [(0, SamplingParams(extra_args=extra), None, [])]
+    processor.update_state(BatchUpdate(batch_size=1, removed=[], added=added, moved=[]))
+    logits = random_logits(random.Random(0), 1)
+    expected = [reference(logits[0].tolist(), "mask", 1.0, EOS)]
+    assert_same(processor.apply(logits.clone()), expected)
+
+
 def test_tag_rows_stops_at_exact_threshold() -> None:
     batch = TagRows(tag=1)
     batch.add(0, TagPolicy("stop", 0.25), end=0)
