@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_ray.core.errors import UserError
+from serve.errors import EndpointError, error_response
 
 PAGE = Path(__file__).parent / "playground"
 OPEN = {"", "/", "/v1/safety", *(f"/{file.name}" for file in PAGE.iterdir())}
@@ -130,10 +130,4 @@ _TOO_LARGE = "the request's body is larger than {} bytes."
 
 
 async def _send_error(send: Any, status: int, message: str) -> None:
-    kind = {401: "authentication_error", 413: "invalid_request_error", 429: "rate_limit_error"}[status]
-    body = {"error": {"message": message, "type": kind, "param": None, "code": status}}
-    headers = [(b"content-type", b"application/json")]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    headers += [(b"retry-after", b"1")] if status == 429 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+    await error_response(EndpointError(status, message))({"type": "http"}, None, send)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -68,8 +69,8 @@ class Guard:
         if ids is None or self.tag_id in ids:
             raise VLLMValidationError(REFUSED_PROMPT)
         params = copy.copy(params)
-        extra_args = dict(params.extra_args or {})
-        request = self.requests.get(extra_args.pop(KEY_ARG, "")) or GuardedRequest(self.default, False)
+        key = (params.extra_args or {}).get(KEY_ARG, "")
+        request = self.requests.get(key) or GuardedRequest(self.default, False)
         options = request.options
         try:
             self._check(options, params)
@@ -77,7 +78,7 @@ class Guard:
             raise VLLMValidationError(str(error)) from error
         reports = [SafetyReport(options, request.per_token) for _ in range(params.n)]
         request.reports += reports
-        params.extra_args = extra_args
+        params.extra_args = {}  # the engine receives the guard's own arguments only
         self.passed += 1
         decode = self._search if options.decoding.searches else self._decode
         return self._count(decode(prompt, params, request_id, options, reports, kwargs), options, reports)
@@ -117,7 +118,6 @@ class Guard:
             params.logprobs = (client_logprobs or 0) + 1
         if self.tag_id is not None:
             params.extra_args = {
-                **params.extra_args,
                 MODE_ARG: options.mode,
                 THRESHOLD_ARG: options.threshold,
                 PROMPT_ARG: options.prompt_threshold,
@@ -179,6 +179,11 @@ class Guard:
             raise VLLMValidationError("the prompt leaves no room for an answer; shorten it.")
         number = self._num_searches(options, params)
         searches = [options.search(params, self.tag_id, length, i) for i in range(number)]
+        if params.n > (beams := sum(search.settings.max_results() for search in searches)):
+            raise VLLMValidationError(
+                f"n={params.n} answers need as many beams, and this search has at most {beams}; "
+                "ask for fewer answers, or for a larger beam_size or num_candidates."
+            )
         run = SearchRun(
             self._engine_generate,
             client.renderer.tokenizer,
@@ -189,7 +194,9 @@ class Guard:
             on_step=self._metrics.count_step,
         )
         with self._metrics.count_searches(number):
-            async with aclosing(run.outputs(searches, reports, request_id, **kwargs)) as outputs:
+            # Clients may send the same request id twice, but the name of a search must be unique.
+            name = f"{request_id}-{uuid.uuid4().hex}"
+            async with aclosing(run.outputs(searches, reports, request_id, name, **kwargs)) as outputs:
                 async for output in outputs:
                     yield output
 

@@ -1,5 +1,7 @@
-"""The HTTP ingress: OpenAI's routes with errors in OpenAI's format, GET /v1/safety, and the playground
-page."""
+"""The HTTP ingress: OpenAI's routes, GET /v1/safety, and the playground page.
+
+Requests are checked in body.py, and errors have the form of errors.py.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,23 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
-from fastapi import Request
-from ray.serve.exceptions import BackPressureError
+from fastapi import FastAPI, Request
 from ray.serve.llm.ingress import make_fastapi_ingress
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, RedirectResponse, Response
 
-from safety_ray.compat.ray_llm import HookedIngress, OpenAIHTTPException, ingress_app
+from safety_ray.compat.ray_llm import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    HookedIngress,
+    TokenizeCompletionRequest,
+    ingress_app,
+)
 from serve.access import PAGE, Access, AccessRules, read_keys
+from serve.body import read_body
+from serve.errors import EndpointError, error_event
+from serve.failed_requests import ErrorBoundary, answer_exception, describe
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -45,15 +57,30 @@ class SafetyIngress(HookedIngress):
     def llm_handle(self, model_id: str) -> Any:
         return CancellingHandle(super().llm_handle(model_id))
 
-    async def respond(self, body: Any, method: str, raw_request: Any = None) -> Response:
-        try:
-            return await super().respond(body, method, raw_request)
-        except OpenAIHTTPException as error:
-            return error_response(error.status_code, error.message, error.type)
-        except BackPressureError:
-            return error_response(
-                503, "the endpoint has too many requests waiting; try again later.", "overloaded"
-            )
+    def known_model(self, name: str | None) -> str:
+        model: str = self._public_settings["model"]
+        if name not in (None, model):
+            raise EndpointError(404, f"unknown model; this endpoint serves '{model}'.", "model")
+        return model
+
+    async def model_data(self, model: str) -> Any:
+        return await self.model(self.known_model(model))
+
+    async def completions(self, request: Request) -> Response:
+        return await self.respond(await read_body(request, CompletionRequest), "completions", request)
+
+    async def chat(self, request: Request) -> Response:
+        return await self.respond(await read_body(request, ChatCompletionRequest), "chat", request)
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await read_body(request, TokenizeCompletionRequest)
+        response: Response = await super().tokenize(body, request)
+        return response
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await read_body(request, DetokenizeRequest)
+        response: Response = await super().detokenize(body, request)
+        return response
 
     async def safety(self) -> dict[str, Any]:
         return self._public_settings
@@ -63,10 +90,10 @@ class SafetyIngress(HookedIngress):
             return RedirectResponse(request.url.path + "/")
         return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
-    async def page_file(self, name: str, kind: str, request: Request) -> Response:
+    async def page_file(self, name: str, kind: str) -> Response:
         file = PAGE / f"{name}.{kind}"
         if file.parent != PAGE or not file.is_file():
-            return error_response(404, f"'{request.url.path}' does not exist.", "not_found_error")
+            raise HTTPException(404)
         return FileResponse(file, headers=_PAGE_HEADERS)
 
 
@@ -88,24 +115,30 @@ class CancellingHandle:
 
 
 async def _read(answers: Any) -> AsyncGenerator[Any, None]:
+    started = False
     try:
         async for answer in answers:
+            started = True
             yield answer
     except (asyncio.CancelledError, GeneratorExit):
         answers.cancel()
         raise
+    except Exception as error:
+        if not started:
+            raise
+        yield error_event(describe(error))  # the HTTP status has been sent
 
 
 def ingress_class(rules: AccessRules, playground: bool) -> Any:
     """Return the ingress as a Ray Serve class with its routes."""
-    app = ingress_app()
-    app.add_middleware(Access, rules=rules)  # the last middleware added is the first to receive a request
     routes = {name: add for name, add in ROUTES.items() if playground or not name.startswith("page")}
-    return make_fastapi_ingress(SafetyIngress, endpoint_map=routes, app=app)
+    return make_fastapi_ingress(SafetyIngress, endpoint_map=routes, app=http_app(rules))
 
 
-def error_response(status: int, message: str, kind: str) -> Response:
-    """Return an error in OpenAI's format."""
-    body = {"message": message, "type": kind, "param": None, "code": status}
-    headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return JSONResponse({"error": body}, status_code=status, headers=headers)
+def http_app(rules: AccessRules) -> FastAPI:
+    """Return the FastAPI app without its routes: access control, and one form for all errors."""
+    app = ingress_app(innermost=ErrorBoundary)
+    app.add_exception_handler(HTTPException, answer_exception)  # FastAPI's own, for an unknown path or method
+    app.add_middleware(Access, rules=rules)
+    app.add_middleware(ErrorBoundary)  # the last middleware added is the first to receive a request
+    return app

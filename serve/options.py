@@ -8,6 +8,7 @@ The modes and their parameters are declared in safety_ray/decode/modes.py.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -17,7 +18,7 @@ from safety_ray.decode.modes import MODES, PARAMETERS, DecodingMode, Sampling
 from safety_ray.decode.processor import TagPolicy, check_threshold
 from safety_ray.decode.safebeam import Search, SearchSettings
 
-PREFIX = "safety_"
+_PREFIX = "safety_"
 """Prefix of the options among vLLM's extra arguments (`vllm_xargs`)."""
 
 _SEARCH_SETTINGS = ("beam_size", "num_candidates", "drop_share", "stride", "length_penalty")
@@ -33,6 +34,8 @@ _NOT_IN_SEARCH = (
     ("bad_words", None),
     ("structured_outputs", None),
     ("prompt_logprobs", None),
+    ("repetition_detection", None),
+    ("thinking_token_budget", None),
 )
 
 
@@ -51,7 +54,7 @@ class SafetyOptions:
     explain: bool = bool(PARAMETERS["explain"].default)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        if not isinstance(self.mode, str) or self.mode not in MODES:
             raise UserError(f"unknown safety mode {self.mode!r}; choose from {', '.join(MODES)}.")
         for field in fields(self):
             value, kind = getattr(self, field.name), field.type
@@ -59,6 +62,10 @@ class SafetyOptions:
                 raise UserError(f"safety.{field.name} must be an integer, not {value!r}.")
             if kind == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise UserError(f"safety.{field.name} must be a number, not {value!r}.")
+            if (
+                kind == "float" and not abs(value) <= sys.float_info.max
+            ):  # also an integer too large for a float
+                raise UserError(f"safety.{field.name} must be a finite number.")
             if kind == "bool" and not isinstance(value, bool):
                 raise UserError(f"safety.{field.name} must be true or false, not {value!r}.")
         check_threshold("threshold", self.threshold)
@@ -103,9 +110,6 @@ class SafetyOptions:
                 raise UserError(f"safety mode {self.mode} does not support {name}; leave it out.")
         if self.decoding.samples and params.top_k > 0:
             raise UserError(f"in safety mode {self.mode}, num_candidates is the top_k; leave out top_k.")
-        beams = self.beam_size if "beam_size" in self.decoding.parameters else 1
-        if not self.decoding.samples and params.n > beams:
-            raise UserError(f"n={params.n} answers need as many beams; beam_size is {beams}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,27 @@ def parse_options(values: Mapping[str, Any] | None, default: SafetyOptions, limi
             )
     check_limits(options, limits)
     return options
+
+
+def options_in_xargs(xargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options in a request's `vllm_xargs`: {"safety_mode": "stop"} gives {"mode": "stop"}.
+
+    Raises UserError for any other argument, since the engine's own code reads them.
+    """
+    names = [_PREFIX + field.name for field in fields(SafetyOptions)]
+    for name in xargs:
+        if name not in names:
+            raise UserError(f"vllm_xargs has no argument {name!r}; the nearest is '{nearest(name, names)}'.")
+    return {name.removeprefix(_PREFIX): value for name, value in xargs.items()}
+
+
+def check_fields(request: Any) -> None:
+    """Raise UserError for fields of vLLM's requests that would bypass the guard."""
+    for name in ("kv_transfer_params", "ec_transfer_params"):
+        if getattr(request, name, None):
+            raise UserError(f"{name} is not supported: it would bypass the guard.")
+    if getattr(request, "use_beam_search", False):
+        raise UserError("use_beam_search is not supported; use safety mode safebeam.")
 
 
 def check_limits(options: SafetyOptions, limits: Limits) -> None:

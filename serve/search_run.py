@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -41,16 +42,15 @@ class SearchRun:
         self._refusal, self._on_step = refusal, on_step
 
     async def outputs(
-        self, searches: list[Search], reports: list[SafetyReport], request_id: str, **kwargs: Any
+        self, searches: list[Search], reports: list[SafetyReport], request_id: str, name: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yield vLLM's outputs of the request: several if it streams, else one at the end.
 
-        There is one report per answer, and either one search for all answers or one search per answer.
+        There is one report per answer, and either one search for all answers or one search per answer. `name`
+        must be unique among running searches.
         """
         streams = [
-            self._answers(
-                search, reports[i:] if len(searches) == 1 else [reports[i]], f"{request_id}-{i}", kwargs
-            )
+            self._answers(search, reports[i:] if len(searches) == 1 else [reports[i]], f"{name}-{i}", kwargs)
             for i, search in enumerate(searches)
         ]
         delta = self.params.output_kind == RequestOutputKind.DELTA
@@ -101,13 +101,29 @@ class SearchRun:
                     break
                 if delta and (chunk := first.chunk(None)) is not None:
                     yield chunk
-        ranked = search.ranked()
-        for index, report in enumerate(reports):
+        beams = search.ranked()[:1] if len(reports) == 1 else self._with_different_texts(search.ranked())
+        if len(beams) < len(reports):
+            raise VLLMValidationError(
+                f"the search has found {len(beams)} different answers, but n is {len(reports)}; "
+                "ask for fewer answers, or for a larger beam_size or num_candidates."
+            )
+        for index, (report, beam) in enumerate(zip(reports, beams, strict=False)):
             text = first if index == 0 else _AnswerText(self, report, index)
-            beam = ranked[min(index, len(ranked) - 1)]
             if not text.stop_string:
                 text.extend(beam, len(beam.token_ids))
             yield text.last_chunk(beam)
+
+    def _with_different_texts(self, beams: list[Beam]) -> list[Beam]:
+        """Return the best beam of each text.
+
+        Beams with the same text differ in special tokens, or after a stop string that they have in common.
+        """
+        best: dict[str, Beam] = {}
+        for beam in beams:
+            text = _AnswerText(self, SafetyReport(self._options, per_token=False), 0)
+            text.extend(beam, len(beam.token_ids))
+            best.setdefault(text.last_chunk(beam).text, beam)
+        return list(best.values())
 
     def _refuses_prompt(self, search: Search, report: SafetyReport) -> bool:
         """Return whether P(tag) after the prompt reaches the threshold; call it after the first step."""

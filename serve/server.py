@@ -10,18 +10,19 @@ from typing import Any
 from ray.serve.llm.deployment import LLMServer
 
 from safety_ray.chat.encoder import ChatEncoder
-from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse, engine_client, offer_tokenization
+from safety_ray.compat.ray_llm import engine_client, offer_tokenization
 from safety_ray.compat.versions import check_versions
 from safety_ray.compat.vllm_renderer import PlainTextRenderer, use_renderer
 from safety_ray.core.errors import UserError
 from safety_ray.decode.vllm_processor import CONFIG_KEY
+from serve.errors import EndpointError
 from serve.failures import NOT_STARTED, health_failure, root_cause
 from serve.guard import KEY_ARG, Guard, GuardedRequest
 from serve.guard_check import check_guard
 from serve.metrics import Metrics
-from serve.options import PREFIX
-from serve.report import SafetyReport, add_reports
-from serve.streams import batch_events, error_event, with_deadline
+from serve.options import check_fields, options_in_xargs
+from serve.report import add_reports
+from serve.streams import batch_events, with_deadline, with_public_errors
 
 
 class GuardedRenderer(PlainTextRenderer):
@@ -79,37 +80,30 @@ class SafetyServer(LLMServer):
         self._metrics.refresh()
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
-        return await self._respond(super().completions, request, raw_request_info)
+        return self._answer(super().completions, request, raw_request_info)
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> Any:
-        return await self._respond(super().chat, request, raw_request_info)
+        return self._answer(super().chat, request, raw_request_info)
 
-    async def _respond(self, method: Any, request: Any, raw_request_info: Any) -> Any:
-        key = uuid.uuid4().hex
-        try:
-            self._prepare(request, key)
-        except UserError as error:
-            return _bad_request(str(error))
-        try:
-            stream = await method(request, raw_request_info)
-        except BaseException:
-            self.guard.requests.pop(key, None)
-            raise
-        return self._with_reports(stream, key, bool(request.stream))
+    async def tokenize(self, request: Any, raw_request_info: Any = None) -> Any:
+        return with_public_errors(_call(super().tokenize, request, raw_request_info), streams=False)
+
+    async def detokenize(self, request: Any, raw_request_info: Any = None) -> Any:
+        return with_public_errors(_call(super().detokenize, request, raw_request_info), streams=False)
+
+    def _answer(self, method: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
+        """Yield the answer to a request for text, with its safety reports and with errors for clients."""
+        streams = bool(request.stream)
+        return with_public_errors(self._with_reports(method, request, raw_request_info, streams), streams)
 
     def _prepare(self, request: Any, key: str) -> None:
         """Check the request and register its options with the guard under `key`."""
-        xargs = request.vllm_xargs or {}
+        check_fields(request)
         values = (request.model_extra or {}).get("safety")
-        if values is None:
-            values = {k.removeprefix(PREFIX): v for k, v in xargs.items() if k.startswith(PREFIX)}
-        options = self.guard.parse(values)
-        if getattr(request, "use_beam_search", False):
-            raise UserError("use_beam_search is not supported; use safety mode safebeam.")
-        if request.kv_transfer_params:
-            raise UserError("kv_transfer_params is not supported: its token ids would bypass the guard.")
+        xargs = options_in_xargs(request.vllm_xargs or {})
+        options = self.guard.parse(xargs if values is None else values)
         self._check_prompt_ids(getattr(request, "prompt", None))
-        request.vllm_xargs = {k: v for k, v in xargs.items() if not k.startswith(PREFIX)} | {KEY_ARG: key}
+        request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats
         self.guard.requests[key] = GuardedRequest(options, logprobs is not None and logprobs is not False)
 
@@ -123,24 +117,28 @@ class SafetyServer(LLMServer):
             if special := sorted(self._special_ids.intersection(body)):
                 raise UserError(f"the prompt contains the special token ids {special}; send text instead.")
 
-    async def _with_reports(self, stream: Any, key: str, streams: bool) -> AsyncGenerator[Any, None]:
-        """Yield `stream` with the safety reports in it; end it after the request timeout."""
-        reports: list[SafetyReport] = self.guard.requests[key].reports
-        started = False
+    async def _with_reports(
+        self, method: Any, request: Any, raw_request_info: Any, streams: bool
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the answer to `request` with the safety reports in it; end it after the request timeout."""
+        key = uuid.uuid4().hex
         try:
+            self._prepare(request, key)
+            reports = self.guard.requests[key].reports
+            stream = _call(method, request, raw_request_info)
             events = batch_events(stream, self._interval_s) if streams else stream
             async with aclosing(with_deadline(events, self._timeout_s)) as items:
                 async for item in items:
                     yield add_reports(item, reports)
-                    started = streams
-        except TimeoutError:
+        except TimeoutError as error:
             message = f"the answer took longer than this endpoint's request_timeout_s={self._timeout_s:g}."
-            error = ErrorInfo(message=message, type="timeout", code=503)
-            # The HTTP status of a stream that has started cannot be changed any more.
-            yield error_event(error) if started else ErrorResponse(error=error)
+            raise EndpointError(503, message) from error
         finally:
-            del self.guard.requests[key]
+            self.guard.requests.pop(key, None)
 
 
-async def _bad_request(message: str) -> AsyncGenerator[ErrorResponse, None]:
-    yield ErrorResponse(error=ErrorInfo(message=message, type="BadRequestError", code=400))
+async def _call(method: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
+    """Yield what a method of Ray Serve LLM's server answers."""
+    async with aclosing(await method(request, raw_request_info)) as items:
+        async for item in items:
+            yield item

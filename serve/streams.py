@@ -1,4 +1,4 @@
-"""Streams of a replica: deadlines, and several events per message."""
+"""Streams of a replica: deadlines, several events per message, and errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
+
+from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse
+from serve.errors import HAS_FAILED, EndpointError, error_body, error_event
+from serve.failed_requests import describe
 
 _END = object()
 
@@ -63,6 +67,41 @@ async def batch_events(stream: Any, interval_s: float) -> AsyncGenerator[list[An
         await asyncio.gather(reader, return_exceptions=True)
 
 
-def error_event(error: Any) -> str:
-    """Return the server-sent events that end a stream with an ErrorInfo."""
-    return f"data: {json.dumps({'error': error.model_dump()})}\n\ndata: [DONE]\n\n"
+async def with_public_errors(stream: Any, streams: bool) -> AsyncGenerator[Any, None]:
+    """Yield the items of `stream`, and end it at the first error, as a client receives it.
+
+    An error is an exception, or an ErrorResponse or event of vLLM's OpenAI layer. It becomes an event if the
+    request `streams` and an item has been sent, and otherwise an ErrorResponse, which has an HTTP status.
+    """
+    started = False
+    try:
+        async with aclosing(stream) as items:
+            async for item in items:
+                events = item if isinstance(item, list) else [item]
+                errors = [_reported_error(event) for event in events]
+                error = next((error for error in errors if error is not None), None)
+                before = item if error is None else events[: errors.index(error)]
+                if before:
+                    yield before
+                    started = streams
+                if error is not None:
+                    raise error
+    except Exception as error:
+        described = describe(error)
+        yield error_event(described) if started else _error_answer(described)
+
+
+def _error_answer(error: EndpointError) -> ErrorResponse:
+    return ErrorResponse(error=ErrorInfo(**error_body(error)["error"]))
+
+
+def _reported_error(event: Any) -> EndpointError | None:
+    """Return the error that an item of vLLM's OpenAI layer reports, or None."""
+    if isinstance(event, ErrorResponse):
+        error = event.error.model_dump()
+    elif isinstance(event, str) and event.startswith('data: {"error"'):
+        error = json.loads(event.removeprefix("data: "))["error"]
+    else:
+        return None
+    message = HAS_FAILED if error["code"] == 500 else error["message"]
+    return EndpointError(error["code"], message, error["param"])

@@ -1,40 +1,54 @@
 """Private parts of Ray Serve LLM's server and ingress (Ray 2.60).
 
 Ray Serve LLM lets an application subclass its server and ingress, but keeps private the engine client (which
-the guard wraps), the error types, the app with Ray's middleware, and the ingress methods through which every
+the guard wraps), the request and error types, the middleware, and the ingress methods through which every
 request passes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from ray.llm._internal.serve.core.configs.openai_api_models import (
     ChatCompletionRequest,
     CompletionRequest,
+    DetokenizeRequest,
     ErrorInfo,
     ErrorResponse,
     OpenAIHTTPException,
+    TokenizeCompletionRequest,
     to_model_metadata,
 )
-from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
+from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
+from ray.llm._internal.serve.observability.metrics.fast_api_metrics import (
+    add_http_metrics_middleware,
+    metrics_lifespan,
+)
 from ray.serve.llm.ingress import OpenAiIngress
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 __all__ = [
     "ChatCompletionRequest",
     "CompletionRequest",
+    "DetokenizeRequest",
     "ErrorInfo",
     "ErrorResponse",
     "HookedIngress",
     "OpenAIHTTPException",
+    "TokenizeCompletionRequest",
     "engine_client",
     "ingress_app",
     "model_card",
     "offer_tokenization",
     "openai_servings",
+    "plain_messages",
 ]
+
+
+Request = TypeVar("Request")
 
 
 def engine_client(server: Any) -> Any:
@@ -59,10 +73,34 @@ def offer_tokenization(server: Any) -> None:
     server.engine._oai_serving_tokenization = getattr(server.engine._app_state, "serving_tokenization", None)
 
 
-def ingress_app() -> FastAPI:
-    """Return a FastAPI app with the middleware of Ray Serve LLM's ingress."""
-    app: FastAPI = init()
+def ingress_app(innermost: Any) -> FastAPI:
+    """Return a FastAPI app with the middleware of Ray Serve LLM's ingress, except for its error handling.
+
+    Ray's error handling adds the text of any exception to the response. The middleware `innermost` takes its
+    place.
+    """
+    app = FastAPI(lifespan=metrics_lifespan)
+    app.add_middleware(innermost)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_credentials=True,
+        allow_methods=["*"],
+        allow_headers=["*"],
+    )
+    add_http_metrics_middleware(app)
+    app.add_middleware(SetRequestIdMiddleware)
     return app
+
+
+def plain_messages(request: Request) -> Request:
+    """Return `request` with lists in place of pydantic's iterators, which are validated on the way.
+
+    Raises ValueError for an invalid part of a chat message.
+    """
+    if isinstance(request, ChatCompletionRequest):
+        _sanitize_chat_completion_request(request)
+    return request
 
 
 def model_card(llm_config: Any) -> Any:
@@ -71,7 +109,11 @@ def model_card(llm_config: Any) -> Any:
 
 
 class HookedIngress(OpenAiIngress):
-    """Ray Serve LLM's ingress with two public methods to override in place of its private ones."""
+    """Ray Serve LLM's ingress with public methods to override in place of its private ones."""
+
+    def known_model(self, name: str | None) -> str:
+        """Return the id of the model that a request names; raise an exception for an unknown one."""
+        raise NotImplementedError
 
     def llm_handle(self, model_id: str) -> Any:
         """Return the Ray Serve handle of the model's deployment."""
@@ -84,6 +126,9 @@ class HookedIngress(OpenAiIngress):
         """
         response: Response = await super()._process_llm_request(body, method, raw_request)
         return response
+
+    async def _get_model_id(self, model: str | None) -> str:
+        return self.known_model(model)
 
     def _get_configured_serve_handle(self, model_id: str) -> Any:
         return self.llm_handle(model_id)

@@ -5,7 +5,8 @@
 A step of Safe Beam Search sends one request per candidate. The requests arrive one after another, and the
 engine would start the first before the others arrive: two or more model steps instead of one. Requests that
 name a group, `SamplingParams(extra_args={GROUP_ARG: [name, size]})`, wait here until the whole group has
-arrived. Other requests are not affected.
+arrived. Other requests are not affected. A malformed group is ignored, and its request starts alone: an
+exception in the scheduler would end the engine with all its requests.
 
 vLLM accepts a scheduler class but declares its interface private: this class overrides `add_request` and
 `finish_requests`.
@@ -29,24 +30,32 @@ GROUP_ARG = "search_group"
 """Name of the extra sampling argument that holds a request's group: [name, number of requests]."""
 
 
+def is_group(group: Any) -> bool:
+    """Return whether `group` is [name, number of requests]."""
+    if not isinstance(group, (list, tuple)) or len(group) != 2:
+        return False
+    name, size = group
+    return isinstance(name, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 1
+
+
 class RequestGroups:
     """Mixin that starts the requests of a group together; list it before a scheduler class in the bases."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: dict[str, list[Request]] = {}
+        self._waiting: dict[tuple[str, int], list[Request]] = {}  # by name and number of requests
 
     def add_request(self, request: Request) -> None:
         params = request.sampling_params
         group = (params.extra_args or {}).get(GROUP_ARG) if params is not None else None
-        if group is None:
+        if group is None or not is_group(group):
             super().add_request(request)  # type: ignore[misc]
             return
         name, size = group
-        members = self._waiting.setdefault(name, [])
+        members = self._waiting.setdefault((name, size), [])
         members.append(request)
         if len(members) == size:
-            for member in self._waiting.pop(name):
+            for member in self._waiting.pop((name, size)):
                 super().add_request(member)  # type: ignore[misc]
 
     def finish_requests(
@@ -56,15 +65,15 @@ class RequestGroups:
         if isinstance(request_ids, str):
             request_ids = [request_ids]
         ids = None if request_ids is None else set(request_ids)
-        for name, members in list(self._waiting.items()):
+        for group, members in list(self._waiting.items()):
             remaining = [request for request in members if ids is not None and request.request_id not in ids]
             for request in members:
                 if request not in remaining:
                     request.status = finished_status
             if remaining:
-                self._waiting[name] = remaining
+                self._waiting[group] = remaining
             else:
-                del self._waiting[name]
+                del self._waiting[group]
         finished: list[Request] = super().finish_requests(ids, finished_status)  # type: ignore[misc]
         return finished
 

@@ -69,12 +69,15 @@ def check_threshold(name: str, value: Any) -> None:
 def parse_policy(values: Mapping[str, Any] | None, default: TagPolicy) -> TagPolicy:
     """Return the policy of a request with the extra arguments `values`; `default` fills in missing ones.
 
-    Arguments that do not begin with `safety_` are ignored. Raises UserError for an unknown name or value.
+    Arguments that do not begin with `safety_` are ignored. Raises UserError for an unknown name or an invalid
+    value.
     """
     args = {key: value for key, value in (values or {}).items() if str(key).startswith("safety_")}
     for key in args:
         if key not in _ARGS:
             raise UserError(f"unknown safety setting '{key}'; the nearest is '{nearest(key, _ARGS)}'.")
+    if not isinstance(args.get(REPORT_ARG, False), bool):
+        raise UserError(f"{REPORT_ARG} must be true or false, not {args[REPORT_ARG]!r}.")
     return TagPolicy(
         args.get(MODE_ARG, default.mode),
         args.get(THRESHOLD_ARG, default.threshold),

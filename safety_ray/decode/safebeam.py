@@ -50,8 +50,8 @@ class SearchSettings:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.drop_share < 1:
             raise UserError(f"drop_share={self.drop_share} must be at least 0 and less than 1.")
-        if not math.isfinite(self.length_penalty):
-            raise UserError(f"length_penalty={self.length_penalty} must be a finite number.")
+        if not -10 <= self.length_penalty <= 10:  # the power of a length must be a finite float
+            raise UserError(f"length_penalty={self.length_penalty} must be -10 to 10.")
         if self.tag_id is None and self.drop_share:
             raise UserError(f"drop_share={self.drop_share} must be 0 for a model without the tag.")
         if self.tag_id in self.eos_ids:
@@ -61,6 +61,21 @@ class SearchSettings:
         """Return how many of `candidates` candidates are dropped: floor(drop_share x candidates)."""
         # 0.29 x 100 is 28.999999999999996 in floating point; the share is meant as a decimal number.
         return math.floor(round(self.drop_share * candidates, 9))
+
+    def max_results(self) -> int:
+        """Return an upper bound of the number of results: below k if most candidates are dropped.
+
+        At k = N = 2 and drop_share 0.5, for example, one of two candidates is dropped in each step, so that
+        there is never a second beam.
+        """
+        beams = 1
+        for length in range(1, self.max_new_tokens + 1):
+            candidates = beams * self.num_candidates
+            dropped = self.num_dropped(candidates) if length % self.stride == 0 else 0
+            beams = max(beams, min(candidates - dropped, self.beam_size))
+            if beams == self.beam_size:
+                break
+        return beams
 
 
 @dataclass(frozen=True, slots=True)

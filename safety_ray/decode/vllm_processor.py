@@ -19,6 +19,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from safety_ray.compat.vllm_sampler import report_with_sampler
+from safety_ray.compat.vllm_scheduler import GROUP_ARG, is_group
 from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import (
     REPORT_ARG,
@@ -51,9 +52,17 @@ class TagProcessor(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Raise VLLMValidationError (HTTP 400) for an unknown mode or a threshold out of range."""
+        """Raise VLLMValidationError (HTTP 400) for extra arguments that the engine cannot process.
+
+        vLLM calls this function before a request is sent to the engine's own processes.
+        """
+        extra = sampling_params.extra_args or {}
         try:
-            check_sampling(parse_policy(sampling_params.extra_args, TagPolicy()), None, sampling_params)
+            check_sampling(parse_policy(extra, TagPolicy()), None, sampling_params)
+            if GROUP_ARG in extra and not is_group(extra[GROUP_ARG]):
+                raise UserError(f"{GROUP_ARG} must be a list of a name and a number, such as ['a', 2].")
+            if extra.get(REPORT_ARG) and sampling_params.logprob_token_ids:
+                raise UserError(f"{REPORT_ARG} needs logprobs; leave out logprob_token_ids.")
         except UserError as error:
             raise VLLMValidationError(str(error)) from error
 
@@ -77,7 +86,10 @@ class TagProcessor(LogitsProcessor):
             self.batch.remove(row)
         for row, params, _, output in batch_update.added:
             extra = params.extra_args or {}
-            policy = parse_policy(extra, self.default)
+            try:
+                policy = parse_policy(extra, self.default)
+            except UserError:  # an exception here would end the engine with all its requests
+                policy = TagPolicy("mask")
             end = end_token(self.batch.tag, params.stop_token_ids, params.eos_token_id)
             if policy.ends_texts and end is None:  # the model has no end of text
                 policy = TagPolicy("mask")

@@ -152,6 +152,25 @@ def test_tag_processor_matches_reference_for_batch_updates(seed: int) -> None:
         assert_same(processor.apply(logits.clone()), expected)
 
 
+@pytest.mark.parametrize(
+    "extra", [{"safety_mode": "kill"}, {"safety_threshold": "x"}, {"safety_report": [1]}, {"safety_x": 1}]
+)
+def test_tag_processor_masks_tag_of_row_with_odd_arguments(extra: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from safety_ray.decode.vllm_processor import TagProcessor, engine_config
+
+    processor = TagProcessor(
+        SimpleNamespace(additional_config=engine_config(TAG)), torch.device("cpu"), False
+    )  # type: ignore[arg-type]
+    added: Any = [(0, SamplingParams(extra_args=extra), None, [])]
+    processor.update_state(BatchUpdate(batch_size=1, removed=[], added=added, moved=[]))
+    logits = random_logits(random.Random(0), 1)
+    expected = [reference(logits[0].tolist(), "mask", 1.0, EOS)]
+    assert_same(processor.apply(logits.clone()), expected)
+
+
 def test_tag_rows_stops_at_exact_threshold() -> None:
     batch = TagRows(tag=1)
     batch.add(0, TagPolicy("stop", 0.25), end=0)
@@ -250,6 +269,10 @@ def test_end_token_prefers_tag_then_eos_then_stop_token() -> None:
             {"safety_treshold": 0.1},
             "unknown safety setting 'safety_treshold'; the nearest is 'safety_threshold'",
         ),
+        ({"safety_mode": ["stop"]}, "unknown safety mode"),
+        ({"safety_threshold": [0.1]}, "threshold must be a number"),
+        ({"safety_prompt_threshold": float("nan")}, "must be a probability above 0"),
+        ({"safety_report": "yes"}, "safety_report must be true or false, not 'yes'"),
     ],
 )
 def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], message: str) -> None:
@@ -262,6 +285,21 @@ def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], m
         parse_policy(values, TagPolicy())
     with pytest.raises(VLLMValidationError, match=message):
         TagProcessor.validate_params(SamplingParams(extra_args=values))
+
+
+@pytest.mark.parametrize("values", [{"search_group": 5}, {"search_group": ["a"]}, {"search_group": None}])
+def test_validate_params_rejects_odd_groups(values: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    from safety_ray.decode.vllm_processor import TagProcessor
+
+    with pytest.raises(VLLMValidationError, match="search_group must be a list"):
+        TagProcessor.validate_params(SamplingParams(extra_args=values))
+    with pytest.raises(VLLMValidationError, match="leave out logprob_token_ids"):
+        TagProcessor.validate_params(
+            SamplingParams(extra_args={"safety_report": True}, logprobs=1, logprob_token_ids=[1])
+        )
 
 
 def test_parse_policy_uses_defaults_and_ignores_other_arguments() -> None:

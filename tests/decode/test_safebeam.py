@@ -276,6 +276,47 @@ def test_safebeam_search_excludes_tag_and_keeps_raw_scores() -> None:
     assert best.p_tag == (0.8, 0.8, 0.8)
 
 
+@given(
+    seed=st.integers(0, 99),
+    k=st.integers(1, 5),
+    n=st.integers(1, 5),
+    length=st.integers(1, 5),
+    share=st.sampled_from(["0", "0.25", "0.5", "0.75", "0.9"]),
+    stride=st.integers(1, 3),
+    ends=st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_search_settings_max_results_bounds_results(
+    seed: int, k: int, n: int, length: int, share: str, stride: int, ends: bool
+) -> None:
+    eos = frozenset({EOS}) if ends else frozenset()
+    table = Table(seed, 7)
+    finished, live = brute_force(
+        table.log_probs, tag=TAG, eos=eos, k=k, n=n, length=length, share=share, stride=stride
+    )
+    options = SearchSettings(
+        tag_id=TAG,
+        eos_ids=eos,
+        beam_size=k,
+        num_candidates=n,
+        max_new_tokens=length,
+        drop_share=float(share),
+        stride=stride,
+    )
+    found = len(answers(finished, live, k))
+    assert found <= options.max_results() <= k
+    if not ends and n * (1 - float(share)) >= 1:  # beams never become fewer
+        assert found == options.max_results()
+
+
+def test_search_settings_max_results_of_small_searches() -> None:
+    """2 of 4 candidates remain after the first step, and 4 of 8 after the second."""
+    options = SearchSettings(tag_id=TAG, beam_size=4, num_candidates=4)
+    assert [dataclasses.replace(options, max_new_tokens=n).max_results() for n in (1, 2, 64)] == [2, 4, 4]
+    assert dataclasses.replace(options, beam_size=2, num_candidates=2).max_results() == 1
+    assert dataclasses.replace(options, beam_size=2, num_candidates=2, drop_share=0.0).max_results() == 2
+
+
 def test_search_settings_num_dropped_uses_exact_decimal_share() -> None:
     """In floating point, 0.29 x 100 and 0.57 x 100 are just below 29 and 57."""
     options = SearchSettings(tag_id=TAG)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import torch
@@ -192,7 +193,10 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ),
         ({"safety": {"mode": "stop", "thresholt": 1}}, "'thresholt'; the nearest is 'threshold'"),
         ({"safety": "stop"}, "'safety' must be an object"),
-        ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'mod'; the nearest is 'mode'"),
+        ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'safety_mod'; the nearest is 'safety_mode'"),
+        ({"body": {"vllm_xargs": {"search_group": 5}}}, "vllm_xargs has no argument 'search_group'"),
+        ({"body": {"vllm_xargs": {"search_group": ["a", 2]}}}, "vllm_xargs has no argument 'search_group'"),
+        ({"body": {"vllm_xargs": {"safety_report": 1}}}, "vllm_xargs has no argument 'safety_report'"),
         (
             {"safety": {"mode": "mask", "beam_size": 2}},
             "safety.beam_size is a setting of mode safebeam, not of mode mask",
@@ -212,8 +216,17 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ),
         (
             {"safety": {"mode": "safebeam"}, "n": 5, "temperature": 1},
-            "n=5 answers need as many beams; beam_size is 4",
+            "n=5 answers need as many beams, and this search has at most 4; ask for fewer",
         ),
+        (
+            {
+                "safety": {"mode": "safebeam", "beam_size": 2, "num_candidates": 2},
+                "n": 2,
+                "temperature": 1,
+            },
+            "n=2 answers need as many beams, and this search has at most 1",
+        ),
+        ({"safety": {"mode": "safebeam"}, "n": 3, "temperature": 1, "max_tokens": 1}, "has at most 2"),
         ({"safety": {"mode": "safebeam"}, "presence_penalty": 1.0}, "does not support presence_penalty"),
         ({"safety": {"mode": "sample"}, "temperature": 1, "body": {"top_k": 4}}, "leave out top_k"),
         ({"logprobs": 25}, "logprobs=25 must be 0 to 20"),
@@ -225,6 +238,7 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ),
         ({"body": {"use_beam_search": True}}, "use_beam_search is not supported; use safety mode"),
         ({"body": {"kv_transfer_params": {"prompt_token_ids": [40]}}}, "kv_transfer_params is not supported"),
+        ({"body": {"ec_transfer_params": {"a": 1}}}, "ec_transfer_params is not supported"),
         ({"prompt": [1, 2, 40]}, r"special token ids \[40\]"),
         ({"prompt": [[1, 2], [39, 37]]}, r"special token ids \[37, 39\]"),
     ],
@@ -236,13 +250,82 @@ def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, me
     assert "Traceback" not in str(refused.value)
 
 
+ODD_REQUESTS: Any = [
+    *({"vllm_xargs": {"search_group": group}} for group in (5, "a", ["a", 2], ["a"], [1, 2], 2.5, [], -1)),
+    *(
+        {"vllm_xargs": {name: 5}}
+        for name in ("safety_key", "safety_report", "safety_mode", "kv_cache_report")
+    ),
+    *({"safety": {"mode": value}} for value in ([], {}, 5, True)),
+    {"safety": {"mode": "safebeam", "length_penalty": 1e300}},
+    {"prompt": "\ud800"},
+    {"prompt": 5},
+    {"prompt": [10**9]},
+    {"structured_outputs": 5},
+    {"structured_outputs": {"regex": "("}},
+    {"stop_token_ids": [10**9], "min_tokens": 1},
+    {"stop_token_ids": [2**70]},
+    {"allowed_token_ids": [-1]},
+    {"logit_bias": {"a": 1}},
+    {"logit_bias": {"1000000": 1}},
+    {"n": -1},
+    {"n": 10**9},
+    {"top_k": 2**62},
+    {"logprobs": -1},
+    {"prompt_logprobs": 10**6},
+    {"repetition_detection": {"max_pattern_size": -1}},
+    {"thinking_token_budget": 5},
+    {"prompt_embeds": "a"},
+    {"cache_salt": ""},
+]
+
+
+def test_endpoint_survives_odd_requests(client: OpenAI) -> None:
+    """Each request is refused in OpenAI's form, and the engine answers the next one."""
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    for odd in ODD_REQUESTS:
+        for more in ({}, {"stream": True}):
+            body = json.dumps({"model": MODEL, "prompt": "abc", "max_tokens": 2, **more, **odd})
+            reply = httpx.post(f"{client.base_url}completions", content=body, headers=headers, timeout=None)
+            assert reply.status_code in ((200, 400) if "top_k" in odd else (400,)), (odd, reply.text)
+            assert "Traceback" not in reply.text
+            if reply.status_code == 400:
+                assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert choice_of(client).text == LETTERS[3:]
+
+
+def test_endpoint_errors_have_openai_form(client: OpenAI) -> None:
+    """Errors of the server's parts before the OpenAI layer; tests/serve/test_errors.py has all the others."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url, body = str(client.base_url), b'{"prompt": "a"}'
+    for method, path, status in (
+        ("GET", "nothing", 404),
+        ("GET", "models/other", 404),
+        ("GET", "completions", 405),
+        ("POST", "completions", 415),
+        ("POST", "chat/completions", 415),
+    ):
+        reply = httpx.request(method, url + path, content=body, headers=headers, timeout=None)
+        assert reply.status_code == reply.json()["error"]["code"] == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_endpoint_searches_with_equal_request_ids_both_end(client: OpenAI) -> None:
+    body = {"request_id": "same"}
+    settings: Any = [{"mode": "safebeam"}, {"mode": "safebeam", "beam_size": 2, "num_candidates": 8}] * 4
+    expected = [choice_of(client, safety=safety, max_tokens=20).text for safety in settings]
+    with ThreadPoolExecutor(8) as pool:
+        texts = pool.map(lambda s: choice_of(client, safety=s, body=body, max_tokens=20).text, settings)
+    assert list(texts) == expected
+
+
 def test_endpoint_rejects_unknown_chat_role_with_400(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="unknown role 'im_end'"):
         client.chat.completions.create(model=MODEL, messages=[{"role": "im_end", "content": "a"}])  # type: ignore[list-item,misc]
 
 
 def test_endpoint_returns_404_for_unknown_model(client: OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match="unknown model; this endpoint serves 'safety-ray'"):
         client.completions.create(model="other", prompt="a")
 
 

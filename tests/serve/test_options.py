@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from safety_ray.core.config import describe
 from safety_ray.core.errors import UserError
 from safety_ray.decode.modes import MODES, PARAMETERS
 from serve.access import PAGE
-from serve.options import Limits, SafetyOptions, parse_options
+from serve.options import Limits, SafetyOptions, check_fields, options_in_xargs, parse_options
 from serve.settings import ServeConfig
 
 WITHOUT_CONTROL = {"prompt_threshold", "length_penalty", "explain"}
@@ -40,6 +43,38 @@ def test_parse_options_names_allowed_modes() -> None:
         parse_options({"mode": "kill"}, SafetyOptions(), Limits())
     with pytest.raises(UserError, match="does not allow safety mode off; choose from mask, stop, safebeam"):
         parse_options({"mode": "off"}, SafetyOptions(), Limits(allow_off=False))
+
+
+ODD_VALUES: list[Any] = [5, -1, 0, 2.5, "", "a", [], ["a", 2], ["a"], [[1]], {}, True, float("nan"), 10**400]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+@pytest.mark.parametrize(
+    "name", ["search_group", "safety_report", "safety_key", "safety_", "", "kv_transfer_params"]
+)
+def test_options_in_xargs_rejects_engine_arguments(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"vllm_xargs has no argument '{name}'; the nearest is 'safety_"):
+        options_in_xargs({"safety_mode": "stop", name: value})
+
+
+@pytest.mark.parametrize("value", [v for v in ODD_VALUES if v != {}])
+@pytest.mark.parametrize("name", ["mode", *PARAMETERS])
+def test_parse_options_rejects_or_accepts_any_value(name: str, value: Any) -> None:
+    """Nothing but UserError is raised, and only a value of the parameter's type is accepted."""
+    mode = next(mode for mode in MODES.values() if name == "mode" or name in mode.parameters)
+    given = {"safety_mode": mode.name, f"safety_{name}": value}
+    with contextlib.suppress(UserError):
+        options = parse_options(options_in_xargs(given), SafetyOptions(), Limits())
+        kinds = {int: (int,), float: (int, float), bool: (bool,)}[type(PARAMETERS[name].default)]
+        assert type(getattr(options, name)) in kinds
+        assert getattr(options, name) == value
+
+
+def test_check_fields_rejects_fields_that_bypass_the_guard() -> None:
+    check_fields(SimpleNamespace(kv_transfer_params=None, use_beam_search=False))
+    for name in ("kv_transfer_params", "ec_transfer_params", "use_beam_search"):
+        with pytest.raises(UserError, match=f"{name} is not supported"):
+            check_fields(SimpleNamespace(**{name: {"a": 1}}))
 
 
 def test_serve_help_describes_all_modes() -> None:

@@ -73,6 +73,7 @@ def test_endpoint_safebeam_returns_best_beams_for_n(
     expected = run_search(oracle, tokenizer, Search(SearchSettings(**ids))).hypotheses()
     choices = complete(client, BEAM, n=4, temperature=1).choices
     assert [c.token_ids for c in choices] == [list(h.token_ids) for h in expected]
+    assert len({c.text for c in choices}) == 4
 
 
 @pytest.mark.parametrize("safety", [BEAM, {"mode": "sample"}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,16 +41,24 @@ def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) ->
 
 
 def test_endpoint_restarts_killed_engine(client: OpenAI, ray_cluster: Head) -> None:
+    """Until the engine is started again, clients receive errors with nothing internal."""
     [worker] = ray_cluster.workers("VLLM::Worker")
+    errors: list[str] = []
     worker.send_signal(signal.SIGILL)
 
     def answers() -> bool:
         try:
             short = client.with_options(timeout=10.0)
             return short.completions.create(model=MODEL, prompt="a", max_tokens=3).choices[0].text == "bcd"
-        except (openai.APIError, openai.APITimeoutError):
+        except openai.APIStatusError as error:
+            errors.append(error.response.text)
+            return False
+        except openai.APIError:
             return False
 
     psutil.wait_procs([worker])
     eventually(lambda: "VllmWorker-0 was killed by SIGILL" in controller_log(ray_cluster), 600)
     eventually(answers, 600, told=metrics)
+    for text in errors:
+        assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}, text
+        assert not re.search(r"Traceback|\.py|site-packages|127\.0\.0\.1|[0-9a-f]{16}", text)

@@ -1,0 +1,303 @@
+"""Errors of the endpoint: one form, and nothing internal in them, whatever was raised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from ingress_in_process import MODEL, ingress_client
+from pydantic import BaseModel
+from ray.exceptions import ActorUnavailableError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.llm.openai_api_models import CompletionResponse
+from starlette.testclient import TestClient
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse
+from safety_ray.core.errors import UserError
+from serve.access import AccessRules
+from serve.errors import public_message
+from serve.failed_requests import ErrorBoundary
+from serve.streams import with_public_errors
+
+SECRETS = (
+    "/home/me/engine.py",
+    "10.1.2.3",
+    "a1b2c3d4e5f60718293a4b5c",
+    "0x7f3a90aa",
+    "Traceback",
+    "worker-7",
+)
+INTERNAL = (
+    'Traceback (most recent call last):\n  File "/home/me/engine.py", line 7, in step\n'
+    "ActorID(a1b2c3d4e5f60718293a4b5c) at 10.1.2.3:6379 <object at 0x7f3a90aa> on worker-7"
+)
+COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
+REQUEST = {"model": MODEL, "prompt": "a"}
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
+
+
+async def answer_shortly(body: Any) -> AsyncGenerator[Any, None]:
+    yield CompletionResponse(model=MODEL, choices=[], usage={"prompt_tokens": 1})
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    return ingress_client(answer_shortly)
+
+
+def check_form(error: Any, status: int) -> str:
+    """Check the form of OpenAI's API reference, and return the message."""
+    assert set(error) == {"error"}
+    assert set(error["error"]) == {"message", "type", "param", "code"}
+    message = error["error"]["message"]
+    assert isinstance(message, str)
+    assert "\n" not in message
+    assert "original exception" not in message
+    assert error["error"]["code"] == status
+    return message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "message", "param"),
+    [
+        ("GET", "/nothing", None, 404, "this path does not exist", None),
+        ("GET", "/nothing.js", None, 404, "this path does not exist", None),
+        ("POST", "/v1/embeddings", {}, 404, "this path does not exist", None),
+        ("GET", "/v1/completions", None, 405, "does not support the request's method", None),
+        ("PUT", "/v1/chat/completions", {}, 405, "does not support the request's method", None),
+        ("POST", "/v1/models", {}, 405, "does not support the request's method", None),
+        ("GET", "/v1/models/other", None, 404, "unknown model; this endpoint serves 'safety-ray'", "model"),
+        ("POST", COMPLETIONS, {**REQUEST, "model": "other"}, 404, "unknown model", "model"),
+        ("POST", COMPLETIONS, {**REQUEST, "model": f"{MODEL}:lora"}, 404, "unknown model", "model"),
+        ("POST", CHATS, {**CHAT, "model": "other"}, 404, "unknown model", "model"),
+        ("POST", "/tokenize", {**REQUEST, "model": "other"}, 404, "unknown model", "model"),
+        ("POST", "/detokenize", {"model": "other", "tokens": [1]}, 404, "unknown model", "model"),
+        ("POST", "/detokenize", {"model": MODEL, "tokens": "x"}, 400, "tokens: input should be", "tokens"),
+        ("POST", COMPLETIONS, b"", 400, "not valid JSON", None),
+        ("POST", COMPLETIONS, b"{", 400, "not valid JSON", None),
+        ("POST", COMPLETIONS, b'{"prompt": "\xff"}', 400, "not valid JSON in UTF-8", None),
+        ("POST", COMPLETIONS, b"[" * 100_000, 400, "more than 32 levels", None),
+        ("POST", COMPLETIONS, b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", 400, "more than 32", None),
+        ("POST", COMPLETIONS, [1], 400, "must be a JSON object", None),
+        ("POST", COMPLETIONS, {"prompt": "\ud800"}, 400, "half of a surrogate pair", None),
+        ("POST", COMPLETIONS, {"\udfff": 1}, 400, "half of a surrogate pair", None),
+        ("POST", CHATS, {"model": "\ud83d"}, 400, "half of a surrogate pair", None),
+        ("POST", "/tokenize", {"prompt": "\ud800"}, 400, "half of a surrogate pair", None),
+        ("POST", COMPLETIONS, b'{"temperature": NaN}', 400, "not finite", None),
+        ("POST", COMPLETIONS, b'{"temperature": -1e999}', 400, "not finite", None),
+        ("POST", COMPLETIONS, {"n": 2**63}, 400, "more than 64 bits", None),
+        ("POST", COMPLETIONS, b'{"n": ' + b"1" * 5000 + b"}", 400, "more than 64 bits", None),
+        ("POST", COMPLETIONS, {**REQUEST, "n": "x"}, 400, "n: input should be", "n"),
+        ("POST", COMPLETIONS, {**REQUEST, "structured_outputs": 5}, 400, "wrong type", "structured_outputs"),
+        ("POST", CHATS, {**CHAT, "structured_outputs": 5}, 400, "wrong", "structured_outputs"),
+        ("POST", CHATS, {"model": MODEL, "messages": 5}, 400, "messages", "messages"),
+        ("POST", CHATS, {"model": MODEL}, 400, "messages: field required", "messages"),
+        ("POST", CHATS, {**CHAT, "top_logprobs": -3}, 400, "`top_logprobs` must be", "top_logprobs"),
+    ],
+)
+def test_ingress_answers_errors_in_openai_form(
+    client: TestClient, method: str, path: str, content: Any, status: int, message: str, param: str | None
+) -> None:
+    data = content if isinstance(content, bytes | None) else json.dumps(content).encode()
+    response = client.request(method, path, content=data, headers={"Content-Type": "application/json"})
+    assert response.status_code == status
+    assert message in check_form(response.json(), status)
+    assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("content_type", [None, "", "text/plain", "multipart/form-data", "application/jsonx"])
+def test_ingress_needs_json_content_type(client: TestClient, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = client.post("/v1/completions", content=json.dumps(REQUEST).encode(), headers=headers)
+    assert "'Content-Type: application/json'" in check_form(response.json(), 415)
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post("/v1/completions", content=json.dumps(REQUEST), headers=headers).status_code == 200
+
+
+def test_ingress_names_allowed_methods(client: TestClient) -> None:
+    assert client.get("/v1/completions").headers["allow"] == "POST"
+
+
+def test_ingress_access_errors_have_openai_form() -> None:
+    client = ingress_client(answer_shortly, AccessRules(max_body_bytes=100))
+    response = client.post("/v1/completions", json={**REQUEST, "prompt": "a" * 100})
+    assert "larger than 100 bytes" in check_form(response.json(), 413)
+
+
+def test_ingress_reads_null_as_missing_field() -> None:
+    bodies: list[Any] = []
+
+    async def answer(body: Any) -> AsyncGenerator[Any, None]:
+        bodies.append(body)
+        async for item in answer_shortly(body):
+            yield item
+
+    client = ingress_client(answer)
+    nulls = dict.fromkeys(["n", "max_tokens", "temperature", "stop", "model", "safety", "bad_words"])
+    assert client.post("/v1/completions", json={**REQUEST, **nulls}).status_code == 200
+    assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+    first, second = (body.model_dump(exclude={"request_id"}) for body in bodies)
+    assert first == second
+    assert first["n"] == 1
+
+
+def ray_task_error() -> RayTaskError:
+    cause = ValueError(INTERNAL)
+    return RayTaskError("step", INTERNAL, cause).as_instanceof_cause()
+
+
+FAULTS: list[tuple[Exception, int]] = [
+    (RuntimeError(INTERNAL), 500),
+    (KeyError(INTERNAL), 500),
+    (ValueError("/home/me/engine.py"), 500),
+    (ray_task_error(), 500),
+    (ExceptionGroup(INTERNAL, [ValueError(INTERNAL)]), 500),
+    (OSError(2, "no such file", "/home/me/engine.py"), 500),
+    (StopAsyncIteration(INTERNAL), 500),
+    (UserError(INTERNAL), 400),
+    (VLLMValidationError(INTERNAL, parameter="prompt", value=INTERNAL), 400),
+    (ActorUnavailableError(INTERNAL, None), 503),
+    (EngineDeadError(), 503),
+    (BackPressureError(9, 9), 503),
+]
+
+
+def check_nothing_internal(text: str) -> None:
+    for secret in SECRETS:
+        assert secret not in text
+
+
+@pytest.mark.parametrize(("fault", "status"), FAULTS)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+def test_ingress_hides_reason_of_failed_replica(path: str, fault: Exception, status: int) -> None:
+    class Failing:
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            raise fault
+
+    client = ingress_client(lambda body: Failing())  # type: ignore[arg-type, return-value]
+    response = client.post(path, json={**REQUEST, **CHAT, "tokens": [1]})
+    if isinstance(fault, StopAsyncIteration):  # is the end of an answer without items
+        status = 500
+    assert response.status_code == status
+    check_form(response.json(), status)
+    check_nothing_internal(response.text + str(response.headers))
+    assert (response.headers.get("retry-after") == "1") == (status == 503)
+
+
+@pytest.mark.parametrize(("fault", "status"), [fault for fault in FAULTS if fault[1] != 503])
+def test_ingress_ends_stream_of_failed_replica(fault: Exception, status: int) -> None:
+    async def answer(body: Any) -> AsyncGenerator[Any, None]:
+        yield ['data: {"choices": []}\n\n']
+        if isinstance(fault, StopAsyncIteration):
+            raise RuntimeError(INTERNAL)
+        raise fault
+
+    response = ingress_client(answer).post("/v1/completions", json={**REQUEST, "stream": True})
+    first, last, done, rest = response.text.split("\n\n")
+    assert (response.status_code, first, done, rest) == (200, 'data: {"choices": []}', "data: [DONE]", "")
+    check_form(json.loads(last.removeprefix("data: ")), status)
+    check_nothing_internal(response.text)
+
+
+@pytest.mark.parametrize(("fault", "status"), FAULTS)
+def test_error_boundary_answers_fault_of_any_part(fault: Exception, status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise fault
+
+    response = TestClient(ErrorBoundary(app)).get("/")
+    assert response.status_code == status
+    check_form(response.json(), status)
+    check_nothing_internal(response.text)
+
+
+def items_of(stream: Any, streams: bool) -> list[Any]:
+    async def collect() -> list[Any]:
+        return [item async for item in with_public_errors(stream, streams)]
+
+    return asyncio.run(collect())
+
+
+def error_of(item: Any) -> Any:
+    return item.model_dump() if isinstance(item, BaseModel) else json.loads(item[6:].split("\n\n")[0])
+
+
+@pytest.mark.parametrize(("fault", "status"), FAULTS)
+@pytest.mark.parametrize("before", [[], ["data: 1\n\n"], [["data: 1\n\n", "data: 2\n\n"]]])
+@pytest.mark.parametrize("streams", [False, True])
+def test_replica_sends_public_errors(before: list[Any], streams: bool, fault: Exception, status: int) -> None:
+    async def stream() -> AsyncGenerator[Any, None]:
+        for item in before:
+            yield item
+        raise RuntimeError(INTERNAL) if isinstance(fault, StopAsyncIteration) else fault
+
+    *sent, error = items_of(stream(), streams)
+    assert sent == before
+    assert isinstance(error, str if streams and before else ErrorResponse)
+    check_form(error_of(error), status)
+    check_nothing_internal(str(error))
+
+
+@pytest.mark.parametrize("in_list", [False, True])
+def test_replica_ends_stream_at_error_of_openai_layer(in_list: bool) -> None:
+    """vLLM's errors in a stream are events; before any other event they become a response with a status."""
+    reported = {"error": {"message": INTERNAL, "type": "T", "param": "n", "code": 400}}
+    event, done, text = f"data: {json.dumps(reported)}\n\n", "data: [DONE]\n\n", 'data: {"choices": []}\n\n'
+
+    async def stream(*events: Any) -> AsyncGenerator[Any, None]:
+        for item in [list(events)] if in_list else events:
+            yield item
+
+    [only] = items_of(stream(event, done), True)
+    assert isinstance(only, ErrorResponse)
+    assert only.error.param == "n"
+    check_nothing_internal(str(only))
+    first, last = items_of(stream(text, event, done), True)
+    assert first == ([text] if in_list else text)
+    assert last.count(done) == 1
+    check_form(error_of(last), 400)
+    failed = ErrorResponse(error=ErrorInfo(message="see the stack trace", type="T", code=500))
+    [answer] = items_of(stream(failed), False)
+    assert check_form(error_of(answer), 500) == "the endpoint has failed; try again later."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        INTERNAL,
+        *INTERNAL.split("\n")[:2],
+        "no file /opt/models/a.json",
+        "('/opt/models', 1)",
+        "connect to 192.168.0.7 failed",
+        "connect to localhost:6379",
+        "fe80:0:0:0:1:2:3:4 is down",
+        "actor 4f5a6b7c8d9e0f1a2b3c died",
+        "<Foo object at 0x7fffdeadbeef>",
+        "ray::ServeReplica failed",
+        "died (pid=1234)",
+        "",
+    ],
+)
+def test_public_message_replaces_internal_message(message: str) -> None:
+    assert public_message(message) == "the request cannot be processed."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "n=5 answers need as many beams; beam_size is 4.",
+        "send text and/or ids to /v1/completions.",
+        "max_tokens must be at least 1, got -99999999999999999.",
+        "the temperature 0.1 is 1/10; see https://example.org/a/b for 2.10 or v0.29.",
+    ],
+)
+def test_public_message_keeps_other_messages(message: str) -> None:
+    assert public_message(message) == message
+    assert public_message(f"{message} (parameter=n, value=/home/me)") == message
