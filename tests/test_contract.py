@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,10 @@ def test_tracked_files_skip_gitignored_paths() -> None:
     assert not [
         name for name in found if name.startswith((".venv/", ".git/", "runs/")) or "__pycache__" in name
     ]
+
+
+def test_test_files_have_unique_names() -> None:
+    # tests/ has no packages, so pytest imports every test file as a top-level module.
+    paths = [path for path in tracked_files() if ROOT / "tests" in path.parents]
+    names = Counter(path.name for path in paths if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -295,7 +295,7 @@ def test_endpoint_survives_odd_requests(client: OpenAI) -> None:
 
 
 def test_endpoint_errors_have_openai_form(client: OpenAI) -> None:
-    """Errors of the server's parts before the OpenAI layer; tests/serve/test_errors.py has all the others."""
+    """Errors of the server's parts before the OpenAI layer; test_endpoint_errors.py has all the others."""
     headers = {"Authorization": f"Bearer {KEY}"}
     url, body = str(client.base_url), b'{"prompt": "a"}'
     for method, path, status in (

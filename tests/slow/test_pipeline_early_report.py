@@ -13,6 +13,7 @@ from jobs.pipeline import PipelineConfig, run_pipeline
 from safety_ray.core import dataset
 from safety_ray.core.config import load
 
+pytestmark = pytest.mark.covers("jobs.pipeline", "safety_ray.report")
 DOCUMENTS = 60
 
 
