@@ -13,9 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.classifier import datasets
-from safety_ray.core import artifact
+from safety_ray.core import artifact, dataset
 from safety_ray.core.config import setting
-from safety_ray.core.dataset import write_table
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, SCORES, schema, stable_hash
 
@@ -58,21 +57,22 @@ def collect_documents(config: CollectConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     rows = datasets.load(config.sources, config.data, config.per_source, config.seed)
-    decided = [_document(row, config) for row in rows if not _undecided(row, config.unsafe_from)]
-    undecided = [
-        {**row, "rejected_reason": f"label {row['label']}-{row['label_max']} includes both sides"}
-        for row in rows
-        if _undecided(row, config.unsafe_from)
-    ]
-    write_table(pa.Table.from_pylist(decided, SCHEMA), out.sub("data", "documents.parquet"))
+    decided, undecided = [], []
+    for row in rows:
+        if _is_undecided(row, config.unsafe_from):
+            reason = f"label {row['label']}-{row['label_max']} includes both sides"
+            undecided.append({**row, dataset.REASON: reason})
+        else:
+            decided.append(_document(row, config))
+    dataset.write_table(pa.Table.from_pylist(decided, SCHEMA), out.sub("data", "documents.parquet"))
     heldout = [row for row in decided if row["split"] == "heldout"]
-    write_table(pa.Table.from_pylist(heldout, SCHEMA), out.sub("heldout", "heldout.parquet"))
+    dataset.write_table(pa.Table.from_pylist(heldout, SCHEMA), out.sub("heldout", "heldout.parquet"))
     if undecided:
-        write_table(pa.Table.from_pylist(undecided), out.sub("rejected", "undecided.parquet"))
+        dataset.write_table(pa.Table.from_pylist(undecided), out.sub("rejected", "undecided.parquet"))
     return out.commit(rows_in=len(rows), rows_out=len(decided), rejected=len(undecided), heldout=len(heldout))
 
 
-def _undecided(row: dict[str, Any], unsafe_from: int) -> bool:
+def _is_undecided(row: dict[str, Any], unsafe_from: int) -> bool:
     """Return whether a person found harm, but the label does not say how much.
 
     A range that starts at 0 is that of prose that was never searched for harm; it counts as safe.
