@@ -3,7 +3,7 @@
 The corpus is read three times: to find duplicates (`digests`, `duplicates`), to score the distinct texts
 (`keep`), and to fill in the duplicates (`keep`, `fill`). Without duplicates it is read twice.
 
-Only digests are compared (core/digests.py), so the shuffle does not move any text. Each node holds 80 bytes,
+Only digests are compared (core/digests.py), so the shuffle does not move any text. Each node holds 56 bytes,
 and later the scores, per text that occurs more than once; the driver holds none of them.
 """
 

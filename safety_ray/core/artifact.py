@@ -1,7 +1,7 @@
 """Atomic output folders of stages: begin, resume, commit, skip.
 
     <output>/config.json     written first: the settings, so that an unfinished folder can be resumed
-    <output>/data/           rows
+    <output>/data/           rows; see row_files.py for the names of its files
     <output>/rejected/       rows that could not be processed, each with its reason
     <output>/record.json     written last: the folder is finished
 

@@ -52,7 +52,7 @@ class Counts:
 def files(path: str) -> list[str]:
     """Return the Parquet files of `path`: a finished output folder, another folder, or one file.
 
-    Raises UserError if there are none, or if a stage has not finished to write them.
+    Parts of an output folder that are not complete are left out. Raises UserError if there are no files.
     """
     fs, root = filesystem.find(path)
     if read_record(path) is not None:
@@ -60,9 +60,10 @@ def files(path: str) -> list[str]:
     if not fs.exists(root):
         raise UserError(f"'{path}' does not exist.")
     found = sorted(fs.find(root))
-    if any(name.endswith(f"/{row_files.INCOMPLETE}") for name in found):
+    incomplete = {posixpath.dirname(name) for name in found if name.endswith(f"/{row_files.INCOMPLETE}")}
+    names = [n for n in found if n.endswith(".parquet") and posixpath.dirname(n) not in incomplete]
+    if not names and incomplete:
         raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
-    names = [name for name in found if name.endswith(".parquet")]
     if not names:
         raise UserError(f"'{path}' has no Parquet rows (is every row in its rejected/?).")
     return [fs.unstrip_protocol(name) if "://" in path else name for name in names]

@@ -86,7 +86,9 @@ class DigestSet:
         if not len(self):
             return np.zeros(len(digests), np.int64), np.zeros(len(digests), bool)
         last = len(self) - 1
-        index = np.searchsorted(self.high, digests[:, 0]).clip(0, last)
+        order = np.argsort(digests[:, 0])  # a search in order reads the memory in order: several times faster
+        index = np.empty(len(digests), np.int64)
+        index[order] = np.searchsorted(self.high, digests[order, 0]).clip(0, last)
         found = (self.high[index] == digests[:, 0]) & (self.low[index] == digests[:, 1])
         while True:  # different digests may share their first half
             following = (index + 1).clip(0, last)
