@@ -29,6 +29,7 @@ from safety_ray.ingest.html import Extraction
 
 _KEYS_PER_BLOCK = 4_000_000
 _REWRITE_TASKS = 256
+_MAX_TASKS = 10_000
 _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 _BLOCK_ROWS = 512
 _BLOCK_CHARS = 1 << 25
@@ -86,7 +87,9 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
                 yield from read_tables(file, config, columns, counts_folder)
 
     tasks = [{"files": group} for group in group_files(files, config.format)]
-    ds = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(parse, batch_size=1)
+    ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
+        parse, batch_size=1
+    )
     counts = dataset.write(ds, out, label="ingest", total=None, max_rejected=1.0, resume_by=None)
     counts = reject_repeated_ids(out, files, counts)
     dataset.check_share(out.path, counts, config.max_rejected)
@@ -111,7 +114,7 @@ def reject_repeated_ids(out: Artifact, files: list[str], counts: dataset.Counts)
     if not stored:
         return counts
     items = [{unique_ids.STORED: number, "path": path} for number, path in enumerate(stored)]
-    keys = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    keys = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_TASKS)).map_batches(
         unique_ids.read_keys, fn_kwargs={"sources": sorted(set(map(source_name, files)))}, batch_size=1
     )
     repeated = shuffle(keys, unique_ids.KEY, counts.rows_out // _KEYS_PER_BLOCK + 1).map_batches(
@@ -171,8 +174,9 @@ def sum_counts(folder: str, name: str) -> dict[str, int]:
     """Return the sum over all files of the counts `name`: of "ignored" records or "unreadable" values."""
     fs, root = filesystem.find(folder)
     total: Counter[str] = Counter()
-    for file in fs.find(root) if fs.exists(root) else ():
-        total.update(json.loads(fs.cat_file(file))[name])
+    files = fs.find(root) if fs.exists(root) else []
+    for content in fs.cat(files).values() if files else ():  # at once, as each may take a round trip
+        total.update(json.loads(content)[name])
     return dict(sorted(total.items()))
 
 
