@@ -85,6 +85,7 @@ def judge_rows(
     another sampler seed and a reminder of the format. `finish` adds columns that depend on the judgement.
     """
     # Strict blocks of the size of a write task limit what a failure repeats.
+    write_rows = write_rows or dataset.LLM_ROWS
     ds = ds.repartition(target_num_rows_per_block=write_rows, strict=True)
 
     def judge_pass(rows: Dataset, judge: Judge, total: int, again: bool) -> dataset.Counts:

@@ -148,8 +148,8 @@ def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, tot
         dataset.write(ds.map_batches(ensemble.keep_classifier_score, **_ARROW), classified, **settings)
         ds = dataset.read(classified.sub("data"), SCORED)
     return judge_rows(
-        ds, out, config.judge, seed=config.seed, total=texts,
-        write_rows=config.write_rows or dataset.LLM_ROWS, names=ensemble.JUDGED,
+        ds, out, config.judge, seed=config.seed, total=texts, write_rows=config.write_rows,
+        names=ensemble.JUDGED,
         finish=partial(ensemble.combine, ensemble=config.ensemble, judge_only=not config.classifies),
     )  # fmt: skip
 
