@@ -44,11 +44,11 @@ def row_sink(root: str, part: str, *, rows: int, max_bytes: int) -> BlockBasedFi
         def write(self, blocks: Any, ctx: Any) -> str | None:
             """Write the rows of a task. Returns the name of its files, or None without rows."""
             tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-            table = pa.concat_tables([t for t in tables if len(t)] or tables[:1], promote_options="default")
-            if not len(table):
+            tables = [table for table in tables if len(table)]
+            if not tables:
                 return None
             task = self.filename_provider.get_filename_for_task(ctx.kwargs["write_uuid"], ctx.task_idx)
-            kept, rejected = split(table)
+            kept, rejected = split(pa.concat_tables(tables, promote_options="default"))
             name = row_files.name_of(task.removesuffix(".parquet"), len(kept), len(rejected))
             for folder, outcome in zip(row_files.folders(self.path, part), (kept, rejected), strict=True):
                 if isinstance(self.filesystem.unwrap(), LocalFileSystem):  # this node may have no folder yet
