@@ -6,6 +6,7 @@
 The corpora are simulated: they have ids and places, or texts of one number, but no documents. Each row of
 the table is measured in a process of its own, which is the driver of a local Ray cluster. `driver_mb` is the
 peak of its memory above that before the step; `store_mb` is what every node holds in Ray's object store.
+In part `reading`, rows are token rows of one shard, for example rows=[49152].
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.scale import count, ids, repeats, resume
+from benchmarks.scale import count, heldout, ids, packing, reading, repeats, resume
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.job import main
 
-PARTS = {"ids": ids.run, "repeats": repeats.run, "resume": resume.run, "count": count.run}
+PARTS = {
+    "ids": ids.run,
+    "repeats": repeats.run,
+    "resume": resume.run,
+    "count": count.run,
+    "pack": packing.run,
+    "heldout": heldout.run,
+    "reading": reading.run,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

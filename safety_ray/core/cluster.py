@@ -76,9 +76,9 @@ class Shared(Generic[T]):
         self._ref: Any = ray.put(value)
 
     @classmethod
-    def of(cls, ref: Any) -> Shared[T]:
-        """Return the value of `ref`, which a task has put there."""
-        shared: Shared[T] = cls.__new__(cls)
+    def of_reference(cls, ref: Any) -> Shared[T]:
+        """Return the value of a reference, for example of the result of a Ray task."""
+        shared = cls.__new__(cls)
         shared._ref = ref
         return shared
 
@@ -102,4 +102,4 @@ def gather(rows: Dataset | list[Any], function: Callable[[list[pa.Table]], T]) -
     blocks = rows if isinstance(rows, list) else rows.to_arrow_refs()
     value, done = ray.remote(call).options(num_cpus=0, num_returns=2).remote(*blocks)
     ray.get(done)  # raises what `function` raised
-    return Shared.of(value)
+    return Shared.of_reference(value)
