@@ -41,12 +41,14 @@ class Pool:
         identity=False,
     )
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=256, identity=False
+        "rows in a file: the maximum that a failure repeats; 0: a thousandth of the dataset or 128 MB",
+        default=0,
+        identity=False,
     )
 
     def __post_init__(self) -> None:
-        if min(self.batch_rows, self.write_rows) < 1 or self.batch_tokens < 0:
-            raise UserError("batch_rows and write_rows must be positive, batch_tokens 0 or positive.")
+        if self.batch_rows < 1 or min(self.batch_tokens, self.write_rows) < 0:
+            raise UserError("batch_rows must be positive, batch_tokens and write_rows 0 or positive.")
         if self.actors < 0 or self.min_actors < 0 or (self.actors and self.min_actors > self.actors):
             raise UserError(
                 f"min_actors={self.min_actors} and actors={self.actors} must be 0 or positive, "

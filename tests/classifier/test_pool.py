@@ -36,7 +36,9 @@ def test_pool_rejects_invalid_settings() -> None:
         Pool(actors=2, min_actors=3)
     with pytest.raises(UserError, match=r"gpus_per_actor=2\.0 must be above 0"):
         Pool(gpus_per_actor=2.0)
-    with pytest.raises(UserError, match="must be positive, batch_tokens 0 or positive"):
+    with pytest.raises(
+        UserError, match="batch_rows must be positive, batch_tokens and write_rows 0 or positive"
+    ):
         Pool(batch_tokens=-1)
     with pytest.raises(UserError, match="device=gpu, but the cluster has no GPU"):
         Pool(device="gpu").size(8, 0, 100)
