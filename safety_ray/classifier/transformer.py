@@ -39,7 +39,8 @@ class Transformer:
         check_max_tokens(settings, name, max_tokens)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
-        options: dict[str, Any] = {}
+        # Cast while loading: `model.to(dtype)` would also cast the frequencies of rotary embeddings.
+        options: dict[str, Any] = {"dtype": self.dtype}
         if self.device == "cpu" and self.dtype == torch.bfloat16 and max_tokens <= _SHORT:
             options["attn_implementation"] = "eager"
         try:
@@ -58,7 +59,7 @@ class Transformer:
                 f"'{name}' has no fast tokenizer (tokenizer.json), which is needed to split texts."
             )
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code
-        self.model: Any = model.to(self.device, self.dtype).eval()
+        self.model: Any = model.to(self.device).eval()
         self.backend = self.tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
