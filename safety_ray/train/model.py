@@ -28,9 +28,9 @@ class LanguageModel(nn.Module):
     With `document_mask`, no token attends to another document of its row.
     """
 
-    def __init__(self, network: Any, *, document_mask: bool = False) -> None:
+    def __init__(self, network: Any, *, document_mask: bool = False, compile_loss: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.compile_loss = network, compile_loss
         self.block_mask = document_mask and network.config._attn_implementation == "flex_attention"
 
     @property
@@ -64,7 +64,9 @@ class LanguageModel(nn.Module):
             input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False
         ).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
-        total, losses_N = summed_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
+        total, losses_N = summed_cross_entropy(
+            hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), compiled=self.compile_loss
+        )
         return total, losses_N.view_as(targets_BT)
 
 
@@ -98,7 +100,7 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     for settings in (network.config, network.generation_config):
         settings.bos_token_id, settings.eos_token_id = bos, eos
         settings.pad_token_id = tokenizer.pad_token_id
-    return LanguageModel(network, document_mask=config.document_mask)
+    return LanguageModel(network, document_mask=config.document_mask, compile_loss=config.compile_loss)
 
 
 def folder(path: str) -> str:

@@ -47,6 +47,11 @@ class ModelConfig:
         default=False,
     )
 
+    compile_loss: bool = setting(
+        "torch.compile the passes over the logits; takes about 10 s at the first step",
+        default=False,
+    )
+
     def __post_init__(self) -> None:
         if min(self.hidden_size, self.layers, self.heads, self.kv_heads, self.intermediate_size) < 1:
             raise UserError("model: every size must be at least 1.")
