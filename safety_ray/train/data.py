@@ -100,10 +100,9 @@ class TokenRows:
         return rows
 
     def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:
-        """Return the rows of `step` for worker `rank` of `world`."""
-        share = batch_rows // world
-        first = step * batch_rows + rank * share
-        return self.read(rows_at(np.arange(first, first + share), len(self), seed))
+        """Return the rows of `step` for worker `rank` of `world`; numbers of rows differ by at most one."""
+        first, end = (step * batch_rows + n * batch_rows // world for n in (rank, rank + 1))
+        return self.read(rows_at(np.arange(first, end), len(self), seed))
 
     def _group(self, g: int) -> tuple[npt.NDArray[Any], ...]:
         if g in self._cache:

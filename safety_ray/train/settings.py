@@ -88,7 +88,9 @@ class TrainingConfig:
         "passes over the token rows; the first one is in order, later ones are shuffled", default=1.0
     )
     max_steps: int = setting("stop after this many steps; 0: after the epochs", default=0)
-    batch_rows: int = setting("rows per step, over all workers", default=16)
+    batch_rows: int = setting(
+        "rows per step, over all workers; fastest if divisible by their number", default=16
+    )
     micro_batch_rows: int = setting(
         "rows per forward pass of a worker; 0: its whole share of the batch", default=0
     )
@@ -117,6 +119,13 @@ class TrainingConfig:
     shard_within: Literal["all", "node"] = setting(
         "shard the model over all workers, or one copy per node over the workers of the node",
         default="all",
+        identity=False,
+    )
+    gather: Literal["auto", "step", "use"] = setting(
+        "gather the sharded weights and reduce gradients once per step, which needs the memory of unsharded "
+        "weights and gradients, or for each use and micro-batch; auto: step if that is at most a fourth of "
+        "the GPU's memory",
+        default="auto",
         identity=False,
     )
     workers: int = setting("Ray Train workers", default=2, identity=False)
@@ -188,26 +197,14 @@ class TrainingConfig:
             raise UserError(f"workers={self.workers}: must be at most batch_rows={self.batch_rows}.")
         if not 0 <= self.min_workers <= self.workers:
             raise UserError(f"min_workers={self.min_workers}: must be from 0 to workers={self.workers}.")
-        for workers in range(self.min_workers or self.workers, self.workers + 1):
-            self.rows_per_worker(workers)
 
     def checkpoint_folder(self) -> str:
         """Return the folder or URL of the checkpoints."""
         return self.checkpoints or f"{self.output}/checkpoints"
 
     def rows_per_worker(self, workers: int) -> int:
-        """Return the rows of a step per worker. Raises UserError if they cannot be divided equally."""
-        rows, remainder = divmod(self.batch_rows, workers)
-        if remainder:
-            raise UserError(
-                f"batch_rows={self.batch_rows}: must be divisible by workers={workers}, such as "
-                f"{rows * workers or workers} or {(rows + 1) * workers}."
-            )
-        if self.micro_batch_rows and rows % self.micro_batch_rows:
-            raise UserError(
-                f"micro_batch_rows={self.micro_batch_rows}: must divide the {rows} rows of a worker."
-            )
-        return rows
+        """Return the rows of a step per worker: of those with most, if they cannot be divided equally."""
+        return -(-self.batch_rows // workers)
 
     def steps(self, rows: int) -> int:
         """Return the number of steps for `rows` token rows. Raises UserError if it is 0."""
