@@ -19,13 +19,11 @@ import pyarrow.parquet as pq
 from safety_ray.core import filesystem, row_groups
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import LEARN, RAW, RECIPES, stable_hash
+from safety_ray.core.records import LEARN, stable_hash
+from safety_ray.core.terms import SOURCES
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-SOURCES = (RAW, "unsafe", *RECIPES, "chat", "other")
-"""Sources of text with separate losses: the recipe of a span, except that unsafe raw text is `unsafe`"""
 
 _NEEDED = ("row_length", "vocab_size", "tag", "tag_id")
 _SPAN_FIELDS = ("start", "length", "recipe", "unsafe")

@@ -31,6 +31,7 @@ class LanguageModel(nn.Module):
     def __init__(self, network: Any, *, document_mask: bool = False, compile_loss: bool = False) -> None:
         super().__init__()
         self.network, self.compile_loss = network, compile_loss
+        self.document_mask = document_mask
         self.block_mask = document_mask and network.config._attn_implementation == "flex_attention"
 
     @property

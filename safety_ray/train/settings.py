@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_ray.core.config import setting
+from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.train.validation import ValidationConfig
 

@@ -15,8 +15,9 @@ import pytest
 
 from safety_ray.core import row_groups
 from safety_ray.core.errors import UserError
+from safety_ray.core.terms import SOURCES
 from safety_ray.pack.rows import pack_rows
-from safety_ray.train.data import SOURCES, TokenRows, rows_at
+from safety_ray.train.data import TokenRows, rows_at
 
 LENGTH = 16
 WriteRows = Callable[..., str]
