@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import pytest
+
+pytestmark = pytest.mark.covers(
+    "benchmarks.gpu", "safety_ray.train", "safety_ray.decode.hf", "safety_ray.classifier.encoder"
+)
+ROOT = Path(__file__).parents[2]
 _WITHOUT = """
 import runpy, sys
 class Missing:
