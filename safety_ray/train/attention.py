@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,8 +11,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-CAUSAL = "causal_sdpa"
-"""Name in transformers of `causal_sdpa`"""
+CAUSAL, CAUSAL_CUDNN = "causal_sdpa", "causal_cudnn"
+"""Names in transformers of `causal_sdpa` and `causal_cudnn`"""
 
 _ORDER = [
     SDPBackend.CUDNN_ATTENTION,
@@ -33,21 +31,27 @@ def causal_sdpa(
     transformers has no mask function of this name, so it makes no mask. For the name `sdpa` it looks for
     positions that restart in each forward pass, and waits for the GPU to read the result.
     """
-    with kernel_order(query):
-        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **options)
+    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **options)
     return output
+
+
+def causal_cudnn(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **options: Any
+) -> tuple[Tensor, None]:
+    """Do the same, and prefer cuDNN's kernel to FlashAttention-2 where it can be used."""
+    with sdpa_kernel(_ORDER, set_priority=True):
+        return causal_sdpa(module, query, key, value, None, **options)
+
+
+def causal_name(device: str) -> str:
+    """Return the name of the faster function on `device`; cuDNN's kernel comes first on GPUs since Hopper."""
+    hopper = device != "cpu" and torch.cuda.get_device_capability() >= _HOPPER
+    return CAUSAL_CUDNN if hopper else CAUSAL
 
 
 def allows_causal(config: Any) -> bool:
     """Return whether every layer of the model has plain causal attention, without a window or a cap."""
     return isinstance(config, LlamaConfig)
-
-
-def kernel_order(query: Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which PyTorch's attention prefers cuDNN's kernel, on GPUs since Hopper."""
-    if query.is_cuda and _is_hopper(query.device.index):
-        return sdpa_kernel(_ORDER, set_priority=True)
-    return nullcontext()
 
 
 def document_block_mask(positions_BT: Tensor) -> BlockMask:
@@ -64,9 +68,5 @@ def document_block_mask(positions_BT: Tensor) -> BlockMask:
     return create_block_mask(same_document, rows, None, length, length, device=positions_BT.device)
 
 
-@cache
-def _is_hopper(device: int) -> bool:
-    return torch.cuda.get_device_capability(device) >= _HOPPER
-
-
 AttentionInterface.register(CAUSAL, causal_sdpa)
+AttentionInterface.register(CAUSAL_CUDNN, causal_cudnn)

@@ -94,7 +94,7 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
         )
     plain = config.attention == "auto" and name == "sdpa" and not config.document_mask
     if plain and attention.allows_causal(network.config):
-        network.set_attn_implementation(attention.CAUSAL)
+        network.set_attn_implementation(attention.causal_name(device))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is None:  # a document follows the end of another one
         bos = tokenizer.get_vocab().get(tag.END_OF_TEXT)

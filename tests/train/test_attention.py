@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.masking_utils import create_causal_mask
 
@@ -51,17 +52,32 @@ def test_document_mask_gives_losses_of_separate_documents(name: str) -> None:
             torch.testing.assert_close(losses[row, start:end], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [attention.CAUSAL, attention.CAUSAL_CUDNN])
 @torch.no_grad()
-def test_causal_sdpa_equals_sdpa_and_makes_no_mask() -> None:
+def test_causal_sdpa_equals_sdpa_and_makes_no_mask(name: str) -> None:
     model = network("sdpa")
     ids, positions = torch.randint(100, (2, 40)), torch.arange(40).expand(2, -1)
     expected = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-    model.set_attn_implementation(attention.CAUSAL)
+    model.set_attn_implementation(name)
     assert torch.equal(model(input_ids=ids, position_ids=positions, use_cache=False).logits, expected)
     restarting = positions % 7  # for which transformers would make a mask
     arguments = {"attention_mask": None, "past_key_values": None, "position_ids": restarting}
     embeddings = model.get_input_embeddings()(ids)
     assert create_causal_mask(model.config, embeddings, **arguments) is None
+
+
+def test_causal_cudnn_is_one_graph_with_activation_checkpointing() -> None:
+    model = network(attention.CAUSAL_CUDNN)
+    model.train()
+    expected = network("sdpa")
+    ids = torch.randint(100, (2, 40))
+    for n, block in enumerate(model.model.layers):
+        model.model.layers[n] = checkpoint_wrapper(block)
+        model.model.layers[n].compile(backend="aot_eager", fullgraph=True)
+    for candidate in (model, expected):
+        candidate(input_ids=ids, use_cache=False).logits.logsumexp(-1).sum().backward()
+    gradients = [m.model.embed_tokens.weight.grad for m in (model, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
