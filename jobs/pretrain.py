@@ -30,7 +30,6 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray.compat.ray_preemption import preempted_nodes
 from safety_ray.core import artifact, cluster, progress
-from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.checkpoint import remove_old
 from safety_ray.train.data import TokenRows
@@ -38,6 +37,7 @@ from safety_ray.train.guard import Diverged
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import check_continues, folder, load_tokenizer
+from safety_ray.train.resources import check_fits, uses_gpus
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.validate import check, validate
 from safety_ray.train.validation import ValidationConfig
@@ -64,35 +64,10 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     if not artifact.is_finished(config.output):
         loggers.check(config.loggers)
         cluster.start()
-        _check_workers_fit(config)
+        total = ray.cluster_resources()
+        if not config.autoscale:
+            check_fits(config, cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
     return artifact.begin(config.output, config, inputs)
-
-
-def _check_workers_fit(config: TrainingConfig) -> None:
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    if config.autoscale:
-        return
-    workers = config.min_workers or config.workers
-    validation_cpus = config.validation.cpus if config.validation.every else 0
-    needed = workers * config.cpus_per_worker + validation_cpus
-    if needed > cpus:
-        raise UserError(
-            f"{'min_' * bool(config.min_workers)}workers={workers} with "
-            f"cpus_per_worker={config.cpus_per_worker}"
-            f"{f' and validation.cpus={validation_cpus}' * bool(validation_cpus)} need "
-            f"{needed} CPUs and the cluster has {cpus}; use fewer, or set "
-            "autoscale=true if the cluster autoscales."
-        )
-    if config.validation.every and config.validation.gpus > gpus:
-        raise UserError(
-            f"validation.gpus={config.validation.gpus:g}: the cluster has {gpus} GPUs; 0 validates on CPUs."
-        )
-    if config.device == "gpu" and config.workers > gpus:
-        raise UserError(
-            f"workers={config.workers} need {config.workers} GPUs and the cluster has {gpus}; "
-            "use fewer, or device=cpu."
-        )
 
 
 def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str, Any]:
@@ -105,9 +80,7 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
         check(config.validation, rows.path, config.seed)
         config = replace(config, validation=_with_absolute_paths(config.validation))
     model = replace(model, init=_absolute(folder(model.init)))
-    gpu = config.device == "gpu" or (
-        config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.workers
-    )
+    gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
     trainer = TorchTrainer(

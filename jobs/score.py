@@ -166,17 +166,25 @@ def classify(
     """Add score columns to `ds`, about `rows` rows, with a pool of actors of class `actor` (`ScoreBatch`)."""
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
-    on_gpus = pool.on_gpus(gpus)
-    minimum, maximum = pool.size(resources.get("CPU", 1), gpus, rows)
+    on_gpus, cpus = pool.on_gpus(gpus), resources.get("CPU", 1)
+    minimum, maximum = pool.size(cpus, gpus, rows)
+    threads = pool.cpus_per_actor(cpus, gpus, maximum)
     # One file may be one block; smaller blocks keep all actors busy and limit what a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
     return ds.map_batches(
         actor or ScoreBatch,
-        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals),
+        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals, threads),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,
-        compute=ActorPoolStrategy(min_size=minimum, max_size=maximum),
-        **({"num_gpus": pool.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
+        # On a GPU two calls overlap: one tokenizes while the other one uses the GPU.
+        compute=ActorPoolStrategy(
+            min_size=minimum,
+            max_size=maximum,
+            max_concurrent_calls_per_actor=2 if on_gpus else 1,
+            enable_true_multi_threading=on_gpus,
+        ),
+        num_cpus=threads,
+        num_gpus=pool.gpus_per_actor if on_gpus else 0,
     )
 
 

@@ -19,13 +19,11 @@ import pyarrow.parquet as pq
 from safety_ray.core import filesystem, row_groups
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import LEARN, RAW, RECIPES, stable_hash
+from safety_ray.core.records import LEARN, stable_hash
+from safety_ray.core.terms import SOURCES
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-SOURCES = (RAW, "unsafe", *RECIPES, "chat", "other")
-"""Sources of text with separate losses: the recipe of a span, except that unsafe raw text is `unsafe`"""
 
 _NEEDED = ("row_length", "vocab_size", "tag", "tag_id")
 _SPAN_FIELDS = ("start", "length", "recipe", "unsafe")
@@ -87,10 +85,9 @@ class TokenRows:
         return rows
 
     def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:
-        """Return the rows of `step` for worker `rank` of `world`."""
-        share = batch_rows // world
-        first = step * batch_rows + rank * share
-        return self.read(rows_at(np.arange(first, first + share), len(self), seed))
+        """Return the rows of `step` for worker `rank` of `world`; numbers of rows differ by at most one."""
+        first, end = (step * batch_rows + n * batch_rows // world for n in (rank, rank + 1))
+        return self.read(rows_at(np.arange(first, end), len(self), seed))
 
     def _file(self, g: int) -> str:
         return row_groups.file_path(self.path, self._files[g].as_py())

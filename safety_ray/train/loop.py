@@ -34,9 +34,9 @@ from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
-from safety_ray.train.parallel import agreed_precision, recompute, shard
+from safety_ray.train.parallel import agreed_gather, agreed_precision, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
-from safety_ray.train.step import backward, update
+from safety_ray.train.step import backward, read, update
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -89,7 +89,11 @@ def train(
             block.compile()
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
     precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
-    shard(model, model.blocks, device=device.type, precision=precision, within=config.shard_within)
+    gather_once = agreed_gather(config.gather, model, device, precision)
+    shard(
+        model, model.blocks, device=device.type, precision=precision, within=config.shard_within,
+        gather_once=gather_once,
+    )  # fmt: skip
     optimizer = adamw(model, config)
     done = replace(checkpoints.load(model, optimizer), precision=precision)
     guard = Guard(config, done, steps)
@@ -109,12 +113,11 @@ def train(
         start = time.monotonic() - done.seconds
         for step, batch in batches:
             rate = learning_rate(step, steps, config)
-            result = backward(model, batch, tag_id, config, preempted=preempted())
+            sums = backward(model, batch, tag_id, config, gather_once=gather_once, preempted=preempted())
+            update(optimizer, sums, rate, grad_clip=config.grad_clip, limit=guard.limit())
+            result = read(sums)
             bad = guard.judge(result, rate)
-            if bad:
-                optimizer.zero_grad()
-            else:
-                update(optimizer, rate)
+            if not bad:
                 done.tokens += result.tokens
             done.step, done.seconds = step + 1, time.monotonic() - start
             if done.step % config.log_every == 0 or done.step == steps or bad:
@@ -158,7 +161,8 @@ class _SigtermHandler:
 def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
     """Run the pretrain job in the processes that torchrun has started."""
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    config.rows_per_worker(world)
+    if world > config.batch_rows:
+        raise UserError(f"batch_rows={config.batch_rows}: must be at least the number of processes, {world}.")
     if config.validation.every:
         raise UserError("validation.every: needs Ray; use python -m jobs.pretrain, or set it to 0.")
     gpu = torch.cuda.is_available() and config.device != "cpu"

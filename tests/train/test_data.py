@@ -15,8 +15,9 @@ import pytest
 
 from safety_ray.core import row_groups
 from safety_ray.core.errors import UserError
+from safety_ray.core.terms import SOURCES
 from safety_ray.pack.rows import pack_rows
-from safety_ray.train.data import SOURCES, TokenRows, rows_at
+from safety_ray.train.data import TokenRows, rows_at
 
 LENGTH = 16
 WriteRows = Callable[..., str]
@@ -45,8 +46,9 @@ def test_token_rows_batch_is_independent_of_world_size(tmp_path: Path, write_row
     rows = TokenRows(write_rows(tmp_path / "rows", rows=20))
     for step in range(12):  # beyond two epochs
         whole, *_ = rows.batch(step, 4, seed=3)
-        for world in (2, 4):
+        for world, sizes in ((2, [2, 2]), (3, [1, 1, 2]), (4, [1, 1, 1, 1])):
             shares = [rows.batch(step, 4, seed=3, rank=rank, world=world)[0] for rank in range(world)]
+            assert [len(share) for share in shares] == sizes
             assert np.array_equal(np.concatenate(shares), whole)
 
 
