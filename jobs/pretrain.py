@@ -39,6 +39,7 @@ from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import check_continues, folder, load_tokenizer
 from safety_ray.train.resources import check_fits, uses_gpus
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
+from safety_ray.train.shared import NotShared, check_seen, marker
 from safety_ray.train.validate import check, validate
 from safety_ray.train.validation import ValidationConfig
 
@@ -83,40 +84,44 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
     gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config,
-            "model": model,
-            "rows": _absolute(rows.path),
-        },
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
-            use_gpu=gpu,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-        validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
-    )
     metrics, validations = Metrics(config.output), Validations(config.output)
 
     def done() -> tuple[int, str]:
         steps, summary = metrics.progress()
         return steps, f"{summary} {validations.summary()}".rstrip()
 
-    with progress.watch("train", config.steps(len(rows)), done, unit="steps"):
+    with (
+        marker(config.output) as name,
+        progress.watch("train", config.steps(len(rows)), done, unit="steps"),
+    ):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config,
+                "model": model,
+                "rows": _absolute(rows.path),
+                "marker": name,
+            },
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+                use_gpu=gpu,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+            validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
+        )
         shutil.rmtree(storage, ignore_errors=True)
         result = fit_interruptibly(trainer)
     shutil.rmtree(storage, ignore_errors=True)
-    if "diverged" in result.return_value:
-        raise Diverged(result.return_value["diverged"])
     returned: dict[str, Any] = result.return_value
+    if "refused" in returned:
+        raise returned["refused"]
     logged = returned.pop("validations")
     return returned | (finish_validation(config, logged) if validating else {})
 
@@ -154,12 +159,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         steps = config.steps(len(TokenRows(settings["rows"])))
         more = {"on_checkpoint": Reporter(config, steps), "validations": validations}
     try:
+        check_seen("output", config.output, settings["marker"])  # the driver's file
         result = train(
             config, settings["model"], settings["rows"], device=get_device(), preempted=Preemption(), **more
         )
         return {**result, "validations": validations.seen}
-    except Diverged as error:  # every retry would diverge as well, so do not replace the workers
-        return {"diverged": str(error)}
+    except (Diverged, NotShared) as error:  # raised by all workers, and every retry would raise it as well
+        return {"refused": error}
 
 
 class Preemption:

@@ -27,7 +27,7 @@ from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
 from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint
 from safety_ray.train.data import TokenRows
-from safety_ray.train.export import card, export
+from safety_ray.train.export import card, export, write_card
 from safety_ray.train.guard import Guard
 from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
@@ -36,6 +36,7 @@ from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
 from safety_ray.train.parallel import agreed_gather, agreed_precision, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
+from safety_ray.train.shared import check_shared
 from safety_ray.train.step import backward, read, update
 
 Report = Callable[[dict[str, Any]], None]
@@ -74,7 +75,11 @@ def train(
 
     Raises:
         Diverged: a bad step ends the run.
+        NotShared: the processes do not share `<output>`, or the folder of the checkpoints.
     """
+    check_shared("output", config.output)
+    if config.checkpoints and "://" not in config.checkpoints:
+        check_shared("checkpoints", config.checkpoints)
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
     tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
@@ -133,12 +138,17 @@ def train(
                 checkpoints.save(done, model, optimizer)
             if result.preempted:
                 checkpoints.wait()  # complete before the preemption; training continues until then
+        # Before the last checkpoint is complete and the loggers are closed, each of which may fail.
+        export(model, tokenizer, f"{config.output}/model", precision=precision)
 
-    dist.barrier()  # every process can read the last line of the metrics
-    summary = {**metrics.summary(), "parameters": parameters, "precision": precision}
-    origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
-    text = card(settings=dump(config), rows=data.record, result=summary, lineage=origin)
-    export(model, tokenizer, f"{config.output}/model", precision=precision, card=text)
+    summaries: list[Any] = [None]
+    if rank == 0:
+        summaries = [{**metrics.summary(), "parameters": parameters, "precision": precision}]
+        origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
+        text = card(settings=dump(config), rows=data.record, result=summaries[0], lineage=origin)
+        write_card(f"{config.output}/model", text)
+    dist.broadcast_object_list(summaries)
+    summary: dict[str, Any] = summaries[0]
     return summary
 
 

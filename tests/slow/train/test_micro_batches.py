@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from toy_step import ROWS, TAG, Toy, batch, expected_gradients, operators, train
 from safety_ray.core.ports import free_port
 from safety_ray.train.batches import Batch
 from safety_ray.train.parallel import shard
+from safety_ray.train.shared import NotShared, check_shared
 from safety_ray.train.step import backward, read
 
-pytestmark = pytest.mark.covers("safety_ray.train.step", "safety_ray.train.parallel")
+pytestmark = pytest.mark.covers(*(f"safety_ray.train.{name}" for name in ("step", "parallel", "shared")))
 WORLD, GROUPS = 2, 3  # two blocks, and the rest of the model
 
 
@@ -48,10 +50,13 @@ def exchanges(rank: int, micro_batch_rows: int, **sharding: Any) -> dict[str, in
     return counts
 
 
-def work(rank: int, address: str) -> None:
+def work(rank: int, address: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
     os.environ["LOCAL_WORLD_SIZE"] = "1"  # with within="node": two nodes of one worker each
+    check_shared("output", f"{folder}/both")
+    with pytest.raises(NotShared, match=r"workers on .* do not see the files"):  # in both processes
+        check_shared("output", f"{folder}/{rank}")
     sums = {"allreduce": 2}  # number of targets, and losses with the norm
     for rows in (4, 2, 1):
         once = exchanges(rank, rows, gather_once=True)
@@ -65,5 +70,6 @@ def work(rank: int, address: str) -> None:
     dist.destroy_process_group()
 
 
-def test_backward_exchanges_once_per_step_and_matches_one_process() -> None:
-    spawn(work, (f"tcp://127.0.0.1:{free_port()}",), nprocs=WORLD)
+def test_backward_exchanges_once_and_unshared_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()  # the folder exists for rank 1 as well, with other files
+    spawn(work, (f"tcp://127.0.0.1:{free_port()}", str(tmp_path)), nprocs=WORLD)
