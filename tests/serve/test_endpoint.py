@@ -239,8 +239,8 @@ def test_endpoint_encodes_special_strings_as_text(client: OpenAI, tokenizer: Any
         ({"body": {"use_beam_search": True}}, "use_beam_search is not supported; use safety mode"),
         ({"body": {"kv_transfer_params": {"prompt_token_ids": [40]}}}, "kv_transfer_params is not supported"),
         ({"body": {"ec_transfer_params": {"a": 1}}}, "ec_transfer_params is not supported"),
-        ({"prompt": [1, 2, 40]}, r"special token ids \[40\]"),
-        ({"prompt": [[1, 2], [39, 37]]}, r"special token ids \[37, 39\]"),
+        ({"prompt": [1, 2, 40]}, r"control token ids \[40\]"),
+        ({"prompt": [[1, 2], [39, 37]]}, r"control token ids \[37, 39\]"),
     ],
 )
 def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, message: str) -> None:
