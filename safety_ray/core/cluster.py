@@ -70,6 +70,13 @@ class Shared(Generic[T]):
 
         self._ref: Any = ray.put(value)
 
+    @classmethod
+    def of(cls, ref: Any) -> Shared[T]:
+        """Return the value of `ref`, which a task has put there."""
+        shared: Shared[T] = cls.__new__(cls)
+        shared._ref = ref
+        return shared
+
     def get(self) -> T:
         import ray
 
