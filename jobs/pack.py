@@ -19,7 +19,6 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
@@ -52,7 +51,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         return out.record
     cluster.start()
     totals = {"web": dataset.count(config.scored)}
-    share, heldout_hashes = _hold_out(config, out, totals["web"])
+    share, heldout_hashes = hold_out(config, out, totals["web"])
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -99,7 +98,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     )
 
 
-def _hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Shared[Hashes] | None]:
+def hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Shared[Hashes] | None]:
     """Write the held-out documents, of `total` web documents, in tasks.
 
     Returns the share that is held out by hash, and the hashes of the documents that the column `split` holds
@@ -107,13 +106,14 @@ def _hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Sha
     """
     path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
     share = heldout.share_of(config.heldout_share, config.heldout_max, total)
-    hashes, highest = None, heldout.ALL
+    hashes: Shared[Hashes] | None = None
+    highest = heldout.ALL
     if SPLIT in names:
         blocks = dataset.stream(dataset.files(config.scored), ["id", SPLIT]).map_batches(
             heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
         )
-        hashes = ray.remote(heldout.sort_hashes).remote(*blocks.to_arrow_refs())
-        highest = ray.get(ray.remote(heldout.highest_written).remote(hashes, config.heldout_max))
+        hashes = cluster.gather(blocks, heldout.sort_hashes)
+        highest = heldout.highest_written(hashes.get(), config.heldout_max)
     if not shards.exists(path):
         with fsspec.open(dataset.files(config.scored)[0]) as file:
             schema = pq.read_schema(file).remove_metadata().empty_table().select(names).schema
@@ -122,9 +122,9 @@ def _hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Sha
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
             **_WHOLE_BLOCKS,
         )
-        wanted = blocks.to_arrow_refs() if SPLIT in names or share > 0 else []
-        ray.get(ray.remote(heldout.write).remote(path, schema, *wanted))
-    return share, None if hashes is None else Shared.of(hashes)
+        rows = blocks if SPLIT in names or share > 0 else []
+        cluster.gather(rows, partial(heldout.write, path, schema))
+    return share, hashes
 
 
 def _select(

@@ -34,17 +34,11 @@ _THREADS = 16
 
 
 def write_rows(rows: pa.Table, path: str) -> None:
-    """Write token rows in ascending order to one file, atomically.
-
-    Only `row` has statistics: footers are read often, and those of other columns select nothing.
-    """
+    """Write token rows in ascending order to one file, atomically."""
     fs, root = filesystem.find(path)
     fs.makedirs(root.rsplit("/", 1)[0], exist_ok=True)
     first = rows.column("row")[0].as_py() if len(rows) else 0
-    with (
-        fs.open(f"{root}.part", "wb") as file,
-        pq.ParquetWriter(file, rows.schema, write_statistics=["row"]) as writer,
-    ):
+    with fs.open(f"{root}.part", "wb") as file, pq.ParquetWriter(file, rows.schema) as writer:
         start = 0
         while start < len(rows):
             size = ROWS - (first + start) % ROWS

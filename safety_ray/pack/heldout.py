@@ -62,7 +62,7 @@ def hashes_of(batch: pa.Table, seed: int) -> pa.Table:
     return pa.table({"hash": pa.array([hash_of(seed, i) for i in ids], pa.uint64())})
 
 
-def sort_hashes(*tables: pa.Table) -> Hashes:
+def sort_hashes(tables: list[pa.Table]) -> Hashes:
     """Return the hashes of all tables, sorted."""
     columns = [table.column("hash").to_numpy() for table in tables if len(table)]
     return np.sort(np.concatenate([np.empty(0, np.uint64), *columns]))
@@ -87,7 +87,7 @@ def highest_written(hashes: Hashes, maximum: int) -> int:
     return int(hashes[maximum - 1]) if len(hashes) > maximum else ALL
 
 
-def write(path: str, schema: pa.Schema, *tables: pa.Table) -> None:
+def write(path: str, schema: pa.Schema, tables: list[pa.Table]) -> None:
     """Write held-out rows to one file, sorted by id, atomically. `schema` is that of an empty file."""
     rows = [schema.empty_table(), *(table for table in tables if len(table))]
     dataset.write_table(pa.concat_tables(rows, promote_options="permissive").sort_by("id"), f"{path}.part")

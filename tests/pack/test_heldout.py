@@ -43,7 +43,7 @@ def test_share_of_limits_number_of_documents() -> None:
 def test_held_out_hashes_contain_documents_of_split() -> None:
     table = web(900)
     parts = [heldout.hashes_of(table.slice(start, 40), 4) for start in range(0, 900, 40)]
-    hashes = heldout.sort_hashes(*reversed(parts))
+    hashes = heldout.sort_hashes(parts[::-1])
     assert hashes.tolist() == sorted(stable_hash(4, "heldout", f"d{n}") for n in range(450))
     ids: list[str | None] = [f"d{n}" for n in range(440, 470)]
     assert heldout.contains(hashes, 4, [*ids, None]) == [n < 450 for n in range(440, 470)] + [False]
@@ -52,13 +52,13 @@ def test_held_out_hashes_contain_documents_of_split() -> None:
 
 def test_held_out_documents_written_are_those_of_lowest_hash(tmp_path: Path) -> None:
     table = web(100)
-    hashes = heldout.sort_hashes(heldout.hashes_of(table, 0))
+    hashes = heldout.sort_hashes([heldout.hashes_of(table, 0)])
     for maximum, expected in ((8, 8), (50, 50), (90, 50)):
         highest = heldout.highest_written(hashes, maximum)
         blocks = [heldout.only_held_out(table.slice(n, 30), 0, 0.0, highest) for n in range(0, 100, 30)]
         path = tmp_path / f"{maximum}.parquet"
-        heldout.write(str(path), table.schema, *reversed(blocks))
+        heldout.write(str(path), table.schema, blocks[::-1])
         lowest = sorted((f"d{n}" for n in range(50)), key=lambda i: stable_hash(0, "heldout", i))
         assert pq.read_table(path).column("id").to_pylist() == sorted(lowest[:expected])
-    heldout.write(str(tmp_path / "none.parquet"), table.schema)
+    heldout.write(str(tmp_path / "none.parquet"), table.schema, [])
     assert pq.read_table(tmp_path / "none.parquet").schema.equals(table.schema)

@@ -33,7 +33,7 @@ def scored(*scores: int | None) -> pa.Table:
 def split_out(*ids: str) -> Hashes:
     """Return the hashes of web documents that a column `split` holds out."""
     batch = pa.table({"id": [*ids, "another"], "split": ["heldout"] * len(ids) + ["train"]})
-    return sort_hashes(hashes_of(batch, 0))
+    return sort_hashes([hashes_of(batch, 0)])
 
 
 def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
