@@ -40,6 +40,7 @@ _LATIN = {
     "cp1258": {"vi"},
 }
 """Languages of the charsets for Latin letters; all others are written in cp1252."""
+_NOT_ASCII = bytes(range(0x80, 0x100))
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]+")
 _WORD = re.compile(rb"[A-Za-z\xc0-\xff]+")
 
@@ -92,7 +93,7 @@ def _is_utf8(body: bytes) -> bool:
 def _is_damaged_utf8(body: bytes, text: str) -> bool:
     """Return whether valid sequences of several bytes outnumber the invalid bytes."""
     errors = text.count("\ufffd") - body.count(b"\xef\xbf\xbd")
-    characters = len(text) - sum(byte < 0x80 for byte in body)
+    characters = len(text) - len(body.translate(None, _NOT_ASCII))
     return characters - errors >= errors
 
 
@@ -106,7 +107,7 @@ def _is_legacy(name: str) -> bool:
 
 def _legacy(declared: list[str], body: bytes) -> str:
     """Return the charset of a body that is not UTF-8."""
-    runs = [run for run in re.split(rb"[<>]", body) if not run.isascii()]
+    runs = [run for run in re.split(rb"[<>\r\n]", body) if not run.isascii()]
     sample = b"\n".join(runs)[:_SAMPLE]
     for name in _MULTIBYTE:
         if _common_share(sample, name) > 0.85:
