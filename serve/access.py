@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from safety_ray.core.errors import UserError
 from serve.errors import EndpointError, error_response
@@ -29,6 +30,17 @@ class AccessRules:
     api_keys: str = ""
     max_concurrent: int = 0  # requests of one client; 0: no limit
     max_body_bytes: int = 1 << 20
+    allow_origins: tuple[str, ...] = ()
+    """origins of the websites whose pages may send requests and read the answers; "*": all"""
+
+
+def check_origin(origin: str) -> None:
+    """Raise UserError if `origin` is not in the form that browsers send, and therefore never matches."""
+    parts = urlsplit(origin)
+    if origin != "*" and (not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin):
+        raise UserError(
+            f"allow_origins: '{origin}' must be scheme, host and port, as in https://example.com:8080, or *."
+        )
 
 
 def read_keys(location: str) -> list[bytes]:
