@@ -1,9 +1,10 @@
-"""The fastest dtype of this machine's processors."""
+"""The fastest dtype of this machine's processors, and vLLM's settings for a CPU."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
+from typing import Any
 
 from safety_ray.compat.amx import amx_supported, request_amx
 
@@ -33,3 +34,15 @@ def cpu_dtype() -> str:
         )
         return "float32"
     return "bfloat16"
+
+
+def cpu_engine_args() -> dict[str, Any]:
+    """Return vLLM's engine arguments for this machine's CPU."""
+    return {
+        "dtype": cpu_dtype(),
+        "enforce_eager": True,
+        "distributed_executor_backend": "mp",
+        # With chunked prefill, a request with its own seed ends the CPU engine of vLLM 0.29: after each
+        # chunk it resets the offset of the request's generator, but a CPU generator has no offset.
+        "enable_chunked_prefill": False,
+    }
