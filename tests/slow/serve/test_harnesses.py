@@ -40,6 +40,7 @@ output_type: multiple_choice
 doc_to_text: "{{text}}"
 doc_to_choice: "{{options}}"
 doc_to_target: 0
+target_delimiter: ""
 metric_list: [{metric: acc}]
 """,
     "pages": """
