@@ -30,7 +30,7 @@ MODEL = "safety-ray"
 MULTIPLE_CHOICE = [("the cat sat on", " the mat", " a cloud"), ("one and one", " is two", " is three")]
 PAGES = ["a page about boats. it is short.", "rain falls " * 300, "x"]
 """The second has more tokens than a request may have, so the harness measures it in two windows."""
-PROMPTS = ["abc", "hello there", "once upon"]
+PROMPTS = ["why", "good morning", "what is it"]
 NEW_TOKENS = 24
 MAX_LENGTH = 2000
 
@@ -100,8 +100,8 @@ class Reference:
     def answer(self, ids: list[int], stops: list[str] = []) -> str:  # noqa: B006
         """Return the most likely answer without the tag, up to the first stop string."""
         out = self.model.generate(
-            torch.tensor([ids]), max_new_tokens=NEW_TOKENS, do_sample=False, suppress_tokens=[self.tag],
-            pad_token_id=0,
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), pad_token_id=0,
+            max_new_tokens=NEW_TOKENS, do_sample=False, suppress_tokens=[self.tag],
         )[0, len(ids) :]  # fmt: skip
         text = self.tokenizer.decode(out, skip_special_tokens=True)
         ends = [text.index(stop) for stop in stops if stop in text]
@@ -202,7 +202,7 @@ def test_lm_eval_gets_values_of_transformers(
 
     expected_answers = [reference.answer(reference.ids(text), stops) for text in PROMPTS]
     assert [answer for [[answer]] in found["answers"]] == expected_answers
-    assert len(expected_answers[0]) <= 5
+    assert len(expected_answers[0]) == 5
 
 
 def test_inspect_gets_answers_of_transformers(
@@ -215,9 +215,7 @@ def test_inspect_gets_answers_of_transformers(
     expected = []
     for text in PROMPTS:
         user, message, line, assistant = map(reference.ids, ("user\n", text, "\n", "assistant\n"))
-        expected.append(
-            reference.answer([start_id, *user, *message, end_id, *line, start_id, *assistant]).strip()
-        )
+        expected.append(reference.answer([start_id, *user, *message, end_id, *line, start_id, *assistant]))
     for mode in ("mask", "safebeam"):
         run(
             [str(programs / "inspect"), "eval", "task.py", "--model", f"openai-api/endpoint/{MODEL}",
