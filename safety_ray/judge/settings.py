@@ -22,8 +22,8 @@ class DocumentJudge(Judge):
     """A judge that scores documents, which may be of any length."""
 
     max_chars: int = setting(
-        "maximum characters of a document that the judge reads, about four a token: of a longer one, the "
-        "beginning and the most harmful chunk, or four parts at equal distances if it has no chunk_scores",
+        "maximum characters of a document that the judge reads, about four a token: of a longer one, four "
+        "parts at equal distances, or the beginning and the classifier's most harmful chunk (docs/score.md)",
         default=12_000,
     )
 
