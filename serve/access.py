@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from safety_ray.core.errors import UserError
 from serve.errors import EndpointError, error_response
@@ -21,6 +21,7 @@ from serve.errors import EndpointError, error_response
 PAGE = Path(__file__).parent / "playground"
 OPEN = {"", "/", "/v1/safety", *(f"/{file.name}" for file in PAGE.iterdir())}
 """Paths that can be read without a key."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,7 @@ class AccessRules:
 
 def check_origin(origin: str) -> None:
     """Raise UserError if `origin` is not in the form that browsers send, and therefore never matches."""
-    parts = urlsplit(origin)
-    if origin != "*" and (not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin):
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
         raise UserError(
             f"allow_origins: '{origin}' must be scheme, host and port, as in https://example.com:8080, or *."
         )

@@ -64,7 +64,9 @@ def test_endpoint_permits_all_origins_on_request() -> None:
     assert client.get("/v1/safety", headers={"Origin": OTHER}).headers[ALLOWED] == "*"
 
 
-@pytest.mark.parametrize("origin", ["example.com", "https://example.com/", "https://example.com/a", "", "**"])
+@pytest.mark.parametrize(
+    "origin", ["example.com", "https://example.com/", "https://example.com/a", "", "**", "://a"]
+)
 def test_serve_config_rejects_invalid_origin(origin: str) -> None:
     with pytest.raises(UserError, match="must be scheme, host and port"):
         ServeConfig(model="a", allow_origins=[SITE, origin])
