@@ -66,7 +66,7 @@ def test_endpoint_prompt_logprobs_of_text_equal_those_of_ids(client: OpenAI) -> 
 def test_endpoint_rejects_end_of_text_inside_prompt(client: OpenAI, tokenizer: Any) -> None:
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     for prompt in ([end, 0, end], [end, end], [0, end]):
-        with pytest.raises(openai.BadRequestError, match=rf"special token ids \[{end}\]"):
+        with pytest.raises(openai.BadRequestError, match=rf"control token ids \[{end}\]"):
             client.completions.create(**ECHO, prompt=prompt)
 
 
