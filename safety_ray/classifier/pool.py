@@ -79,5 +79,12 @@ class Pool:
         return min(self.min_actors or maximum, maximum), maximum
 
     def cpus_per_actor(self, cpus: float, gpus: float, actors: int) -> int:
-        """Return the CPUs and threads of each of `actors`: 1, or on GPUs up to four if there are enough."""
-        return max(1, min(GPU_THREADS, (int(cpus) - SLOTS) // actors)) if self.on_gpus(gpus) else 1
+        """Return the CPUs and threads of each of `actors`: 1, or on GPUs up to four if there are enough.
+
+        CPUs of an autoscaler's nodes are still to come if the cluster has too few GPUs for the actors.
+        """
+        if not self.on_gpus(gpus):
+            return 1
+        if gpus < actors * self.gpus_per_actor:
+            return GPU_THREADS
+        return max(1, min(GPU_THREADS, (int(cpus) - SLOTS) // actors))

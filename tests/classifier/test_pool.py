@@ -40,6 +40,7 @@ def test_pool_size_follows_settings_and_cluster_resources(
         ({}, 16, 2, 4, 3),
         ({}, 4, 2, 2, 1),
         ({"device": "cpu"}, 96, 8, 2, 1),
+        ({"actors": 8, "device": "gpu"}, 4, 0, 8, 4),  # nodes that are still to come
     ],
 )
 def test_pool_cpus_of_gpu_actors_fit_the_cluster(
