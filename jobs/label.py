@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core import artifact, cluster, dataset
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
@@ -36,7 +36,7 @@ class LabelConfig:
     output: str = setting("folder to write", identity=False)
     engine: Judge = setting("the judge: vllm or openai", factory=Judge)
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=256, identity=False
+        "rows in a write task: the maximum that a failure repeats", default=dataset.LLM_ROWS, identity=False
     )
     max_rejected: float = setting(
         "share of rejected rows above which the job fails", default=0.3, identity=False
@@ -85,6 +85,7 @@ def judge_rows(
     another sampler seed and a reminder of the format. `finish` adds columns that depend on the judgement.
     """
     # Strict blocks of the size of a write task limit what a failure repeats.
+    write_rows = write_rows or dataset.LLM_ROWS
     ds = ds.repartition(target_num_rows_per_block=write_rows, strict=True)
 
     def judge_pass(rows: Dataset, judge: Judge, total: int, again: bool) -> dataset.Counts:
@@ -114,10 +115,7 @@ def judge_rows(
     if first.rejected:
         failed = dataset.read(out.sub("rejected", FIRST), DOCUMENT)
         judge_pass(failed, replace(judge, seed=judge.seed + 1), first.rejected, again=True)
-        # The second pass has written these rows. The empty folder marks the first pass as complete.
-        fs, root = filesystem.find(out.sub("rejected", FIRST))
-        for name in fs.find(root):
-            fs.rm(name)
+        dataset.drop_rejected(out, FIRST)  # the second pass has written these rows
     second = dataset.written(out, AGAIN) or dataset.Counts(0, 0)
     return dataset.Counts(first.rows_out + second.rows_out, second.rejected)
 

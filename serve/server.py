@@ -26,7 +26,7 @@ from serve.streams import batch_events, with_deadline, with_public_errors
 
 
 class GuardedRenderer(PlainTextRenderer):
-    """vLLM's renderer, in which a request's text never becomes a special token."""
+    """vLLM's renderer, in which a request's text never becomes a control token."""
 
     def chat_tokenizer(self, config: Any, tokenizer: Any) -> ChatEncoder:
         return ChatEncoder(tokenizer, config.additional_config[CONFIG_KEY]["tag_id"])
@@ -55,7 +55,7 @@ class SafetyServer(LLMServer):
         self.guard = Guard(self.client, settings, self._metrics)
         self.install_guard()
         tokenizer = self.client.renderer.tokenizer
-        self._special_ids = ChatEncoder(tokenizer, self.guard.tag_id).special
+        self._control_ids = ChatEncoder(tokenizer, self.guard.tag_id).control
         # Clients may send back what the tokenizer puts before a text, such as a beginning-of-text token.
         self._prefix_ids: list[int] = tokenizer("")["input_ids"]
         try:
@@ -65,7 +65,7 @@ class SafetyServer(LLMServer):
         self._metrics.enabled = True
 
     def install_renderer(self) -> None:
-        """Make the engine tokenize a request's text without special tokens."""
+        """Make the engine tokenize a request's text without control tokens."""
         use_renderer(GuardedRenderer)
 
     def install_guard(self) -> None:
@@ -108,14 +108,14 @@ class SafetyServer(LLMServer):
         self.guard.requests[key] = GuardedRequest(options, logprobs is not None and logprobs is not False)
 
     def _check_prompt_ids(self, prompt: Any) -> None:
-        """Raise UserError for a prompt of token ids that contains special tokens."""
+        """Raise UserError for a prompt of token ids that contains control tokens."""
         if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
             return
         for ids in prompt if isinstance(prompt[0], list) else [prompt]:
             n = len(self._prefix_ids)
             body = ids[n:] if n and ids[:n] == self._prefix_ids else ids
-            if special := sorted(self._special_ids.intersection(body)):
-                raise UserError(f"the prompt contains the special token ids {special}; send text instead.")
+            if control := sorted(self._control_ids.intersection(body)):
+                raise UserError(f"the prompt contains the control token ids {control}; send text instead.")
 
     async def _with_reports(
         self, method: Any, request: Any, raw_request_info: Any, streams: bool

@@ -10,6 +10,7 @@ how the labels of each set are read.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 from benchmarks.judges import sets
 from benchmarks.judges.measure import HEADER, measure, questions
 from benchmarks.judges.settings import JudgesBenchmark
+from safety_ray.core.artifact import Artifact
 from safety_ray.core.job import main
-from safety_ray.evaluate.judges import JUDGES, Answer, JudgeSpec, Measurement, Verdict, harm_classifier
+from safety_ray.evaluate.judges import JUDGES, Answer, Measurement, Verdict, harm_classifier
 from safety_ray.evaluate.judges.measured import reasons_against, write
+from safety_ray.judge.settings import Judge
 
 MODELS = {"classifier": "classifier=...", "lm": "lm.kind=... and lm.model=..."}
 
@@ -36,7 +39,7 @@ def run(config: JudgesBenchmark) -> dict[str, Any]:
         ):
             print(f"\n## {name}\n\nnot measured: give {MODELS[spec.needs]}", flush=True)
             continue
-        verdicts, model = judge(spec, answers, config)
+        verdicts, model = judge(name, answers, config)
         print(f"\n## {name}\n\n{model or spec.summary}\n\n{HEADER}")
         measurements[name] = []
         for labelled in labelled_sets:
@@ -54,14 +57,11 @@ def run(config: JudgesBenchmark) -> dict[str, Any]:
     return {}
 
 
-def judge(
-    spec: JudgeSpec, answers: list[Answer], config: JudgesBenchmark
-) -> tuple[Sequence[Verdict | None], str]:
+def judge(name: str, answers: list[Answer], config: JudgesBenchmark) -> tuple[Sequence[Verdict | None], str]:
     """Return the judge's verdicts, and its model for the record."""
+    spec = JUDGES[name]
     if spec.lm is not None:
-        from benchmarks.judges.through_engine import judge_with_lm
-
-        return judge_with_lm(spec.lm, answers, config.lm, config.seed), config.lm.label
+        return judge_with_lm(name, answers, config.lm, config.seed), config.lm.label
     assert spec.make is not None
     if spec.needs == "nothing":
         return spec.make().judge(answers), ""
@@ -69,6 +69,19 @@ def judge(
 
     judge_with_classifier = spec.make(Classifier.load(config.classifier), config.threshold)
     return judge_with_classifier.judge(answers), harm_classifier.describe(config.classifier, config.threshold)
+
+
+def judge_with_lm(name: str, answers: list[Answer], config: Judge, seed: int) -> list[Verdict | None]:
+    """Return the verdicts of a language model as `evaluate` does; None for each that cannot be parsed."""
+    from safety_ray.core import cluster
+    from safety_ray.evaluate.lm_judging import judge_answers
+    from safety_ray.llm import engine
+
+    engine.check(config)
+    cluster.start()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = judge_answers(name, answers, config, Artifact(folder, {}, {}), seed)
+    return [None if row is None else Verdict(**row) for row in rows]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The fastest dtype of this machine's processors."""
+"""The fastest dtype of this machine's processors, and casting a model to it."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
+from typing import Any
 
 from safety_ray.compat.amx import amx_supported, request_amx
 
@@ -21,6 +22,16 @@ def fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def cast_parameters(model: Any, dtype: Any) -> None:
+    """Cast the parameters of a torch module to `dtype`, in place, but not its buffers.
+
+    `model.to(dtype)` also casts buffers, among them the frequencies of rotary embeddings. In bfloat16 these
+    are off by up to 0.4 %, which adds up to wrong positions in long texts.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def cpu_dtype() -> str:

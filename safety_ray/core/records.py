@@ -12,14 +12,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.terms import RAW as RAW
+from safety_ray.core.terms import RECIPES as RECIPES
+from safety_ray.core.terms import SCORES as SCORES
 
-SCORES = 6
-"""Levels of harm: 0 safe, 1 minimally, 2 slightly, 3 moderately, 4 clearly, 5 highly unsafe."""
-
-RAW = "raw"
-"""Recipe name in token rows of web documents that were not rewritten."""
-RECIPES = ("rephrase", "refuse", "moralize")
-"""Names of the recipes in the column `recipe`; safety_ray/rewrite/recipes/ has a folder for each."""
 DIALOGUE_RECIPES = ("refuse",)
 """Recipes whose texts are dialogues of the roles User and Assistant."""
 

@@ -1,4 +1,4 @@
-"""Selection of the documents to train on, and of those that are held out.
+"""Selection of the documents to train on.
 
 A rewritten text has the content of its source, so it is held out together with its root, the web document at
 the beginning of its chain of sources: the moral retelling of a refusal has the refusal's id as `source_id`.
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safety_ray.core.cluster import Shared
 from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import RAW, RECIPES, SCORES, stable_hash
+from safety_ray.core.records import RAW, RECIPES, SCORES
+from safety_ray.pack.heldout import HELDOUT, Hashes, contains, held_out, held_out_by_hash
 
-TRAIN, HELDOUT, UNSELECTED = "train", "heldout", "unselected"
-SPLIT, ROOT, ROOT_SCORE, CHUNKS = "split", "root_id", "source_score", "chunk_scores"
+TRAIN, UNSELECTED = "train", "unselected"
+ROOT, ROOT_SCORE, CHUNKS = "root_id", "source_score", "chunk_scores"
 _MAX_DEPTH = 8
 _NO_TEXT = "it has no text"
 
@@ -46,35 +48,17 @@ class Selection:
     heldout_share: float
     by_chunk: bool = False
     """only chunks of a text that are unsafe themselves contain tags"""
-    heldout_ids: frozenset[str] | None = None
-    """web documents that the column `split` holds out; None: decided by hash"""
+    heldout: Hashes | Shared[Hashes] | None = None
+    """sorted hashes of the web documents that the column `split` holds out; None: `heldout_share` decides"""
     roots: dict[str, str] | None = None
     """root of each rewritten row that was made from another rewritten row"""
 
-    def holds_out(self, root: str) -> bool:
-        """Return whether the web document `root` and everything made from it is held out."""
-        if self.heldout_ids is not None:
-            return root in self.heldout_ids
-        return held_out_by_hash(self.seed, self.heldout_share, root)
-
-
-def held_out_by_hash(seed: int, share: float, document: str) -> bool:
-    """Return true for about the share `share` of all ids; a function of the seed and the id."""
-    return stable_hash(seed, "heldout", document) < share * 2**64
-
-
-def held_out(batch: pa.Table, seed: int, share: float) -> pa.Array:
-    """Return whether each web document of `batch` is held out: by its column `split`, else by hash."""
-    if SPLIT in batch.column_names:
-        split = batch.column(SPLIT).cast(pa.string()).combine_chunks()
-        return pc.fill_null(pc.equal(split, HELDOUT), False)
-    ids = batch.column("id").to_pylist()
-    return pa.array([held_out_by_hash(seed, share, i) for i in ids], pa.bool_())
-
-
-def only_held_out(batch: pa.Table, seed: int, share: float) -> pa.Table:
-    """Return the held-out rows of scored web documents, with all their columns."""
-    return batch.filter(held_out(batch, seed, share))
+    def hold_out(self, roots: list[str | None]) -> list[bool]:
+        """Return whether each web document of `roots`, and everything made from it, is held out."""
+        if self.heldout is None:
+            return [i is not None and held_out_by_hash(self.seed, self.heldout_share, i) for i in roots]
+        hashes = self.heldout.get() if isinstance(self.heldout, Shared) else self.heldout
+        return contains(hashes, self.seed, roots)
 
 
 def only_trained(batch: pa.Table) -> pa.Table:
@@ -145,15 +129,15 @@ def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
         roots = [known.get(i, s) for i, s in zip(batch.column("id").to_pylist(), sources, strict=True)]
     scores = batch.column(ROOT_SCORE).to_pylist() if ROOT_SCORE in batch.column_names else [None] * len(batch)
     rows = []
-    for id, text, recipe, root, score in zip(
+    for id, text, recipe, root, score, heldout in zip(
         batch.column("id").to_pylist(),
         batch.column("text").to_pylist(),
         batch.column("recipe").to_pylist(),
         roots,
         scores,
+        selection.hold_out(roots),
         strict=True,
     ):
-        heldout = root is not None and selection.holds_out(root)
         reason = None
         if root is None:
             reason = "its source_id is missing, so the document it was made from is unknown"

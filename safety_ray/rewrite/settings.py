@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from safety_ray.classifier import packaged
 from safety_ray.classifier.pool import Pool
 from safety_ray.core.config import setting
+from safety_ray.core.dataset import LLM_ROWS
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 from safety_ray.judge.settings import Judge
@@ -50,6 +51,9 @@ class RewriteConfig(Pool):
         "a language model that scores the texts too; the higher score counts; template: no judge",
         factory=Judge,
     )
+    write_rows: int = setting(
+        "rows in a write task: the maximum that a failure repeats", default=LLM_ROWS, identity=False
+    )
     max_rejected: float = setting(
         "share of rejected tasks above which the job fails", default=0.5, identity=False
     )
@@ -68,6 +72,8 @@ class RewriteConfig(Pool):
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
+        if self.write_rows < 1:
+            raise UserError("write_rows must be positive.")
         if not self.recipes:
             raise UserError(f"recipes is empty; choose from {', '.join(RECIPES)}.")
         for name in self.recipes:

@@ -7,14 +7,18 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from safety_ray.train.data import SOURCES, TokenRows
+from safety_ray.core.terms import SOURCES
 from safety_ray.train.loss import IGNORED
 from safety_ray.train.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from safety_ray.train.data import TokenRows
 
 _AHEAD = 8  # steps read in advance: reading a row group from an object store takes longer than a step
 

@@ -24,14 +24,19 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str) -
     """Write the folder `path`, which transformers and vLLM can load, without a model card.
 
     All workers call this function. The weights are saved in the precision of training. With bf16 this loses
-    nothing that a forward pass has used; the fp32 weights are in the last checkpoint.
+    nothing that a forward pass has used; the fp32 weights are in the last checkpoint. Buffers keep their
+    precision.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_rank() == 0:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         weights = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
-        weights = {name: value.to(dtype) for name, value in merged(weights, model.network).items()}
+        buffers = dict(model.network.named_buffers())
+        weights = {
+            name: value if name in buffers else value.to(dtype)
+            for name, value in merged(weights, model.network).items()
+        }
         part = Path(f"{path}.part")
         shutil.rmtree(part, ignore_errors=True)
         with torch.device("meta"):  # a copy without weights, so that the trained model is unchanged

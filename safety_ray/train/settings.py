@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_ray.core.config import setting
+from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.train.validation import ValidationConfig
 
@@ -35,14 +35,20 @@ class ModelConfig:
     intermediate_size: int = setting("width of the feed-forward layers", default=688)
     tie_embeddings: bool = setting("use one matrix for input and output embeddings", default=True)
     rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
-        "attention implementation; auto: sdpa, but eager for short rows on CPUs, where it is faster",
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = setting(
+        "attention implementation; auto: sdpa, without a mask where the model allows it, but eager for short "
+        "rows on CPUs, where it is faster; flex_attention: on GPUs, with document_mask",
         default="auto",
     )
     lora_rank: int = setting("train only adapters of this rank (LoRA); 0: train all parameters", default=0)
     lora_alpha: int = setting("adapters are scaled by lora_alpha / lora_rank", default=32)
     document_mask: bool = setting(
         "no attention between documents of a row; positions restart with each document",
+        default=False,
+    )
+
+    compile_loss: bool = setting(
+        "torch.compile the passes over the logits; takes about 10 s at the first step",
         default=False,
     )
 
@@ -58,6 +64,13 @@ class ModelConfig:
             raise UserError(
                 f"model.lora_rank={self.lora_rank}: must be at least 0, and 0 without model.init."
             )
+        if self.attention == "flash_attention_2" and self.document_mask:
+            raise UserError(
+                "model.attention=flash_attention_2 does not mask documents in micro-batches of several "
+                "rows; use flex_attention or sdpa, or model.document_mask=false."
+            )
+        if self.attention == "flex_attention" and not self.document_mask:
+            raise UserError("model.attention=flex_attention is for model.document_mask=true; use auto.")
         if self.heads % self.kv_heads:
             raise UserError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}.")
 

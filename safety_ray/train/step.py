@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from safety_ray.core.terms import SOURCES
 from safety_ray.train.batches import Batch
-from safety_ray.train.data import SOURCES
 from safety_ray.train.loss import IGNORED
 from safety_ray.train.optim import FusedAdamW
 from safety_ray.train.parallel import communicate

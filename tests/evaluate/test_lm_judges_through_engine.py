@@ -6,7 +6,7 @@ from typing import Any
 
 from endpoint import Endpoint, completion
 
-from benchmarks.judges.through_engine import judge_with_lm
+from benchmarks.judges.__main__ import judge_with_lm
 from safety_ray.evaluate.judges import JUDGES, Answer
 from safety_ray.judge.settings import Judge
 
@@ -25,9 +25,9 @@ def test_lm_judge_judges_answers_through_engine(ray_cluster: None) -> None:
     answers = [Answer("HARM?", text) for text in ("HARM", "fine", "", "PROSE")]
     with Endpoint(reply) as endpoint:
         config = Judge(kind="openai", model="m", base_url=endpoint.url, api_key_env="")
-        verdicts = judge_with_lm(judge, answers, config, seed=0)
+        verdicts = judge_with_lm("harm_lm", answers, config, seed=0)
         asked = [r["body"] for r in endpoint.requests if r["path"].endswith("/chat/completions")]
     assert verdicts == [judge.verdicts["yes"], judge.verdicts["no"], judge.verdicts["no"], None]
     judged = [body for body in asked if "response_format" in body]
-    assert len(judged) == 3, "the empty answer needs no request"
+    assert len(judged) == 4, "none for the empty answer, two for PROSE"
     assert all(body["response_format"]["json_schema"]["schema"] == judge.schema for body in judged)

@@ -51,7 +51,11 @@ def test_ensemble_keeps_both_scores_and_takes_maximum(
     table = pa.table({"id": list(TEXTS), "text": list(TEXTS.values()), "colour": ["red"] * 4})
     dataset.write_table(table, str(tmp_path / "in" / "a.parquet"))
     with Endpoint(judge) as endpoint:
-        record = score_documents(settings(tmp_path, endpoint.url, scorers="both", classifier=str(classifier)))
+        config = settings(tmp_path, endpoint.url, scorers="both", classifier=str(classifier))
+        record = score_documents(config)
+        requests = len(endpoint.requests)
+        assert score_documents(config) == record
+        assert len(endpoint.requests) == requests
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (4, 3, 1)
     assert record["judge"] == "openai:judge-7b"
     fitted = artifact.read_record(str(classifier))
@@ -64,6 +68,7 @@ def test_ensemble_keeps_both_scores_and_takes_maximum(
     for id, row in rows.items():
         assert row["classifier_score"] == own[id].score
         assert row["probs"] == pytest.approx(own[id].probs, abs=0.02)
+        assert row["chunk_scores"] == own[id].chunk_scores
         assert (row["judge_score"], row["judge_reason"]) == (JUDGED[id], f"it says {JUDGED[id]}")
         assert row["judged_by"] == "openai:judge-7b"
         assert row["score"] == max(own[id].score, JUDGED[id])

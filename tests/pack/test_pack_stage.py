@@ -30,7 +30,14 @@ LENGTH = 64
 
 
 def make(root: Path, **more: Any) -> PackConfig:
-    base = {"vocab_size": 500, "row_length": LENGTH, "tag_rate": 0.3, "shards": 3, "seed": 7}
+    base = {
+        "vocab_size": 500,
+        "row_length": LENGTH,
+        "tag_rate": 0.3,
+        "shards": 3,
+        "seed": 7,
+        "heldout_max": 10,
+    }
     return PackConfig(**{"output": str(root / "out"), "scored": str(root / "scored"), **base, **more})
 
 
@@ -136,14 +143,17 @@ def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None
     assert set(record["tokens_by_recipe"]) == {"raw", "rephrase", "refuse", "moralize"}
     assert (record["row_length"], record["tag"]) == (LENGTH, TAG)
     assert sorted(p.name for p in Path(packed["config"].output).iterdir()) == [
-        "config.json", "data", "heldout", "record.json", "rejected", "tokenizer"
+        "config.json", "data", "groups.parquet", "heldout", "record.json", "rejected", "tokenizer"
     ]  # fmt: skip
 
 
 def test_pack_stage_preserves_columns_of_heldout_documents(packed: dict[str, Any]) -> None:
     held = pq.read_table(f"{packed['config'].output}/heldout/heldout.parquet").to_pylist()
     wanted = [r for r in packed["scored"] if r["split"] == "heldout"]
-    assert held == sorted(wanted, key=lambda r: r["id"])
+    assert len(wanted) > 10, "more than heldout_max"
+    written = sorted(wanted, key=lambda r: stable_hash(7, "heldout", r["id"]))[:10]
+    assert held == sorted(written, key=lambda r: r["id"])
+    assert packed["record"]["heldout"] > len(wanted), "rewritten texts of all of them are held out as well"
 
 
 def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -192,7 +202,8 @@ def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, 
     record = pack_documents(config)
     new = AutoTokenizer.from_pretrained(f"{config.output}/tokenizer")
     assert len(new) == packed["record"]["vocab_size"] + 1 == record["vocab_size"]
-    out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 0.3 * 2**64}
+    # heldout_share=0.3 of 40 documents would be more than heldout_max=10.
+    out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 10 / 40 * 2**64}
     held = pq.read_table(f"{config.output}/heldout/heldout.parquet")
     assert set(held.column("id").to_pylist()) == out
     assert len(out) == record["heldout"] > 0
@@ -245,7 +256,7 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
         ({"tag_rate": 1.5}, "tag_rate=1.5: must be from 0 to 1"),
         ({"heldout_share": -0.1}, "heldout_share=-0.1"),
         ({"row_length": 8}, "row_length=8: must be at least 16"),
-        ({"shards": 0}, "shards=0"),
+        ({"shards": -1}, "shards=-1: must be at least 0"),
         ({"vocab_size": 200}, "must be at least 260"),
         ({"tag_from": 7}, "tag_from=7"),
         ({"tag": "two words"}, "must be one word"),

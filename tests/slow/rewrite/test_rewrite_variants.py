@@ -52,6 +52,11 @@ def test_rewrite_stage_with_template_engine(
     check_skip_and_resume(config, record, tmp_path / "copy")
 
 
+def test_rewrite_stage_resumes_partial_run_of_model(by_a_model: ByModel, tmp_path: Path) -> None:
+    config, record, _ = by_a_model
+    check_skip_and_resume(config, record, tmp_path / "copy")
+
+
 def test_rewrite_stage_rephrases_long_documents_by_chunk(
     tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
 ) -> None:
