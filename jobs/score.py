@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.label import AGAIN, FIRST, judge_rows
+from jobs.label import AGAIN, FIRST, count_shortened, judge_rows
 from safety_ray.classifier import deduplication, packaged
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.classifier import Classifier
@@ -31,7 +31,7 @@ from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, SCORED
 from safety_ray.judge import ensemble
-from safety_ray.judge.settings import Judge, check_is_model
+from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
@@ -50,7 +50,7 @@ class ScoreConfig(Pool):
         "classifier, judge or both", default="classifier"
     )
     classifier: str = setting(packaged.SETTING, default=packaged.DEFAULT)
-    judge: Judge = setting("the judge: vllm or openai", factory=Judge)
+    judge: DocumentJudge = setting("the judge: vllm or openai", factory=DocumentJudge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
         "scorers=both: the higher score, or that of one scorer", default="max"
     )
@@ -116,7 +116,9 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
         )  # fmt: skip
     dataset.check_share(out.path, counts, config.max_rejected)
 
-    more: dict[str, Any] = {"judge": config.judge.label} if config.judges else {}
+    more: dict[str, Any] = {}
+    if config.judges:
+        more = {"judge": config.judge.label, "judge_shortened": count_shortened(out, ensemble.JUDGED)}
     if totals is not None:
         more["tokens"] = ray.get(totals.record.remote())
     record = out.commit(
@@ -149,7 +151,7 @@ def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, tot
         ds = dataset.read(classified.sub("data"), SCORED)
     return judge_rows(
         ds, out, config.judge, seed=config.seed, total=texts, write_rows=config.write_rows,
-        names=ensemble.JUDGED,
+        names=ensemble.JUDGED, by_chunk_scores=config.classifies,
         finish=partial(ensemble.combine, ensemble=config.ensemble, judge_only=not config.classifies),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The fastest dtype of this machine's processors, and casting a model to it."""
+"""The fastest dtype of this machine's processors, casting a model to it, and vLLM's settings for a CPU."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def cpu_dtype() -> str:
         )
         return "float32"
     return "bfloat16"
+
+
+def cpu_engine_args() -> dict[str, Any]:
+    """Return vLLM's engine arguments for this machine's CPU."""
+    return {
+        "dtype": cpu_dtype(),
+        "enforce_eager": True,
+        "distributed_executor_backend": "mp",
+        # With chunked prefill, a request with its own seed ends the CPU engine of vLLM 0.29: after each
+        # chunk it resets the offset of the request's generator, but a CPU generator has no offset.
+        "enable_chunked_prefill": False,
+    }

@@ -57,6 +57,7 @@ ENSEMBLE = (
     Column("judge_score", pa.int8(), "the judge's score 0-5"),
     Column("judge_reason", pa.string(), "the judge's reason for its score"),
     Column("judged_by", pa.string(), "engine and model of the judge"),
+    Column("judge_shortened", pa.bool_(), "whether the judge read only a part of a long text"),
     Column("judge_reply", pa.string(), "the judge's reply"),
 )
 """Columns in addition to those of SCORED if a judge scored the row."""

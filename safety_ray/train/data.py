@@ -80,8 +80,9 @@ class TokenRows:
         for g in np.unique(group_of):
             requested = np.flatnonzero(group_of == g)
             table = self._group(int(g)).take(pa.array(numbers[requested] - self._firsts[g]))
-            for whole, part in zip(rows, self._expand(table, self._file(int(g))), strict=True):
-                whole[requested] = part
+            part = self._expand(table, self._file(int(g)))
+            rows.ids[requested], rows.learn[requested] = part.ids, part.learn
+            rows.document[requested], rows.source[requested] = part.document, part.source
         return rows
 
     def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:
