@@ -10,6 +10,7 @@ import pytest
 from torch.distributed.checkpoint import CheckpointException
 from training_runs import run, settings
 
+from jobs import pretrain
 from safety_ray.train.shared import NotShared, check_seen, check_shared, marker
 
 
@@ -27,6 +28,17 @@ def test_check_shared_creates_folder_and_reports_write_error(tmp_path: Path, alo
     (tmp_path / "file").touch()
     with pytest.raises(NotShared, match=r"checkpoints='.*/file' cannot be written: .*; give a folder"):
         check_shared("checkpoints", f"{tmp_path}/file")
+
+
+def test_train_worker_refuses_output_that_driver_does_not_share(
+    tmp_path: Path, write_rows: Callable[..., str], alone: None
+) -> None:
+    rows = write_rows(tmp_path / "rows")
+    config = settings(rows, tmp_path / "out")
+    worker = {"config": config, "model": config.model, "rows": rows, "marker": ".shared-elsewhere"}
+    returned = pretrain.train_worker(worker)
+    assert isinstance(returned["refused"], NotShared)
+    assert not (tmp_path / "out").exists()
 
 
 def test_train_loop_exports_before_last_checkpoint_fails(
