@@ -28,11 +28,12 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column
-from safety_ray.pack import heldout, inputs, mixture, planning, selection, shards, vocabulary
+from safety_ray.pack import duplicates, heldout, inputs, mixture, planning, selection, shards, vocabulary
+from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
 from safety_ray.pack.planning import Counts, Schedule
-from safety_ray.pack.selection import CHUNKS, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -41,6 +42,7 @@ __all__ = ["PackConfig", "pack_documents"]
 _BATCH = 256
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
+_DIGESTS_PER_TASK = 1_000_000
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
@@ -51,7 +53,9 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         return out.record
     cluster.start()
     totals = {"web": dataset.count(config.scored)}
-    share, heldout_hashes = hold_out(config, out, totals["web"])
+    share = heldout.share_of(config.heldout_share, config.heldout_max, totals["web"])
+    copies = None if config.keep_duplicates else find_copies(config, share, totals["web"])
+    _, heldout_hashes = hold_out(config, out, totals["web"], copies)
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -61,6 +65,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         by_chunk=config.tag_scope == "chunk",
         heldout=heldout_hashes,
         roots=inputs.roots(config),
+        copies=copies,
     )
     sources = {
         "web": _select(config.scored, inputs.SCORED_COLUMNS, (SPLIT, CHUNKS), selection.select_raw, chosen)
@@ -94,12 +99,33 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         documents=counts.uses[TRAIN],
         heldout=counts.uses[HELDOUT],
         unselected=counts.uses[UNSELECTED],
+        duplicates=counts.uses[DUPLICATE],
         tokens_by_recipe=dict(sorted(counts.recipes.items())),
     )
 
 
-def hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Shared[Hashes] | None]:
-    """Write the held-out documents, of `total` web documents, in tasks.
+def find_copies(
+    config: PackConfig, share: float, total: int, digests_per_task: int = _DIGESTS_PER_TASK
+) -> Shared[Copies]:
+    """Find the web documents, of `total`, whose text is that of another one, in tasks.
+
+    Only a dataset of more than `digests_per_task` documents is shuffled.
+    """
+    names = ["id", "text", *({SPLIT} & {*dataset.columns(config.scored)})]
+    found = dataset.stream(dataset.files(config.scored), names).map_batches(
+        duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
+    )
+    shuffled = total > digests_per_task
+    if shuffled:
+        found = found.repartition(total // digests_per_task + 1, keys=[duplicates.KEY])
+        found = found.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS)
+    return cluster.gather(found, partial(duplicates.collect, complete=shuffled))
+
+
+def hold_out(
+    config: PackConfig, out: Artifact, total: int, copies: Shared[Copies] | None = None
+) -> tuple[float, Shared[Hashes] | None]:
+    """Write the held-out documents, of `total` web documents without `copies`, in tasks.
 
     Returns the share that is held out by hash, and the hashes of the documents that the column `split` holds
     out, if there is one.
@@ -122,6 +148,8 @@ def hold_out(config: PackConfig, out: Artifact, total: int) -> tuple[float, Shar
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
             **_WHOLE_BLOCKS,
         )
+        if copies is not None:
+            blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **_WHOLE_BLOCKS)
         rows = blocks if SPLIT in names or share > 0 else []
         cluster.gather(rows, partial(heldout.write, path, schema))
     return share, hashes

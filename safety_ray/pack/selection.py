@@ -15,9 +15,10 @@ from safety_ray.core.cluster import Shared
 from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import RAW, RECIPES, SCORES
+from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.heldout import HELDOUT, Hashes, contains, held_out, held_out_by_hash
 
-TRAIN, UNSELECTED = "train", "unselected"
+TRAIN, UNSELECTED, DUPLICATE = "train", "unselected", "duplicate"
 ROOT, ROOT_SCORE, CHUNKS = "root_id", "source_score", "chunk_scores"
 _MAX_DEPTH = 8
 _NO_TEXT = "it has no text"
@@ -31,7 +32,7 @@ SELECTED = pa.schema(
         ("score", pa.int8()),  # of the root; null if unknown
         ("unsafe", pa.bool_()),  # raw text whose score requires harmfulness tags
         ("chunk_scores", pa.list_(pa.int8())),  # scores of an unsafe text's chunks, if tags depend on them
-        ("use", pa.string()),  # train, heldout or unselected
+        ("use", pa.string()),  # train, heldout, unselected or duplicate
         (REASON, pa.string()),
     ]
 )
@@ -52,13 +53,27 @@ class Selection:
     """sorted hashes of the web documents that the column `split` holds out; None: `heldout_share` decides"""
     roots: dict[str, str] | None = None
     """root of each rewritten row that was made from another rewritten row"""
+    copies: Copies | Shared[Copies] | None = None
+    """web documents whose text is that of another one; None: they are used as all others"""
 
     def hold_out(self, roots: list[str | None]) -> list[bool]:
         """Return whether each web document of `roots`, and everything made from it, is held out."""
         if self.heldout is None:
-            return [i is not None and held_out_by_hash(self.seed, self.heldout_share, i) for i in roots]
-        hashes = self.heldout.get() if isinstance(self.heldout, Shared) else self.heldout
-        return contains(hashes, self.seed, roots)
+            heldout = [i is not None and held_out_by_hash(self.seed, self.heldout_share, i) for i in roots]
+        else:
+            hashes = self.heldout.get() if isinstance(self.heldout, Shared) else self.heldout
+            heldout = contains(hashes, self.seed, roots)
+        found, copies_heldout = self.find_copies(roots)
+        return [
+            of_copy if copy else own
+            for copy, of_copy, own in zip(found, copies_heldout, heldout, strict=True)
+        ]
+
+    def find_copies(self, documents: list[str | None]) -> tuple[list[bool], list[bool]]:
+        """Return which web documents are copies, and which of them have a canonical row that is held out."""
+        if self.copies is None:
+            return [False] * len(documents), [False] * len(documents)
+        return (self.copies.get() if isinstance(self.copies, Shared) else self.copies).find(documents)
 
 
 def only_trained(batch: pa.Table) -> pa.Table:
@@ -97,13 +112,16 @@ def trace_roots(ids: pa.ChunkedArray, sources: pa.ChunkedArray, where: str) -> d
 def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
     """Return scored web documents as rows of SELECTED, with text only for those to train on."""
     heldout = held_out(batch, selection.seed, selection.heldout_share).to_pylist()
+    ids = batch.column("id").to_pylist()
+    is_copy, _ = selection.find_copies(ids)
     chunks = batch.column(CHUNKS).to_pylist() if selection.by_chunk else [None] * len(batch)
     rows = []
-    for id, text, score, is_heldout, chunk_scores in zip(
-        batch.column("id").to_pylist(),
+    for id, text, score, is_heldout, copied, chunk_scores in zip(
+        ids,
         batch.column("text").to_pylist(),
         batch.column("score").to_pylist(),
         heldout,
+        is_copy,
         chunks,
         strict=True,
     ):
@@ -111,9 +129,10 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
         reason = None
         if not text and not is_heldout:
             reason = _NO_TEXT
-        elif not valid and not is_heldout:
+        elif not valid and not is_heldout and not copied:
             reason = f"its score is {score}, not 0-{SCORES - 1}"
         use = HELDOUT if is_heldout else TRAIN if score in selection.raw_scores else UNSELECTED
+        use = DUPLICATE if copied else use
         unsafe = valid and score >= selection.tag_from
         row = _row(id, text, id, RAW, score if valid else None, unsafe, use, reason)
         rows.append(row | {CHUNKS: chunk_scores if unsafe and use == TRAIN else None})

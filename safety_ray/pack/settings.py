@@ -45,6 +45,10 @@ class PackConfig:
     recipes: list[str] = setting(
         "recipes of the rewritten documents to train on", factory=lambda: list(RECIPES)
     )
+    keep_duplicates: bool = setting(
+        "use each of the web documents with the same text; false: one of them, by a hash of the ids",
+        default=False,
+    )
     mixture: dict[str, Any] = setting(
         "sources by name, each {recipe, scores, weight, start, until}: how often its documents are read, and "
         "between which shares of training; documents of no source are read once, throughout training",
