@@ -128,6 +128,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "max_num_seqs": config.max_num_seqs,
         "max_logprobs": 21,  # OpenAI's 20, and the tag
         "scheduler_cls": SCHEDULER,
+        "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
     }
     if _on_cpu(config):
         args |= {

@@ -68,7 +68,8 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     on_cpu = not ray.cluster_resources().get("GPU")
-    engine_args = dict(config.engine_args)
+    # Otherwise vLLM falls back to weights in pickle files.
+    engine_args = {"load_format": "safetensors", **config.engine_args}
     if on_cpu:
         # Chunked prefill together with a seed per request crashes the CPU engine of vLLM 0.29: it resets
         # the request's generator after each chunk, but a CPU generator has no offset.

@@ -159,7 +159,7 @@ def _load(path: str, tokenizer: Any, context: int, attention: str) -> tuple[Any,
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            folder(path), dtype=torch.float32, attn_implementation=attention
+            folder(path), dtype=torch.float32, attn_implementation=attention, use_safetensors=True
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: transformers cannot load '{path}': {error}.") from error
