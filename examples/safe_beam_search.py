@@ -96,7 +96,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_pretrained(args.model).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, use_safetensors=True).eval()
     else:
         tokenizer = toy_tokenizer()
         tokenizer.pad_token = END

@@ -130,6 +130,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "max_num_seqs": config.max_num_seqs,
         "max_logprobs": 21,  # OpenAI's 20, and the tag
         "scheduler_cls": SCHEDULER,
+        "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
     }
     if _on_cpu(config):
         # The prefix cache shares whole blocks among the candidates of a search.

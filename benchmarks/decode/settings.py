@@ -90,7 +90,7 @@ def make_model(config: DecodeBenchmark, folder: Path) -> str:
 
 
 def open_model(folder: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
 
 def make_prompts(config: DecodeBenchmark, vocabulary_size: int, tag: int) -> list[list[int]]:

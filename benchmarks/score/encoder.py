@@ -26,7 +26,7 @@ def rows(config: ScoreBenchmark) -> Iterator[str]:
     texts = table.column("text").to_pylist()
     ours, exact = (Classifier.load(config.classifier, "cpu") for _ in range(2))
     exact.encoder.dtype = torch.float32
-    exact.encoder.model = AutoModel.from_pretrained(packaged_folder()).eval()
+    exact.encoder.model = AutoModel.from_pretrained(packaged_folder(), use_safetensors=True).eval()
     chunks = [chunk for text_chunks in ours.encoder.chunk_ids(texts) for chunk in text_chunks]
     ids = [token for chunk in chunks for token in chunk]
     tokens, width = len(ids), ours.encoder.max_tokens

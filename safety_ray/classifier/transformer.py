@@ -49,7 +49,11 @@ class Transformer:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             model, info = kind.from_pretrained(
-                name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+                name,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error

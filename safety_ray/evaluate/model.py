@@ -69,10 +69,16 @@ def describe(path: str, tag_string: str = "") -> Description:
 
 
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
-    """Load the model, in evaluation mode, and the tokenizer of a folder; on a CPU in fp32."""
+    """Load the model, in evaluation mode, and the tokenizer of a folder; on a CPU in fp32.
+
+    Raises UserError if the weights cannot be read, as those in pickle files.
+    """
     dtype = torch.float32 if device == "cpu" else "auto"
-    model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(where)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(where)
 
 
 def start_ids(tokenizer: Any) -> list[int]:

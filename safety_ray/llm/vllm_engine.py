@@ -118,7 +118,10 @@ def processor_config(config: EngineConfig, on_cpu: bool) -> vLLMEngineProcessorC
     """Return the settings of ray.data.llm's stages."""
     from ray.data.llm import vLLMEngineProcessorConfig
 
-    engine_args: dict[str, Any] = {"seed": config.seed}  # of requests without a seed of their own
+    engine_args: dict[str, Any] = {
+        "seed": config.seed,  # of requests without a seed of their own
+        "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
+    }
     if on_cpu:
         engine_args |= cpu_engine_args()
     placement = config.placement_group or ({"bundle_per_worker": {"CPU": 1}} if on_cpu else {})

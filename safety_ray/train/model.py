@@ -174,7 +174,7 @@ def _load(path: str, tokenizer: Any, context: int, implementation: str) -> tuple
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            folder(path), dtype=torch.float32, attn_implementation=implementation
+            folder(path), dtype=torch.float32, attn_implementation=implementation, use_safetensors=True
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: transformers cannot load '{path}': {error}.") from error

@@ -1,0 +1,71 @@
+"""Nothing that comes from outside is unpickled, and no code that comes with a model runs unasked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from safety_ray.core.errors import UserError
+from safety_ray.evaluate.model import load
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = ("safety_ray", "jobs", "serve", "benchmarks", "examples")
+SOURCES = {
+    path: ast.parse(path.read_text()) for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))
+}
+UNPICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+NO_WEIGHTS = {"AutoTokenizer", "AutoConfig"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(SOURCES[path]):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keywords(call: ast.Call) -> dict[str, str]:
+    return {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
+
+
+def test_sources_import_nothing_that_unpickles() -> None:
+    for path in SOURCES:
+        for node in ast.walk(SOURCES[path]):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None) or node.names[0].name
+                assert module.split(".")[0] not in UNPICKLES, path
+        for name, call in calls(path):
+            assert name not in ("torch.load", "np.load", "numpy.load"), path
+            assert "allow_pickle" not in keywords(call), path
+
+
+def test_sources_load_weights_from_safetensors_only() -> None:
+    loads = 0
+    for path in SOURCES:
+        for name, call in calls(path):
+            if name.endswith(".from_pretrained") and name.split(".")[0] not in NO_WEIGHTS:
+                assert keywords(call).get("use_safetensors") == "True", f"{path}: {name}"
+                loads += 1
+    assert loads >= 3
+
+
+def test_sources_run_code_of_models_only_if_setting_says_so() -> None:
+    for path in SOURCES:
+        for name, call in calls(path):
+            value = keywords(call).get("trust_remote_code", "False")
+            assert value != "True", f"{path}: {name}"
+
+
+def test_model_in_pickle_file_is_refused(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load(str(tmp_path))
