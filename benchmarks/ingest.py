@@ -38,8 +38,8 @@ from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.job import main
 from safety_ray.ingest.archives import read_records
+from safety_ray.ingest.charset import to_text
 from safety_ray.ingest.html import EXTRACTIONS, extract
-from safety_ray.ingest.payload import to_text
 from safety_ray.ingest.resumable_file import ResumableFile
 
 

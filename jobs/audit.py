@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.label import judge_rows
+from jobs.label import count_shortened, judge_rows
 from safety_ray.audit import audit, page, sampling
 from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORED, SCORES, Column
-from safety_ray.judge.settings import Judge, check_is_model
+from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
 _READ = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
@@ -37,7 +37,7 @@ class AuditConfig:
     scored: str = setting("dataset with id, text and score")
     output: str = setting("folder to write", identity=False)
     labels: str = setting("existing column with labels 0-5; empty: the judge labels the sample", default="")
-    judge: Judge = setting("the judge: vllm or openai", factory=Judge)
+    judge: DocumentJudge = setting("the judge: vllm or openai", factory=DocumentJudge)
     per_score: int = setting("number of documents of each score to label", default=200)
     unsafe_from: int = setting("lowest label of an unsafe document", default=3)
     wanted: dict[str, float] = setting(
@@ -109,6 +109,7 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
     record = out.commit(
         rows_in=len(sample), rows_out=counts.rows_out, rejected=counts.rejected,
         threshold=result["threshold"], wanted=dict(config.wanted), labelled_by=result["labelled_by"],
+        label_shortened=None if config.labels else count_shortened(out),
     )  # fmt: skip
     filesystem.remove(out.sub(_SAMPLE))
     return record
@@ -134,6 +135,7 @@ def _label(config: AuditConfig, out: Artifact, sample: pa.Table) -> dataset.Coun
         dataset.write_table(sample, out.sub("data", "sample.parquet"))
         return dataset.Counts(len(sample), 0)
     dataset.write_table(sample, out.sub(_SAMPLE, "sample.parquet"))
+    # The chunk that the classifier holds for the most harmful would hide what it misses in others.
     counts = judge_rows(
         dataset.read(out.sub(_SAMPLE), _READ), out, config.judge,
         seed=config.seed, total=len(sample), write_rows=config.write_rows,

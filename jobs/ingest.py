@@ -15,16 +15,22 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
+from ray.data import Dataset
 
 from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
-from safety_ray.ingest import readers
+from safety_ray.ingest import readers, unique_ids
 from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
-from safety_ray.ingest.documents import OPTIONAL, TARGETS, reject_duplicates, row_schema, to_row
+from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
 from safety_ray.ingest.html import Extraction
 
+_KEYS_PER_BLOCK = 4_000_000
+_REWRITE_TASKS = 256
+_MAX_TASKS = 10_000
+_WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 _BLOCK_ROWS = 512
 _BLOCK_CHARS = 1 << 25
 _PAGES_PER_TASK = 64
@@ -51,13 +57,10 @@ class IngestConfig:
     max_rejected: float = setting(
         "share of rejected records above which the job fails", default=0.5, identity=False
     )
-    shuffle_blocks: int = setting("blocks of the shuffle that finds duplicate ids", default=2, identity=False)
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1 or self.shuffle_blocks < 1:
-            raise UserError(
-                f"max_bytes={self.max_bytes} and shuffle_blocks={self.shuffle_blocks} must be at least 1."
-            )
+        if self.max_bytes < 1:
+            raise UserError(f"max_bytes={self.max_bytes} must be at least 1.")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"max_rejected={self.max_rejected} must be from 0 to 1.")
         check_targets(self.columns, TARGETS)
@@ -84,13 +87,12 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
                 yield from read_tables(file, config, columns, counts_folder)
 
     tasks = [{"files": group} for group in group_files(files, config.format)]
-    ds = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(parse, batch_size=1)
-    # All rows of an id are in one block, which is where duplicates are found.
-    ds = ds.repartition(config.shuffle_blocks, keys=["id"])
-    ds = ds.map_batches(reject_duplicates, batch_format="pyarrow", batch_size=None)
-    counts = dataset.write(
-        ds, out, label="ingest", total=None, max_rejected=config.max_rejected, resume_by=None
+    ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
+        parse, batch_size=1
     )
+    counts = dataset.write(ds, out, label="ingest", total=None, max_rejected=1.0, resume_by=None)
+    counts = reject_repeated_ids(out, files, counts)
+    dataset.check_share(out.path, counts, config.max_rejected)
     if counts.rows_out == 0:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     record = out.commit(
@@ -104,6 +106,32 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     )
     filesystem.remove(counts_folder)
     return record
+
+
+def reject_repeated_ids(out: Artifact, files: list[str], counts: dataset.Counts) -> dataset.Counts:
+    """Reject all documents of an id except the first, by file and position. Returns the new counts."""
+    stored = unique_ids.stored_files(out.path)
+    if not stored:
+        return counts
+    items = [{unique_ids.STORED: number, "path": path} for number, path in enumerate(stored)]
+    keys = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_TASKS)).map_batches(
+        unique_ids.read_keys, fn_kwargs={"sources": sorted(set(map(source_name, files)))}, batch_size=1
+    )
+    repeated = shuffle(keys, unique_ids.KEY, counts.rows_out // _KEYS_PER_BLOCK + 1).map_batches(
+        unique_ids.repeated, **_WHOLE_BLOCKS
+    )
+    repeated = repeated.materialize()
+    if repeated.count():
+        blocks = min(len(stored), _REWRITE_TASKS)
+        shuffle(repeated, unique_ids.STORED, blocks).map_batches(
+            unique_ids.reject_rows, fn_kwargs={"stored": stored}, **_WHOLE_BLOCKS
+        ).materialize()
+    return dataset.written(out) or counts
+
+
+def shuffle(rows: Dataset, key: str, blocks: int) -> Dataset:
+    """Bring all rows of a key into one block. One block needs no shuffle, which would start actors."""
+    return rows.repartition(blocks, keys=[key]) if blocks > 1 else rows.repartition(1)
 
 
 def group_files(files: list[str], format: str) -> Iterator[list[str]]:
@@ -146,8 +174,9 @@ def sum_counts(folder: str, name: str) -> dict[str, int]:
     """Return the sum over all files of the counts `name`: of "ignored" records or "unreadable" values."""
     fs, root = filesystem.find(folder)
     total: Counter[str] = Counter()
-    for file in fs.find(root) if fs.exists(root) else ():
-        total.update(json.loads(fs.cat_file(file))[name])
+    files = fs.find(root) if fs.exists(root) else []
+    for content in fs.cat(files).values() if files else ():  # at once, as each may take a round trip
+        total.update(json.loads(content)[name])
     return dict(sorted(total.items()))
 
 

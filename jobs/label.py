@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core import artifact, cluster, dataset
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT
 from safety_ray.judge import rubric
 from safety_ray.judge.rubric import LABEL, Names
-from safety_ray.judge.settings import Judge, check_is_model
+from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
 FIRST, AGAIN = "first", "again"
@@ -34,9 +34,9 @@ class LabelConfig:
 
     documents: str = setting("dataset with id and text")
     output: str = setting("folder to write", identity=False)
-    engine: Judge = setting("the judge: vllm or openai", factory=Judge)
+    engine: DocumentJudge = setting("the judge: vllm or openai", factory=DocumentJudge)
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=256, identity=False
+        "rows in a write task: the maximum that a failure repeats", default=dataset.LLM_ROWS, identity=False
     )
     max_rejected: float = setting(
         "share of rejected rows above which the job fails", default=0.3, identity=False
@@ -64,33 +64,45 @@ def label_documents(config: LabelConfig) -> dict[str, Any]:
     )
     dataset.check_share(out.path, counts, config.max_rejected)
     return out.commit(
-        rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected, engine=config.engine.label
-    )
+        rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected, engine=config.engine.label,
+        label_shortened=count_shortened(out),
+    )  # fmt: skip
 
 
 def judge_rows(
     ds: Dataset,
     out: Artifact,
-    judge: Judge,
+    judge: DocumentJudge,
     *,
     seed: int,
     total: int,
     write_rows: int,
     names: Names = LABEL,
+    by_chunk_scores: bool = False,
     finish: Callable[[pa.Table], pa.Table] | None = None,
 ) -> dataset.Counts:
     """Write `ds` with the judge's columns `names` into `out`. Returns the counts of both passes.
 
     Two passes, `data/first` and `data/again`: a row whose reply cannot be parsed is sent a second time, with
-    another sampler seed and a reminder of the format. `finish` adds columns that depend on the judgement.
+    a reminder of the format. `by_chunk_scores`: of a long text, the judge reads the chunk with the
+    classifier's highest score. `finish` adds columns that depend on the judgement.
     """
     # Strict blocks of the size of a write task limit what a failure repeats.
+    write_rows = write_rows or dataset.LLM_ROWS
     ds = ds.repartition(target_num_rows_per_block=write_rows, strict=True)
 
-    def judge_pass(rows: Dataset, judge: Judge, total: int, again: bool) -> dataset.Counts:
+    def judge_pass(rows: Dataset, judge: DocumentJudge, total: int, again: bool) -> dataset.Counts:
         start = judge.kind == "vllm" and not judge.structured
         requests = rows.map_batches(
-            partial(rubric.add_messages, seed=seed, start=start, names=names, again=again),
+            partial(
+                rubric.add_messages,
+                seed=seed,
+                start=start,
+                names=names,
+                again=again,
+                max_chars=judge.max_chars,
+                by_chunk_scores=by_chunk_scores,
+            ),
             batch_format="pyarrow",
         )
         judged = engine.processor(judge, schema=rubric.SCHEMA)(requests).map_batches(
@@ -114,12 +126,19 @@ def judge_rows(
     if first.rejected:
         failed = dataset.read(out.sub("rejected", FIRST), DOCUMENT)
         judge_pass(failed, replace(judge, seed=judge.seed + 1), first.rejected, again=True)
-        # The second pass has written these rows. The empty folder marks the first pass as complete.
-        fs, root = filesystem.find(out.sub("rejected", FIRST))
-        for name in fs.find(root):
-            fs.rm(name)
+        dataset.drop_rejected(out, FIRST)  # the second pass has written these rows
     second = dataset.written(out, AGAIN) or dataset.Counts(0, 0)
     return dataset.Counts(first.rows_out + second.rows_out, second.rejected)
+
+
+def count_shortened(out: Artifact, names: Names = LABEL) -> int:
+    """Return the number of rows that `judge_rows` wrote into `out` of which the judge read only a part."""
+    total = 0
+    for part in (FIRST, AGAIN):
+        counts = dataset.written(out, part) or dataset.Counts(0, 0)
+        for folder, rows in (("data", counts.rows_out), ("rejected", counts.rejected)):
+            total += dataset.count_where(out.sub(folder, part), names.shortened, [True]) if rows else 0
+    return total
 
 
 if __name__ == "__main__":

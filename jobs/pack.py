@@ -1,6 +1,7 @@
 """scored and rewritten documents → token rows, with tags in unsafe documents (paper, section 4).
 
     <output>/data/shard-00000.parquet   rows of records.TOKEN_ROW, numbered across all shards
+    <output>/groups.parquet             which rows each row group of these files contains
     <output>/tokenizer/                 a transformers tokenizer with the tag
     <output>/heldout/heldout.parquet    web documents that are not trained on in any form, with all columns
 
@@ -15,25 +16,33 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray.core import artifact, cluster, dataset, filesystem, progress
+from safety_ray.core import artifact, cluster, dataset, filesystem, progress, row_groups
 from safety_ray.core.artifact import Artifact
+from safety_ray.core.cluster import Shared
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column
-from safety_ray.pack import inputs, mixture, selection, shards, vocabulary
+from safety_ray.pack import duplicates, heldout, inputs, mixture, planning, selection, shards, vocabulary
+from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.encode import encode_rows
-from safety_ray.pack.selection import CHUNKS, HELDOUT, ROOT, ROOT_SCORE, SPLIT, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
+from safety_ray.pack.planning import Counts, Schedule
+from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
 from safety_ray.pack.settings import PackConfig
-from safety_ray.pack.shards import Counts, Schedule
 from safety_ray.pack.vocabulary import Vocabulary
 
 __all__ = ["PackConfig", "pack_documents"]
 
 _BATCH = 256
+_WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
+_DIGESTS_PER_TASK = 1_000_000
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
@@ -43,20 +52,24 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     cluster.start()
+    totals = {"web": dataset.count(config.scored)}
+    share = heldout.share_of(config.heldout_share, config.heldout_max, totals["web"])
+    copies = None if config.keep_duplicates else find_copies(config, share, totals["web"])
+    _, heldout_hashes = hold_out(config, out, totals["web"], copies)
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
         frozenset(config.recipes),
         config.tag_from,
-        config.heldout_share,
+        share,
         by_chunk=config.tag_scope == "chunk",
-        heldout_ids=inputs.hold_out(config, out),
+        heldout=heldout_hashes,
         roots=inputs.roots(config),
+        copies=copies,
     )
     sources = {
         "web": _select(config.scored, inputs.SCORED_COLUMNS, (SPLIT, CHUNKS), selection.select_raw, chosen)
     }
-    totals = {"web": dataset.count(config.scored)}
     if inputs.has_rewritten(config):
         sources["rewritten"] = _select(
             config.rewritten, inputs.REWRITTEN_COLUMNS, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
@@ -66,9 +79,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     documents = web.union(*rewritten) if rewritten else web  # `union` needs an argument
     tokenizer = _make_tokenizer(config, out, documents, sum(totals.values()))
     encoded, rejected = _encode(config, out, sources, tokenizer, totals)
-    order = mixture.Order(mixture.sources(config.mixture), shards.tokens_of(encoded))
-    schedule = Schedule(order, config.shards, tokenizer.tag_id, config.tags_start, config.tags_until)
-    counts = shards.count(encoded, schedule)
+    schedule, counts = plan(config, encoded, tokenizer.tag_id)
     rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
     _remove_encoded(out)
     return out.commit(
@@ -88,8 +99,60 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         documents=counts.uses[TRAIN],
         heldout=counts.uses[HELDOUT],
         unselected=counts.uses[UNSELECTED],
+        duplicates=counts.uses[DUPLICATE],
         tokens_by_recipe=dict(sorted(counts.recipes.items())),
     )
+
+
+def find_copies(
+    config: PackConfig, share: float, total: int, digests_per_task: int = _DIGESTS_PER_TASK
+) -> Shared[Copies]:
+    """Find the web documents, of `total`, whose text is that of another one, in tasks.
+
+    Only a dataset of more than `digests_per_task` documents is shuffled.
+    """
+    names = ["id", "text", *({SPLIT} & {*dataset.columns(config.scored)})]
+    found = dataset.stream(dataset.files(config.scored), names).map_batches(
+        duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
+    )
+    shuffled = total > digests_per_task
+    if shuffled:
+        found = found.repartition(total // digests_per_task + 1, keys=[duplicates.KEY])
+        found = found.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS)
+    return cluster.gather(found, partial(duplicates.collect, complete=shuffled))
+
+
+def hold_out(
+    config: PackConfig, out: Artifact, total: int, copies: Shared[Copies] | None = None
+) -> tuple[float, Shared[Hashes] | None]:
+    """Write the held-out documents, of `total` web documents without `copies`, in tasks.
+
+    Returns the share that is held out by hash, and the hashes of the documents that the column `split` holds
+    out, if there is one.
+    """
+    path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
+    share = heldout.share_of(config.heldout_share, config.heldout_max, total)
+    hashes: Shared[Hashes] | None = None
+    highest = heldout.ALL
+    if SPLIT in names:
+        blocks = dataset.stream(dataset.files(config.scored), ["id", SPLIT]).map_batches(
+            heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
+        )
+        hashes = cluster.gather(blocks, heldout.sort_hashes)
+        highest = heldout.highest_written(hashes.get(), config.heldout_max)
+    if not shards.exists(path):
+        with fsspec.open(dataset.files(config.scored)[0]) as file:
+            schema = pq.read_schema(file).remove_metadata().empty_table().select(names).schema
+        blocks = dataset.read(config.scored, inputs.SCORED_COLUMNS).map_batches(
+            heldout.only_held_out,
+            fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
+            **_WHOLE_BLOCKS,
+        )
+        if copies is not None:
+            blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **_WHOLE_BLOCKS)
+        rows = blocks if SPLIT in names or share > 0 else []
+        cluster.gather(rows, partial(heldout.write, path, schema))
+    return share, hashes
 
 
 def _select(
@@ -116,7 +179,7 @@ def _make_tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total
 
 def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
     line, done = progress.Line("tokenizer", total, "documents"), 0
-    texts = documents.map_batches(selection.only_trained, batch_format="pyarrow", batch_size=None)
+    texts = documents.map_batches(selection.only_trained, **_WHOLE_BLOCKS)
     for batch in texts.iter_batches(batch_format="pyarrow", batch_size=_BATCH):
         yield batch.column("text").drop_null().to_pylist()
         done += len(batch)
@@ -161,6 +224,22 @@ def _encode(
     return dataset.files(encoded.sub("data")), rejected
 
 
+def plan(config: PackConfig, encoded: list[str], tag_id: int) -> tuple[Schedule, Counts]:
+    """Return the schedule of the encoded documents, and the sums of their numbers, which tasks compute."""
+    tokens = dataset.stream(encoded, planning.TOKEN_COLUMNS).map_batches(planning.token_sums, **_WHOLE_BLOCKS)
+    order = mixture.Order(mixture.sources(config.mixture), planning.add_tokens(_tables(tokens)))
+    number = planning.number_of_shards(config.shards, order.tokens)
+    schedule = Schedule(order, number, tag_id, config.tags_start, config.tags_until)
+    counts = dataset.stream(encoded, planning.COUNT_COLUMNS).map_batches(
+        planning.count_sums, fn_kwargs={"schedule": schedule}, **_WHOLE_BLOCKS
+    )
+    return schedule, planning.add_counts(_tables(counts))
+
+
+def _tables(rows: Dataset) -> Iterator[pa.Table]:
+    return iter(rows.iter_batches(batch_format="pyarrow", batch_size=None))
+
+
 def _write_shards(
     config: PackConfig,
     out: Artifact,
@@ -175,7 +254,7 @@ def _write_shards(
             f"no rows are left to train on: raw_scores={config.raw_scores} and recipes={config.recipes} "
             f"exclude {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
         )
-    first_rows, rows = shards.first_rows(counts.tokens, config.row_length)
+    first_rows, rows = planning.first_rows(counts.tokens, config.row_length)
     missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
     if missing:
         write = partial(
@@ -191,12 +270,11 @@ def _write_shards(
             documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
-                batch_format="pyarrow",
-                batch_size=None,
+                **_WHOLE_BLOCKS,
             )
             grouped = documents.groupby("shard", num_partitions=len(missing))
             grouped.map_groups(write, batch_format="pyarrow").materialize()
-    written, _ = progress.RowCounter(out.sub("data"))()
+    written = row_groups.write_index(out.path)
     if written != rows:
         raise RuntimeError(f"{out.path}/data has {written} rows instead of {rows}.")
     return rows

@@ -30,7 +30,6 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray.compat.ray_preemption import preempted_nodes
 from safety_ray.core import artifact, cluster, progress
-from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.checkpoint import remove_old
 from safety_ray.train.data import TokenRows
@@ -38,7 +37,9 @@ from safety_ray.train.guard import Diverged
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import check_continues, folder, load_tokenizer
+from safety_ray.train.resources import check_fits, uses_gpus
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
+from safety_ray.train.shared import NotShared, check_seen, marker
 from safety_ray.train.validate import check, validate
 from safety_ray.train.validation import ValidationConfig
 
@@ -64,35 +65,10 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     if not artifact.is_finished(config.output):
         loggers.check(config.loggers)
         cluster.start()
-        _check_workers_fit(config)
+        total = ray.cluster_resources()
+        if not config.autoscale:
+            check_fits(config, cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
     return artifact.begin(config.output, config, inputs)
-
-
-def _check_workers_fit(config: TrainingConfig) -> None:
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    if config.autoscale:
-        return
-    workers = config.min_workers or config.workers
-    validation_cpus = config.validation.cpus if config.validation.every else 0
-    needed = workers * config.cpus_per_worker + validation_cpus
-    if needed > cpus:
-        raise UserError(
-            f"{'min_' * bool(config.min_workers)}workers={workers} with "
-            f"cpus_per_worker={config.cpus_per_worker}"
-            f"{f' and validation.cpus={validation_cpus}' * bool(validation_cpus)} need "
-            f"{needed} CPUs and the cluster has {cpus}; use fewer, or set "
-            "autoscale=true if the cluster autoscales."
-        )
-    if config.validation.every and config.validation.gpus > gpus:
-        raise UserError(
-            f"validation.gpus={config.validation.gpus:g}: the cluster has {gpus} GPUs; 0 validates on CPUs."
-        )
-    if config.device == "gpu" and config.workers > gpus:
-        raise UserError(
-            f"workers={config.workers} need {config.workers} GPUs and the cluster has {gpus}; "
-            "use fewer, or device=cpu."
-        )
 
 
 def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str, Any]:
@@ -105,45 +81,47 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
         check(config.validation, rows.path, config.seed)
         config = replace(config, validation=_with_absolute_paths(config.validation))
     model = replace(model, init=_absolute(folder(model.init)))
-    gpu = config.device == "gpu" or (
-        config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.workers
-    )
+    gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config,
-            "model": model,
-            "rows": _absolute(rows.path),
-        },
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
-            use_gpu=gpu,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-        validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
-    )
     metrics, validations = Metrics(config.output), Validations(config.output)
 
     def done() -> tuple[int, str]:
         steps, summary = metrics.progress()
         return steps, f"{summary} {validations.summary()}".rstrip()
 
-    with progress.watch("train", config.steps(len(rows)), done, unit="steps"):
+    with (
+        marker(config.output) as name,
+        progress.watch("train", config.steps(len(rows)), done, unit="steps"),
+    ):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config,
+                "model": model,
+                "rows": _absolute(rows.path),
+                "marker": name,
+            },
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+                use_gpu=gpu,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+            validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
+        )
         shutil.rmtree(storage, ignore_errors=True)
         result = fit_interruptibly(trainer)
     shutil.rmtree(storage, ignore_errors=True)
-    if "diverged" in result.return_value:
-        raise Diverged(result.return_value["diverged"])
     returned: dict[str, Any] = result.return_value
+    if "refused" in returned:
+        raise returned["refused"]
     logged = returned.pop("validations")
     return returned | (finish_validation(config, logged) if validating else {})
 
@@ -181,12 +159,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         steps = config.steps(len(TokenRows(settings["rows"])))
         more = {"on_checkpoint": Reporter(config, steps), "validations": validations}
     try:
+        check_seen("output", config.output, settings["marker"])  # the driver's file
         result = train(
             config, settings["model"], settings["rows"], device=get_device(), preempted=Preemption(), **more
         )
         return {**result, "validations": validations.seen}
-    except Diverged as error:  # every retry would diverge as well, so do not replace the workers
-        return {"diverged": str(error)}
+    except (Diverged, NotShared) as error:  # raised by all workers, and every retry would raise it as well
+        return {"refused": error}
 
 
 class Preemption:

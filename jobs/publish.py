@@ -35,13 +35,11 @@ class PublishConfig:
     )
     output: str = setting("folder to write", identity=False)
     direction: Literal["to", "from"] = setting("to the published form, or from it", default="to")
-    write_rows: int = setting(
-        "rows in a write task: the most that a failure repeats", default=4096, identity=False
-    )
+    write_rows: int = setting("rows in a file; 0: files of up to 128 MB", default=0, identity=False)
 
     def __post_init__(self) -> None:
-        if self.write_rows < 1:
-            raise UserError(f"write_rows={self.write_rows} must be at least 1.")
+        if self.write_rows < 0:
+            raise UserError(f"write_rows={self.write_rows} must be 0 or positive.")
 
 
 def convert_published(config: PublishConfig) -> dict[str, Any]:

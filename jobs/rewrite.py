@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from jobs.label import judge_rows
+from jobs.label import count_shortened, judge_rows
 from jobs.score import classify
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
@@ -48,7 +48,7 @@ from safety_ray.rewrite.settings import RewriteConfig
 
 __all__ = ["RewriteConfig", "rewrite_documents"]
 DIRECT = "direct"
-_DRAFTS, _GENERATED = "drafts", "generated"
+_DRAFTS, _GENERATED, _JUDGED = "drafts", "generated", "judged"
 _DOCUMENTS_PER_BLOCK = 2_000
 """documents whose chunks are joined in one block"""
 _ACCEPTED = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
@@ -86,6 +86,9 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     attempts = outcomes.read_outcomes(out, (this.part for this in passes_of(config)))
     if config.engine.kind != "template":
         more |= count_tokens(out)
+    if config.judge.kind != "template":
+        folders = [judged(out, this) for this in passes_of(config)]
+        more["judge_shortened"] = sum(count_shortened(folder, ensemble.JUDGED) for folder in folders)
     if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
     for name in (_DRAFTS, outcomes.OUTCOMES):
@@ -288,12 +291,18 @@ def store(config: RewriteConfig, out: Artifact, this: Pass, step: Step, rows: Ro
 
 def judge(config: RewriteConfig, out: Artifact, this: Pass, rows: Rows) -> Rows:
     """Add the judge's score and take the higher of both. Rows without a judgement get a null score."""
-    folder = Artifact(out.sub(_DRAFTS, "judged", this.part), {}, {})
+    folder = judged(out, this)
     judge_rows(
         rows.ds, folder, config.judge, seed=config.seed, total=rows.total, write_rows=config.write_rows,
-        names=ensemble.JUDGED, finish=partial(ensemble.combine, ensemble="max", judge_only=False),
+        names=ensemble.JUDGED, by_chunk_scores=True,
+        finish=partial(ensemble.combine, ensemble="max", judge_only=False),
     )  # fmt: skip
     return replace(rows, ds=dataset.read(folder.path, ()))
+
+
+def judged(out: Artifact, this: Pass) -> Artifact:
+    """Return the folder of the judged drafts of a pass."""
+    return Artifact(out.sub(_DRAFTS, _JUDGED, this.part), {}, {})
 
 
 def count_tokens(out: Artifact) -> dict[str, Any]:

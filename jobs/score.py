@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.label import AGAIN, FIRST, judge_rows
+from jobs.label import AGAIN, FIRST, count_shortened, judge_rows
 from safety_ray.classifier import deduplication, packaged
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.classifier import Classifier
@@ -31,11 +31,11 @@ from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, SCORED
 from safety_ray.judge import ensemble
-from safety_ray.judge.settings import Judge, check_is_model
+from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
-_DIGESTS_PER_BLOCK = 1_000_000
+_DIGESTS_PER_BLOCK = 4_000_000
 _ARROW: Any = {"batch_format": "pyarrow"}
 _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 
@@ -50,7 +50,7 @@ class ScoreConfig(Pool):
         "classifier, judge or both", default="classifier"
     )
     classifier: str = setting(packaged.SETTING, default=packaged.DEFAULT)
-    judge: Judge = setting("the judge: vllm or openai", factory=Judge)
+    judge: DocumentJudge = setting("the judge: vllm or openai", factory=DocumentJudge)
     ensemble: Literal["max", "classifier", "judge"] = setting(
         "scorers=both: the higher score, or that of one scorer", default="max"
     )
@@ -96,47 +96,47 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
     documents = dataset.read(config.documents, DOCUMENT)
     rows = dataset.count(config.documents)
-    duplicates = find_duplicates(documents, rows)
-    shared = Shared(duplicates)
+    shared, number = find_duplicates(documents, rows)
     texts = documents
-    if duplicates.copies:
+    if number:
         texts = documents.map_batches(
             deduplication.keep, fn_kwargs={"shared": shared, "copies": False}, **_ARROW
         )
     totals = start_totals() if config.classifies else None
-    counts = score_texts(config, out, texts, rows - duplicates.copies, totals)
+    counts = score_texts(config, out, texts, rows - number, totals)
 
-    if duplicates.copies:
-        scores = Shared(scores_of_owners(out, duplicates, shared))
+    if number:
+        scores = scores_of_owners(out, shared)
         copies = documents.map_batches(
             deduplication.keep, fn_kwargs={"shared": shared, "copies": True}, **_ARROW
         ).map_batches(deduplication.fill, fn_kwargs={"shared": shared, "scores": scores}, **_ARROW)
         counts += dataset.write(
-            copies, out, label="copies", total=duplicates.copies, write_rows=config.write_rows,
+            copies, out, label="copies", total=number, write_rows=config.write_rows,
             max_rejected=1.0, part=_COPIES,
         )  # fmt: skip
     dataset.check_share(out.path, counts, config.max_rejected)
 
-    more: dict[str, Any] = {"judge": config.judge.label} if config.judges else {}
+    more: dict[str, Any] = {}
+    if config.judges:
+        more = {"judge": config.judge.label, "judge_shortened": count_shortened(out, ensemble.JUDGED)}
     if totals is not None:
         more["tokens"] = ray.get(totals.record.remote())
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
-        scored_texts=rows - duplicates.copies, copies=duplicates.copies, **more,
+        scored_texts=rows - number, copies=number, **more,
     )  # fmt: skip
     filesystem.remove(out.sub(_CLASSIFIED))
     return record
 
 
-def find_duplicates(documents: Dataset, rows: int) -> Duplicates:
-    """Find texts that occur more than once, by a shuffle of digests."""
-    groups = (
-        documents.select_columns(["id", "text"])
-        .map_batches(deduplication.digests, **_ARROW)
-        .repartition(rows // _DIGESTS_PER_BLOCK + 1, keys=[deduplication.KEY])
-        .map_batches(deduplication.duplicates, **_WHOLE_BLOCKS)
-    )
-    return Duplicates.of(list(groups.iter_batches(**_WHOLE_BLOCKS)))
+def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], int]:
+    """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
+    digests = documents.select_columns(["id", "text"]).map_batches(deduplication.digests, **_ARROW)
+    blocks = rows // _DIGESTS_PER_BLOCK + 1
+    # A shuffle by key starts actors, which one block does not need.
+    whole = digests.repartition(blocks, keys=[deduplication.KEY]) if blocks > 1 else digests.repartition(1)
+    groups = whole.map_batches(deduplication.duplicates, **_WHOLE_BLOCKS).materialize()
+    return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 
 
 def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, totals: Any) -> dataset.Counts:
@@ -151,7 +151,7 @@ def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, tot
         ds = dataset.read(classified.sub("data"), SCORED)
     return judge_rows(
         ds, out, config.judge, seed=config.seed, total=texts, write_rows=config.write_rows,
-        names=ensemble.JUDGED,
+        names=ensemble.JUDGED, by_chunk_scores=config.classifies,
         finish=partial(ensemble.combine, ensemble=config.ensemble, judge_only=not config.classifies),
     )  # fmt: skip
 
@@ -168,32 +168,40 @@ def classify(
     """Add score columns to `ds`, about `rows` rows, with a pool of actors of class `actor` (`ScoreBatch`)."""
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
-    on_gpus = pool.on_gpus(gpus)
-    minimum, maximum = pool.size(resources.get("CPU", 1), gpus, rows)
+    on_gpus, cpus = pool.on_gpus(gpus), resources.get("CPU", 1)
+    minimum, maximum = pool.size(cpus, gpus, rows)
+    threads = pool.cpus_per_actor(cpus, gpus, maximum)
     # One file may be one block; smaller blocks keep all actors busy and limit what a failure repeats.
     ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
     return ds.map_batches(
         actor or ScoreBatch,
-        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals),
+        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals, threads),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,
-        compute=ActorPoolStrategy(min_size=minimum, max_size=maximum),
-        **({"num_gpus": pool.gpus_per_actor} if on_gpus else {"num_cpus": 1}),
+        # On a GPU two calls overlap: one tokenizes while the other one uses the GPU.
+        compute=ActorPoolStrategy(
+            min_size=minimum,
+            max_size=maximum,
+            max_concurrent_calls_per_actor=2 if on_gpus else 1,
+            enable_true_multi_threading=on_gpus,
+        ),
+        num_cpus=threads,
+        num_gpus=pool.gpus_per_actor if on_gpus else 0,
     )
 
 
-def scores_of_owners(out: Artifact, duplicates: Duplicates, shared: Shared[Duplicates]) -> pa.Table:
-    """Return the score columns of each text that occurs more than once, in the order of `duplicates.keys`."""
-    owners: list[pa.Table] = []
+def scores_of_owners(out: Artifact, shared: Shared[Duplicates]) -> Shared[pa.Table]:
+    """Return the score columns of each text that occurs more than once, in the order of its digests."""
+    owners: list[Any] = []
     for part in (_TEXTS, FIRST, AGAIN):
         counts = dataset.written(out, part) or dataset.Counts(0, 0)
         folders = [("data", counts.rows_out), ("rejected", counts.rejected)]
         for path in (out.sub(folder, part) for folder, rows in folders if rows):
             names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
             scored = dataset.stream(dataset.files(path), ["id", *names, dataset.REASON])
-            of_part = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
-            owners += list(of_part.iter_batches(**_WHOLE_BLOCKS))
-    return duplicates.arrange([table for table in owners if len(table)], out.path)
+            owned = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
+            owners += owned.to_arrow_refs()
+    return cluster.gather(owners, partial(deduplication.arrange, shared=shared, where=out.path))
 
 
 def start_totals() -> Any:

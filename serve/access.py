@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from serve.errors import EndpointError, error_response
 PAGE = Path(__file__).parent / "playground"
 OPEN = {"", "/", "/v1/safety", *(f"/{file.name}" for file in PAGE.iterdir())}
 """Paths that can be read without a key."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,16 @@ class AccessRules:
     api_keys: str = ""
     max_concurrent: int = 0  # requests of one client; 0: no limit
     max_body_bytes: int = 1 << 20
+    allow_origins: tuple[str, ...] = ()
+    """origins of the websites whose pages may send requests and read the answers; "*": all"""
+
+
+def check_origin(origin: str) -> None:
+    """Raise UserError if `origin` is not in the form that browsers send, and therefore never matches."""
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise UserError(
+            f"allow_origins: '{origin}' must be scheme, host and port, as in https://example.com:8080, or *."
+        )
 
 
 def read_keys(location: str) -> list[bytes]:

@@ -38,6 +38,8 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 def parse_json(data: bytes) -> dict[str, Any]:
     """Return the JSON object in `data` without the fields that are null, which have their defaults.
 
+    This includes the fields of chat messages.
+
     Raises UserError for anything but a JSON object in UTF-8, for text that is not valid Unicode, for numbers
     that are not finite or not within 64 bits, and for deep nesting.
     """
@@ -59,6 +61,12 @@ def parse_json(data: bytes) -> dict[str, Any]:
         level = [child for value in level for child in _children(value)]
     if level:
         raise UserError(_TOO_DEEP)
+    if isinstance(messages := values.get("messages"), list):
+        values["messages"] = [_without_nulls(m) if isinstance(m, dict) else m for m in messages]
+    return _without_nulls(values)
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

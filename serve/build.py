@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safety_ray.compat.versions import UntestedVersion, check_versions
 from safety_ray.core.config import from_dict
-from safety_ray.core.device import cpu_dtype
+from safety_ray.core.device import cpu_engine_args
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import tag_in
 from safety_ray.decode.modes import describe_modes
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from serve.server import SafetyServer
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
-_ONE_LOOP = {  # Ray Serve's separate loops cost each message two thread switches, and our code never blocks
+_PROCESSES = {  # environment of ingress and replicas
+    # Ray Serve's separate loops cost each message two thread switches, and our code never blocks.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "VLLM_MAX_STOP_STRINGS": "64",  # vLLM's default is OpenAI's 4, and evaluation harnesses send more
 }
 
 
@@ -69,7 +71,7 @@ def build_app(
         )
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
-        options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _ONE_LOOP}}
+        options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _PROCESSES}}
         options["graceful_shutdown_timeout_s"] = config.drain_s  # Ray Serve's 20 s would end longer answers
         return serve.deployment(ingress, **options).bind(
             llm_deployments={config.model_id: build_llm_deployment(llm)},
@@ -130,12 +132,8 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "scheduler_cls": SCHEDULER,
     }
     if _on_cpu(config):
-        args |= {
-            "dtype": cpu_dtype(),
-            "enforce_eager": True,
-            "distributed_executor_backend": "mp",
-            "block_size": 32,  # the prefix cache shares whole blocks among the candidates of a search
-        }
+        # The prefix cache shares whole blocks among the candidates of a search.
+        args |= {**cpu_engine_args(), "block_size": 32}
     args |= config.engine_args
     limits = asdict(config.limits(tag_id is not None)) | {"max_candidates": args["max_logprobs"] - 2}
     guard: dict[str, Any] = {
@@ -180,7 +178,7 @@ def _environment(config: ServeConfig) -> dict[str, str]:
     """Return the environment of the engine's processes: no hub, this package's path, cache memory."""
     path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH", "")) if p)
     values = {
-        **_ONE_LOOP,
+        **_PROCESSES,
         "PYTHONPATH": path,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -33,9 +33,17 @@ REFUSED_PROMPT = "the prompt contains the harmfulness tag, or is not made of tok
 class GuardedRequest:
     """The options of one HTTP request, and the reports of its answers so far."""
 
-    def __init__(self, options: SafetyOptions, per_token: bool) -> None:
-        self.options, self.per_token = options, per_token
+    def __init__(
+        self, options: SafetyOptions, per_token: bool = False, echo: bool = False, prompt_only: bool = False
+    ) -> None:
+        self.options, self.per_token, self.echo, self.prompt_only = options, per_token, echo, prompt_only
         self.reports: list[SafetyReport] = []
+
+    def add_report(self, prompt_tokens: int) -> SafetyReport:
+        """Return the report of one more answer, to a prompt of this number of tokens."""
+        echoed = prompt_tokens if self.echo else 0
+        self.reports.append(SafetyReport(self.options, self.per_token, echoed, self.prompt_only))
+        return self.reports[-1]
 
 
 class Guard:
@@ -70,14 +78,13 @@ class Guard:
             raise VLLMValidationError(REFUSED_PROMPT)
         params = copy.copy(params)
         key = (params.extra_args or {}).get(KEY_ARG, "")
-        request = self.requests.get(key) or GuardedRequest(self.default, False)
+        request = self.requests.get(key) or GuardedRequest(self.default)
         options = request.options
         try:
             self._check(options, params)
         except UserError as error:
             raise VLLMValidationError(str(error)) from error
-        reports = [SafetyReport(options, request.per_token) for _ in range(params.n)]
-        request.reports += reports
+        reports = [request.add_report(len(ids)) for _ in range(params.n)]
         params.extra_args = {}  # the engine receives the guard's own arguments only
         self.passed += 1
         decode = self._search if options.decoding.searches else self._decode

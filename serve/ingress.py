@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from ray.serve.llm.ingress import make_fastapi_ingress
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from safety_ray.compat.ray_llm import (
@@ -136,9 +137,16 @@ def ingress_class(rules: AccessRules, playground: bool) -> Any:
 
 
 def http_app(rules: AccessRules) -> FastAPI:
-    """Return the FastAPI app without its routes: access control, and one form for all errors."""
+    """Return the FastAPI app without its routes: access control, CORS, and one form for all errors."""
     app = ingress_app(innermost=ErrorBoundary)
     app.add_exception_handler(HTTPException, answer_exception)  # FastAPI's own, for an unknown path or method
     app.add_middleware(Access, rules=rules)
+    if rules.allow_origins:  # before Access, since a browser's preflight request has no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=rules.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
     app.add_middleware(ErrorBoundary)  # the last middleware added is the first to receive a request
     return app

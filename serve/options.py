@@ -107,7 +107,8 @@ class SafetyOptions:
         for name, neutral in _NOT_IN_SEARCH:
             value = getattr(params, name, neutral)
             if value != neutral and value:
-                raise UserError(f"safety mode {self.mode} does not support {name}; leave it out.")
+                asked = "prompt_logprobs (echo with logprobs)" if name == "prompt_logprobs" else name
+                raise UserError(f"safety mode {self.mode} does not support {asked}; leave it out.")
         if self.decoding.samples and params.top_k > 0:
             raise UserError(f"in safety mode {self.mode}, num_candidates is the top_k; leave out top_k.")
 

@@ -5,7 +5,7 @@ p_tag, p_tag_mean   highest and mean P(tag) of the answer's tokens: the probabil
                     the position of the token
 prompt_p_tag        P(tag) right after the prompt, which is the position of the first token
 stopped             whether the safety mode ended the text
-p_tags              P(tag) of each token, if the request has `logprobs`; in a stream, of each event's tokens
+p_tags              P(tag) of each generated token, if the request has `logprobs`; in a stream, each event's
 dropped             with `explain`: the candidates that each step of a search dropped
 """
 
@@ -24,6 +24,8 @@ class SafetyReport:
 
     options: SafetyOptions
     per_token: bool  # whether the request has `logprobs`
+    echoed: int = 0  # tokens of the prompt at the beginning of the first event
+    prompt_only: bool = False  # whether the answer is the prompt, and has no generated token
     p_tags: list[float | None] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
     prompt_p_tag: float | None = None
@@ -34,7 +36,8 @@ class SafetyReport:
         """Append the P(tag) of new tokens; None if it was not measured."""
         if not self.p_tags and p_tags:
             self.prompt_p_tag = p_tags[0]
-        self.p_tags += p_tags
+        if not self.prompt_only:
+            self.p_tags += p_tags
 
     @property
     def known_p_tags(self) -> list[float]:
@@ -48,6 +51,7 @@ class SafetyReport:
 
     def for_event(self, tokens: int) -> dict[str, Any]:
         """Return the report for the next event of a stream, which has this number of tokens."""
+        tokens, self.echoed = max(tokens - self.echoed, 0), max(self.echoed - tokens, 0)
         start, self.sent = self.sent, self.sent + tokens
         p_tags: dict[str, Any] = {"p_tags": self.p_tags[start : self.sent]} if self.per_token else {}
         return {**p_tags, **self._take_dropped()}

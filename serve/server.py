@@ -10,7 +10,7 @@ from typing import Any
 from ray.serve.llm.deployment import LLMServer
 
 from safety_ray.chat.encoder import ChatEncoder
-from safety_ray.compat.ray_llm import engine_client, offer_tokenization
+from safety_ray.compat.ray_llm import CompletionRequest, engine_client, offer_tokenization
 from safety_ray.compat.versions import check_versions
 from safety_ray.compat.vllm_renderer import PlainTextRenderer, use_renderer
 from safety_ray.core.errors import UserError
@@ -26,7 +26,7 @@ from serve.streams import batch_events, with_deadline, with_public_errors
 
 
 class GuardedRenderer(PlainTextRenderer):
-    """vLLM's renderer, in which a request's text never becomes a special token."""
+    """vLLM's renderer, in which a request's text never becomes a control token."""
 
     def chat_tokenizer(self, config: Any, tokenizer: Any) -> ChatEncoder:
         return ChatEncoder(tokenizer, config.additional_config[CONFIG_KEY]["tag_id"])
@@ -55,9 +55,11 @@ class SafetyServer(LLMServer):
         self.guard = Guard(self.client, settings, self._metrics)
         self.install_guard()
         tokenizer = self.client.renderer.tokenizer
-        self._special_ids = ChatEncoder(tokenizer, self.guard.tag_id).special
-        # Clients may send back what the tokenizer puts before a text, such as a beginning-of-text token.
-        self._prefix_ids: list[int] = tokenizer("")["input_ids"]
+        self._control_ids = ChatEncoder(tokenizer, self.guard.tag_id).control
+        # Clients may send what the tokenizer puts before a text. Evaluation harnesses begin a text without
+        # context with the beginning-of-text token or, if there is none, the end-of-text token.
+        starts = [tokenizer("")["input_ids"], [tokenizer.bos_token_id], [tokenizer.eos_token_id]]
+        self._starts: list[list[int]] = [ids for ids in starts if ids and None not in ids]
         try:
             await check_guard(self)
         except Exception as error:
@@ -65,7 +67,7 @@ class SafetyServer(LLMServer):
         self._metrics.enabled = True
 
     def install_renderer(self) -> None:
-        """Make the engine tokenize a request's text without special tokens."""
+        """Make the engine tokenize a request's text without control tokens."""
         use_renderer(GuardedRenderer)
 
     def install_guard(self) -> None:
@@ -105,17 +107,19 @@ class SafetyServer(LLMServer):
         self._check_prompt_ids(getattr(request, "prompt", None))
         request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats
-        self.guard.requests[key] = GuardedRequest(options, logprobs is not None and logprobs is not False)
+        per_token = logprobs is not None and logprobs is not False
+        echo = isinstance(request, CompletionRequest) and bool(request.echo)
+        prompt_only = echo and request.max_tokens == 0
+        self.guard.requests[key] = GuardedRequest(options, per_token, echo, prompt_only)
 
     def _check_prompt_ids(self, prompt: Any) -> None:
-        """Raise UserError for a prompt of token ids that contains special tokens."""
+        """Raise UserError for a prompt of token ids with control tokens after the beginning of its text."""
         if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
             return
         for ids in prompt if isinstance(prompt[0], list) else [prompt]:
-            n = len(self._prefix_ids)
-            body = ids[n:] if n and ids[:n] == self._prefix_ids else ids
-            if special := sorted(self._special_ids.intersection(body)):
-                raise UserError(f"the prompt contains the special token ids {special}; send text instead.")
+            start = next((start for start in self._starts if ids[: len(start)] == start), [])
+            if control := sorted(self._control_ids.intersection(ids[len(start) :])):
+                raise UserError(f"the prompt contains the control token ids {control}; send text instead.")
 
     async def _with_reports(
         self, method: Any, request: Any, raw_request_info: Any, streams: bool

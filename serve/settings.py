@@ -8,7 +8,7 @@ from typing import Any, Literal
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.decode.modes import MODES, PARAMETERS
-from serve.access import AccessRules, read_keys
+from serve.access import AccessRules, check_origin, read_keys
 from serve.options import Limits, SafetyOptions, check_limits
 
 _REQUEST_DEFAULTS = ("threshold", "prompt_threshold", "beam_size", "num_candidates", "drop_share", "stride")
@@ -66,6 +66,11 @@ class ServeConfig:
         "location of the API keys: a file with one per line, or env:NAME; empty: no key is needed",
         default="",
     )
+    allow_origins: list[str] = setting(
+        "websites whose pages may send requests (CORS), e.g. [https://example.com]; *: all; empty: only the "
+        "endpoint's own page",
+        factory=list,
+    )
 
     host: str = setting(
         "address to listen on; without api_keys, everyone who can reach it can send requests",
@@ -119,6 +124,8 @@ class ServeConfig:
         for name in ("max_concurrent", "drain_s", "stream_interval_ms"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.")
+        for origin in self.allow_origins:
+            check_origin(origin)
         if not self.api_keys.startswith("env:"):  # the variable is set on the machines that serve
             read_keys(self.api_keys)
 
@@ -136,4 +143,6 @@ class ServeConfig:
         return limits if has_tag else Limits(modes=("off",), max_rows=self.max_rows)
 
     def access(self) -> AccessRules:
-        return AccessRules(self.api_keys, self.max_concurrent, self.max_body_kib << 10)
+        return AccessRules(
+            self.api_keys, self.max_concurrent, self.max_body_kib << 10, tuple(self.allow_origins)
+        )

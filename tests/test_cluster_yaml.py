@@ -1,4 +1,4 @@
-"""cluster.yaml is what Ray's own launcher accepts, and keeps what the guide says of it."""
+"""The cluster files are what Ray's own launcher accepts, and keep what docs/clusters.md says of them."""
 
 from __future__ import annotations
 
@@ -11,39 +11,65 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def cluster() -> dict[str, Any]:
+FILES = ["cluster.yaml", "deploy/gcp.yaml"]
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+@pytest.fixture(scope="module", params=FILES)
+def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The file with Ray's defaults filled in and checked against its schema, as `ray up` does."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    config = prepare_config(read(request.param))
     validate_config(config)
     return dict(config)
 
 
-def test_cluster_yaml_schema_rejects_unknown_key() -> None:
+def workers(cluster: dict[str, Any], market: str) -> dict[str, dict[str, Any]]:
+    """Return the worker types of a market, by their pool."""
+    types = [t for n, t in cluster["available_node_types"].items() if n != cluster["head_node_type"]]
+    return {t["labels"]["pool"]: t for t in types if t["labels"]["market"] == market}
+
+
+def is_spot(worker: dict[str, Any]) -> bool:
+    node = worker["node_config"]
+    on_gcp = node.get("scheduling", {}).get("provisioningModel") == "SPOT"
+    return on_gcp or node.get("InstanceMarketOptions") == {"MarketType": "spot"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cluster_yaml_schema_rejects_unknown_key(name: str) -> None:
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     with pytest.raises(ValidationError, match="idle_minutes"):
-        validate_config(prepare_config({**config, "idle_minutes": 5}))
+        validate_config(prepare_config({**read(name), "idle_minutes": 5}))
 
 
 def test_cluster_yaml_has_one_on_demand_head_without_gpu(cluster: dict[str, Any]) -> None:
     head = cluster["available_node_types"][cluster["head_node_type"]]
     assert (head["min_workers"], head["max_workers"]) == (0, 0)
-    assert "InstanceMarketOptions" not in head["node_config"], "losing the head loses the cluster"
-    assert head["node_config"]["InstanceType"].startswith("m")
+    assert not is_spot(head), "losing the head loses the cluster"
+    machine = head["node_config"].get("InstanceType") or head["node_config"]["machineType"]
+    assert machine in ("m7i.2xlarge", "n2-standard-8"), "machines without a GPU"
 
 
-def test_cluster_yaml_workers_scale_from_zero_on_spot(cluster: dict[str, Any]) -> None:
-    workers = {n: t for n, t in cluster["available_node_types"].items() if n != cluster["head_node_type"]}
-    assert set(workers) == {"cpu_worker", "gpu_worker"}
-    for worker in workers.values():
-        assert worker["min_workers"] == 0 < worker["max_workers"]
-        assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert cluster["max_workers"] >= sum(worker["max_workers"] for worker in workers.values())
+def test_cluster_yaml_workers_scale_from_zero_spot_first(cluster: dict[str, Any]) -> None:
+    spot, on_demand = workers(cluster, "spot"), workers(cluster, "on-demand")
+    assert set(spot) == {"cpu", "classifier", "rewriter"}
+    assert set(on_demand) == {*spot, "training"}
+    for pool, cheap in spot.items():
+        dear = on_demand[pool]
+        assert is_spot(cheap)
+        assert not is_spot(dear)
+        # Of kinds that fit equally well, the autoscaler starts the one with the highest priority.
+        assert cheap["resources"] == dear["resources"]
+        assert cheap["priority"] > dear["priority"]
+        assert cheap["min_workers"] == dear["min_workers"] == 0 < cheap["max_workers"] == dear["max_workers"]
+    assert on_demand["training"]["max_workers"] == 0, "eight GPUs start only if somebody asks for them"
     assert 0 < cluster["idle_timeout_minutes"] <= 10
 
 

@@ -21,12 +21,12 @@ class Bare:
         from vllm import LLM, SamplingParams
 
         self.llm = LLM(model=model, **engine_args(config))
-        self.params = [SamplingParams(**sampling(config), seed=n) for n in range(config.prompts)]
+        self.params = SamplingParams(**sampling(config))
 
     def __call__(self, chats: list[list[dict[str, str]]], clock: Clock) -> Run:
         self.llm.reset_prefix_cache()
         start = time.time()
-        outputs = self.llm.chat(chats, self.params[: len(chats)], use_tqdm=False)
+        outputs = self.llm.chat(chats, self.params, use_tqdm=False)
         end = time.time()
         prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
         cached = sum(output.num_cached_tokens or 0 for output in outputs)
@@ -56,12 +56,12 @@ async def client(url: str, chats: list[list[dict[str, str]]], config: RewriteBen
     slots, start = asyncio.Semaphore(config.seqs), time.time()
     async with httpx.AsyncClient(timeout=600) as client:
 
-        async def ask(seed: int, messages: list[dict[str, str]]) -> int:
-            body = {"model": "m", "messages": messages, "seed": seed, **sampling(config)}
+        async def ask(messages: list[dict[str, str]]) -> int:
+            body = {"model": "m", "messages": messages, **sampling(config)}
             async with slots:
                 answer = await client.post(f"{url}/chat/completions", json=body)
             return int(answer.json()["usage"]["completion_tokens"])
 
-        tokens = sum(await asyncio.gather(*(ask(n, messages) for n, messages in enumerate(chats))))
+        tokens = sum(await asyncio.gather(*map(ask, chats)))
     end = time.time()
     return Run(tokens, end - start, clock.between(start, end))

@@ -5,9 +5,10 @@
     PYTHONPATH=<folder with litgpt> python -m benchmarks.train  # with LitGPT: pip install --target
 
 `peers`: the same Llama, random ids, precision and optimizer in other trainers, with one thread. `ways`: this
-loop with other precisions, attention implementations, compilation and numbers of workers. `waits`: a run over
-packed rows, and the time it waits for data and checkpoints. `packing`: packing compared with the tokenizer
-alone. CPU time excludes waiting, so it does not depend on other processes of the machine.
+loop with other precisions, attention implementations, compilation and numbers of workers. `head`: the loss
+alone. `waits`: a run over packed rows, and the time it waits for data and checkpoints. `packing`: packing
+compared with the tokenizer alone. CPU time excludes waiting, so it does not depend on other processes of the
+machine.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from safety_ray.core.job import main
 
 def run(config: TrainBenchmark) -> dict[str, Any]:
     """Print the table."""
-    from benchmarks.train import packing, peers, waits, ways
+    from benchmarks.train import head, packing, peers, waits, ways
 
     parts: dict[str, Callable[[TrainBenchmark], Iterator[Row]]] = {
         "peers": peers.rows,
         "ways": ways.rows,
+        "head": head.rows,
         "waits": waits.rows,
         "packing": packing.rows,
     }

@@ -81,7 +81,7 @@ def _ours(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
     from safety_ray.train.optim import adamw
     from safety_ray.train.parallel import shard
     from safety_ray.train.settings import PretrainConfig
-    from safety_ray.train.step import backward, update
+    from safety_ray.train.step import backward, read, update
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     model = network(shape)
@@ -91,8 +91,9 @@ def _ours(shape: dict[str, Any], ids: torch.Tensor) -> Steps:
     batch = batch_of(ids)
 
     def step() -> None:
-        backward(model, batch, 0, config)
-        update(optimizer, 1e-3)
+        sums = backward(model, batch, 0, config)
+        update(optimizer, sums, 1e-3, grad_clip=config.grad_clip)
+        read(sums)
 
     return _timed(step)
 

@@ -8,7 +8,7 @@ from typing import Any
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 
-PARTS = ("peers", "ways", "waits", "packing")
+PARTS = ("peers", "ways", "head", "waits", "packing")
 VOCABULARY, LENGTH = 8192, 256
 SHAPES: dict[str, dict[str, Any]] = {
     "7M": {"hidden_size": 256, "layers": 6, "heads": 4, "kv_heads": 4, "intermediate_size": 688},

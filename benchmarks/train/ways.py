@@ -21,7 +21,7 @@ from safety_ray.core.ports import free_port
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.settings import PretrainConfig
-from safety_ray.train.step import backward, update
+from safety_ray.train.step import backward, read, update
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,9 @@ def _measure(rank: int, case: Case, config: TrainBenchmark, address: str, result
     times: list[tuple[float, float]] = []
     for _ in range(config.steps + 1):
         clock, cpu = time.perf_counter(), time.process_time()
-        backward(model, batch, -1, training)
-        update(optimizer, 1e-3)
+        sums = backward(model, batch, -1, training)
+        update(optimizer, sums, 1e-3, grad_clip=training.grad_clip)
+        read(sums)
         times.append((time.perf_counter() - clock, time.process_time() - cpu))
     fastest = torch.tensor([min(column) for column in zip(*times[1:], strict=True)])
     dist.all_reduce(fastest, dist.ReduceOp.MAX)  # the slowest worker's

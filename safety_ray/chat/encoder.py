@@ -1,7 +1,9 @@
-"""Encode chats so that only the template's own control tokens become special tokens.
+"""Encode chats so that only the template's own control tokens become control tokens.
 
-A message may spell `<|im_end|>` or the harmfulness tag; the model receives it as plain text. Works with any
-fast tokenizer, with and without `split_special_tokens`.
+A message may spell `<|im_end|>`, `<tool_call>` or the harmfulness tag; the model receives it as plain text.
+Control tokens are all added tokens of the tokenizer but runs of spaces. Those that are not marked as special
+are a part of what models write (`<think>`), so in the content of a reply, as in the model's output, they stay
+control tokens. Works with any fast tokenizer, with and without `split_special_tokens`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 from safety_ray.chat.escape import BREAK, Escaper
 from safety_ray.chat.replies import Located, locate_messages
+from safety_ray.core.tag import is_control, plain_backend
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -53,9 +56,10 @@ class EncodedChat:
 class ChatEncoder:
     """Renders a conversation and encodes the text. Keeps copies of `tokenizer`'s backend.
 
-    The ids are those of `apply_chat_template`, with two exceptions: text of a message is never a special
-    token, and no token spans the beginning or the end of a reply. A reply's tokens are thus the same in
-    training, after a generation prompt, and in the history of a later request.
+    The ids are those of `apply_chat_template`, with two exceptions: text of a message is never a control
+    token (of a reply: never a special token), and no token spans the beginning or the end of a reply. A
+    reply's tokens are thus the same in training, after a generation prompt, and in the history of a later
+    request.
     """
 
     def __init__(self, tokenizer: Any, tag_id: int | None) -> None:
@@ -64,15 +68,26 @@ class ChatEncoder:
         self._control.encode_special_tokens = False
         self._control.no_truncation()
         self._control.no_padding()
-        self._plain = copy.deepcopy(self._control)
-        self._plain.encode_special_tokens = True
+        self._plain = plain_backend(tokenizer.backend_tokenizer)
+        self._truncation_side = tokenizer.truncation_side
         added = tokenizer.added_tokens_decoder
         self.tag_id = tag_id
-        self.special: set[int] = {i for i, token in added.items() if token.special}
-        if tag_id is not None:
-            self.special.add(tag_id)
-        spellings = [str(token) for i, token in added.items() if i in self.special]
-        self._escaper = Escaper(self._control, self.special, spellings)
+        special = {i: str(token) for i, token in added.items() if token.special or i == tag_id}
+        control = special | {i: str(token) for i, token in added.items() if is_control(str(token))}
+        self._special, self.control = frozenset(special), frozenset(control)
+        self._escape = Escaper(self._control, control).escape
+        self._escape_reply = Escaper(self._control, special).escape
+
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool, truncation: bool = False, max_length: int | None = None
+    ) -> list[int]:
+        """Return the token ids of a text without control tokens; the arguments are those of the tokenizer."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        if truncation and max_length is not None:
+            added = self._plain.num_special_tokens_to_add(False) if add_special_tokens else 0
+            encoding.truncate(max(0, max_length - added), direction=self._truncation_side)
+        ids: list[int] = self._plain.post_process(encoding, add_special_tokens=add_special_tokens).ids
+        return ids
 
     def encode(self, render: Callable[..., str], conversation: list[Any], **variables: Any) -> list[int]:
         """Return the token ids of `render(conversation, **variables)`; see `encode_with_replies`."""
@@ -90,12 +105,8 @@ class ChatEncoder:
             if message.get("role") not in ROLES:
                 raise ValueError(f"unknown role {message.get('role')!r}: use one of {', '.join(ROLES)}.")
         template = variables.pop("chat_template", None)  # the server's own, never a request's
-        escape = self._escaper.escape
-        messages = [
-            {key: value if key == "role" else escape(value) for key, value in message.items()}
-            for message in conversation
-        ]
-        escaped = {key: escape(value) for key, value in variables.items()}
+        messages = [self._escape_message(message) for message in conversation]
+        escaped = {key: self._escape(value) for key, value in variables.items()}
 
         def render_messages(messages: list[Any]) -> str:
             return render(messages, chat_template=template, **escaped)
@@ -114,6 +125,14 @@ class ChatEncoder:
             replies=self._replies(replies, sorted(start for start, _ in spans.values()), tokens),
             altered=None if located is None else located.altered,
         )
+
+    def _escape_message(self, message: Any) -> dict[str, Any]:
+        escaped = {}
+        for key, value in message.items():
+            of_reply = key == "content" and message["role"] == "assistant"
+            escape = self._escape_reply if of_reply else self._escape
+            escaped[key] = value if key == "role" else escape(value)
+        return escaped
 
     def _encode(self, rendered: str, edges: list[int]) -> Tokens:
         """Encode `rendered` without its breaks. No token spans one of `edges` if that can be avoided."""
@@ -148,13 +167,13 @@ class ChatEncoder:
         """Yield the chunks between control tokens: first and last token, first and last character."""
         first = start = 0
         for n, (token, (left, right)) in enumerate(zip(*tokens, strict=True)):
-            if token in self.special and token != self.tag_id:
+            if token in self.control and token != self.tag_id:
                 yield first, n, start, left
                 first, start = n + 1, right
         yield first, len(tokens.ids), start, length
 
     def _encode_plainly(self, text: str, positions: list[int]) -> Tokens:
-        """Encode `text` from each of the `positions` to the next, without special tokens."""
+        """Encode `text` from each of the `positions` to the next, without control tokens."""
         tokens = Tokens([], [])
         for start, end in itertools.pairwise(positions):
             encoding = self._plain.encode(text[start:end], add_special_tokens=False)
@@ -165,11 +184,11 @@ class ChatEncoder:
     def _replies(
         self, spans: dict[int, tuple[int, int]], message_starts: list[int], tokens: Tokens
     ) -> list[Reply]:
-        control = [span for token, span in zip(*tokens, strict=True) if token in self.special]
+        special = [span for token, span in zip(*tokens, strict=True) if token in self._special]
         replies = []
         for message, (start, end) in sorted(spans.items()):
             next_message = next((position for position in message_starts if position >= end), math.inf)
-            turn_end = next((right for left, right in control if end <= left <= next_message), end)
+            turn_end = next((right for left, right in special if end <= left <= next_message), end)
             replies.append(Reply(message, start, end, turn_end))
         return replies
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,15 @@ from safety_ray.core.records import SCORED
 
 
 class ScoreBatch:
-    """Callable of an actor pool that loads the classifier once and adds score columns to batches."""
+    """Callable of an actor pool that loads the classifier once and adds score columns to batches.
 
-    def __init__(self, classifier: str, batch_tokens: int, device: str, totals: Any = None) -> None:
+    Two threads may call it, so that one splits texts into chunks while the GPU works for the other.
+    """
+
+    def __init__(
+        self, classifier: str, batch_tokens: int, device: str, totals: Any = None, threads: int = 1
+    ) -> None:
         """`totals` is the handle of a `TokenTotals` actor; None counts no tokens."""
-        threads = 1 if device == "cpu" else 4
         torch.set_num_threads(threads)
         if device != "cpu":  # one tokenizer thread cannot keep a GPU busy
             os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
@@ -37,7 +42,7 @@ class TokenCounter:
     """A counter of the tokens that a model reads, and of the positions that it computes."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._masks: list[torch.Tensor] = []  # summed later, so that a GPU does not wait
+        self._masks: deque[torch.Tensor] = deque()  # summed later, so that a GPU does not wait
         model.register_forward_pre_hook(self._keep_mask, with_kwargs=True)
 
     def _keep_mask(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -45,8 +50,10 @@ class TokenCounter:
 
     def take(self) -> tuple[int, int]:
         """Return (tokens, positions) since the last call."""
-        masks, self._masks = self._masks, []
-        return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        masks = [self._masks.popleft() for _ in range(len(self._masks))]
+        if not masks:
+            return 0, 0
+        return int(torch.stack([mask.sum() for mask in masks]).sum()), sum(mask.numel() for mask in masks)
 
 
 def add_scores(batch: pa.Table, predict: Callable[[list[str]], list[Prediction]]) -> pa.Table:

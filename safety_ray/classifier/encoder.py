@@ -51,13 +51,9 @@ class Encoder(Transformer):
         used_layers = min(layers or all_layers, all_layers)
         self.width: int = self.model.config.hidden_size * used_layers * len(pooling.split("+"))
 
-    @torch.no_grad()
     def embed(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
         """Return (chunks, width) fp32, with a unit vector per layer and pooling."""
-        out = torch.empty(len(chunks), self.width)
-        for indices, ids_BT, mask_BT in self.batches(chunks, batch_tokens):
-            out[indices] = self.pooled(ids_BT, mask_BT).cpu()
-        return out
+        return self.run(self.pooled, chunks, batch_tokens) if chunks else torch.empty(0, self.width)
 
     def pooled(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Return (B, width) fp32 of one batch, with gradients if enabled."""

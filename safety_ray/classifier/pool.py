@@ -10,6 +10,8 @@ from safety_ray.core.errors import UserError
 
 SLOTS = 2
 """CPUs that stay free for reading and writing, without which the stream would stall"""
+GPU_THREADS = 4
+"""threads of the tokenizer of an actor on a GPU; one cannot keep a GPU busy"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,7 @@ class Pool:
         default="auto",
         identity=False,
     )
-    gpus_per_actor: float = setting("share of a GPU per actor", default=1.0, identity=False)
+    gpus_per_actor: float = setting("share of a GPU per actor", default=0.5, identity=False)
     batch_rows: int = setting(
         "texts per call of an actor, which sorts them by length", default=512, identity=False
     )
@@ -41,12 +43,14 @@ class Pool:
         identity=False,
     )
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=256, identity=False
+        "rows in a file: the maximum that a failure repeats; 0: a thousandth of the dataset or 128 MB",
+        default=0,
+        identity=False,
     )
 
     def __post_init__(self) -> None:
-        if min(self.batch_rows, self.write_rows) < 1 or self.batch_tokens < 0:
-            raise UserError("batch_rows and write_rows must be positive, batch_tokens 0 or positive.")
+        if self.batch_rows < 1 or min(self.batch_tokens, self.write_rows) < 0:
+            raise UserError("batch_rows must be positive, batch_tokens and write_rows 0 or positive.")
         if self.actors < 0 or self.min_actors < 0 or (self.actors and self.min_actors > self.actors):
             raise UserError(
                 f"min_actors={self.min_actors} and actors={self.actors} must be 0 or positive, "
@@ -68,6 +72,19 @@ class Pool:
         """Return (minimum, maximum) actors for `rows` texts: at most one per batch, as loading takes
         seconds.
         """
-        room = int(gpus / self.gpus_per_actor) if self.on_gpus(gpus) else int(cpus) - SLOTS
+        room = int(cpus) - SLOTS
+        if self.on_gpus(gpus):
+            room = min(room, int(gpus / self.gpus_per_actor))
         maximum = max(1, min(self.actors or room, -(-rows // self.batch_rows)))
         return min(self.min_actors or maximum, maximum), maximum
+
+    def cpus_per_actor(self, cpus: float, gpus: float, actors: int) -> int:
+        """Return the CPUs and threads of each of `actors`: 1, or on GPUs up to four if there are enough.
+
+        CPUs of an autoscaler's nodes are still to come if the cluster has too few GPUs for the actors.
+        """
+        if not self.on_gpus(gpus):
+            return 1
+        if gpus < actors * self.gpus_per_actor:
+            return GPU_THREADS
+        return max(1, min(GPU_THREADS, (int(cpus) - SLOTS) // actors))

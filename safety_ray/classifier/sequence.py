@@ -34,13 +34,14 @@ class SequenceClassifier(Transformer):
             trust_remote_code=trust_remote_code,
         )
 
-    @torch.no_grad()
     def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
         """Return (chunks, 6) fp32 logits."""
-        out = torch.empty(len(chunks), SCORES)
-        for indices, ids_BT, mask_BT in self.batches(chunks, batch_tokens):
-            out[indices] = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits.float().cpu()
-        return out
+
+        def forward(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits.float()
+            return logits
+
+        return self.run(forward, chunks, batch_tokens) if chunks else torch.empty(0, SCORES)
 
 
 def check_labels(settings: Any, name: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -39,7 +42,8 @@ class Transformer:
         check_max_tokens(settings, name, max_tokens)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if fast_bf16(self.device) and not exact else torch.float32
-        options: dict[str, Any] = {}
+        # Cast while loading: `model.to(dtype)` would also cast the frequencies of rotary embeddings.
+        options: dict[str, Any] = {"dtype": self.dtype}
         if self.device == "cpu" and self.dtype == torch.bfloat16 and max_tokens <= _SHORT:
             options["attn_implementation"] = "eager"
         try:
@@ -58,11 +62,12 @@ class Transformer:
                 f"'{name}' has no fast tokenizer (tokenizer.json), which is needed to split texts."
             )
         self.name, self.max_tokens, self.trust_remote_code = name, max_tokens, trust_remote_code
-        self.model: Any = model.to(self.device, self.dtype).eval()
+        self.model: Any = model.to(self.device).eval()
         self.backend = self.tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
         self.prefix, self.suffix = _special_tokens(self.backend)
+        self._lock = threading.Lock()
 
     def chunk_ids(self, texts: list[str]) -> list[list[list[int]]]:
         """Return the token ids of each text, split into chunks of `max_tokens`, special tokens included."""
@@ -73,24 +78,60 @@ class Transformer:
             for ids in (encoding.ids for encoding in encodings)
         ]
 
-    def batches(
-        self, chunks: list[list[int]], batch_tokens: int
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Yield (indices of chunks, ids_BT, mask_BT) of each forward pass, at most `batch_tokens` with
-        padding.
+    @torch.no_grad()
+    def run(
+        self,
+        forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        chunks: list[list[int]],
+        batch_tokens: int,
+    ) -> torch.Tensor:
+        """Return the rows of `forward(ids_BT, mask_BT)` of all chunks, in their order, on the CPU.
 
-        0 selects a value for the device. A CPU is fastest while the activations fit in its caches.
+        A forward pass has chunks of similar length and at most `batch_tokens` with padding; 0 selects a value
+        for the device. A CPU is fastest while the activations fit in its caches. Ids and results are copied
+        between CPU and GPU once. Threads may call this method concurrently; the device serves one at a time,
+        so that one thread splits texts into chunks while another one waits for a GPU.
         """
         batch_tokens = batch_tokens or (_CPU_TOKENS if self.device == "cpu" else _GPU_TOKENS)
-        for batch in batches_by_length([len(c) for c in chunks], batch_tokens):
-            yield batch, *self.padded([chunks[i] for i in batch])
+        lengths = [len(chunk) for chunk in chunks]
+        batches = batches_by_length(lengths, batch_tokens)
+        order = [i for batch in batches for i in batch]
+        ids_in_order = chain.from_iterable(chunks[i] for i in order)
+        flat = torch.from_numpy(np.fromiter(ids_in_order, np.int64, sum(lengths)))
+        sizes = torch.tensor([lengths[i] for i in order])
+        if self.device != "cpu":  # a copy from pinned memory does not stop the CPU
+            flat, sizes = flat.pin_memory(), sizes.pin_memory()
+        with self._lock:
+            flat, sizes = (values.to(self.device, non_blocking=True) for values in (flat, sizes))
+            results = []
+            row = token = 0
+            for batch in batches:
+                tokens = sum(lengths[i] for i in batch)
+                ids = flat[token : token + tokens]
+                results.append(forward(*self._padded(ids, sizes[row : row + len(batch)], lengths[batch[0]])))
+                row, token = row + len(batch), token + tokens
+            found = torch.cat(results).cpu()
+        out = torch.empty_like(found)
+        out[order] = found
+        return out
 
     def padded(self, chunks: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids_BT and mask_BT of `chunks` on the device."""
-        longest, pad = max(map(len, chunks)), self.tokenizer.pad_token_id or 0
-        ids_BT = torch.tensor([c + [pad] * (longest - len(c)) for c in chunks], device=self.device)
-        mask_BT = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in chunks], device=self.device)
-        return ids_BT, mask_BT
+        ids = torch.tensor([id for chunk in chunks for id in chunk], device=self.device)
+        sizes = torch.tensor([len(chunk) for chunk in chunks], device=self.device)
+        return self._padded(ids, sizes, max(map(len, chunks)))
+
+    def _padded(
+        self, ids: torch.Tensor, sizes: torch.Tensor, longest: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids_BT and mask_BT of chunks of `sizes` tokens, whose `ids` follow each other."""
+        columns = torch.arange(longest, device=ids.device)
+        mask_BT = columns < sizes[:, None]
+        # Not ids_BT[mask_BT] = ids, for which the CPU would wait until the GPU has counted the mask.
+        starts = sizes.cumsum(0) - sizes
+        index_BT = (starts[:, None] + columns).clamp(max=len(ids) - 1)
+        ids_BT = torch.where(mask_BT, ids[index_BT], self.tokenizer.pad_token_id or 0)
+        return ids_BT, mask_BT.long()
 
 
 def load_config(name: str, trust_remote_code: bool = False) -> Any:

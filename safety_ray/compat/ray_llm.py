@@ -27,7 +27,6 @@ from ray.llm._internal.serve.observability.metrics.fast_api_metrics import (
     metrics_lifespan,
 )
 from ray.serve.llm.ingress import OpenAiIngress
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 __all__ = [
@@ -74,20 +73,13 @@ def offer_tokenization(server: Any) -> None:
 
 
 def ingress_app(innermost: Any) -> FastAPI:
-    """Return a FastAPI app with the middleware of Ray Serve LLM's ingress, except for its error handling.
+    """Return a FastAPI app with the middleware of Ray Serve LLM's ingress for metrics and request ids.
 
     Ray's error handling adds the text of any exception to the response. The middleware `innermost` takes its
-    place.
+    place. Ray's CORS middleware permits every website to send requests, and is left out.
     """
     app = FastAPI(lifespan=metrics_lifespan)
     app.add_middleware(innermost)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_credentials=True,
-        allow_methods=["*"],
-        allow_headers=["*"],
-    )
     add_http_metrics_middleware(app)
     app.add_middleware(SetRequestIdMiddleware)
     return app

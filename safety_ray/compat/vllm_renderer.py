@@ -1,6 +1,6 @@
-"""A vLLM renderer in which no text of a request becomes a special token (vLLM 0.29).
+"""A vLLM renderer in which no text of a request becomes a control token (vLLM 0.29).
 
-vLLM tokenizes prompts with the model's own tokenizer, which turns a text that spells a special token into
+vLLM tokenizes prompts with the model's own tokenizer, which turns a text that spells a control token into
 that token, and offers no setting against it. The only hook is the renderer registry, and the methods that
 tokenize are private: `_apply_chat_template_async`, `_tokenize_prompt`, `_build_tokens_prompt`, `_executor`.
 """
@@ -17,16 +17,20 @@ from vllm.utils.async_utils import make_async
 
 
 class ChatTokenizer(Protocol):
-    """Encodes a conversation so that only the chat template's own control tokens are special."""
+    """Encodes conversations and texts so that only the chat template spells control tokens."""
 
     def encode(self, render: Callable[..., str], conversation: list[Any], **variables: Any) -> list[int]: ...
+
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool, truncation: bool = False, max_length: int | None = None
+    ) -> list[int]: ...
 
 
 class PlainTextRenderer(HfRenderer):
     """vLLM's renderer for Hugging Face tokenizers; a subclass says how conversations are encoded."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
-        chat_tokenizer = self.chat_tokenizer(config, tokenizer)
+        self._chat_tokenizer = chat_tokenizer = self.chat_tokenizer(config, tokenizer)
         super().__init__(config, tokenizer)
 
         def encode_chat(
@@ -43,11 +47,8 @@ class PlainTextRenderer(HfRenderer):
         raise NotImplementedError
 
     def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
-        # An argument of each call, since vLLM's copies of a tokenizer lose attributes that were set on it.
-        encoding = self.get_tokenizer()(
-            prompt["prompt"], split_special_tokens=True, **params.get_encode_kwargs()
-        )
-        return self._build_tokens_prompt(encoding["input_ids"], prompt)
+        ids = self._chat_tokenizer.encode_text(prompt["prompt"], **params.get_encode_kwargs())
+        return self._build_tokens_prompt(ids, prompt)
 
 
 def use_renderer(renderer: type[PlainTextRenderer]) -> None:

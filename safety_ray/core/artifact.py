@@ -1,7 +1,7 @@
 """Atomic output folders of stages: begin, resume, commit, skip.
 
     <output>/config.json     written first: the settings, so that an unfinished folder can be resumed
-    <output>/data/           rows
+    <output>/data/           rows; see row_files.py for the names of its files
     <output>/rejected/       rows that could not be processed, each with its reason
     <output>/record.json     written last: the folder is finished
 
@@ -185,23 +185,17 @@ def input_fingerprint(source: str) -> str:
     """Return the fingerprint of a finished folder, else a hash of file names, sizes and times."""
     fs, root = filesystem.find(source)
     if not fs.exists(root):
-        matches = fs.glob(root) if any(c in root for c in "*?[") else []
+        matches = fs.glob(root, detail=True) if any(c in root for c in "*?[") else {}
         if not matches:
             raise UserError(f"the input '{source}' does not exist.")
-        return fingerprint([_file_state(fs, match) for match in sorted(matches)])
+        return fingerprint(list(filesystem.states(fs, matches).values()))
     record = read_record(source)
     if record is not None:
         return str(record["fingerprint"])
     if fs.isfile(root):
-        return fingerprint(_file_state(fs, root))
-    return fingerprint([[name[len(root) :], *_file_state(fs, name)[1:]] for name in sorted(fs.find(root))])
-
-
-def _file_state(fs: Any, path: str) -> list[Any]:
-    """Return [name, size, time or ETag]."""
-    info = fs.info(path)
-    changed = info.get("ETag") or info.get("mtime") or info.get("last_modified") or ""
-    return [Path(path).name, info.get("size"), str(changed)]
+        return fingerprint(next(iter(filesystem.states(fs, {root: fs.info(root)}).values())))
+    states = filesystem.states(fs, fs.find(root, detail=True))
+    return fingerprint([[name[len(root) :], *state[1:]] for name, state in states.items()])
 
 
 def _check_same(

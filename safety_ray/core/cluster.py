@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from safety_ray.compat import ray_output
 from safety_ray.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
 
 T = TypeVar("T")
 SLOTS = 4
@@ -70,8 +75,31 @@ class Shared(Generic[T]):
 
         self._ref: Any = ray.put(value)
 
+    @classmethod
+    def of_reference(cls, ref: Any) -> Shared[T]:
+        """Return the value of a reference, for example of the result of a Ray task."""
+        shared = cls.__new__(cls)
+        shared._ref = ref
+        return shared
+
     def get(self) -> T:
         import ray
 
         value: T = ray.get(self._ref)
         return value
+
+
+def gather(rows: Dataset | list[Any], function: Callable[[list[pa.Table]], T]) -> Shared[T]:
+    """Call `function` with the blocks of `rows` in a Ray task. The driver never holds the rows.
+
+    `rows`: a dataset, or references to blocks. Raises the exception of `function`.
+    """
+    import ray
+
+    def call(*blocks: Any) -> tuple[T, None]:
+        return function([block for block in blocks if len(block)]), None
+
+    blocks = rows if isinstance(rows, list) else rows.to_arrow_refs()
+    value, done = ray.remote(call).options(num_cpus=0, num_returns=2).remote(*blocks)
+    ray.get(done)  # raises what `function` raised
+    return Shared.of_reference(value)

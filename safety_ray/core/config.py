@@ -29,29 +29,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from safety_ray.core import as_written
+from safety_ray.core.declare import REQUIRED
+from safety_ray.core.declare import setting as setting
 from safety_ray.core.errors import UserError, nearest
 
 T = TypeVar("T")
-_REQUIRED: Any = dataclasses.MISSING
-
-
-def setting(
-    help: str,
-    *,
-    default: Any = _REQUIRED,
-    factory: Any = _REQUIRED,
-    identity: bool = True,
-    of: Any = None,
-) -> Any:
-    """Declare a setting: a dataclass field with the text that `--help` shows.
-
-    With `identity=False` the setting does not affect the output of a stage (number of workers, paths,
-    logging), so an unfinished output folder can be resumed with another value. The underscore at the end of
-    a field name is not part of the setting's name: `from_` is set by `from=...`. A dict[str, Any] of settings
-    that are checked later names their types with `of`: a config class, or dict[str, <config class>].
-    """
-    metadata = {"help": help, "identity": identity, "of": of}
-    return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
 
 
 def load(cls: type[T], argv: list[str]) -> T:
@@ -116,7 +98,7 @@ def describe(cls: type) -> str:
     lines.append("usage: [CONFIG.yaml] [key=value ...]")
     lines.append("")
     for key, kind, default, help in _settings(cls):
-        head = f"  {key}: {kind}" + ("  (required)" if default is _REQUIRED else f" = {default}")
+        head = f"  {key}: {kind}" + ("  (required)" if default is REQUIRED else f" = {default}")
         lines += [head, *textwrap.wrap(help, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 A stage sets the column `rejected_reason` of a row that it could not process. `write` puts such rows in
 `rejected/` and the others in `data/`, and counts both. Row checkpoints of Ray Data make an interrupted write
-resume: a row is done when its write task ends, so write tasks are kept small.
+resume: a row is done when its write task ends. Where a row takes long, write tasks are small; elsewhere the
+number of files follows the number of bytes.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
-from safety_ray.core import cluster, filesystem, progress
+from safety_ray.core import cluster, filesystem, progress, resume, row_files
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column, require
+from safety_ray.core.row_sink import REASON as REASON
+from safety_ray.core.row_sink import row_sink
 
 if TYPE_CHECKING:
     import ray.data
 
-REASON, SOURCE = "rejected_reason", "rejected_source"
+SOURCE = "rejected_source"
 _HIDDEN = (REASON, SOURCE, "set_aside", "set_aside_source")  # the last two: names in earlier versions
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
-_OUTCOME = "outcome"
 _CHECKPOINT = "_checkpoint"
+LLM_ROWS = 256
+"""rows in a write task of a language model: what a failure repeats"""
+_MIN_BYTES, _MAX_BYTES = 1 << 19, 1 << 27
+_BYTES_PER_ROW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +50,29 @@ class Counts:
 
 
 def files(path: str) -> list[str]:
-    """Return the Parquet files of `path`: a finished output folder, another folder, or one file."""
+    """Return the Parquet files of `path`: a finished output folder, another folder, or one file.
+
+    Parts of an output folder that are not complete are left out. Raises UserError if there are no files.
+    """
     fs, root = filesystem.find(path)
     if read_record(path) is not None:
         root = f"{root}/data"
     if not fs.exists(root):
         raise UserError(f"'{path}' does not exist.")
-    names = sorted(name for name in fs.find(root) if name.endswith(".parquet"))
+    found = sorted(fs.find(root))
+    incomplete = {posixpath.dirname(name) for name in found if name.endswith(f"/{row_files.INCOMPLETE}")}
+    names = [n for n in found if n.endswith(".parquet") and posixpath.dirname(n) not in incomplete]
+    if not names and incomplete:
+        raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
     if not names:
         raise UserError(f"'{path}' has no Parquet rows (is every row in its rejected/?).")
     return [fs.unstrip_protocol(name) if "://" in path else name for name in names]
 
 
 def count(path: str) -> int:
-    """Return the number of rows of a dataset, from its Parquet footers."""
+    """Return the number of rows of a dataset, from the names of its files or their footers."""
     fs, _ = filesystem.find(path)
-    return _rows_in(fs, files(path))
+    return row_files.count_rows(fs, files(path))
 
 
 def count_where(path: str, column: str, values: list[Any]) -> int:
@@ -138,7 +150,7 @@ def write(
     *,
     label: str,
     total: int | None,
-    write_rows: int = 256,
+    write_rows: int = 0,
     max_rejected: float = 0.5,
     resume_by: str | None = "id",
     read_as: str | None = None,
@@ -147,58 +159,81 @@ def write(
 ) -> Counts:
     """Execute `ds`, write its rows into `out` and show progress. Return the counts of written rows.
 
+    A task writes at least `write_rows` rows to a file, or, if that is 0, at least `file_bytes(total)` bytes.
     Rows that an interrupted run has written are skipped at the source of `ds`, by the unique column
     `resume_by`; `read_as` is the name of that column in the source if it differs. A stage that writes in
     several passes names each with `part`: its rows are in data/<part>/ and rejected/<part>/ and are counted
     separately. `waiting` is shown until the first row. Raises UserError if the share of rejected rows is
     above `max_rejected`.
     """
-    from ray.data.checkpoint import CheckpointConfig
-
-    rows, checkpoint = out.sub(f"rows{part}"), out.sub(f"{_CHECKPOINT}{part}")
-    context = ds.context  # a dataset keeps the context that it was created with
     fs, root = filesystem.find(out.path)
     counts = written(out, part)
     if counts is None:
-        if not cluster.has_room_to_skip():
-            resume_by = None
-        if resume_by is None:  # remove the rows of an interrupted run
-            for leftover in (f"{root}/rows{part}", *_folders(root, part)):
-                if fs.exists(leftover):
-                    fs.rm(leftover, recursive=True)
-        context.checkpoint_config = (
-            CheckpointConfig(
-                resume_by,
-                checkpoint,
-                delete_checkpoint_on_success=False,
-                checkpoint_filter_cls=_filter_on(read_as) if read_as else None,
-            )
-            if resume_by
-            else None
-        )
+        checkpoint = _prepare(fs, root, part, resume_by if cluster.has_room_to_skip() else None)
+        row_files.start(fs, root, part)
+        sink = row_sink(out.path.rstrip("/"), part, rows=write_rows, max_bytes=file_bytes(total))
+        context = ds.context  # a dataset keeps the context that it was created with
+        if checkpoint:
+            folder = out.sub(posixpath.basename(checkpoint))
+            context.checkpoint_config = resume.checkpoints(str(resume_by), folder, read_as)
         try:
-            ready = ds.map_batches(_mark_outcome, batch_format="pyarrow", batch_size=write_rows)
-            with progress.watch(label, total, progress.RowCounter(rows), waiting=waiting):
-                ready.write_parquet(rows, partition_cols=[_OUTCOME], mode="append")
+            counter = progress.RowCounter(*(out.sub(name, part) for name in ("data", "rejected")))
+            with progress.watch(label, total, counter, waiting=waiting):
+                ds.write_datasink(sink)
         finally:
             context.checkpoint_config = None
-        _finalize(fs, root, part)
-        counts = _counts(fs, root, part)
+        names = row_files.remove_other_attempts(fs, row_files.listed(fs, root, part), sink.names)
+        counts = _counts(fs, names)
+        row_files.finish(fs, root, part)
+        _remove(fs, f"{root}/{_CHECKPOINT}{part}")
     check_share(out.path, counts, max_rejected)
     return counts
+
+
+def file_bytes(rows: int | None) -> int:
+    """Return the bytes of Arrow data in a file of a dataset of `rows` rows, if known.
+
+    A file has up to 128 MB, and at most about a thousandth of the dataset, which is what a failure repeats.
+    """
+    if rows is None:
+        return _MAX_BYTES
+    return max(_MIN_BYTES, min(_MAX_BYTES, _BYTES_PER_ROW * rows))
+
+
+def _prepare(fs: Any, root: str, part: str, resume_by: str | None) -> str | None:
+    """Remove what an interrupted run did not finish. Returns the checkpoint folder, or None without one."""
+    checkpoint, earlier = f"{root}/{_CHECKPOINT}{part}", f"{root}/rows{part}"
+    if resume_by is None or fs.exists(earlier):  # `earlier`: where earlier versions wrote the rows first
+        for folder in (earlier, checkpoint, *row_files.folders(root, part)):
+            _remove(fs, folder)
+    else:
+        row_files.remove_unfinished(fs, root, part, checkpoint)
+    return checkpoint if resume_by else None
+
+
+def _remove(fs: Any, folder: str) -> None:
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
 
 
 def written(out: Artifact, part: str = "") -> Counts | None:
     """Return the counts of `part` of `out`, or None if its `write` has not ended."""
     fs, root = filesystem.find(out.path)
-    return _counts(fs, root, part) if all(map(fs.exists, _folders(root, part))) else None
+    return _counts(fs, row_files.listed(fs, root, part)) if row_files.is_complete(fs, root, part) else None
 
 
 def mark_written(out: Artifact, part: str) -> None:
     """Mark `part` of `out` as written, without rows."""
     fs, root = filesystem.find(out.path)
-    for folder in _folders(root, part):
-        fs.makedirs(folder, exist_ok=True)
+    row_files.finish(fs, root, part)
+
+
+def drop_rejected(out: Artifact, part: str) -> None:
+    """Delete the rejected rows of `part`, which a later part has written again."""
+    fs, root = filesystem.find(out.path)
+    for name in row_files.listed(fs, root, part):
+        if row_files.is_rejected(name):
+            fs.rm(name)
 
 
 def check_share(path: str, counts: Counts, max_rejected: float) -> None:
@@ -219,75 +254,14 @@ def write_table(rows: pa.Table, path: str) -> None:
         pq.write_table(rows, file)
 
 
-def _mark_outcome(batch: pa.Table) -> pa.Table:
-    """Add the column that `write` partitions by: "data" or "rejected"."""
-    reasons = (
-        batch.column(REASON).cast(pa.string())
-        if REASON in batch.column_names
-        else pa.nulls(len(batch), pa.string())
-    )
-    accepted = reasons.is_null().to_pylist()
-    outcome = pa.array(["data" if ok else "rejected" for ok in accepted], pa.string())
-    if REASON in batch.column_names:
-        batch = batch.drop_columns([REASON])
-    return batch.append_column(REASON, reasons).append_column(_OUTCOME, outcome)
-
-
-def _filter_on(column: str) -> Any:
-    """Return Ray's checkpoint filter for a column that has another name at the source."""
-    from ray.data.checkpoint import NumpyArrayBasedCheckpointFilter
-
-    class ReadAs(NumpyArrayBasedCheckpointFilter):  # type: ignore[misc]
-        def filter_rows_for_block(self, block: Any) -> Any:
-            self.id_column = column
-            return super().filter_rows_for_block(block)
-
-    return ReadAs
-
-
-def _finalize(fs: Any, root: str, part: str) -> None:
-    """Move the rows of both outcomes to their final folders; safe to repeat after an interruption."""
-    for name, folder in zip(("data", "rejected"), _folders(root, part), strict=True):
-        written = f"{root}/rows{part}/{_OUTCOME}={name}"
-        if fs.exists(written):
-            fs.makedirs(f"{root}/{name}" if part else root, exist_ok=True)
-            if isinstance(fs, LocalFileSystem):
-                fs.mv(written, folder, recursive=True)
-            else:  # fsspec cannot move folders on object stores; the copied files are removed below
-                for file in fs.find(written):
-                    if not file.endswith("/"):  # pyarrow's placeholder of a folder
-                        fs.copy(file, f"{folder}/{posixpath.basename(file)}")
-        fs.makedirs(folder, exist_ok=True)
-    for leftover in (f"rows{part}", f"{_CHECKPOINT}{part}"):
-        if fs.exists(f"{root}/{leftover}"):
-            fs.rm(f"{root}/{leftover}", recursive=True)
-
-
-def _counts(fs: Any, root: str, part: str) -> Counts:
-    rows_out, rejected = (_rows_in(fs, fs.find(folder)) for folder in _folders(root, part))
-    return Counts(rows_out, rejected)
-
-
-def _folders(root: str, part: str) -> list[str]:
-    """Return the folders of a part: data, rejected."""
-    return [f"{root}/{name}/{part}".rstrip("/") for name in ("data", "rejected")]
-
-
-def _rows_in(fs: Any, names: list[str]) -> int:
-    """Return the number of rows of the Parquet files among `names`, from their footers."""
-    total = 0
-    for name in names:
-        if name.endswith(".parquet"):
-            with fs.open(name) as file:
-                total += pq.read_metadata(file).num_rows
-    return total
+def _counts(fs: Any, names: list[str]) -> Counts:
+    rejected = [name for name in names if row_files.is_rejected(name)]
+    kept = set(names).difference(rejected)
+    return Counts(row_files.count_rows(fs, kept), row_files.count_rows(fs, rejected))
 
 
 def _common_reason(path: str) -> str:
-    fs, root = filesystem.find(path)
-    counts: dict[str, int] = {}
-    for name in fs.find(f"{root}/rejected"):
-        with fs.open(name) as file:
-            for reason in pq.read_table(file, columns=[REASON], partitioning=None).column(REASON).to_pylist():
-                counts[reason] = counts.get(reason, 0) + 1
-    return max(counts, key=lambda reason: counts[reason]) if counts else "unknown"
+    folder = posixpath.join(path, row_files.REJECTED)
+    fs, root = filesystem.find(folder)
+    counts = count_groups(folder, [REASON]) if fs.exists(root) else Counter()
+    return str(counts.most_common(1)[0][0][0]) if counts else "unknown"

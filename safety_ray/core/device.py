@@ -1,9 +1,10 @@
-"""The fastest dtype of this machine's processors."""
+"""The fastest dtype of this machine's processors, casting a model to it, and vLLM's settings for a CPU."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
+from typing import Any
 
 from safety_ray.compat.amx import amx_supported, request_amx
 
@@ -23,6 +24,16 @@ def fast_bf16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def cast_parameters(model: Any, dtype: Any) -> None:
+    """Cast the parameters of a torch module to `dtype`, in place, but not its buffers.
+
+    `model.to(dtype)` also casts buffers, among them the frequencies of rotary embeddings. In bfloat16 these
+    are off by up to 0.4 %, which adds up to wrong positions in long texts.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def cpu_dtype() -> str:
     """Return the fastest dtype for vLLM on this machine's CPU, as a torch name."""
     if not fast_bf16("cpu"):
@@ -33,3 +44,15 @@ def cpu_dtype() -> str:
         )
         return "float32"
     return "bfloat16"
+
+
+def cpu_engine_args() -> dict[str, Any]:
+    """Return vLLM's engine arguments for this machine's CPU."""
+    return {
+        "dtype": cpu_dtype(),
+        "enforce_eager": True,
+        "distributed_executor_backend": "mp",
+        # With chunked prefill, a request with its own seed ends the CPU engine of vLLM 0.29: after each
+        # chunk it resets the offset of the request's generator, but a CPU generator has no offset.
+        "enable_chunked_prefill": False,
+    }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
 from fsspec.registry import known_implementations
 
 from safety_ray.core.errors import UserError
+
+_THREADS = 32
 
 
 def find(path: str) -> tuple[Any, str]:
@@ -25,6 +28,24 @@ def find(path: str) -> tuple[Any, str]:
     except ValueError as error:
         raise UserError(f"'{path}' cannot be reached: {error}.") from error
     return fs, str(root)
+
+
+def states(fs: Any, listed: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return [name, size, time or ETag] of each file of a listing with details, sorted by path.
+
+    Only links, and files whose size the listing does not have, as those of web servers, are asked for one by
+    one.
+    """
+    paths = sorted(listed)
+    unknown = [path for path in paths if listed[path].get("islink") or listed[path].get("size") is None]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        infos = listed | dict(zip(unknown, pool.map(fs.info, unknown), strict=True))
+    return {path: _state(path, infos[path]) for path in paths}
+
+
+def _state(path: str, info: dict[str, Any]) -> list[Any]:
+    changed = info.get("ETag") or info.get("mtime") or info.get("last_modified") or ""
+    return [path.rsplit("/", 1)[-1], info.get("size"), str(changed)]
 
 
 def remove(path: str) -> None:

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import filesystem
+from safety_ray.core import filesystem, row_files
 
 STARTING = "starting workers"
 _BAR = 24
@@ -64,14 +66,19 @@ def watch(
     unit: str = "rows",
     waiting: str = STARTING,
 ) -> Iterator[None]:
-    """Show progress while the block runs. `count` returns (done, note) and is called every half second."""
+    """Show progress while the block runs. `count` returns (done, note).
+
+    It is called every half second, or less often if it takes long, as for many files or on a remote
+    filesystem: after twenty times the time that it took, and at least every 30 seconds.
+    """
     line, stop = Line(label, total, unit, waiting), threading.Event()
 
     def show_until_stopped() -> None:
         while True:
+            before = time.monotonic()
             with suppress(Exception):  # a file may be incomplete while it is written
                 line.show(*count())
-            if stop.wait(0.5):
+            if stop.wait(min(max(0.5, 20 * (time.monotonic() - before)), 30)):
                 return
 
     thread = threading.Thread(target=show_until_stopped, daemon=True)
@@ -85,35 +92,45 @@ def watch(
 
 
 class RowCounter:
-    """A counter of the rows in the Parquet files of a folder; each file is read once.
+    """Count the rows in the Parquet files of `folders`, by their names or else their footers, each once.
 
-    The note has the share of rejected rows (files below `outcome=rejected`) and, if the rows come from an
-    engine, the tokens that it generated per second since the counter was created.
+    The note has the share of rejected rows and, if the rows come from an engine, the tokens that it generated
+    per second since the counter was created.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.fs, self.root = filesystem.find(folder)
+    def __init__(self, *folders: str) -> None:
+        self.places = [filesystem.find(folder) for folder in folders]
         self.rows: dict[str, int] = {}
         self.tokens = 0
+        self.has_tokens: bool | None = None
         self.start = time.monotonic()
 
     def __call__(self) -> tuple[int, str]:
         """Return (rows, note)."""
-        if self.fs.exists(self.root):
-            self.fs.invalidate_cache()
-            for name in self.fs.find(self.root):
-                if name.endswith(".parquet") and name not in self.rows:
-                    with self.fs.open(name) as file:
-                        self._add(name, pq.ParquetFile(file))
+        for fs, root in self.places:
+            if fs.exists(root):
+                fs.invalidate_cache()
+                new = [n for n in fs.find(root) if n.endswith(".parquet") and n not in self.rows]
+                if new:
+                    self._add(fs, new)
         return sum(self.rows.values()), self._note()
 
-    def _add(self, name: str, file: pq.ParquetFile) -> None:
-        if {_TOKENS, _SECONDS} <= set(file.schema_arrow.names):
-            self.tokens += pc.sum(file.read([_TOKENS]).column(0)).as_py() or 0
-        self.rows[name] = file.metadata.num_rows
+    def _add(self, fs: Any, names: list[str]) -> None:
+        """Count files. All files of a folder have the same columns, so one shows whether to add up tokens."""
+        if self.has_tokens is None:
+            with fs.open(names[0]) as file:
+                self.has_tokens = {_TOKENS, _SECONDS} <= set(pq.read_schema(file).names)
+        if self.has_tokens:
+            paths = [name.split("://", 1)[-1] for name in names]
+            data = pads.dataset(paths, filesystem=fs, format="parquet", partitioning=None)
+            self.tokens += pc.sum(data.to_table(columns=[_TOKENS]).column(0)).as_py() or 0
+        rows = {name: row_files.rows_by_name(name) for name in names}
+        unknown = [name for name, number in rows.items() if number is None]
+        counted = dict(zip(unknown, row_files.footers(fs, unknown), strict=True))
+        self.rows.update({name: counted.get(name, number) or 0 for name, number in rows.items()})
 
     def _note(self) -> str:
-        rejected = sum(rows for name, rows in self.rows.items() if "outcome=rejected/" in name)
+        rejected = sum(rows for name, rows in self.rows.items() if row_files.is_rejected(name))
         notes = []
         if rejected:
             notes.append(f"{rejected / sum(self.rows.values()):.0%} rejected")

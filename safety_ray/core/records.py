@@ -12,14 +12,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.terms import RAW as RAW
+from safety_ray.core.terms import RECIPES as RECIPES
+from safety_ray.core.terms import SCORES as SCORES
 
-SCORES = 6
-"""Levels of harm: 0 safe, 1 minimally, 2 slightly, 3 moderately, 4 clearly, 5 highly unsafe."""
-
-RAW = "raw"
-"""Recipe name in token rows of web documents that were not rewritten."""
-RECIPES = ("rephrase", "refuse", "moralize")
-"""Names of the recipes in the column `recipe`; safety_ray/rewrite/recipes/ has a folder for each."""
 DIALOGUE_RECIPES = ("refuse",)
 """Recipes whose texts are dialogues of the roles User and Assistant."""
 
@@ -61,6 +57,7 @@ ENSEMBLE = (
     Column("judge_score", pa.int8(), "the judge's score 0-5"),
     Column("judge_reason", pa.string(), "the judge's reason for its score"),
     Column("judged_by", pa.string(), "engine and model of the judge"),
+    Column("judge_shortened", pa.bool_(), "whether the judge read only a part of a long text"),
     Column("judge_reply", pa.string(), "the judge's reply"),
 )
 """Columns in addition to those of SCORED if a judge scored the row."""

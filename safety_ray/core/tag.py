@@ -2,7 +2,7 @@
 
 The paper (section 4) inserts the tag before words of unsafe documents in pretraining. The model thus learns
 P(tag | text), which Safe Beam Search reads at inference. Only this project may insert the tag: `encode`
-returns ids in which no special token occurs, whatever strings the text contains.
+returns ids in which no special or other added token occurs, whatever strings the text contains.
 
 The string of the tag is set once, when documents are packed. It is stored beside the tokenizer, in
 `tokenizer_config.json`, where later stages read it.
@@ -71,11 +71,35 @@ def tag_id(tokenizer: Any, tag: str = "", where: str = "the tokenizer") -> int:
     return int(added[tag])
 
 
+def is_control(token: str) -> bool:
+    """Return whether an added token can steer a model: all but the runs of spaces of some tokenizers."""
+    return bool(token.replace("\u2581", " ").strip())
+
+
+def plain_backend(backend: Any) -> Any:
+    """Return a copy of a tokenizer's backend that encodes the spelling of control tokens as plain text.
+
+    Control tokens are also the added tokens that are not marked as special, such as `<tool_call>`. The copy
+    marks them, because `encode_special_tokens` applies to special tokens only.
+    """
+    state = json.loads(backend.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = token["special"] or is_control(token["content"])
+    plain = type(backend).from_str(json.dumps(state))
+    plain.encode_special_tokens = True  # treats their strings as plain text
+    plain.no_truncation()  # an encoder's tokenizer.json may enable both
+    plain.no_padding()
+    return plain
+
+
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Return the token ids of `texts`, without special tokens even if a text spells one."""
+    """Return the token ids of `texts`, without control tokens even if a text spells one."""
     backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder().values()
+    if any(is_control(token.content) and not token.special for token in added):
+        backend = plain_backend(backend)
     previous = backend.encode_special_tokens
-    backend.encode_special_tokens = True  # treats their strings as plain text
+    backend.encode_special_tokens = True
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:

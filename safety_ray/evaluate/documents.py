@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from safety_ray.core import dataset, filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
+
+_BATCH = 4096  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ def choose(
     """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
     A document's level of harm is its `label`, else its `score`. If an id occurs more than once, the first row
-    is used. Ids and levels of all rows are read, but texts only of sampled ones.
+    is used. All rows are read twice or more; memory depends on `limit` only, and not on their number.
 
     Args:
         paths: the datasets.
@@ -57,33 +60,79 @@ def choose(
     Raises:
         UserError: a dataset lacks a required column, or there are no safe or no unsafe documents.
     """
-    seen: set[int] = set()
-    sampled: dict[bool, list[tuple[int, str, int]]] = {False: [], True: []}  # heaps, highest hash first
-    totals = {False: 0, True: 0}
-    for number, path in enumerate(paths):
-        for batch in _levels(path):
-            ids, levels = batch.column("id").to_pylist(), batch.column("level").to_pylist()
-            for id, level in zip(ids, levels, strict=True):
-                key = stable_hash(id)
-                if level is None or key in seen:
-                    continue
-                seen.add(key)
-                if safe_up_to < level < unsafe_from:
-                    continue
-                unsafe = level >= unsafe_from
-                totals[unsafe] += 1
-                push = heapq.heappush if len(sampled[unsafe]) < limit else heapq.heappushpop
-                push(sampled[unsafe], (-stable_hash(seed, id), id, number))
-    if not all(totals.values()):
+    excluded: set[tuple[str, bool]] = set()
+    while True:
+        samples = _lowest(
+            paths, excluded, safe_up_to=safe_up_to, unsafe_from=unsafe_from, limit=limit, seed=seed
+        )
+        first = _first_rows(paths, {id for sample in samples.values() for id in sample})
+        wrong = {
+            (id, unsafe)
+            for unsafe, sample in samples.items()
+            for id in sample
+            if not (first[id][0] >= unsafe_from if unsafe else first[id][0] <= safe_up_to)
+        }
+        if not wrong:
+            break
+        excluded |= wrong
+    if not all(samples.values()):
         raise UserError(
-            f"{', '.join(paths)}: {totals[False]:,} safe documents (level up to safe_up_to={safe_up_to}) and "
-            f"{totals[True]:,} unsafe ones (from unsafe_from={unsafe_from}); give documents of both kinds."
+            f"{', '.join(paths)}: {len(samples[False]):,} safe documents (level up to "
+            f"safe_up_to={safe_up_to}) and {len(samples[True]):,} unsafe ones (from "
+            f"unsafe_from={unsafe_from}); give documents of both kinds."
         )
     safe, unsafe = (
-        _with_text(paths, sampled[unsafe], unsafe=unsafe, source=source, group=group)
+        _with_text(
+            paths, [(id, first[id][1]) for id in samples[unsafe]], unsafe=unsafe, source=source, group=group
+        )
         for unsafe in (False, True)
     )
     return safe, unsafe
+
+
+def _lowest(
+    paths: list[str],
+    excluded: set[tuple[str, bool]],
+    *,
+    safe_up_to: int,
+    unsafe_from: int,
+    limit: int,
+    seed: int,
+) -> dict[bool, list[str]]:
+    """Return at most `limit` ids of safe and of unsafe rows: those with the lowest hashes, in this order.
+
+    Memory does not depend on the number of rows. If rows with the same id have different levels, the id may
+    be in the wrong sample. `excluded` has ids with the sample (unsafe or not) that they do not belong to.
+    """
+    heaps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # highest hash first
+    members: dict[bool, set[str]] = {False: set(), True: set()}
+    for path in paths:
+        for batch in _levels(path):
+            for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
+                if level is None or safe_up_to < level < unsafe_from:
+                    continue
+                unsafe = level >= unsafe_from
+                heap, hash = heaps[unsafe], stable_hash(seed, id)
+                if len(heap) == limit and hash >= -heap[0][0]:
+                    continue
+                if id in members[unsafe] or (id, unsafe) in excluded:
+                    continue
+                members[unsafe].add(id)
+                heapq.heappush(heap, (-hash, id))
+                if len(heap) > limit:
+                    members[unsafe].remove(heapq.heappop(heap)[1])
+    return {unsafe: [id for _, id in sorted(heap, reverse=True)] for unsafe, heap in heaps.items()}
+
+
+def _first_rows(paths: list[str], ids: set[str]) -> dict[str, tuple[int, int]]:
+    """Return the level of the first row of each id, and the number of its dataset."""
+    first: dict[str, tuple[int, int]] = {}
+    for number, path in enumerate(paths):
+        for batch in _levels(path, ids):
+            for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
+                if level is not None:
+                    first.setdefault(id, (level, number))
+    return first
 
 
 def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
@@ -122,8 +171,8 @@ def _open(path: str) -> pads.Dataset:
     return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
 
 
-def _levels(path: str) -> list[pa.RecordBatch]:
-    """Return id and level of the rows of `path` with a text."""
+def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield id and level of the rows of `path` with a text; of those with one of `ids` if it is not None."""
     names = dataset.columns(path)
     dataset.check(path, DOCUMENT)
     sources = [pc.field(name).cast(pa.int64()) for name in ("label", "score") if name in names]
@@ -131,15 +180,20 @@ def _levels(path: str) -> list[pa.RecordBatch]:
         raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
     level = pc.coalesce(*sources) if len(sources) > 1 else sources[0]
     columns = {"id": pc.field("id"), "level": level}
-    has_text = pc.binary_length(pc.field("text")) > 0
-    batches: list[pa.RecordBatch] = _open(path).scanner(columns=columns, filter=has_text).to_batches()
-    return batches
+    wanted = pc.binary_length(pc.field("text")) > 0
+    if ids is not None:
+        wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
+    # The filter reads texts: few rows at a time, and few batches ahead.
+    scanner = _open(path).scanner(
+        columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
+    )
+    yield from scanner.to_batches()
 
 
 def _with_text(
-    paths: list[str], sampled: list[tuple[int, str, int]], *, unsafe: bool, source: str, group: str
+    paths: list[str], order: list[tuple[str, int]], *, unsafe: bool, source: str, group: str
 ) -> list[Document]:
-    order = [(id, number) for _, id, number in sorted(sampled, reverse=True)]
+    """Return the documents `order`, each an id and the number of its dataset, in this order."""
     documents: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
         ids = pa.array([id for id, dataset_number in order if dataset_number == number])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from safety_ray.core.config import setting
+from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORES
+from safety_ray.core.terms import SCORES
 
 _COUNTS = ("max_documents", "prompt_words", "beam_size", "num_candidates", "max_new_tokens")
 

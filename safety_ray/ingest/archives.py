@@ -19,6 +19,7 @@ from safety_ray.ingest.unpack import Chunk, Damage, is_compressed, unpack
 
 _BEGIN = b"WARC/"
 _LINE = b"\nWARC/1."
+_METADATA = "metadata://"  # resource records of wget's log, arguments and manifest
 READ = ("response", "resource", "conversion")
 """Record types with a document. All others are counted and skipped."""
 
@@ -93,6 +94,8 @@ def _read_section(stream: _SectionStream, max_bytes: int) -> Iterator[Record]:
 def _convert(warc_record: WarcRecord, stream: _SectionStream, max_bytes: int) -> Record:
     headers = {name.lower(): value for name, value in warc_record.headers.items()}
     kind = headers.get("warc-type", "unknown").lower()
+    if kind == "resource" and headers.get("warc-target-uri", "").lstrip("<").startswith(_METADATA):
+        kind = "metadata"
     record = Record(*stream.location(warc_record.stream_pos), kind, headers)
     if record.type not in (*READ, "warcinfo"):
         return record

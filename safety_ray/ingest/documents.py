@@ -53,7 +53,7 @@ def to_row(
     the field `unreadable` of `extra` has the reason, and the counter `unreadable` counts the values by field.
     """
     empty = dict.fromkeys(columns.names) | {
-        "source_file": _clean(raw.file),
+        "source_file": source_name(raw.file),
         "source_position": raw.position,
     }
     row, problem = dict(empty), raw.problem
@@ -164,23 +164,10 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def source_name(file: str) -> str:
+    """Return the name of an input file in the column `source_file`."""
+    return _clean(file)
+
+
 def _clean(text: str) -> str:
     return _SURROGATE.sub("�", text)
-
-
-def reject_duplicates(rows: pa.Table) -> pa.Table:
-    """Reject all rows of an id except the first, by file and position.
-
-    `rows` must have all rows of each id. Rows that already have a reason keep it.
-    """
-    ordered = rows.sort_by([(name, "ascending") for name in ("id", "source_file", "source_position")])
-    reasons = ordered.column("rejected_reason").to_pylist()
-    ids = ordered.column("id").to_pylist()
-    first: str | None = None
-    for i, id in enumerate(ids):
-        if reasons[i] is None:
-            if id == first:
-                reasons[i] = f"duplicate id '{id}'"
-            first = id
-    column = ordered.schema.get_field_index("rejected_reason")
-    return ordered.set_column(column, "rejected_reason", pa.array(reasons, pa.string()))

@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_ray.ingest import payload
 from safety_ray.ingest.archives import Record, read_records
+from safety_ray.ingest.charset import to_text
 from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import extract
 from safety_ray.ingest.raw_record import RawRecord
@@ -92,7 +93,7 @@ def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str
             f"content type '{identified.split(';')[0].strip() or 'unknown'}' is neither HTML nor plain text"
         )
     if kind == "text":
-        value["text"] = payload.to_text(body, declared)
+        value["text"] = to_text(body, declared)
         return None
     return _fill(value, body, declared, extraction)
 
@@ -102,7 +103,7 @@ def _fill(value: dict[str, Any], body: bytes, content_type: str, extraction: str
     if not body.strip():
         return "empty body"
     try:
-        page = extract(payload.to_text(body, content_type), extraction)
+        page = extract(to_text(body, content_type), extraction)
     except ValueError as error:
         return str(error)
     for name, field in (("title", page.title), ("language", page.language), ("url", page.url)):

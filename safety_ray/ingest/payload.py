@@ -1,17 +1,10 @@
-"""The kind, the charset and the language of the body of an HTTP response."""
+"""The kind and the language of the body of an HTTP response."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from babel.core import get_global
-from trafilatura.utils import detect_encoding
-from w3lib.encoding import (
-    html_body_declared_encoding,
-    http_content_type_encoding,
-    read_bom,
-    to_unicode,
-)
 
 _HTML = ("text/html", "application/xhtml+xml")
 _UNSPECIFIC = ("", "application/octet-stream", "unk", "unknown/unknown")
@@ -29,32 +22,6 @@ def kind(content_type: str, body: bytes) -> Literal["html", "text"] | None:
         start = body[:1024].lstrip().lower()
         return "html" if start.startswith(b"<!doctype html") or b"<html" in start else None
     return None
-
-
-def to_text(body: bytes, content_type: str = "") -> str:
-    """Decode a page: byte order mark, valid UTF-8, the header's charset, the page's, then a guess.
-
-    UTF-8 precedes the declared charset because other text is hardly ever valid UTF-8 by chance, while many
-    servers declare their default charset for everything. Encodings of 7 bits are valid UTF-8, so their
-    declaration precedes. Undecodable bytes become U+FFFD.
-    """
-    encoding, mark = read_bom(body)
-    if encoding is not None and mark is not None:
-        return to_unicode(body[len(mark) :], encoding)
-    declared = http_content_type_encoding(content_type) or html_body_declared_encoding(body)
-    if declared and declared.startswith(("iso2022", "hz")):
-        return to_unicode(body, declared)
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start >= len(body) - 3:  # truncated inside a character
-            return body.decode("utf-8", "replace")
-    if declared is None:
-        declared = next(iter(detect_encoding(body)), "cp1252")
-    try:
-        return to_unicode(body, declared)
-    except (LookupError, ValueError):  # some of Python's codecs are not charsets: base64, undefined, ...
-        return body.decode("utf-8", "replace")
 
 
 def language(tag: str | None) -> str | None:

@@ -73,8 +73,13 @@ def list_files_and_others(path: str, format: str = "auto") -> tuple[list[str], i
 def _all_files(fs: Any, root: str) -> tuple[list[str], bool]:
     """Return all files at `root`, and whether `root` exists."""
     if any(c in root for c in "*?[") and not fs.exists(root):
-        matches = sorted(n for n in fs.glob(root) if fs.isfile(n))
-        return matches, bool(matches)
+        matches = fs.glob(root, detail=True)
+        names = sorted(
+            name
+            for name, info in matches.items()
+            if info["type"] == "file" or (info.get("islink") and fs.isfile(name))
+        )
+        return names, bool(names)
     if root.lower().endswith(ENDINGS) and fs.isfile(root):
         return [root], True  # a web server does not distinguish files from folders
     if fs.isdir(root):

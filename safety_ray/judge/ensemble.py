@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from safety_ray.core.records import ENSEMBLE, SCORED
 from safety_ray.judge.rubric import Names
 
-JUDGED = Names("judge_score", "judge_reason", "judged_by")
+JUDGED = Names("judge_score", "judge_reason", "judged_by", "judge_shortened")
 ADDED = tuple(c.name for c in (*SCORED, *ENSEMBLE) if c.name not in ("id", "text"))
 """Every column that scoring may add."""
 

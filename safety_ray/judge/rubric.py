@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from safety_ray.core.records import SCORES
+from safety_ray.judge.excerpt import excerpt
 from safety_ray.llm import prompts
 from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
 
@@ -40,24 +41,36 @@ class Names(NamedTuple):
     score: str
     reason: str
     by: str
+    shortened: str
 
 
-LABEL = Names("label", "label_reason", "labelled_by")
+LABEL = Names("label", "label_reason", "labelled_by", "label_shortened")
 
 
 def add_messages(
-    batch: pa.Table, seed: int, start: bool, names: Names = LABEL, again: bool = False
+    batch: pa.Table,
+    seed: int,
+    start: bool,
+    names: Names = LABEL,
+    again: bool = False,
+    *,
+    max_chars: int,
+    by_chunk_scores: bool = False,
 ) -> pa.Table:
     """Add the judge's `messages` to `batch`; `start` begins the reply inside its JSON object.
 
     `again` is for rows whose first reply could not be parsed, and adds a reminder of the format. The first
-    reply is not repeated, because the document may have determined its text.
+    reply is not repeated, because the document may have determined its text. The messages contain at most
+    `max_chars` characters of a document, with its most harmful chunk if `by_chunk_scores` (excerpt.py).
     """
     reminder = f"\n\n{RETRY_PROMPT}" if again else ""
     reply_start = [{"role": "assistant", "content": START}] if start else []
-    messages = []
-    for row in batch.select(["id", "text"]).to_pylist():
-        system, user = prompts.messages(PROMPT, row["text"], seed=seed, id=row["id"])
+    messages, shortened = [], []
+    chunk_scores = ["chunk_scores"] if by_chunk_scores and "chunk_scores" in batch.column_names else []
+    for row in batch.select(["id", "text", *chunk_scores]).to_pylist():
+        document = excerpt(row["text"], max_chars, row.get("chunk_scores"))
+        shortened.append(document != row["text"])
+        system, user = prompts.messages(PROMPT, document, seed=seed, id=row["id"])
         messages.append([{**system, "content": system["content"] + reminder}, user, *reply_start])
     if names.score == "label" and "label" in batch.column_names and not again:
         # Keep an earlier label under another name.
@@ -65,9 +78,9 @@ def add_messages(
         batch = batch.rename_columns(
             [{"label": "label_before"}.get(name, name) for name in batch.column_names]
         )
-    return _without(batch, *names, REPLIED, "messages").append_column(
-        "messages", pa.array(messages, _MESSAGES)
-    )
+    batch = _without(batch, *names, REPLIED, "messages")
+    batch = batch.append_column(names.shortened, pa.array(shortened, pa.bool_()))
+    return batch.append_column("messages", pa.array(messages, _MESSAGES))
 
 
 def parse_replies(

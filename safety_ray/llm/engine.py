@@ -50,6 +50,10 @@ class EngineConfig:
     temperature: float = setting("0 selects the most likely token", default=0.7)
     top_p: float = setting("nucleus sampling: cumulative probability", default=0.95)
     seed: int = setting("seed of the sampler", default=0)
+    seeded: bool = setting(
+        "sample each row with a seed of its own, from `seed` and the row's id; vLLM then samples more slowly",
+        default=False,
+    )
     concurrency: int = setting(
         "vllm: engine replicas; openai: concurrent requests", default=1, identity=False
     )
@@ -109,6 +113,11 @@ class EngineConfig:
             raise UserError("engine.temperature must be 0 or positive, and engine.top_p in (0, 1].")
 
     @property
+    def sends_seeds(self) -> bool:
+        """Whether requests have a seed of their own; at temperature 0 nothing is sampled."""
+        return self.seeded and self.temperature > 0
+
+    @property
     def label(self) -> str:
         """Kind and model, as recorded in rows and records."""
         return f"{self.kind}:{self.model}" if self.model else self.kind
@@ -153,9 +162,9 @@ def check(config: EngineConfig) -> None:
         vllm_engine.check(config)
 
 
-def row_seed(config: EngineConfig, row: dict[str, Any]) -> int:
-    """Return the sampler seed of a row, 31 bits, from the config's seed and the row's id."""
-    return stable_hash(config.seed, "engine", row["id"]) >> 33
+def row_seed(config: EngineConfig, id: str) -> int:
+    """Return the sampler seed of the row `id`, 31 bits, from the config's seed and the id."""
+    return stable_hash(config.seed, "engine", id) >> 33
 
 
 def truncated(config: EngineConfig) -> str:

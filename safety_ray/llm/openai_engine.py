@@ -103,7 +103,7 @@ class _Endpoint:
                     max_tokens=config.max_tokens,
                     temperature=config.temperature,
                     top_p=config.top_p,
-                    seed=row_seed(config, row),
+                    seed=row_seed(config, row["id"]) if config.sends_seeds else openai.omit,
                     extra_headers={} if self.key else {"Authorization": openai.Omit()},
                     extra_body=config.engine_args or None,
                     **self.format,

@@ -8,15 +8,18 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from safety_ray.core.device import cpu_dtype
+from safety_ray.core.device import cpu_engine_args
 from safety_ray.core.errors import UserError, nearest
 from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
 from safety_ray.llm.notices import notices
 from safety_ray.llm.watchdog import watched
+
+if TYPE_CHECKING:
+    from ray.data.llm import vLLMEngineProcessorConfig
 
 _CARRIED, _INFERENCE_ERROR = "carried", "__inference_error__"
 _ERROR_CHARACTERS = 300
@@ -65,21 +68,9 @@ def _check_hub(model: str) -> None:
 def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     """Return the function that `safety_ray.llm.engine.processor` describes."""
     import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    from ray.data.llm import build_processor
 
     on_cpu = not ray.cluster_resources().get("GPU")
-    engine_args = dict(config.engine_args)
-    if on_cpu:
-        # Chunked prefill together with a seed per request crashes the CPU engine of vLLM 0.29: it resets
-        # the request's generator after each chunk, but a CPU generator has no offset.
-        defaults = {
-            "dtype": cpu_dtype(),
-            "enforce_eager": True,
-            "distributed_executor_backend": "mp",
-            "enable_chunked_prefill": False,
-        }
-        engine_args = {**defaults, **engine_args}
-    placement = config.placement_group or ({"bundle_per_worker": {"CPU": 1}} if on_cpu else {})
     sampling: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
@@ -90,7 +81,9 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
-        return {"sampling_params": {**sampling, "seed": int(row.pop("seed"))}}
+        if not config.sends_seeds:
+            return {"sampling_params": sampling}
+        return {"sampling_params": {**sampling, "seed": row_seed(config, row.pop("id"))}}
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -102,24 +95,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
             "time_taken_llm": row["time_taken_llm"],
         }
 
-    light = {"enabled": True, "num_cpus": 0.1, "concurrency": 1}  # stages that wait for the engine
-    build = build_processor(
-        vLLMEngineProcessorConfig(
-            model_source=config.model,
-            engine_kwargs=engine_args,
-            concurrency=(config.concurrency, config.max_concurrency or config.concurrency),
-            batch_size=config.batch_size,
-            should_continue_on_error=True,
-            chat_template_stage=light,
-            tokenize_stage=False,  # the engine tokenizes and detokenizes, which saves two actors
-            detokenize_stage=False,
-            log_engine_metrics=False,
-            placement_group_config=placement or None,
-            runtime_env={"env_vars": _engine_environment(on_cpu, config.timeout_s)},
-        ),
-        preprocess=before,
-        postprocess=after,
-    )
+    build = build_processor(processor_config(config, on_cpu), preprocess=before, postprocess=after)
     # A copy, because setting a field of the stage recomputes its resources and loses the placement.
     stage = build.get_stage_by_name("vLLMEngineStage")
     build.stages["vLLMEngineStage"] = stage.model_copy(
@@ -130,14 +106,36 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
         }
     )
 
-    def pack(batch: pa.Table) -> pa.Table:
-        return _pack(batch, config)
-
     def unpack(batch: pa.Table) -> pa.Table:
         return _unpack(batch, config)
 
-    return lambda ds: build(ds.map_batches(pack, batch_format="pyarrow")).map_batches(
+    return lambda ds: build(ds.map_batches(_pack, batch_format="pyarrow")).map_batches(
         unpack, batch_format="pyarrow"
+    )
+
+
+def processor_config(config: EngineConfig, on_cpu: bool) -> vLLMEngineProcessorConfig:
+    """Return the settings of ray.data.llm's stages."""
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    engine_args: dict[str, Any] = {"seed": config.seed}  # of requests without a seed of their own
+    if on_cpu:
+        engine_args |= cpu_engine_args()
+    placement = config.placement_group or ({"bundle_per_worker": {"CPU": 1}} if on_cpu else {})
+    most = config.max_concurrency or config.concurrency
+    return vLLMEngineProcessorConfig(
+        model_source=config.model,
+        engine_kwargs={**engine_args, **config.engine_args},
+        concurrency=(config.concurrency, most),
+        batch_size=config.batch_size,
+        should_continue_on_error=True,
+        # An actor of this stage needs a core when it works. On a CPU the engine has the cores.
+        chat_template_stage={"enabled": True, "num_cpus": 0.1 if on_cpu else 1, "concurrency": (1, most)},
+        tokenize_stage=False,  # the engine tokenizes and detokenizes, which saves two actors
+        detokenize_stage=False,
+        log_engine_metrics=False,
+        placement_group_config=placement or None,
+        runtime_env={"env_vars": _engine_environment(on_cpu, config.timeout_s)},
     )
 
 
@@ -150,12 +148,11 @@ def _engine_environment(on_cpu: bool, timeout_s: float) -> dict[str, str]:
     return ({"VLLM_CPU_KVCACHE_SPACE": "1"} if on_cpu else {}) | values
 
 
-def _pack(batch: pa.Table, config: EngineConfig) -> pa.Table:
+def _pack(batch: pa.Table) -> pa.Table:
     """Return the columns that ray.data.llm needs, and each row as bytes in Arrow's stream format.
 
     ray.data.llm converts rows to Python objects, which would change the types of small integers.
     """
-    seeds = [row_seed(config, {"id": id}) for id in batch.column("id").to_pylist()]
     carried = []
     for i in range(len(batch)):
         sink = pa.BufferOutputStream()
@@ -164,8 +161,8 @@ def _pack(batch: pa.Table, config: EngineConfig) -> pa.Table:
         carried.append(sink.getvalue().to_pybytes())
     return pa.table(
         {
+            "id": batch.column("id"),
             "messages": batch.column("messages"),
-            "seed": pa.array(seeds, pa.int64()),
             _CARRIED: pa.array(carried, pa.binary()),
         }
     )

@@ -1,4 +1,4 @@
-"""Encode selected documents: tags in unsafe text, personas in refusals, and no special token from any text.
+"""Encode selected documents: tags in unsafe text, personas in refusals, and no control token from any text.
 
 Every document ends with end-of-text. Its place in the training order is a hash of the seed and its id.
 """
@@ -27,7 +27,7 @@ ENCODED = pa.schema(
     ]
 )
 _TAGS_NEED_BYTES = "its tokens do not spell its text byte by byte, so words cannot be located in them"
-_FORGED = "the tokenizer encodes part of its text as a special token"
+_FORGED = "the tokenizer encodes part of its text as a control token"
 
 
 def encode_rows(
@@ -36,7 +36,7 @@ def encode_rows(
     """Return rows of SELECTED as rows of ENCODED; only those with use "train" receive ids.
 
     If a row has `chunk_scores`, only chunks of score `tag_from` and above contain tags. A document is
-    rejected, with its reason, if its ids contain a special token, or if it is unsafe and its words cannot be
+    rejected, with its reason, if its ids contain a control token, or if it is unsafe and its words cannot be
     located.
     """
     ids, uses, reasons = (rows.column(c).to_pylist() for c in ("id", "use", REASON))
@@ -50,12 +50,12 @@ def encode_rows(
     input_ids: list[npt.NDArray[np.int64] | None] = [None] * len(rows)
     tags = [0] * len(rows)
     # One more entry than there are ids: "clip" maps ids beyond the table to the last one.
-    special = np.zeros(max(vocabulary.size, *vocabulary.special_ids) + 2, np.bool_)
-    special[vocabulary.special_ids] = True
+    control = np.zeros(max(vocabulary.size, *vocabulary.control_ids) + 2, np.bool_)
+    control[vocabulary.control_ids] = True
     batch = [_normalized(vocabulary, texts[n]) if unsafe[n] else texts[n] for n in trained]
     for n, text, encoded in zip(trained, batch, tag.encode(vocabulary, batch), strict=True):
         tokens = np.array(encoded, np.int64)
-        if special.take(tokens, mode="clip").any():
+        if control.take(tokens, mode="clip").any():
             reasons[n] = _FORGED
             continue
         if unsafe[n] and tag_rate > 0:

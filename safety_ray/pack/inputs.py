@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.core import artifact, dataset, threshold
-from safety_ray.core.artifact import Artifact
 from safety_ray.core.records import REWRITTEN, SCORED
-from safety_ray.pack import selection, shards, vocabulary
-from safety_ray.pack.selection import CHUNKS, ROOT, SPLIT
+from safety_ray.pack import planning, selection, vocabulary
+from safety_ray.pack.selection import CHUNKS, ROOT
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
 SCORED_COLUMNS = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
 REWRITTEN_COLUMNS = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
+_THREADS = 16
 
 
 def with_threshold(config: PackConfig) -> PackConfig:
@@ -39,10 +39,14 @@ def paths(config: PackConfig) -> dict[str, str]:
             dataset.check(config.rewritten, REWRITTEN_COLUMNS)
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
+    finished = artifact.is_finished(config.output)
+    if config.shards and not finished:
+        datasets = [config.scored, *[config.rewritten] * has_rewritten(config)]
+        planning.check_number(config.shards, sum(map(_text_bytes, datasets)))
     if config.tokenizer:
         if Path(config.tokenizer).is_dir():
             inputs["tokenizer"] = config.tokenizer
-        if not shards.exists(f"{config.output}/record.json"):
+        if not finished:
             tables(config, vocabulary.open_existing(config.tokenizer, config.tag))
     return inputs
 
@@ -51,28 +55,6 @@ def has_rewritten(config: PackConfig) -> bool:
     """Return whether there are rewritten rows; a finished rewrite job may have had nothing to rewrite."""
     record = artifact.read_record(config.rewritten) if config.rewritten else None
     return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
-
-
-def hold_out(config: PackConfig, out: Artifact) -> frozenset[str] | None:
-    """Write the held-out web documents. Returns their ids if the column `split` defines them, else None."""
-    path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
-    if not shards.exists(path):
-        with fsspec.open(dataset.files(config.scored)[0]) as file:
-            tables = [pq.read_schema(file).remove_metadata().empty_table().select(names)]
-        if SPLIT in names or config.heldout_share > 0:
-            heldout = dataset.read(config.scored, SCORED_COLUMNS).map_batches(
-                selection.only_held_out,
-                fn_kwargs={"seed": config.seed, "share": config.heldout_share},
-                batch_format="pyarrow",
-                batch_size=None,
-            )
-            batches = heldout.iter_batches(batch_format="pyarrow", batch_size=None)
-            tables += [batch for batch in batches if len(batch)]
-        shards.write_atomically(pa.concat_tables(tables, promote_options="permissive").sort_by("id"), path)
-    if SPLIT not in names:
-        return None
-    with fsspec.open(path) as file:
-        return frozenset(pq.read_table(file, columns=["id"], partitioning=None).column("id").to_pylist())
 
 
 def roots(config: PackConfig) -> dict[str, str] | None:
@@ -84,6 +66,21 @@ def roots(config: PackConfig) -> dict[str, str] | None:
         return None
     ids = dataset.table(config.rewritten, ["id", "source_id"])
     return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
+
+
+def _text_bytes(path: str) -> int:
+    """Return the size of the texts of a dataset, from its Parquet footers."""
+
+    def size(name: str) -> int:
+        with fsspec.open(name) as file:
+            meta = pq.read_metadata(file)
+        chunks = (
+            meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)
+        )
+        return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(pool.map(size, dataset.files(path)))
 
 
 def tables(config: PackConfig, tokenizer: Any) -> Vocabulary:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.errors import UserError
@@ -26,6 +27,7 @@ Hashes = npt.NDArray[np.uint64]
 
 REST = ""
 """Name of the documents that no source names: read once, throughout training"""
+_ALL_SCORES = pa.array(range(SCORES), pa.int8())
 _MAX_ITERATIONS, _CONVERGED, _TOLERANCE = 5_000, 1e-9, 0.01
 
 
@@ -101,6 +103,7 @@ class Order:
         present = {name: source for name, source in self.mixture.items() if weighted[name]}
         points = {0.0, 1.0, *(point for source in present.values() for point in (source.start, source.until))}
         self.edges = np.array(sorted(points))
+        self.tokens = sum(weighted.values())  # with repetitions
         self.shares = self._shares(present, weighted)
 
     def _shares(self, present: Mapping[str, Source], weighted: Mapping[str, float]) -> dict[str, Floats]:
@@ -149,13 +152,12 @@ class Order:
         """
         if len(self.mixture) == 1:
             return documents
-        keys = zip(documents.column("recipe").to_pylist(), documents.column("score").to_pylist(), strict=True)
-        names = np.array([self.source_of.get(key, REST) for key in keys])
+        sources = self._sources_of(documents)
         hashes = documents.column("order").to_numpy()
         indices: list[npt.NDArray[np.int64]] = []
         places: list[Hashes] = []
-        for name, source in self.mixture.items():
-            selected = np.flatnonzero(names == name)
+        for number, (name, source) in enumerate(self.mixture.items()):
+            selected = np.flatnonzero(sources == number)
             for copy in itertools.count():
                 remaining = source.weight - copy
                 if remaining <= 0 or not len(selected):
@@ -170,6 +172,18 @@ class Order:
         order = np.concatenate(places) if places else np.empty(0, np.uint64)
         placed = documents.take(pa.array(taken))
         return placed.set_column(placed.column_names.index("order"), "order", pa.array(order, pa.uint64()))
+
+    def _sources_of(self, documents: pa.Table) -> npt.NDArray[np.int64]:
+        """Return the number of each document's source in `mixture`."""
+        numbers = {name: number for number, name in enumerate(self.mixture)}
+        recipes = sorted({recipe for recipe, _ in self.source_of})
+        table = np.full((len(recipes) + 1, SCORES + 1), numbers[REST])  # the last of each: another or unknown
+        for (recipe, score), name in self.source_of.items():
+            table[recipes.index(recipe), score] = numbers[name]
+        recipe = pc.fill_null(pc.index_in(documents.column("recipe"), pa.array(recipes)), len(recipes))
+        score = pc.fill_null(pc.index_in(documents.column("score"), _ALL_SCORES), SCORES)
+        found: npt.NDArray[np.int64] = table[recipe.to_numpy(), score.to_numpy()]
+        return found
 
     def _places(self, name: str, hashes: Hashes) -> Hashes:
         """Map `hashes`, uniform over [0, 2^64), to places distributed as the shares of source `name`."""

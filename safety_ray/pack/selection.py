@@ -1,4 +1,4 @@
-"""Selection of the documents to train on, and of those that are held out.
+"""Selection of the documents to train on.
 
 A rewritten text has the content of its source, so it is held out together with its root, the web document at
 the beginning of its chain of sources: the moral retelling of a refusal has the refusal's id as `source_id`.
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safety_ray.core.cluster import Shared
 from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import RAW, RECIPES, SCORES, stable_hash
+from safety_ray.core.records import RAW, RECIPES, SCORES
+from safety_ray.pack.duplicates import Copies
+from safety_ray.pack.heldout import HELDOUT, Hashes, contains, held_out, held_out_by_hash
 
-TRAIN, HELDOUT, UNSELECTED = "train", "heldout", "unselected"
-SPLIT, ROOT, ROOT_SCORE, CHUNKS = "split", "root_id", "source_score", "chunk_scores"
+TRAIN, UNSELECTED, DUPLICATE = "train", "unselected", "duplicate"
+ROOT, ROOT_SCORE, CHUNKS = "root_id", "source_score", "chunk_scores"
 _MAX_DEPTH = 8
 _NO_TEXT = "it has no text"
 
@@ -29,7 +32,7 @@ SELECTED = pa.schema(
         ("score", pa.int8()),  # of the root; null if unknown
         ("unsafe", pa.bool_()),  # raw text whose score requires harmfulness tags
         ("chunk_scores", pa.list_(pa.int8())),  # scores of an unsafe text's chunks, if tags depend on them
-        ("use", pa.string()),  # train, heldout or unselected
+        ("use", pa.string()),  # train, heldout, unselected or duplicate
         (REASON, pa.string()),
     ]
 )
@@ -46,35 +49,31 @@ class Selection:
     heldout_share: float
     by_chunk: bool = False
     """only chunks of a text that are unsafe themselves contain tags"""
-    heldout_ids: frozenset[str] | None = None
-    """web documents that the column `split` holds out; None: decided by hash"""
+    heldout: Hashes | Shared[Hashes] | None = None
+    """sorted hashes of the web documents that the column `split` holds out; None: `heldout_share` decides"""
     roots: dict[str, str] | None = None
     """root of each rewritten row that was made from another rewritten row"""
+    copies: Copies | Shared[Copies] | None = None
+    """web documents whose text is that of another one; None: they are used as all others"""
 
-    def holds_out(self, root: str) -> bool:
-        """Return whether the web document `root` and everything made from it is held out."""
-        if self.heldout_ids is not None:
-            return root in self.heldout_ids
-        return held_out_by_hash(self.seed, self.heldout_share, root)
+    def hold_out(self, roots: list[str | None]) -> list[bool]:
+        """Return whether each web document of `roots`, and everything made from it, is held out."""
+        if self.heldout is None:
+            heldout = [i is not None and held_out_by_hash(self.seed, self.heldout_share, i) for i in roots]
+        else:
+            hashes = self.heldout.get() if isinstance(self.heldout, Shared) else self.heldout
+            heldout = contains(hashes, self.seed, roots)
+        found, copies_heldout = self.find_copies(roots)
+        return [
+            of_copy if copy else own
+            for copy, of_copy, own in zip(found, copies_heldout, heldout, strict=True)
+        ]
 
-
-def held_out_by_hash(seed: int, share: float, document: str) -> bool:
-    """Return true for about the share `share` of all ids; a function of the seed and the id."""
-    return stable_hash(seed, "heldout", document) < share * 2**64
-
-
-def held_out(batch: pa.Table, seed: int, share: float) -> pa.Array:
-    """Return whether each web document of `batch` is held out: by its column `split`, else by hash."""
-    if SPLIT in batch.column_names:
-        split = batch.column(SPLIT).cast(pa.string()).combine_chunks()
-        return pc.fill_null(pc.equal(split, HELDOUT), False)
-    ids = batch.column("id").to_pylist()
-    return pa.array([held_out_by_hash(seed, share, i) for i in ids], pa.bool_())
-
-
-def only_held_out(batch: pa.Table, seed: int, share: float) -> pa.Table:
-    """Return the held-out rows of scored web documents, with all their columns."""
-    return batch.filter(held_out(batch, seed, share))
+    def find_copies(self, documents: list[str | None]) -> tuple[list[bool], list[bool]]:
+        """Return which web documents are copies, and which of them have a canonical row that is held out."""
+        if self.copies is None:
+            return [False] * len(documents), [False] * len(documents)
+        return (self.copies.get() if isinstance(self.copies, Shared) else self.copies).find(documents)
 
 
 def only_trained(batch: pa.Table) -> pa.Table:
@@ -113,13 +112,16 @@ def trace_roots(ids: pa.ChunkedArray, sources: pa.ChunkedArray, where: str) -> d
 def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
     """Return scored web documents as rows of SELECTED, with text only for those to train on."""
     heldout = held_out(batch, selection.seed, selection.heldout_share).to_pylist()
+    ids = batch.column("id").to_pylist()
+    is_copy, _ = selection.find_copies(ids)
     chunks = batch.column(CHUNKS).to_pylist() if selection.by_chunk else [None] * len(batch)
     rows = []
-    for id, text, score, is_heldout, chunk_scores in zip(
-        batch.column("id").to_pylist(),
+    for id, text, score, is_heldout, copied, chunk_scores in zip(
+        ids,
         batch.column("text").to_pylist(),
         batch.column("score").to_pylist(),
         heldout,
+        is_copy,
         chunks,
         strict=True,
     ):
@@ -127,9 +129,10 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
         reason = None
         if not text and not is_heldout:
             reason = _NO_TEXT
-        elif not valid and not is_heldout:
+        elif not valid and not is_heldout and not copied:
             reason = f"its score is {score}, not 0-{SCORES - 1}"
         use = HELDOUT if is_heldout else TRAIN if score in selection.raw_scores else UNSELECTED
+        use = DUPLICATE if copied else use
         unsafe = valid and score >= selection.tag_from
         row = _row(id, text, id, RAW, score if valid else None, unsafe, use, reason)
         rows.append(row | {CHUNKS: chunk_scores if unsafe and use == TRAIN else None})
@@ -145,15 +148,15 @@ def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
         roots = [known.get(i, s) for i, s in zip(batch.column("id").to_pylist(), sources, strict=True)]
     scores = batch.column(ROOT_SCORE).to_pylist() if ROOT_SCORE in batch.column_names else [None] * len(batch)
     rows = []
-    for id, text, recipe, root, score in zip(
+    for id, text, recipe, root, score, heldout in zip(
         batch.column("id").to_pylist(),
         batch.column("text").to_pylist(),
         batch.column("recipe").to_pylist(),
         roots,
         scores,
+        selection.hold_out(roots),
         strict=True,
     ):
-        heldout = root is not None and selection.holds_out(root)
         reason = None
         if root is None:
             reason = "its source_id is missing, so the document it was made from is unknown"

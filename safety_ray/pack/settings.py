@@ -45,6 +45,10 @@ class PackConfig:
     recipes: list[str] = setting(
         "recipes of the rewritten documents to train on", factory=lambda: list(RECIPES)
     )
+    keep_duplicates: bool = setting(
+        "use each of the web documents with the same text; false: one of them, by a hash of the ids",
+        default=False,
+    )
     mixture: dict[str, Any] = setting(
         "sources by name, each {recipe, scores, weight, start, until}: how often its documents are read, and "
         "between which shares of training; documents of no source are read once, throughout training",
@@ -52,7 +56,13 @@ class PackConfig:
         of=dict[str, Source],
     )
     heldout_share: float = setting("share of web documents held out without a column `split`", default=0.05)
-    shards: int = setting("number of output files; each must fit in memory", default=4)
+    heldout_max: int = setting(
+        "web documents held out at most (about) without a column `split`; with it, written at most",
+        default=50_000,
+    )
+    shards: int = setting(
+        "number of output files, each of which must fit in memory; 0: one per 200M tokens", default=0
+    )
     max_rejected: float = setting(
         "share of documents that may be rejected before the job fails", default=0.01, identity=False
     )
@@ -61,7 +71,7 @@ class PackConfig:
         for name in ("tag_rate", "heldout_share", "max_rejected"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1.")
-        for name, minimum in (("row_length", 16), ("shards", 1)):
+        for name, minimum in (("row_length", 16), ("shards", 0), ("heldout_max", 1)):
             if getattr(self, name) < minimum:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least {minimum}.")
         if not self.tokenizer and self.vocab_size < MIN_VOCAB_SIZE:

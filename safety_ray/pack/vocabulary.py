@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
-from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag
+from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag, is_control, plain_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,7 +36,8 @@ class Vocabulary:
     size: int
     tag_id: int
     end_id: int
-    special_ids: npt.NDArray[np.int64]
+    control_ids: npt.NDArray[np.int64]
+    """added tokens, special or not, that no document may contain"""
     byte_lengths: npt.NDArray[np.int64] | None
     """number of bytes that each token spells, shape (tokens,); None if the tokenizer is not byte-level"""
 
@@ -135,19 +136,17 @@ def tables(tokenizer: PreTrainedTokenizerFast, tag: str, where: str, tagged: boo
     end = END_OF_TEXT if END_OF_TEXT in added else tokenizer.eos_token
     if end is None:
         raise UserError(f"{where} has neither {END_OF_TEXT} nor an eos_token; a document must end with one.")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()  # an encoder's tokenizer.json may enable both
-    backend.no_padding()
+    backend = plain_backend(tokenizer.backend_tokenizer)
     lengths = _byte_lengths(backend)
     if lengths is None and tagged:
         raise UserError(
             f"{where} is not byte-level, so words cannot be located in its tokens; use a byte-level BPE "
             "(SmolLM2's, GPT-2's, Llama 3's, Qwen's), or set tag_rate=0."
         )
-    special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
+    control = [i for i, token in backend.get_added_tokens_decoder().items() if is_control(token.content)]
     end_id = int(tokenizer.convert_tokens_to_ids(end))
     return Vocabulary(
-        backend, len(tokenizer), int(added[tag]), end_id, np.array(sorted(special), np.int64), lengths
+        backend, len(tokenizer), int(added[tag]), end_id, np.array(sorted(control), np.int64), lengths
     )
 
 

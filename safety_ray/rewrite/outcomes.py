@@ -19,17 +19,15 @@ OUTCOMES = "outcomes"
 
 def drop_retried(out: Artifact, part: str) -> None:
     """Delete the rejected rows of `part`, which a later attempt has written again, after counting them."""
-    fs, root = filesystem.find(out.sub("rejected", part))
-    files = [name for name in fs.find(root) if name.endswith(".parquet")]
-    if not files:
+    counts = dataset.written(out, part)
+    if not counts or not counts.rejected:
         return
-    fs_counts, path = filesystem.find(out.sub(OUTCOMES, f"{part}.json"))
-    if not fs_counts.exists(path):
-        fs_counts.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        with fs_counts.open(path, "w") as file:
+    fs, path = filesystem.find(out.sub(OUTCOMES, f"{part}.json"))
+    if not fs.exists(path):
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with fs.open(path, "w") as file:
             json.dump(count_reasons(out, part), file)
-    for name in files:  # the empty folder marks the part as complete
-        fs.rm(name)
+    dataset.drop_rejected(out, part)
 
 
 def count_reasons(out: Artifact, part: str) -> dict[str, int]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from safety_ray.classifier import packaged
 from safety_ray.classifier.pool import Pool
 from safety_ray.core.config import setting
+from safety_ray.core.dataset import LLM_ROWS
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
-from safety_ray.judge.settings import Judge
+from safety_ray.judge.settings import DocumentJudge
 from safety_ray.llm.engine import EngineConfig
 from safety_ray.rewrite.acceptance import Bounds
 from safety_ray.rewrite.recipes import RECIPES
@@ -46,9 +47,12 @@ class RewriteConfig(Pool):
     )
     attempts: int = setting("maximum attempts for a document, each in another style", default=2)
     accept: Bounds = setting("limits that a text must meet to be accepted", factory=Bounds)
-    judge: Judge = setting(
+    judge: DocumentJudge = setting(
         "a language model that scores the texts too; the higher score counts; template: no judge",
-        factory=Judge,
+        factory=DocumentJudge,
+    )
+    write_rows: int = setting(
+        "rows in a write task: the maximum that a failure repeats", default=LLM_ROWS, identity=False
     )
     max_rejected: float = setting(
         "share of rejected tasks above which the job fails", default=0.5, identity=False
@@ -68,6 +72,8 @@ class RewriteConfig(Pool):
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
+        if self.write_rows < 1:
+            raise UserError("write_rows must be positive.")
         if not self.recipes:
             raise UserError(f"recipes is empty; choose from {', '.join(RECIPES)}.")
         for name in self.recipes:

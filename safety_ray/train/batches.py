@@ -7,14 +7,18 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from safety_ray.train.data import SOURCES, TokenRows
+from safety_ray.core.terms import SOURCES
 from safety_ray.train.loss import IGNORED
 from safety_ray.train.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from safety_ray.train.data import TokenRows
 
 _AHEAD = 8  # steps read in advance: reading a row group from an object store takes longer than a step
 
@@ -83,7 +87,8 @@ class Batches:
     def _read(self, step: int) -> Batch:
         rank, world = dist.get_rank(), dist.get_world_size()
         rows = self.data.batch(step, self.config.batch_rows, seed=self.config.seed, rank=rank, world=world)
-        ids, learn, documents, sources = map(torch.from_numpy, rows)
+        missing = self.config.rows_per_worker(world) - len(rows.ids)
+        ids, learn, documents, sources = (_padded(torch.from_numpy(values), missing) for values in rows)
         # Drop padding that all rows share; multiples of 32 limit recompilation by torch.compile.
         used = max(int(learn.any(dim=0).nonzero().max()) + 1 if learn.any() else 1, 2)
         width = min(-(-used // 32) * 32, self.data.length)
@@ -106,6 +111,15 @@ def document_positions(documents_BT: Tensor) -> Tensor:
     starts_BT = torch.ones_like(documents_BT, dtype=torch.bool)
     starts_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
     return positions_T - torch.where(starts_BT, positions_T, 0).cummax(dim=1).values
+
+
+def _padded(values_BT: Tensor, rows: int) -> Tensor:
+    """Return `values_BT` with `rows` more rows of zeros.
+
+    None of their tokens is learned. They give each worker the same number of micro-batches, whose collective
+    operations must match, and change no loss: it is a sum divided by the number of targets of all workers.
+    """
+    return torch.cat([values_BT, values_BT.new_zeros(rows, values_BT.shape[1])]) if rows else values_BT
 
 
 def _shifted(values_BT: Tensor, last: int) -> Tensor:

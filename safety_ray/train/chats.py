@@ -18,6 +18,8 @@ from safety_ray.core import records
 from safety_ray.core.tag_placement import tag_positions, word_starts_by_character
 
 ROLES = ("system", "user", "assistant")
+READ = ("id", "messages", "question", "answer", "unsafe")
+"""Fields of a row that are read; others are ignored"""
 
 
 class Unusable(ValueError):
@@ -48,19 +50,18 @@ class TrainingChatEncoder:
         self._render = partial(tokenizer.apply_chat_template, tokenize=False)
 
     def encode(self, name: str, row: dict[str, Any]) -> Chat:
-        """Encode a row, {messages: [{role, content}], unsafe?} or {question, answer}.
+        """Encode a row, {messages: [{role, content, weight?}], unsafe?} or {question, answer}.
 
-        Random choices depend on the seed and `name`. Raises Unusable for a row without messages, of another
-        form, or without anything to learn.
+        A reply of weight 0 is part of the chat but is not learned, and contains no tags. Random choices
+        depend on the seed and `name`. Raises Unusable for a row without messages, of another form, or without
+        anything to learn.
         """
-        messages = checked(row)
+        messages, learned = checked(row)
         try:
             chat = self._encoder.encode_with_replies(self._render, messages)
         except Exception as error:  # a template may raise anything
             raise Unusable(f"the chat cannot be rendered: {error}") from error
-        altered = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        if chat.altered is not None:
-            altered = [n for n in altered if n in chat.altered]
+        altered = [n for n in learned if chat.altered is None or n in chat.altered]
         if altered:
             raise Unusable(f"the chat template alters message {altered[0]}, of the assistant")
         starts, ends = np.array(chat.tokens.offsets or [(0, 0)], np.int64).T
@@ -71,7 +72,7 @@ class TrainingChatEncoder:
             and row.get("unsafe") is True
             and records.stable_hash(self.seed, "tagged", name) < self.tagged_share * 2**64
         )
-        for reply in chat.replies:
+        for reply in (reply for reply in chat.replies if reply.message in learned):
             learn |= (ends > reply.start) & (starts < reply.turn_end)
             if tagged:
                 words = word_starts_by_character(chat.text[reply.start : reply.end], ends - reply.start)
@@ -82,8 +83,11 @@ class TrainingChatEncoder:
         return Chat(ids.tolist(), np.insert(learn, tags, True).tolist(), bool(tags))
 
 
-def checked(row: dict[str, Any]) -> list[dict[str, str]]:
-    """Return role and content of each message of a row. Raises Unusable if they have another form."""
+def checked(row: dict[str, Any]) -> tuple[list[dict[str, str]], list[int]]:
+    """Return role and content of each message of a row, and which messages are learned.
+
+    Raises Unusable if they have another form.
+    """
     messages = row.get("messages")
     if messages is None and {"question", "answer"} <= row.keys():  # as GSM8K has them
         messages = [
@@ -101,4 +105,8 @@ def checked(row: dict[str, Any]) -> list[dict[str, str]]:
             raise Unusable(f"message {n}, of the assistant, is empty")
         if any(character in message["content"] for character in RESERVED):
             raise Unusable(f"message {n} contains a Unicode noncharacter (U+FDD0 to U+FDD3)")
-    return [{key: message[key] for key in ("role", "content")} for message in messages]
+        if message.get("weight") not in (None, 0, 1):  # as in OpenAI's finetuning format
+            raise Unusable(f"message {n} has the weight {message['weight']!r}; valid are 0 and 1")
+    replies = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    learned = [n for n in replies if messages[n].get("weight") != 0]
+    return [{key: message[key] for key in ("role", "content")} for message in messages], learned

@@ -6,32 +6,29 @@ workers, and a resumed run only needs the number of its step.
 
 from __future__ import annotations
 
-import bisect
 import functools
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray.core import dataset
+from safety_ray.core import filesystem, row_groups
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import LEARN, RAW, RECIPES, TOKEN_ROW, require, stable_hash
+from safety_ray.core.records import LEARN, stable_hash
+from safety_ray.core.terms import SOURCES
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SOURCES = (RAW, "unsafe", *RECIPES, "chat", "other")
-"""Sources of text with separate losses: the recipe of a span, except that unsafe raw text is `unsafe`"""
-
 _NEEDED = ("row_length", "vocab_size", "tag", "tag_id")
-_CACHED_BYTES = 1 << 30
-_BLOCK = 1024  # rows shuffled together from the second epoch on: neighbours share a row group
+_SPAN_FIELDS = ("start", "length", "recipe", "unsafe")
+_CACHED_BYTES = 1 << 28
+_BLOCK = row_groups.ROWS  # rows shuffled together from the second epoch on: they share a row group
 
 
 class Rows(NamedTuple):
@@ -46,8 +43,11 @@ class Rows(NamedTuple):
 class TokenRows:
     """A folder of token rows with random access by row number.
 
-    The constructor reads only the files' footers; `read` decodes the row groups of the requested rows. Raises
-    UserError if the folder has no finished token rows or their numbers have gaps.
+    The constructor reads only the index of row groups (core/row_groups.py). `read` decodes the row groups of
+    the requested rows, without the documents' ids, and expands the spans of these rows only.
+
+    `decoded` is the number of row groups that were decoded. Raises UserError if the folder has no finished
+    token rows or their numbers have gaps.
     """
 
     def __init__(self, path: str) -> None:
@@ -56,30 +56,13 @@ class TokenRows:
             raise UserError(f"'{path}' has no token rows; give an output folder of the pack job.")
         self.path, self.record = path, record
         self.length, self.vocabulary = int(record["row_length"]), int(record["vocab_size"])
-        groups: list[tuple[int, int, str, int]] = []  # (first row, last row, file, row group)
-        expected = 0
-        for name in dataset.files(path):
-            with fsspec.open(name) as handle:
-                file = pq.ParquetFile(handle)
-                require(TOKEN_ROW, file.schema_arrow.names, f"'{name}'")
-                for g in range(file.num_row_groups):
-                    if file.metadata.row_group(g).num_rows:
-                        groups.append((*_first_and_last(file, g), name, g))
-                        expected += file.metadata.row_group(g).num_rows
-        groups.sort()
-        next_row = 0
-        for first, last, name, _ in groups:
-            if first != next_row:
-                raise UserError(
-                    f"'{name}' has row {first} instead of row {next_row}: the rows are not "
-                    "numbered 0, 1, 2, ...; pack them again."
-                )
-            next_row = last + 1
-        if next_row != expected:
-            raise UserError(f"'{path}' has {expected} rows, numbered up to {next_row - 1}; pack them again.")
-        self._groups, self._rows = groups, expected
-        self._firsts = [first for first, *_ in groups]
-        self._cache: OrderedDict[int, tuple[npt.NDArray[Any], ...]] = OrderedDict()
+        groups = row_groups.load(path)
+        self._rows = row_groups.rows_in(groups)
+        self._firsts: Ints = groups.column("first").to_numpy()
+        self._files = groups.column("file").combine_chunks().dictionary_encode()
+        self._groups = groups.column("group").to_numpy()
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self.decoded = 0
 
     def __len__(self) -> int:
         return self._rows
@@ -93,39 +76,52 @@ class TokenRows:
             np.empty(shape, np.int16),
             np.empty(shape, np.int8),
         )
-        for i, number in enumerate(numbers):
-            g = bisect.bisect_right(self._firsts, int(number)) - 1
-            values = [group[int(number) - self._firsts[g]] for group in self._group(g)]
-            rows.ids[i], rows.learn[i], rows.document[i], rows.source[i] = values
+        group_of = np.searchsorted(self._firsts, numbers, side="right") - 1
+        for g in np.unique(group_of):
+            requested = np.flatnonzero(group_of == g)
+            table = self._group(int(g)).take(pa.array(numbers[requested] - self._firsts[g]))
+            part = self._expand(table, self._file(int(g)))
+            rows.ids[requested], rows.learn[requested] = part.ids, part.learn
+            rows.document[requested], rows.source[requested] = part.document, part.source
         return rows
 
     def batch(self, step: int, batch_rows: int, *, seed: int, rank: int = 0, world: int = 1) -> Rows:
-        """Return the rows of `step` for worker `rank` of `world`."""
-        share = batch_rows // world
-        first = step * batch_rows + rank * share
-        return self.read(rows_at(np.arange(first, first + share), len(self), seed))
+        """Return the rows of `step` for worker `rank` of `world`; numbers of rows differ by at most one."""
+        first, end = (step * batch_rows + n * batch_rows // world for n in (rank, rank + 1))
+        return self.read(rows_at(np.arange(first, end), len(self), seed))
 
-    def _group(self, g: int) -> tuple[npt.NDArray[Any], ...]:
+    def _file(self, g: int) -> str:
+        return row_groups.file_path(self.path, self._files[g].as_py())
+
+    def _group(self, g: int) -> pa.Table:
+        """Return the rows of a row group, in their order."""
         if g in self._cache:
             self._cache.move_to_end(g)
             return self._cache[g]
-        _, _, name, index = self._groups[g]
-        with fsspec.open(name) as handle:
-            file = pq.ParquetFile(handle)
-            names = ["row", "input_ids", "spans"] + [LEARN] * (LEARN in file.schema_arrow.names)
-            table = file.read_row_group(index, columns=names).sort_by("row")
-        ids = _matrix(table, "input_ids", self.length, name).astype(np.int32)
+        fs, name = filesystem.find(self._file(g))
+        # pre_buffer joins the reads of all columns; a cache of the file would read far beyond them.
+        with fs.open(name, cache_type="none") as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            table = file.read_row_group(int(self._groups[g]), columns=_columns(file)).combine_chunks()
+        row = table.column("row").to_numpy()
+        if (np.diff(row) < 0).any():
+            table = table.sort_by("row")
+        self.decoded += 1
+        self._cache[g] = table.drop_columns(["row"])
+        cached = sum(table.nbytes for table in self._cache.values())
+        while len(self._cache) > 1 and cached > _CACHED_BYTES:
+            cached -= self._cache.popitem(last=False)[1].nbytes
+        return self._cache[g]
+
+    def _expand(self, table: pa.Table, name: str) -> Rows:
+        ids = _matrix(table, "input_ids", self.length, name)
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocabulary):
             raise UserError(f"'{name}' has token ids outside the vocabulary of {self.vocabulary} tokens.")
         document, source = _spans(table, self.length)
         learn = document >= 0
-        if LEARN in names:
+        if LEARN in table.column_names:
             learn &= _matrix(table, LEARN, self.length, name).astype(np.bool_)
-        self._cache[g] = ids, learn, document, source
-        cached = sum(array.nbytes for arrays in self._cache.values() for array in arrays)
-        while len(self._cache) > 1 and cached > _CACHED_BYTES:
-            cached -= sum(array.nbytes for array in self._cache.popitem(last=False)[1])
-        return self._cache[g]
+        return Rows(ids, learn, document, source)
 
 
 def rows_at(positions: Ints, rows: int, seed: int) -> Ints:
@@ -158,15 +154,11 @@ def _in_block(epoch: int, block: int, size: int, seed: int) -> Ints:
     return generator.permutation(size).astype(np.int64)
 
 
-def _first_and_last(file: pq.ParquetFile, group: int) -> tuple[int, int]:
-    """Return the lowest and highest row number of a row group, from the footer if it has statistics."""
-    meta = file.metadata.row_group(group)
-    columns = [meta.column(i) for i in range(meta.num_columns)]
-    stats = next((c.statistics for c in columns if c.path_in_schema == "row"), None)
-    if stats is not None and stats.has_min_max:
-        return int(stats.min), int(stats.max)
-    bounds = pc.min_max(file.read_row_group(group, columns=["row"]).column("row")).as_py()
-    return int(bounds["min"]), int(bounds["max"])
+def _columns(file: pq.ParquetFile) -> list[str]:
+    """Return the columns to decode: not the ids of documents, which are most of the bytes of spans."""
+    paths = [file.metadata.schema.column(i).path for i in range(file.metadata.num_columns)]
+    spans = [path for path in paths if path.startswith("spans.") and path.rsplit(".", 1)[1] in _SPAN_FIELDS]
+    return ["row", "input_ids", *spans, *([LEARN] if LEARN in file.schema_arrow.names else [])]
 
 
 def _matrix(table: pa.Table, name: str, length: int, file: str) -> npt.NDArray[Any]:
@@ -182,14 +174,14 @@ def _spans(table: pa.Table, length: int) -> tuple[npt.NDArray[np.int16], npt.NDA
     spans = table.column("spans").combine_chunks()
     row = pc.list_parent_indices(spans).to_numpy()
     flat = spans.flatten()
-    start, size = (flat.field(name).to_numpy().astype(np.int64) for name in ("start", "length"))
+    start, size = (flat.field(name).to_numpy() for name in ("start", "length"))
     first_spans = np.searchsorted(row, np.arange(len(table)))
     sources = pc.if_else(flat.field("unsafe"), "unsafe", flat.field("recipe"))
     sources = pc.fill_null(pc.index_in(sources, pa.array(SOURCES)), len(SOURCES) - 1).to_numpy()
     within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    tokens = np.repeat(row, size), np.repeat(start, size) + within
-    document = np.full((len(table), length), -1, np.int16)
-    source = np.full((len(table), length), len(SOURCES) - 1, np.int8)
-    document[tokens] = np.repeat(np.arange(len(row)) - first_spans[row], size)
-    source[tokens] = np.repeat(sources, size)
-    return document, source
+    tokens = np.repeat(row * length + start, size) + within
+    document = np.full(len(table) * length, -1, np.int16)
+    source = np.full(len(table) * length, len(SOURCES) - 1, np.int8)
+    document[tokens] = np.repeat((np.arange(len(row)) - first_spans[row]).astype(np.int16), size)
+    source[tokens] = np.repeat(sources.astype(np.int8), size)
+    return document.reshape(-1, length), source.reshape(-1, length)

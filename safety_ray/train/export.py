@@ -20,18 +20,23 @@ from safety_ray.train.model import LanguageModel
 _PREFIX = "network."
 
 
-def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, card: str) -> None:
-    """Write the folder `path`, which transformers and vLLM can load. All workers call this function.
+def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str) -> None:
+    """Write the folder `path`, which transformers and vLLM can load, without a model card.
 
-    The weights are saved in the precision of training. With bf16 this loses nothing that a forward pass has
-    used; the fp32 weights are in the last checkpoint.
+    All workers call this function. The weights are saved in the precision of training. With bf16 this loses
+    nothing that a forward pass has used; the fp32 weights are in the last checkpoint. Buffers keep their
+    precision.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_rank() == 0:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         weights = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
-        weights = {name: value.to(dtype) for name, value in merged(weights, model.network).items()}
+        buffers = dict(model.network.named_buffers())
+        weights = {
+            name: value if name in buffers else value.to(dtype)
+            for name, value in merged(weights, model.network).items()
+        }
         part = Path(f"{path}.part")
         shutil.rmtree(part, ignore_errors=True)
         with torch.device("meta"):  # a copy without weights, so that the trained model is unchanged
@@ -41,10 +46,14 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str, c
         transformers.utils.logging.disable_progress_bar()
         plain.save_pretrained(part, state_dict=weights)
         tokenizer.save_pretrained(part)
-        (part / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
     dist.barrier()
+
+
+def write_card(path: str, text: str) -> None:
+    """Write the model card of the folder `path`."""
+    (Path(path) / "README.md").write_text(text, encoding="utf-8")
 
 
 def card(

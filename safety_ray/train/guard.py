@@ -1,6 +1,7 @@
 """Detection of bad steps, which are not applied to the weights.
 
-Losses and gradient norms are sums over all workers, so all workers decide alike without communication.
+The device decides whether a step is applied (step.py), by a limit that is known before the step. Losses and
+gradient norms are sums over all workers, so all workers decide alike without communication.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ class Guard:
     def __init__(self, config: TrainingConfig, done: Progress, steps: int) -> None:
         self.config, self.done, self.steps = config, done, steps
 
+    def limit(self) -> float:
+        """Return the highest loss with which the step after `done.step` is applied."""
+        if not self.config.spike or len(self.done.recent) < _MIN_LOSSES:
+            return math.inf
+        return self.config.spike * statistics.median(self.done.recent)
+
     def judge(self, result: StepResult, rate: float) -> str:
-        """Return the reason to skip the step after `done.step`; empty if it is to be applied.
+        """Return the reason why the step after `done.step` was not applied; empty if it was.
 
         Raises Diverged if `on_bad_step` is "stop" or `max_bad_steps` steps in a row are bad.
         """
@@ -48,13 +55,11 @@ class Guard:
         return reason
 
     def _reason(self, result: StepResult) -> str:
+        if result.applied:
+            return ""
         if not math.isfinite(result.loss):
             return f"the loss became {result.loss}"
         if not math.isfinite(result.grad_norm):
             return f"the gradient norm became {result.grad_norm}"
-        recent = self.done.recent
-        if self.config.spike and len(recent) >= _MIN_LOSSES:
-            median = statistics.median(recent)
-            if result.loss > self.config.spike * median:
-                return f"the loss rose to {result.loss:.3f}, from a median of {median:.3f},"
-        return ""
+        median = statistics.median(self.done.recent)
+        return f"the loss rose to {result.loss:.3f}, from a median of {median:.3f},"

@@ -27,16 +27,17 @@ from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
 from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint
 from safety_ray.train.data import TokenRows
-from safety_ray.train.export import card, export
+from safety_ray.train.export import card, export, write_card
 from safety_ray.train.guard import Guard
 from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
-from safety_ray.train.parallel import agreed_precision, recompute, shard
+from safety_ray.train.parallel import agreed_gather, agreed_precision, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
-from safety_ray.train.step import backward, update
+from safety_ray.train.shared import check_shared
+from safety_ray.train.step import backward, read, update
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -74,7 +75,11 @@ def train(
 
     Raises:
         Diverged: a bad step ends the run.
+        NotShared: the processes do not share `<output>`, or the folder of the checkpoints.
     """
+    check_shared("output", config.output)
+    if config.checkpoints and "://" not in config.checkpoints:
+        check_shared("checkpoints", config.checkpoints)
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
     tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
@@ -89,7 +94,11 @@ def train(
             block.compile()
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
     precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
-    shard(model, model.blocks, device=device.type, precision=precision, within=config.shard_within)
+    gather_once = agreed_gather(config.gather, model, device, precision)
+    shard(
+        model, model.blocks, device=device.type, precision=precision, within=config.shard_within,
+        gather_once=gather_once,
+    )  # fmt: skip
     optimizer = adamw(model, config)
     done = replace(checkpoints.load(model, optimizer), precision=precision)
     guard = Guard(config, done, steps)
@@ -109,12 +118,11 @@ def train(
         start = time.monotonic() - done.seconds
         for step, batch in batches:
             rate = learning_rate(step, steps, config)
-            result = backward(model, batch, tag_id, config, preempted=preempted())
+            sums = backward(model, batch, tag_id, config, gather_once=gather_once, preempted=preempted())
+            update(optimizer, sums, rate, grad_clip=config.grad_clip, limit=guard.limit())
+            result = read(sums)
             bad = guard.judge(result, rate)
-            if bad:
-                optimizer.zero_grad()
-            else:
-                update(optimizer, rate)
+            if not bad:
                 done.tokens += result.tokens
             done.step, done.seconds = step + 1, time.monotonic() - start
             if done.step % config.log_every == 0 or done.step == steps or bad:
@@ -130,12 +138,17 @@ def train(
                 checkpoints.save(done, model, optimizer)
             if result.preempted:
                 checkpoints.wait()  # complete before the preemption; training continues until then
+        # Before the last checkpoint is complete and the loggers are closed, each of which may fail.
+        export(model, tokenizer, f"{config.output}/model", precision=precision)
 
-    dist.barrier()  # every process can read the last line of the metrics
-    summary = {**metrics.summary(), "parameters": parameters, "precision": precision}
-    origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
-    text = card(settings=dump(config), rows=data.record, result=summary, lineage=origin)
-    export(model, tokenizer, f"{config.output}/model", precision=precision, card=text)
+    summaries: list[Any] = [None]
+    if rank == 0:
+        summaries = [{**metrics.summary(), "parameters": parameters, "precision": precision}]
+        origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
+        text = card(settings=dump(config), rows=data.record, result=summaries[0], lineage=origin)
+        write_card(f"{config.output}/model", text)
+    dist.broadcast_object_list(summaries)
+    summary: dict[str, Any] = summaries[0]
     return summary
 
 
@@ -158,7 +171,8 @@ class _SigtermHandler:
 def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
     """Run the pretrain job in the processes that torchrun has started."""
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    config.rows_per_worker(world)
+    if world > config.batch_rows:
+        raise UserError(f"batch_rows={config.batch_rows}: must be at least the number of processes, {world}.")
     if config.validation.every:
         raise UserError("validation.every: needs Ray; use python -m jobs.pretrain, or set it to 0.")
     gpu = torch.cuda.is_available() and config.device != "cpu"

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from safety_ray.core import tag
 from safety_ray.core.errors import UserError
+from safety_ray.train import attention
 from safety_ray.train.adapters import adapt
 from safety_ray.train.loss import summed_cross_entropy
 from safety_ray.train.settings import ModelConfig
@@ -22,11 +23,16 @@ _MULTIPLE = 64  # of embedding rows; matrix products with other sizes are slow o
 
 
 class LanguageModel(nn.Module):
-    """A causal language model of transformers that returns losses instead of logits."""
+    """A causal language model of transformers that returns losses instead of logits.
 
-    def __init__(self, network: Any) -> None:
+    With `document_mask`, no token attends to another document of its row.
+    """
+
+    def __init__(self, network: Any, *, document_mask: bool = False, compile_loss: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.compile_loss = network, compile_loss
+        self.document_mask = document_mask
+        self.block_mask = document_mask and network.config._attn_implementation == "flex_attention"
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -50,14 +56,18 @@ class LanguageModel(nn.Module):
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the cross-entropies of `targets_BT`, and each of them [B, T], in fp32.
 
-        Targets are the next token or IGNORED. If positions restart in a row, transformers masks attention to
-        the tokens before the restart.
+        Targets are the next token or IGNORED. With a document mask, positions restart at each document, and
+        attention to the tokens before the restart is masked: by transformers, or by a mask of blocks for flex
+        attention.
         """
+        mask = attention.document_block_mask(positions_BT) if self.block_mask else None
         hidden_BTD = self.network.base_model(
-            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+            input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False
         ).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
-        total, losses_N = summed_cross_entropy(hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
+        total, losses_N = summed_cross_entropy(
+            hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), compiled=self.compile_loss
+        )
         return total, losses_N.view_as(targets_BT)
 
 
@@ -67,26 +77,31 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     New weights are sampled from torch's global generator, so seed it first. Raises UserError if the
     checkpoint does not exist, has another tokenizer, has less context, or is not a decoder.
     """
-    attention = config.attention
-    if attention == "auto":
-        attention = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
+    if config.attention == "flex_attention" and device == "cpu":
+        raise UserError("model.attention=flex_attention: cannot be trained on a CPU; use auto.")
+    name = config.attention
+    if name == "auto":
+        name = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
     if config.init:
-        network, added = _load(config.init, tokenizer, context, attention)
+        network, added = _load(config.init, tokenizer, context, name)
         if config.lora_rank:
             adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
     else:
-        network = _new(config, len(tokenizer), context, attention)
+        network = _new(config, len(tokenizer), context, name)
     if not hasattr(network.base_model, "layers"):
         raise UserError(
             f"model.init: '{config.init}' is not a decoder of the Llama family: it has no layers."
         )
+    plain = config.attention == "auto" and name == "sdpa" and not config.document_mask
+    if plain and attention.allows_causal(network.config):
+        network.set_attn_implementation(attention.causal_name(device))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is None:  # a document follows the end of another one
         bos = tokenizer.get_vocab().get(tag.END_OF_TEXT)
     for settings in (network.config, network.generation_config):
         settings.bos_token_id, settings.eos_token_id = bos, eos
         settings.pad_token_id = tokenizer.pad_token_id
-    return LanguageModel(network)
+    return LanguageModel(network, document_mask=config.document_mask, compile_loss=config.compile_loss)
 
 
 def folder(path: str) -> str:
@@ -136,7 +151,7 @@ def load_tokenizer(path: str, key: str = "model.init") -> Any:
         ) from error
 
 
-def _new(config: ModelConfig, vocabulary: int, context: int, attention: str) -> Any:
+def _new(config: ModelConfig, vocabulary: int, context: int, implementation: str) -> Any:
     return AutoModelForCausalLM.from_config(
         LlamaConfig(
             vocab_size=-(-vocabulary // _MULTIPLE) * _MULTIPLE,
@@ -150,16 +165,16 @@ def _new(config: ModelConfig, vocabulary: int, context: int, attention: str) -> 
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             rms_norm_eps=1e-5,
         ),
-        attn_implementation=attention,
+        attn_implementation=implementation,
         dtype=torch.float32,
     )
 
 
-def _load(path: str, tokenizer: Any, context: int, attention: str) -> tuple[Any, list[int]]:
+def _load(path: str, tokenizer: Any, context: int, implementation: str) -> tuple[Any, list[int]]:
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            folder(path), dtype=torch.float32, attn_implementation=attention
+            folder(path), dtype=torch.float32, attn_implementation=implementation
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: transformers cannot load '{path}': {error}.") from error

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from safety_ray.train.settings import TrainingConfig
 
 
-def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+class FusedAdamW(torch.optim.AdamW):
+    """AdamW whose kernel scales the gradient and skips a step on the device, as torch.amp.GradScaler does it.
+
+    `step` divides the gradient by `grad_scale`, and changes nothing if `found_inf` is 1.
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
+def adamw(model: nn.Module, config: TrainingConfig) -> FusedAdamW:
     """Return AdamW over the trainable parameters, with weight decay on matrices, not on norms and biases."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    return FusedAdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:

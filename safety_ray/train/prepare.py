@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
-from safety_ray.core import artifact, dataset, records, tag
+from safety_ray.core import artifact, dataset, records, row_groups, tag
 from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
-from safety_ray.train.chats import Chat, TrainingChatEncoder, Unusable
+from safety_ray.train.chats import READ, Chat, TrainingChatEncoder, Unusable
 from safety_ray.train.settings import FinetuneConfig
 
-_WRITE = 1024  # rows written at a time
+_WRITE = row_groups.ROWS  # rows written at a time
 _SCHEMA = records.schema(records.TOKEN_ROW).append(pa.field(LEARN, pa.list_(pa.bool_())))
 _REJECTED = pa.schema([("id", pa.string()), ("row", pa.string()), (dataset.REASON, pa.string())])
 
@@ -74,6 +74,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
     with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for start in range(0, len(chats), _WRITE):
             writer.write_table(_table(chats[start : start + _WRITE], start, length))
+    row_groups.write_index(out.path)
     dataset.check_share(out.path, dataset.Counts(len(chats), len(rejected)), config.max_rejected)
     tokenizer.save_pretrained(out.sub("tokenizer"))
     return out.commit(
@@ -90,7 +91,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
 
 
 def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yield (id, row) for a JSONL or Parquet file or folder; an invalid line is yielded as (id, reason).
+    """Yield (id, row) for a JSONL or Parquet file or folder; an unreadable row is yielded as (id, reason).
 
     The id is that of the row, else its file name and line number. Raises UserError if there is no such file.
     """
@@ -132,9 +133,15 @@ def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:
             yield row if isinstance(row, dict) else "not a JSON object"
 
 
-def _parquet_rows(file: Any) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: Any) -> Iterator[dict[str, Any] | str]:
     for batch in pq.ParquetFile(file).iter_batches(_WRITE):
-        yield from (row for row, _ in to_rows(batch))
+        for row, unreadable in to_rows(batch):
+            reasons = (
+                f"its {name} cannot be read ({reason})"
+                for name, reason in unreadable.items()
+                if name.split(".")[0] in READ
+            )
+            yield next(reasons, row)
 
 
 def _table(chats: list[tuple[str, Chat]], first: int, length: int) -> pa.Table:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_ray.core.config import setting
+from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.train.validation import ValidationConfig
 
@@ -35,14 +35,20 @@ class ModelConfig:
     intermediate_size: int = setting("width of the feed-forward layers", default=688)
     tie_embeddings: bool = setting("use one matrix for input and output embeddings", default=True)
     rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
-        "attention implementation; auto: sdpa, but eager for short rows on CPUs, where it is faster",
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = setting(
+        "attention implementation; auto: sdpa, without a mask where the model allows it, but eager for short "
+        "rows on CPUs, where it is faster; flex_attention: on GPUs, with document_mask",
         default="auto",
     )
     lora_rank: int = setting("train only adapters of this rank (LoRA); 0: train all parameters", default=0)
     lora_alpha: int = setting("adapters are scaled by lora_alpha / lora_rank", default=32)
     document_mask: bool = setting(
         "no attention between documents of a row; positions restart with each document",
+        default=False,
+    )
+
+    compile_loss: bool = setting(
+        "torch.compile the passes over the logits; takes about 10 s at the first step",
         default=False,
     )
 
@@ -58,6 +64,13 @@ class ModelConfig:
             raise UserError(
                 f"model.lora_rank={self.lora_rank}: must be at least 0, and 0 without model.init."
             )
+        if self.attention == "flash_attention_2" and self.document_mask:
+            raise UserError(
+                "model.attention=flash_attention_2 does not mask documents in micro-batches of several "
+                "rows; use flex_attention or sdpa, or model.document_mask=false."
+            )
+        if self.attention == "flex_attention" and not self.document_mask:
+            raise UserError("model.attention=flex_attention is for model.document_mask=true; use auto.")
         if self.heads % self.kv_heads:
             raise UserError(f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}.")
 
@@ -75,7 +88,9 @@ class TrainingConfig:
         "passes over the token rows; the first one is in order, later ones are shuffled", default=1.0
     )
     max_steps: int = setting("stop after this many steps; 0: after the epochs", default=0)
-    batch_rows: int = setting("rows per step, over all workers", default=16)
+    batch_rows: int = setting(
+        "rows per step, over all workers; fastest if divisible by their number", default=16
+    )
     micro_batch_rows: int = setting(
         "rows per forward pass of a worker; 0: its whole share of the batch", default=0
     )
@@ -104,6 +119,13 @@ class TrainingConfig:
     shard_within: Literal["all", "node"] = setting(
         "shard the model over all workers, or one copy per node over the workers of the node",
         default="all",
+        identity=False,
+    )
+    gather: Literal["auto", "step", "use"] = setting(
+        "gather the sharded weights and reduce gradients once per step, which needs the memory of unsharded "
+        "weights and gradients, or for each use and micro-batch; auto: step if that is at most a fourth of "
+        "the GPU's memory",
+        default="auto",
         identity=False,
     )
     workers: int = setting("Ray Train workers", default=2, identity=False)
@@ -175,26 +197,14 @@ class TrainingConfig:
             raise UserError(f"workers={self.workers}: must be at most batch_rows={self.batch_rows}.")
         if not 0 <= self.min_workers <= self.workers:
             raise UserError(f"min_workers={self.min_workers}: must be from 0 to workers={self.workers}.")
-        for workers in range(self.min_workers or self.workers, self.workers + 1):
-            self.rows_per_worker(workers)
 
     def checkpoint_folder(self) -> str:
         """Return the folder or URL of the checkpoints."""
         return self.checkpoints or f"{self.output}/checkpoints"
 
     def rows_per_worker(self, workers: int) -> int:
-        """Return the rows of a step per worker. Raises UserError if they cannot be divided equally."""
-        rows, remainder = divmod(self.batch_rows, workers)
-        if remainder:
-            raise UserError(
-                f"batch_rows={self.batch_rows}: must be divisible by workers={workers}, such as "
-                f"{rows * workers or workers} or {(rows + 1) * workers}."
-            )
-        if self.micro_batch_rows and rows % self.micro_batch_rows:
-            raise UserError(
-                f"micro_batch_rows={self.micro_batch_rows}: must divide the {rows} rows of a worker."
-            )
-        return rows
+        """Return the rows of a step per worker: of those with most, if they cannot be divided equally."""
+        return -(-self.batch_rows // workers)
 
     def steps(self, rows: int) -> int:
         """Return the number of steps for `rows` token rows. Raises UserError if it is 0."""

@@ -13,6 +13,7 @@ import torch
 
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import filesystem
+from safety_ray.core.device import cast_parameters
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import encode
 from safety_ray.evaluate import documents, measure, metrics, results
@@ -98,11 +99,8 @@ def validate(
     torch.set_num_threads(max(config.cpus, 1))
     device = "cuda" if config.gpus else "cpu"
     data = load_data(config, rows, seed)
-    # Each text is read separately, so no document mask is needed. A search needs a cache.
-    plain = replace(model_config, attention="sdpa", document_mask=False)
-    model = build(plain, data.tokenizer, context=data.context, device=device)
-    load_weights(checkpoint, model)
-    network = model.network.to(device, torch.bfloat16 if config.gpus else torch.float32).eval()
+    dtype = torch.bfloat16 if config.gpus else torch.float32
+    network = load_network(model_config, data.tokenizer, data.context, checkpoint, device, dtype)
     values = metrics.reading_metrics(
         data.documents, read(network, data.texts, data.tag_id), seed=seed, resamples=RESAMPLES
     )
@@ -110,6 +108,18 @@ def validate(
         judge = HarmClassifier(Classifier.load(config.classifier, device), config.judge_from)
         values |= _answer_metrics(config, network, data, judge, seed)
     return values
+
+
+def load_network(
+    model_config: ModelConfig, tokenizer: Any, context: int, checkpoint: str, device: str, dtype: torch.dtype
+) -> Any:
+    """Build the transformers model of a checkpoint, in evaluation mode, with parameters of `dtype`."""
+    # Each text is read separately, so no document mask is needed. A search has a cache, and padding.
+    plain = replace(model_config, attention="sdpa", document_mask=False)
+    model = build(plain, tokenizer, context=context, device=device)
+    load_weights(checkpoint, model)
+    cast_parameters(model, dtype)
+    return model.network.to(device).eval()
 
 
 def _answer_metrics(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from safety_ray.core.config import setting
+from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate.settings import MeasurementConfig
 

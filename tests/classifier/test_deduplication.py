@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from endpoint import Endpoint, completion
@@ -25,13 +24,14 @@ from safety_ray.core.config import from_dict
 def test_deduplication_matches_direct_count(blocks: int, ray_cluster: None) -> None:
     table = rows(200, 90, seed=3)
     marks = digests(table)
-    keys = np.array(marks.column("key").to_pylist())
-    parts = [marks.filter(pa.array([int(k, 16) % blocks == b for k in keys])) for b in range(blocks)]
-    found = Duplicates.of([duplicates(part) for part in parts])
+    keys = marks.column("key").to_pylist()
+    parts = [marks.filter(pa.array([k[0] % blocks == b for k in keys])) for b in range(blocks)]
+    groups = [duplicates(part) for part in parts]
+    found = Duplicates.of(groups)
     shared = Shared(found)
     counts = Counter(table.column("text").to_pylist())
     assert len(found.keys) == sum(n > 1 for n in counts.values())
-    assert found.copies == sum(n - 1 for n in counts.values())
+    assert sum(sum(g.column("copies").to_pylist()) for g in groups) == sum(n - 1 for n in counts.values())
     # Whatever the blocks: one row of each text is scored, and all others are its copies.
     cut = [table.slice(n, 30) for n in range(0, 200, 30)]
     scored = pa.concat_tables([deduplication.keep(part, shared, copies=False) for part in cut])
@@ -44,15 +44,15 @@ def test_deduplication_matches_direct_count(blocks: int, ray_cluster: None) -> N
     lengths = [len(text) * 7 for text in scored.column("text").to_pylist()]
     given = scored.select(["id", "text"]).append_column("score", pa.array(lengths))
     owned = [found.owned(given.slice(n, 11)).drop_columns(["text"]) for n in range(0, len(given), 11)]
-    filled = deduplication.fill(copies, shared, Shared(found.arrange(owned, "here")))
+    filled = deduplication.fill(copies, shared, Shared(deduplication.arrange(owned, shared, "here")))
     assert [len(t) * 7 for t in filled.column("text").to_pylist()] == filled.column("score").to_pylist()
 
 
-def test_deduplication_raises_for_missing_score() -> None:
+def test_deduplication_raises_for_missing_score(ray_cluster: None) -> None:
     table = pa.table({"id": ["a", "b"], "text": ["same", "same"]})
     found = Duplicates.of([duplicates(digests(table))])
     with pytest.raises(RuntimeError, match=r"here: a text that occurs more than once has no score"):
-        found.arrange([], "here")
+        deduplication.arrange([], Shared(found), "here")
 
 
 def test_score_stage_duplicates_share_one_judge_request(tmp_path: Path, ray_cluster: None) -> None:

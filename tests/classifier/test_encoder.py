@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 import torch
 
+from safety_ray.classifier.batches import TokenCounter
+from safety_ray.classifier.classifier import Classifier, Head
 from safety_ray.classifier.encoder import Encoder, packaged_folder
 from safety_ray.classifier.transformer import batches_by_length
 
@@ -38,3 +43,33 @@ def test_batches_by_length_cover_texts_within_token_budget() -> None:
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 1024 for b in batches)
     padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
     assert sum(lengths) / padded > 0.95
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_encoder_embeddings_equal_padded_batches_exactly(pooling: str) -> None:
+    encoder = Encoder(device="cpu", max_tokens=32, pooling=pooling)
+    chunks = [chunk for text in encoder.chunk_ids([*TEXTS, " ".join(TEXTS * 9)]) for chunk in text]
+    expected = torch.empty(len(chunks), encoder.width)
+    for batch in batches_by_length([len(chunk) for chunk in chunks], 100):
+        rows = [torch.tensor(chunks[i]) for i in batch]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        with torch.no_grad():
+            expected[batch] = encoder.pooled(ids, mask)
+    assert torch.equal(encoder.embed(chunks, 100), expected)
+    assert encoder.embed([]).shape == (0, encoder.width)
+
+
+def test_classifier_in_two_threads_equals_one_thread() -> None:
+    encoder = Encoder(device="cpu", max_tokens=32, layers=1)
+    random = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(6, encoder.width, generator=random), torch.zeros(6))
+    classifier, counter = Classifier(encoder, head), TokenCounter(encoder.model)
+    calls = [[f"{text} {n}" * (n + 1) for text in TEXTS] for n in range(6)]
+    expected = [classifier.predict(texts) for texts in calls]
+    counted = counter.take()
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(classifier.predict, calls)) == expected
+    tokens = sum(len(chunk) for texts in calls for text in encoder.chunk_ids(texts) for chunk in text)
+    assert counter.take() == counted
+    assert counted[0] == tokens

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from broken_run import broken_run
 
-from safety_ray.core import artifact, dataset
+from safety_ray.core import artifact, dataset, row_files
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, SCORED
 
@@ -38,7 +38,7 @@ def test_dataset_write_splits_kept_and_rejected_rows(tmp_path: Path, ray_cluster
         return batch.append_column("rejected_reason", pa.array(reasons, pa.string()))
 
     out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
-    ds = dataset.read(source, DOCUMENT).map_batches(mark, batch_format="pyarrow")
+    ds = dataset.read(source, DOCUMENT).repartition(10).map_batches(mark, batch_format="pyarrow")
     counts = dataset.write(ds, out, label="mark", total=100)
     assert (counts.rows_out, counts.rejected) == (90, 10)
     out.commit(rows_in=100, rows_out=counts.rows_out, rejected=counts.rejected)
@@ -50,6 +50,10 @@ def test_dataset_write_splits_kept_and_rejected_rows(tmp_path: Path, ray_cluster
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json", "data", "record.json", "rejected",
     ]  # fmt: skip
+    assert dataset.count(out.path) == 90
+    assert len(list(Path(out.path).glob("data/*.parquet"))) == 1, "the blocks are small"
+    footers = {path.name: pq.read_metadata(path).num_rows for path in Path(out.path).glob("data/*.parquet")}
+    assert {name: row_files.rows_by_name(f"{out.path}/data/{name}") for name in footers} == footers
 
 
 def test_dataset_write_resumes_and_skips_written_rows(tmp_path: Path, ray_cluster: None) -> None:
@@ -84,29 +88,36 @@ def test_dataset_write_resumes_and_skips_written_rows(tmp_path: Path, ray_cluste
     assert len(set(again)) == len(again) < 640  # what the broken run had written is not done again
 
 
-def test_dataset_write_recovers_from_interrupted_rename(tmp_path: Path, ray_cluster: None) -> None:
+def test_dataset_write_without_resume_starts_again(tmp_path: Path, ray_cluster: None) -> None:
     source = documents(tmp_path / "in", 50)
     out = artifact.begin(str(tmp_path / "out"), Settings(str(tmp_path / "out")), {"documents": source})
     first = dataset.read(source, DOCUMENT)
     assert dataset.write(first, out, label="one", total=50, resume_by=None).rows_out == 50
-    (tmp_path / "out/rejected").rmdir()  # data/ has its name, rejected/ has not
+    (tmp_path / "out/data/_SUCCESS").unlink()  # killed before the end
+    assert dataset.written(out) is None
     counts = dataset.write(dataset.read(source, DOCUMENT), out, label="two", total=50, resume_by=None)
     assert (counts.rows_out, counts.rejected) == (50, 0)
     assert len(pq.read_table(tmp_path / "out/data").column("id").unique()) == 50
 
 
-def test_dataset_finalize_is_idempotent_without_folder_rename() -> None:
-    """Object stores have keys that end in a slash for folders; run twice, as after an interruption."""
-    fs = fsspec.filesystem("memory")
-    for outcome, names in (("data", "ab"), ("rejected", "c")):
-        for name in names:
-            fs.pipe_file(f"/out/rows/outcome={outcome}/{name}.parquet", name.encode())
-    for _ in range(2):
-        dataset._finalize(fs, "/out", "")
-        assert sorted(fs.find("/out")) == [
-            "/out/data/a.parquet", "/out/data/b.parquet", "/out/rejected/c.parquet",
-        ]  # fmt: skip
-        assert fs.cat_file("/out/data/b.parquet") == b"b"
+def test_dataset_files_leaves_out_part_that_is_being_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dataset.write_table(pa.table({"id": ["a"]}), str(out / "data/first/x-k1-r0.parquet"))
+    assert dataset.count(str(out / "data")) == 1
+    row_files.start(fsspec.filesystem("file"), str(out), "first")
+    for folder in ("data", "data/first"):
+        with pytest.raises(UserError, match=r"/data.*' is not finished; run the stage that writes it"):
+            dataset.files(str(out / folder))
+    dataset.write_table(pa.table({"id": ["b", "c"]}), str(out / "data/again/x-k2-r0.parquet"))
+    assert dataset.table(str(out / "data")).column("id").to_pylist() == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "files"),  # of documents of 2 KB
+    [(100, 1), (100_000, 400), (10_000_000, 1000), (10**9, 15_000)],
+)
+def test_file_bytes_bound_the_number_of_files(rows: int, files: int) -> None:
+    assert rows * 2000 / dataset.file_bytes(rows) == pytest.approx(files, rel=0.05, abs=1)
 
 
 def test_check_share_raises_for_too_many_rejected_rows(tmp_path: Path) -> None:

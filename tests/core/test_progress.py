@@ -16,11 +16,11 @@ def test_row_counter_reports_rows_rejected_share_and_token_rate(tmp_path: Path) 
     counter = progress.RowCounter(str(tmp_path))
     assert counter() == (0, "")
     rows = pa.table({"id": list("abc"), "reply_tokens": [10, None, 20], "reply_seconds": [1.0, None, 2.0]})
-    write_table(rows, str(tmp_path / "outcome=data" / "a.parquet"))
+    write_table(rows, str(tmp_path / "data" / "a.parquet"))
     assert [counter()[0], counter()[0]] == [3, 3]
     assert re.fullmatch(r"[\d,]+ tokens/s", counter()[1])
     assert counter.tokens == 30
-    write_table(rows.slice(0, 1), str(tmp_path / "outcome=rejected" / "b.parquet"))
+    write_table(rows.slice(0, 1), str(tmp_path / "rejected" / "b.parquet"))
     done, note = counter()
     assert done == 4
     assert note.startswith("25% rejected, ")

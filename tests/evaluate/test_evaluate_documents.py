@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from safety_ray.core import dataset
 from safety_ray.core.errors import UserError
+from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document, beginnings, choose
 
 
@@ -62,6 +64,31 @@ def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> Non
     safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
     assert safe == [Document("a", "from first", False, group="a")]
     assert unsafe == [Document("b", "scored only", True, group="b")]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20, 100])
+def test_choose_documents_equals_brute_force_with_duplicates(tmp_path: Path, limit: int) -> None:
+    rng = random.Random(1)
+    datasets = [
+        [
+            {
+                "id": f"d{rng.randrange(60)}",
+                "text": rng.choice(["", f"{name}-{n}"]),
+                "label": rng.choice([0, 2, 5, None]),
+            }
+            for n in range(80)
+        ]
+        for name in "ab"
+    ]
+    paths = [folder(tmp_path / str(n), part) for n, part in enumerate(datasets)]
+    first: dict[str, dict[str, Any]] = {}
+    for row in (row for part in datasets for row in part):
+        if row["text"] and row["label"] is not None:
+            first.setdefault(row["id"], row)
+    ordered = sorted(first.values(), key=lambda row: stable_hash(7, row["id"]))
+    safe, unsafe = choose(paths, safe_up_to=1, unsafe_from=4, limit=limit, seed=7)
+    for documents, label in ((safe, 0), (unsafe, 5)):
+        assert [d.id for d in documents] == [r["id"] for r in ordered if r["label"] == label][:limit]
 
 
 def test_choose_documents_rejects_empty_side(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import zstandard
 from jobs.ingest import IngestConfig, ingest_documents
 from safety_ray.core import dataset
 from safety_ray.core.errors import UserError
-from safety_ray.ingest.documents import reject_duplicates
 from safety_ray.ingest.readers import list_files, read
 
 
@@ -193,25 +192,6 @@ def test_jsonl_reader_keeps_lines_before_truncation(tmp_path, pack) -> None:
     assert last.problem is not None
     assert last.problem.startswith("the file is damaged: the file ends inside the")
     assert last.problem.endswith(f"begins at byte {begin:,}")
-
-
-def test_reject_duplicates_is_independent_of_block_order() -> None:
-    rows = pa.table(
-        {
-            "id": ["a", "b", "a", "a"],
-            "source_file": ["2", "1", "1", "1"],
-            "source_position": [1, 1, 5, 3],
-            "rejected_reason": pa.array([None, None, None, "empty text"], pa.string()),
-        }
-    )
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
-        result = reject_duplicates(rows.take(order)).to_pylist()
-        accepted = [
-            (r["source_file"], r["source_position"])
-            for r in result
-            if r["id"] == "a" and not r["rejected_reason"]
-        ]
-        assert accepted == [("1", 5)]
 
 
 def test_ingest_stage_reads_real_crawl_text(tmp_path, ray_cluster, real_data) -> None:

@@ -14,9 +14,10 @@ import pytest
 import zstandard
 from archive_writer import HTML, Archive, page
 
+from safety_ray.ingest.charset import to_text
 from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import EXTRACTIONS, extract
-from safety_ray.ingest.payload import kind, language, to_text
+from safety_ray.ingest.payload import kind, language
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.readers import read
 
@@ -154,14 +155,6 @@ def test_page_reader_decodes_every_charset(tmp_path, charset) -> None:
     assert all(word in document.value["text"] for word in words.split())
 
 
-def test_to_text_replaces_invalid_bytes() -> None:
-    assert to_text("crème".encode()[:3]) == "cr�"
-    assert to_text("<meta charset=utf-8> crème ".encode() + b"\xff end").endswith("crème � end")
-    assert len(to_text(bytes(range(256)))) > 0
-    for name in ("base64", "rot13", "undefined", "punycode", "zip", "utf-7", "idna"):
-        assert "end" in to_text(b"caf\xe9 end", f"text/html; charset={name}")
-
-
 def test_page_reader_extracts_text_and_warc_metadata(tmp_path) -> None:
     archive = Archive().info(isPartOf="CC-MAIN-2024-22", operator="Somebody")
     archive.response("<http://example.com/1>", TEXT)
@@ -208,6 +201,21 @@ def test_page_reader_rejects_non_page_with_reason_and_offset(tmp_path) -> None:
         "long": "the record is longer than max_bytes=1000000",
     }
     assert [record.position for record in records] == archive.offsets
+
+
+def test_page_reader_counts_crawler_files_as_metadata(tmp_path) -> None:
+    """wget ends an archive with such records, in angle brackets."""
+    archive = Archive().response("http://example.com/1", TEXT)
+    for name in ("MANIFEST.txt", "wget_arguments.txt", "wget.log"):
+        uri = f"metadata://gnu.org/software/wget/warc/{name}"
+        archive.add("resource", uri, b"--2026-01-01--  http://example.com/1", content_type="text/plain")
+        archive.add("resource", f"<{uri}>", b"Saving to: 1", content_type="text/plain")
+    archive.add("metadata", "http://example.com/1", b"fetchTimeMs: 5", content_type="application/warc-fields")
+    archive.add("resource", "file:///metadata.txt", b"a text", content_type="text/plain")
+    ignored: Counter[str] = Counter()
+    urls = [r.value and r.value["url"] for r in documents(tmp_path, archive, ignored=ignored)]
+    assert urls == ["http://example.com/1", "file:///metadata.txt"]
+    assert ignored == {"metadata": 7}
 
 
 def test_page_reader_keeps_plain_text_unchanged(tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_ensemble_keeps_both_scores_and_takes_maximum(
         assert score_documents(config) == record
         assert len(endpoint.requests) == requests
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (4, 3, 1)
-    assert record["judge"] == "openai:judge-7b"
+    assert (record["judge"], record["judge_shortened"]) == ("openai:judge-7b", 0)
     fitted = artifact.read_record(str(classifier))
     assert fitted is not None
     assert record["inputs"]["classifier"] == fitted["fingerprint"]

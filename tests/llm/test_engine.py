@@ -100,13 +100,21 @@ def test_openai_engine_limits_concurrent_requests() -> None:
 def test_openai_engine_derives_seed_from_row_id() -> None:
     with Endpoint(echo) as endpoint:
         for part in (ROWS, ROWS.take([2, 0])):
-            ask(openai_config(endpoint.url, seed=4), rows=part)
+            ask(openai_config(endpoint.url, seed=4, seeded=True), rows=part)
     seeds: dict[str, set[int]] = {}
     for request in endpoint.requests:
         seeds.setdefault(request["body"]["messages"][0]["content"], set()).add(request["body"]["seed"])
     assert len(seeds) == 3
     assert all(len(found) == 1 for found in seeds.values())
     assert len(set.union(*seeds.values())) == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeded": True, "temperature": 0.0}])
+def test_openai_engine_sends_no_seed_unless_it_samples(settings: dict[str, Any]) -> None:
+    with Endpoint(echo) as endpoint:
+        ask(openai_config(endpoint.url, **settings))
+    assert len(endpoint.requests) == 3
+    assert not any("seed" in request["body"] for request in endpoint.requests)
 
 
 def test_openai_engine_reports_row_errors_without_api_key() -> None:

@@ -15,6 +15,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.judge.rubric import PROMPT, add_messages
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
+from safety_ray.llm.vllm_engine import processor_config
 from safety_ray.rewrite.recipes import RECIPES
 
 pytest.importorskip("vllm")
@@ -44,9 +45,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_vllm_engine_scales_chat_template_stage_with_replicas() -> None:
+    config = EngineConfig(kind="vllm", model="m", concurrency=2, max_concurrency=6, seed=3)
+    on_gpu = processor_config(config, on_cpu=False)
+    assert on_gpu.concurrency == (2, 6)
+    assert on_gpu.chat_template_stage == {"enabled": True, "num_cpus": 1, "concurrency": (1, 6)}
+    assert on_gpu.engine_kwargs["seed"] == 3
+    assert "dtype" not in on_gpu.engine_kwargs
+    on_cpu = processor_config(config, on_cpu=True)
+    assert on_cpu.chat_template_stage == {"enabled": True, "num_cpus": 0.1, "concurrency": (1, 6)}
+    assert {"seed", "dtype", "enforce_eager"} < set(on_cpu.engine_kwargs)
+
+
 def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_cluster: None) -> None:
     config = EngineConfig(
-        kind="vllm", model=str(model), max_tokens=120, temperature=1.0, batch_size=8,
+        kind="vllm", model=str(model), max_tokens=120, temperature=1.0, batch_size=8, seeded=True,
         engine_args={"max_model_len": 2048, "max_num_seqs": 8},
     )  # fmt: skip
     with pytest.raises(UserError, match=r"'max_modellen'; the nearest is 'max_model_len'"):
@@ -60,7 +73,7 @@ def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_clus
             "probs": pa.array([[0.5], [], None, [1.0]], pa.list_(pa.float32())),
         }
     )
-    requests = add_messages(rows, seed=0, start=False)
+    requests = add_messages(rows, seed=0, start=False, max_chars=100_000)
     done = engine.processor(config, schema=SCHEMA)(ray.data.from_arrow(requests))
     out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
     assert out.select(rows.column_names).equals(rows.sort_by("id"))

@@ -17,7 +17,7 @@ from small_datasets import write_rewritten, write_scored
 from transformers import AutoTokenizer
 
 from jobs.audit import AuditConfig, audit_scores
-from jobs.pack import PackConfig, pack_documents
+from jobs.pack import PackConfig, find_copies, pack_documents
 from safety_ray.core import config as settings
 from safety_ray.core import dataset
 from safety_ray.core.dataset import write_table
@@ -30,7 +30,14 @@ LENGTH = 64
 
 
 def make(root: Path, **more: Any) -> PackConfig:
-    base = {"vocab_size": 500, "row_length": LENGTH, "tag_rate": 0.3, "shards": 3, "seed": 7}
+    base = {
+        "vocab_size": 500,
+        "row_length": LENGTH,
+        "tag_rate": 0.3,
+        "shards": 3,
+        "seed": 7,
+        "heldout_max": 10,
+    }
     return PackConfig(**{"output": str(root / "out"), "scored": str(root / "scored"), **base, **more})
 
 
@@ -129,6 +136,7 @@ def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None
     assert record["rows_in"] == len(packed["scored"]) + len(packed["rewritten"])
     uses = record["documents"] + record["heldout"] + record["unselected"] + record["rejected"]
     assert record["rows_in"] == uses
+    assert record["duplicates"] == 0
     assert record["unselected"] == sum(
         r["score"] in (2, 3) and r["split"] != "heldout" for r in packed["scored"]
     )
@@ -136,14 +144,17 @@ def test_pack_stage_record_counts_every_document(packed: dict[str, Any]) -> None
     assert set(record["tokens_by_recipe"]) == {"raw", "rephrase", "refuse", "moralize"}
     assert (record["row_length"], record["tag"]) == (LENGTH, TAG)
     assert sorted(p.name for p in Path(packed["config"].output).iterdir()) == [
-        "config.json", "data", "heldout", "record.json", "rejected", "tokenizer"
+        "config.json", "data", "groups.parquet", "heldout", "record.json", "rejected", "tokenizer"
     ]  # fmt: skip
 
 
 def test_pack_stage_preserves_columns_of_heldout_documents(packed: dict[str, Any]) -> None:
     held = pq.read_table(f"{packed['config'].output}/heldout/heldout.parquet").to_pylist()
     wanted = [r for r in packed["scored"] if r["split"] == "heldout"]
-    assert held == sorted(wanted, key=lambda r: r["id"])
+    assert len(wanted) > 10, "more than heldout_max"
+    written = sorted(wanted, key=lambda r: stable_hash(7, "heldout", r["id"]))[:10]
+    assert held == sorted(written, key=lambda r: r["id"])
+    assert packed["record"]["heldout"] > len(wanted), "rewritten texts of all of them are held out as well"
 
 
 def test_pack_stage_output_is_independent_of_input_files(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -192,7 +203,8 @@ def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, 
     record = pack_documents(config)
     new = AutoTokenizer.from_pretrained(f"{config.output}/tokenizer")
     assert len(new) == packed["record"]["vocab_size"] + 1 == record["vocab_size"]
-    out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 0.3 * 2**64}
+    # heldout_share=0.3 of 40 documents would be more than heldout_max=10.
+    out = {r["id"] for r in rows if stable_hash(7, "heldout", r["id"]) < 10 / 40 * 2**64}
     held = pq.read_table(f"{config.output}/heldout/heldout.parquet")
     assert set(held.column("id").to_pylist()) == out
     assert len(out) == record["heldout"] > 0
@@ -206,6 +218,43 @@ def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, 
         if r["id"] in documents and r["score"] is not None and r["score"] >= 3
     )
     assert record["tags"] == words
+
+
+def test_pack_stage_uses_one_of_equal_documents(packed: dict[str, Any], tmp_path: Path) -> None:
+    originals = write_scored(tmp_path / "scored", 40, split=False, seed=5)
+    copies = [{**row, "id": f"{row['id']}-{n}"} for n in range(2) for row in originals[:30]]
+    rows = [*originals, *copies]
+    for number in range(3):
+        table = pa.Table.from_pylist(rows[number::3])
+        dataset.write_table(table, str(tmp_path / "scored" / f"part-{number}.parquet"))
+    write_rewritten(tmp_path / "rewritten", rows)
+    config = make(
+        tmp_path, rewritten=str(tmp_path / "rewritten"), heldout_share=0.4, heldout_max=1000,
+        tokenizer=f"{packed['config'].output}/tokenizer",
+    )  # fmt: skip
+    record = pack_documents(config)
+    assert record["duplicates"] == 60
+    held = pq.read_table(f"{config.output}/heldout/heldout.parquet").to_pylist()
+    documents = documents_of(token_rows(config.output))
+    trained = [row for row in rows if row["id"] in documents]
+    assert sorted(row["text"] for row in [*held, *trained]) == sorted(row["text"] for row in originals)
+    assert {row["id"] for row in held}.isdisjoint(documents)
+    text_of = {row["id"]: row["text"] for row in rows}
+    held_texts = {row["text"] for row in held}
+    roots = {name.split("-re")[0].split("-moralize")[0] for name in documents if name not in text_of}
+    assert roots == {i for i in roots if text_of[i] not in held_texts}
+    assert len(roots) > len({text_of[i] for i in roots})  # what was made from copies is trained on
+    uses = record["documents"] + record["heldout"] + record["unselected"] + record["duplicates"]
+    assert record["rows_in"] == uses + record["rejected"]
+
+    first = {text: min((i for i in text_of if text_of[i] == text), key=rank) for text in text_of.values()}
+    assert {row["id"] for row in [*held, *trained]} == set(first.values())
+    shuffled = find_copies(config, 0.4, len(rows), digests_per_task=60).get()
+    assert shuffled.hashes.tolist() == sorted(rank(i) for i in text_of if i not in first.values())
+
+
+def rank(document: str) -> int:
+    return stable_hash("canonical", document)
 
 
 def test_pack_stage_raises_user_error_for_empty_selection(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -245,7 +294,7 @@ def test_pack_stage_validates_inputs_before_creating_output(packed: dict[str, An
         ({"tag_rate": 1.5}, "tag_rate=1.5: must be from 0 to 1"),
         ({"heldout_share": -0.1}, "heldout_share=-0.1"),
         ({"row_length": 8}, "row_length=8: must be at least 16"),
-        ({"shards": 0}, "shards=0"),
+        ({"shards": -1}, "shards=-1: must be at least 0"),
         ({"vocab_size": 200}, "must be at least 260"),
         ({"tag_from": 7}, "tag_from=7"),
         ({"tag": "two words"}, "must be one word"),
@@ -324,13 +373,14 @@ def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: 
     assert record["tags"] == sum(row["input_ids"].count(tag) for row in rows) > 500
     assert {seen[r["id"]] for r in rewritten if r["recipe"] == "moralize"} == {2}
     assert {seen[r["id"]] for r in rewritten if r["recipe"] == "refuse"} == {1}
-    assert {seen[r["id"]] for r in scored} == {1}
+    texts = [r["text"] for r in scored for _ in range(seen[r["id"]])]
+    assert sorted(texts) == sorted({r["text"] for r in scored})
     assert dict(tokens) == record["tokens_by_recipe"]
 
 
 def test_pack_stage_tags_by_chunk_scores(tmp_path: Path, ray_cluster: None) -> None:
     rows = [
-        {"id": f"w{n}", "text": "calm " * 40 + "hate " * 40, "score": 5, "chunk_scores": [0, 5]}
+        {"id": f"w{n}", "text": "calm " * 40 + "hate " * 39 + str(n), "score": 5, "chunk_scores": [0, 5]}
         for n in range(30)
     ]  # fmt: skip
     write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "a.parquet"))

@@ -6,15 +6,9 @@ import pyarrow as pa
 import pytest
 
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import RECIPES, stable_hash
-from safety_ray.pack.selection import (
-    Selection,
-    held_out,
-    held_out_by_hash,
-    select_raw,
-    select_rewritten,
-    trace_roots,
-)
+from safety_ray.core.records import RECIPES
+from safety_ray.pack.heldout import Hashes, hashes_of, sort_hashes
+from safety_ray.pack.selection import Selection, select_raw, select_rewritten, trace_roots
 
 
 def selection(**more: object) -> Selection:
@@ -36,17 +30,10 @@ def scored(*scores: int | None) -> pa.Table:
     )
 
 
-def test_held_out_by_hash_meets_share() -> None:
-    heldout = [held_out_by_hash(3, 0.05, f"d{n}") for n in range(20_000)]
-    assert 845 < sum(heldout) < 1155
-    assert not any(held_out_by_hash(3, 0.0, f"d{n}") for n in range(100))
-    assert all(held_out_by_hash(3, 1.0, f"d{n}") for n in range(100))
-    assert heldout[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
-
-
-def test_held_out_prefers_split_column_over_hash() -> None:
-    batch = scored(0, 0, 0).append_column("split", pa.array(["heldout", None, "train"]).dictionary_encode())
-    assert held_out(batch, 0, 1.0).to_pylist() == [True, False, False]
+def split_out(*ids: str) -> Hashes:
+    """Return the hashes of web documents that a column `split` holds out."""
+    batch = pa.table({"id": [*ids, "another"], "split": ["heldout"] * len(ids) + ["train"]})
+    return sort_hashes([hashes_of(batch, 0)])
 
 
 def test_select_raw_assigns_use_and_unsafe_by_score() -> None:
@@ -92,7 +79,7 @@ def test_select_rewritten_inherits_heldout_from_root() -> None:
     )
     rows = select_rewritten(
         batch,
-        selection(heldout_ids=frozenset({"d1"}), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
+        selection(heldout=split_out("d1"), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
     ).to_pylist()
     assert [r["use"] for r in rows[:4]] == ["heldout", "heldout", "train", "unselected"]
     assert [r["source_id"] for r in rows] == ["d1", "d1", "d2", "d3", "d4", None]
@@ -105,5 +92,5 @@ def test_select_rewritten_uses_root_id_column() -> None:
     batch = pa.table(
         {"id": ["m"], "text": ["t"], "source_id": ["r"], "recipe": ["moralize"], "root_id": ["d1"]}
     )
-    [row] = select_rewritten(batch, selection(heldout_ids=frozenset({"d1"}))).to_pylist()
+    [row] = select_rewritten(batch, selection(heldout=split_out("d1"))).to_pylist()
     assert (row["use"], row["source_id"]) == ("heldout", "d1")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_ray.core.records import TOKEN_ROW, schema
+from safety_ray.pack.planning import first_rows
 from safety_ray.pack.rows import pack_rows
-from safety_ray.pack.shards import first_rows
 
 END = 7
 DOCUMENTS = st.lists(

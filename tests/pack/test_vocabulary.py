@@ -65,7 +65,7 @@ def test_encode_rows_encodes_special_strings_as_text(tokenizer: Any, text: str, 
     ids = row["input_ids"]
     assert row["rejected_reason"] is None
     assert row["tags"] == 0
-    assert set(ids[:-1]).isdisjoint(tables.special_ids.tolist())
+    assert set(ids[:-1]).isdisjoint(tables.control_ids.tolist())
     assert ids[-1] == tables.end_id == tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     assert tokenizer.decode(ids[:-1], skip_special_tokens=False) == text
 
@@ -122,8 +122,8 @@ def test_vocabulary_open_existing_preserves_token_ids(saved: str, tmp_path: Path
     assert new.split_special_tokens is True
     tables = vocabulary.tables(new, "<|unsafe|>", "the tokenizer")
     assert (tables.tag_id, tables.end_id) == (len(old), old.eos_token_id)
-    assert set(tables.special_ids) == {*old.all_special_ids, len(old)}
-    assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.special_ids.tolist())
+    assert set(tables.control_ids) == {*old.all_special_ids, len(old)}
+    assert set(new("<|unsafe|> " + TAG).input_ids).isdisjoint(tables.control_ids.tolist())
 
 
 def test_vocabulary_open_existing_rejects_ordinary_token_as_tag(saved: str) -> None:
@@ -186,4 +186,4 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
         tables.byte_lengths,
     )
     [row] = encode_rows(selected("the", "refuse", False), confused, seed=0, tag_rate=0.0).to_pylist()
-    assert "special token" in row["rejected_reason"]
+    assert "control token" in row["rejected_reason"]

@@ -73,7 +73,7 @@ def written_by(
         "max_rejected": 0.95, "accept": {"min_similarity": -1.0, "min_facts": 0.0},
         "engine": {
             "kind": "openai", "model": "writer", "base_url": endpoint.url, "api_key_env": "",
-            "concurrency": 8,
+            "concurrency": 8, "seeded": True,
         },
     }  # fmt: skip
     return from_dict(RewriteConfig, values | changes)

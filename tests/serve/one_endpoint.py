@@ -21,8 +21,10 @@ from serve.app import ServeConfig, start, stop
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with the defaults of transformers: it parses special tokens in plain text."""
-    return small_tokenizer(split_special_tokens=False)
+    """A tokenizer with the defaults of transformers: it parses special and other added tokens in text."""
+    tokenizer = small_tokenizer(split_special_tokens=False)
+    tokenizer.add_tokens(["<tool>"])  # not special
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

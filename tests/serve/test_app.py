@@ -125,6 +125,7 @@ def test_engine_args_overrides_defaults_and_keeps_tag_processor() -> None:
     args = engine_args(config, tag_id=7, positions=512)
     assert args["max_model_len"] == 512
     assert (args["dtype"], args["enforce_eager"]) == ("float32", True)
+    assert args["enable_chunked_prefill"] is False, "with it, a client's seed ends the engine"
     assert args["logits_processors"] == ["a:B", "safety_ray.decode.vllm_processor:TagProcessor"]
     assert args["additional_config"]["x"] == 1
     assert args["additional_config"]["safety"]["tag_id"] == 7

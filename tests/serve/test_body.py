@@ -56,3 +56,7 @@ def test_parse_json_keeps_values_and_drops_nulls() -> None:
     )
     expected = {name: value for name, value in json.loads(text).items() if value is not None}
     assert parse_json(text.encode()) == expected
+    chat = b'{"messages": [{"role": "user", "name": null, "content": [null, {"a": null}]}, null, "x"]}'
+    assert parse_json(chat) == {
+        "messages": [{"role": "user", "content": [None, {"a": None}]}, None, "x"],
+    }

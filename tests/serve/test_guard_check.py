@@ -61,7 +61,7 @@ class Replica:
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
         if isinstance(request.prompt, list):
             if self.checks_token_ids and self.guard.tag_id in request.prompt:
-                return self.stream(error("the prompt contains the special token ids [9]; send text instead."))
+                return self.stream(error("the prompt contains the control token ids [9]; send text instead."))
             return self.stream(self.answer(request.prompt))
         return self.stream(self.answer(self.encode(request.prompt, "completions")))
 

@@ -36,7 +36,7 @@ def test_label_stage_resumes_retry_pass_after_failure(tmp_path: Path, ray_cluste
         reminded = RETRY_PROMPT in body["messages"][0]["content"]
         if broken[0] and reminded:  # in the second pass no request can succeed any more
             return 401, {"error": {"message": "no"}}
-        answered.append((body["seed"], reminded))
+        answered.append((body["messages"][1]["content"], reminded))
         return judge(body)
 
     with Endpoint(answer) as endpoint:

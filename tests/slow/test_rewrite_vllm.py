@@ -157,7 +157,7 @@ class Trouble(threading.Thread):
         eventually(lambda: self.files() > before, STARTED_S, every=0.1)
 
     def files(self) -> int:
-        return sum(1 for _ in self.output.glob("drafts/generated/direct/rows*/**/*.parquet"))
+        return sum(1 for _ in self.output.glob("drafts/generated/direct/data/*.parquet"))
 
 
 def expected(

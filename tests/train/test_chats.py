@@ -140,6 +140,53 @@ def test_prepare_read_parses_jsonl_and_parquet(tmp_path: Path) -> None:
         list(read(str(tmp_path / "nothing")))
 
 
+def test_prepare_rejects_rows_with_unreadable_values(tmp_path: Path, tokenizer: Any) -> None:
+    good, broken = b"a fox", b"a f\xffx"  # the second one is not UTF-8
+
+    def strings(*values: bytes) -> pa.Array:
+        return pa.array(values, pa.binary()).view(pa.string())
+
+    def reply(content: bytes) -> pa.Array:
+        message = pa.StructArray.from_arrays([strings(b"assistant"), strings(content)], ["role", "content"])
+        return pa.ListArray.from_arrays([0, 1], message)
+
+    texts = [(good, good, good), (broken, good, good), (good, broken, good), (good, good, broken)]
+    rows = [
+        pa.table({"id": strings(id), "messages": reply(content), "note": strings(note)})
+        for id, content, note in texts
+    ]
+    pq.write_table(pa.concat_tables(rows), tmp_path / "chats.parquet")
+    values = {"model": "m", "chats": str(tmp_path), "output": str(tmp_path / "out"), "max_rejected": 1.0}
+    config = from_dict(FinetuneConfig, {**values, "tagged_share": 0.0})
+    out = artifact.begin(config.output, config, {"chats": config.chats})
+    record = prepare(config, copy.deepcopy(tokenizer), out, 200)
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (4, 2, 2)
+    rejected = pq.read_table(tmp_path / "out" / "rejected" / "shard-00000.parquet").to_pylist()
+    assert [row["id"] for row in rejected] == ["chats.parquet:2", "chats.parquet:3"]
+    assert [row["rejected_reason"].split("(")[0] for row in rejected] == [
+        "its id cannot be read ", "its messages cannot be read ",
+    ]  # fmt: skip
+
+
+def test_train_chat_encoder_learns_no_reply_of_weight_0(chatty: Any) -> None:
+    weighted = [dict(message) for message in TALK]
+    weighted[2]["weight"] = 0
+    weighted[4]["weight"] = 1
+    encode = encoder(chatty, share=1.0, rate=1.0).encode
+    chat = encode("a", {"messages": weighted})
+    assert chat.ids == encode("a", {"messages": TALK}).ids
+    assert learned(chatty, chat) == "runs away from the angry bear<|im_end|>"
+    tagged = chatty.decode(encode("a", {"messages": weighted, "unsafe": True}).ids)
+    assert "jumps over the lazy dog.<|im_end|>" in tagged
+    assert "runs<|harmful|> away<|harmful|> from" in tagged
+    weighted[4]["weight"] = 0
+    with pytest.raises(Unusable, match="there is no reply to learn"):
+        encode("a", {"messages": weighted})
+    weighted[4]["weight"] = 0.5
+    with pytest.raises(Unusable, match=r"message 4 has the weight 0\.5; valid are 0 and 1"):
+        encode("a", {"messages": weighted})
+
+
 def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) -> None:
     chats = tmp_path / "chats.jsonl"
     chats.write_text(json.dumps({"messages": TALK, "unsafe": True}))
@@ -163,7 +210,12 @@ def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) ->
 
 def test_prepare_rejects_odd_rows_and_keeps_the_rest(tmp_path: Path, tokenizer: Any) -> None:
     nested = ['{"a":' * depth + "1" + "}" * depth for depth in (*range(960, 1000, 3), 20_000)]
-    half = [{"id": "\ud800", "messages": []}, {"id": "half", "messages": [{"role": "\ud800", "content": ""}]}]
+    half = [
+        {"id": "\ud800", "messages": []},
+        {"id": "role", "messages": [{"role": "\ud800", "content": ""}]},
+        {"id": "text", "messages": [*TALK[:3], {"role": "assistant", "content": "fox \ud800 dog"}]},
+        {"id": "question", "question": "\udfff", "answer": "fox"},
+    ]
     lines = [*nested, *map(json.dumps, [*half, {"id": "good", "messages": TALK}])]
     (tmp_path / "chats.jsonl").write_text("\n".join(lines))
     values = {"model": "m", "chats": str(tmp_path), "output": str(tmp_path / "out"), "max_rejected": 1.0}
@@ -172,7 +224,7 @@ def test_prepare_rejects_odd_rows_and_keeps_the_rest(tmp_path: Path, tokenizer: 
     record = prepare(config, copy.deepcopy(tokenizer), out, 200)
     assert (record["rows_out"], record["rejected"]) == (1, len(lines) - 1)
     rejected = pq.read_table(tmp_path / "out" / "rejected" / "shard-00000.parquet").to_pylist()
-    assert [row["id"] for row in rejected[-2:]] == ["?", "half"]
+    assert [row["id"] for row in rejected[-4:]] == ["?", "role", "text", "question"]
     assert all(row["rejected_reason"] for row in rejected)
 
 

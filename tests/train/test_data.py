@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from safety_ray.core import row_groups
 from safety_ray.core.errors import UserError
-from safety_ray.train.data import SOURCES, TokenRows, rows_at
+from safety_ray.core.terms import SOURCES
+from safety_ray.pack.rows import pack_rows
+from safety_ray.train.data import TokenRows, rows_at
 
+LENGTH = 16
 WriteRows = Callable[..., str]
 
 
@@ -40,9 +46,78 @@ def test_token_rows_batch_is_independent_of_world_size(tmp_path: Path, write_row
     rows = TokenRows(write_rows(tmp_path / "rows", rows=20))
     for step in range(12):  # beyond two epochs
         whole, *_ = rows.batch(step, 4, seed=3)
-        for world in (2, 4):
+        for world, sizes in ((2, [2, 2]), (3, [1, 1, 2]), (4, [1, 1, 1, 1])):
             shares = [rows.batch(step, 4, seed=3, rank=rank, world=world)[0] for rank in range(world)]
+            assert [len(share) for share in shares] == sizes
             assert np.array_equal(np.concatenate(shares), whole)
+
+
+def write_shards(folder: Path, *counts: int) -> list[dict[str, Any]]:
+    """Write shards with `counts` rows as packing does, and return the rows as Python values."""
+    generator, first, written = np.random.default_rng(0), 0, []
+    for number, count in enumerate(counts):
+        ids = [generator.integers(0, 50, size) for size in generator.integers(1, 30, count)]
+        ids[-1] = generator.integers(0, 50, count * LENGTH - sum(map(len, ids[:-1])) - 3)
+        kinds = generator.integers(0, 3, count)
+        documents = pa.table(
+            {
+                "input_ids": pa.array(ids, pa.list_(pa.int32())),
+                "order": pa.array(np.arange(count), pa.uint64()),
+                "id": [f"{number}-{n}" for n in range(count)],
+                "source_id": [f"s{n}" for n in range(count)],
+                "recipe": [("raw", "raw", "refuse")[kind] for kind in kinds],
+                "unsafe": [bool(kind == 1) for kind in kinds],
+            }
+        )
+        rows = pack_rows(documents, LENGTH, 0, first, not_learned=7)
+        assert len(rows) == count
+        row_groups.write_rows(rows, str(folder / "data" / f"shard-{number:05}.parquet"))
+        written += rows.to_pylist()
+        first += count
+    record = {"row_length": LENGTH, "vocab_size": 50, "tag": "<t>", "tag_id": 7, "fingerprint": ""}
+    (folder / "record.json").write_text(json.dumps(record))
+    return written
+
+
+def expected(row: dict[str, Any]) -> list[list[Any]]:
+    """Return ids, learn, document and source of a row, token by token."""
+    document, source = [-1] * LENGTH, [SOURCES.index("other")] * LENGTH
+    for number, span in enumerate(row["spans"]):
+        for token in range(span["start"], span["start"] + span["length"]):
+            document[token] = number
+            source[token] = SOURCES.index("unsafe" if span["unsafe"] else span["recipe"])
+    learn = [owner >= 0 and target for owner, target in zip(document, row["learn"], strict=True)]
+    return [row["input_ids"], learn, document, source]
+
+
+def test_token_rows_batches_equal_brute_force_reader(tmp_path: Path) -> None:
+    written = write_shards(tmp_path, 1500, 700, 900)
+    for indexed in (False, True):
+        if indexed:
+            assert row_groups.write_index(str(tmp_path)) == 3100
+        rows = TokenRows(str(tmp_path))
+        for step in (0, 3, 5) if indexed else (3,):  # step 3 is in the first two epochs
+            numbers = rows_at(np.arange(step * 1000, step * 1000 + 1000), 3100, 5)
+            wanted = [expected(written[n]) for n in numbers]
+            shares = [rows.batch(step, 1000, seed=5, rank=rank, world=2) for rank in range(2)]
+            for column, arrays in enumerate(zip(*shares, strict=True)):
+                assert np.concatenate(arrays).tolist() == [row[column] for row in wanted]
+
+
+def test_token_rows_decode_only_groups_of_own_share(tmp_path: Path) -> None:
+    write_shards(tmp_path, 3000, 5000)
+    row_groups.write_index(str(tmp_path))
+    for rank in range(4):
+        rows = TokenRows(str(tmp_path))
+        rows.batch(0, 4096, seed=0, rank=rank, world=4)
+        assert rows.decoded == (2 if rank == 2 else 1)  # rows 2048 to 3071 are in two files
+    rows = TokenRows(str(tmp_path))
+    for step in range(31):
+        rows.batch(step, 256, seed=0, rank=1, world=2)
+    assert rows.decoded == 9, "each of the 9 groups is decoded once in the first epoch"
+    rows = TokenRows(str(tmp_path))
+    rows.read(rows_at(np.arange(8000, 16000), 8000, 0))
+    assert rows.decoded == 9, "a shuffled block is in one group, or in two at the end of a file"
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1023, 1024, 1025, 3000])

@@ -51,7 +51,7 @@ def test_guard_ends_run_after_consecutive_bad_steps(tmp_path: Path, rows: str, a
 def test_guard_skips_nonfinite_gradient_norm(tmp_path: Path, rows: str) -> None:
     done = Progress(step=4)
     guard = Guard(settings(rows, tmp_path / "out", on_bad_step="skip"), done, 12)
-    result = StepResult(2.0, 100, math.inf, None, {}, False)
+    result = StepResult(2.0, 100, math.inf, None, {}, False, applied=False)
     assert guard.judge(result, 1e-3) == "the gradient norm became inf"
     assert (done.skipped, done.bad_in_a_row, done.recent) == (1, 1, [])
     assert guard.judge(StepResult(2.0, 100, 1.0, None, {}, False), 1e-3) == ""

@@ -18,8 +18,6 @@ from safety_ray.train.settings import FinetuneConfig, PretrainConfig
     ("values", "message"),
     [
         ({"workers": 20}, "workers=20: must be at most batch_rows=16"),
-        ({"workers": 3}, "such as 15 or 18"),
-        ({"workers": 2, "micro_batch_rows": 3}, "must divide the 8 rows of a worker"),
         ({"lr": 0.0}, "lr=0.0: must be above 0"),
         ({"epochs": -1.0}, "epochs=-1.0"),
         ({"batch_rows": 0}, "batch_rows=0"),

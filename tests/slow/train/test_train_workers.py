@@ -1,4 +1,4 @@
-"""Two training processes, as torchrun starts them: same losses and same skipped steps as one process."""
+"""Training processes, as torchrun starts them: same losses and same skipped steps as one process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from training_runs import NOISY, SKIP, losses, run, settings, skipped, start
+
+from safety_ray.train.metrics import Metrics
 
 pytestmark = pytest.mark.covers("safety_ray.train")
 WriteRows = Callable[..., str]
@@ -39,6 +41,21 @@ def test_train_loop_loss_is_same_for_two_workers(tmp_path: Path, rows: str, alon
     run(settings(rows, tmp_path / "two"), lambda line: seen.append(line["step"]))
     assert seen == list(range(5, 13))
     assert np.array(losses(tmp_path / "two")) == pytest.approx(np.array(expected), rel=1e-4)
+
+
+def test_train_loop_loss_is_same_for_workers_with_unequal_rows(
+    tmp_path: Path, rows: str, alone: None
+) -> None:
+    """Eight rows: 2, 3 and 3, the first with a row of padding; micro-batches of 2 rows and 1."""
+    single = settings(rows, tmp_path / "single")
+    processes = start(settings(rows, tmp_path / "three", workers=3, micro_batch_rows=2), world=3)
+    run(single)
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    expected = losses(single.output)
+    assert len(expected) == 12
+    assert np.array(losses(tmp_path / "three")) == pytest.approx(np.array(expected), rel=1e-4)
+    record = json.loads((tmp_path / "three" / "record.json").read_text())
+    assert record["tokens"] == Metrics(single.output).lines()[-1]["tokens"]
 
 
 def test_guard_skips_same_steps_after_resume_and_with_workers(

@@ -1,0 +1,239 @@
+"""The files for Kubernetes, Slurm and containers keep to the schemas of what reads them.
+
+None of them can be run here. The fields are those of KubeRay's CRD reference (ray.io/v1, version 1.7).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from safety_ray.core.config import from_dict
+from serve.app import ServeConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+COUNT = {"type": "integer", "minimum": 0}
+FLAG = {"type": "boolean"}
+TEXT = {"type": "string"}
+OPEN = {"type": "object"}
+
+
+def closed(required: list[str], **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object that has no other properties."""
+    return {
+        "type": "object", "properties": properties, "required": required, "additionalProperties": False
+    }  # fmt: skip
+
+
+PARAMS = {"type": "object", "additionalProperties": TEXT}  # rayStartParams: a number must be quoted
+CONTAINER = closed(
+    ["name", "image", "resources"],
+    name=TEXT, image=TEXT, envFrom={"type": "array"}, securityContext=OPEN, volumeMounts={"type": "array"},
+    resources=closed(["requests", "limits"], requests=OPEN, limits=OPEN),
+)  # fmt: skip
+POD = closed(
+    ["containers"],
+    containers={"type": "array", "items": CONTAINER, "minItems": 1}, volumes={"type": "array"},
+    securityContext=OPEN, affinity=OPEN, tolerations={"type": "array"}, terminationGracePeriodSeconds=COUNT,
+)  # fmt: skip
+TEMPLATE = closed(["spec"], spec=POD)
+CLUSTER = closed(
+    ["headGroupSpec"],
+    rayVersion=TEXT,
+    authOptions=closed([], mode={"enum": ["token", "disabled"]}, secretName=TEXT),
+    enableInTreeAutoscaling=FLAG,
+    autoscalerOptions=closed([], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
+    headGroupSpec=closed(["template"], serviceType=TEXT, rayStartParams=PARAMS, template=TEMPLATE),
+    workerGroupSpecs={
+        "type": "array",
+        "items": closed(
+            ["groupName", "maxReplicas", "minReplicas", "template"],
+            groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT, rayStartParams=PARAMS,
+            template=TEMPLATE,
+        ),
+    },
+)  # fmt: skip
+SPECS = {
+    "RayJob": closed(
+        ["entrypoint", "rayClusterSpec"],
+        entrypoint=TEXT, backoffLimit=COUNT, shutdownAfterJobFinishes=FLAG, ttlSecondsAfterFinished=COUNT,
+        rayClusterSpec=CLUSTER,
+    ),
+    "RayService": closed(
+        ["serveConfigV2", "rayClusterConfig"],
+        serveConfigV2=TEXT, excludeHeadPodFromServeSvc=FLAG, rayClusterConfig=CLUSTER,
+    ),
+}  # fmt: skip
+MANIFESTS = ["rayjob.yaml", "rayservice.yaml"]
+
+
+def read(name: str) -> dict[str, Any]:
+    values = yaml.safe_load((DEPLOY / name).read_text())
+    assert isinstance(values, dict)
+    return values
+
+
+def ray_cluster_of(name: str) -> dict[str, Any]:
+    spec = read(name)["spec"]
+    return dict(spec.get("rayClusterSpec") or spec["rayClusterConfig"])
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_manifest_matches_schema(name: str) -> None:
+    values = read(name)
+    assert values["apiVersion"] == "ray.io/v1"
+    jsonschema.validate(values["spec"], SPECS[values["kind"]])
+    with pytest.raises(jsonschema.ValidationError, match="backofLimit"):
+        jsonschema.validate({**values["spec"], "backofLimit": 1}, SPECS[values["kind"]])
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_cluster_is_private_and_scales_from_zero(name: str) -> None:
+    import ray
+
+    cluster = ray_cluster_of(name)
+    assert cluster["rayVersion"] == ray.__version__
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["enableInTreeAutoscaling"]
+    assert cluster["autoscalerOptions"]["version"] == "v2"
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP", "not reachable from outside"
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+        pod = group["template"]["spec"]
+        assert {"gke-spot" in t["key"] for t in pod["tolerations"]} == {True, False}
+        affinity = pod["affinity"]["nodeAffinity"]
+        assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], (
+            "falls back to on-demand"
+        )
+        gpus = pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
+        assert (group["groupName"] == "gpu") == (int(gpus) > 0)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_pods_run_as_user_without_secrets_in_file(name: str) -> None:
+    cluster = ray_cluster_of(name)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        container = pod["containers"][0]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["image"] in ("safety-ray:cpu", "safety-ray:gpu"), "no registry is named"
+        assert [list(source) for source in container["envFrom"]] == [["secretRef"]]
+
+
+def test_rayservice_serves_application_with_valid_settings() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    schema = ServeDeploySchema.model_validate(
+        yaml.safe_load(read("rayservice.yaml")["spec"]["serveConfigV2"])
+    )
+    (application,) = schema.applications
+    assert application.import_path == "serve.app:build_app"
+    assert from_dict(ServeConfig, dict(application.args)).api_keys.startswith("env:")
+
+
+def test_rayjob_runs_command_with_shipped_config() -> None:
+    command = read("rayjob.yaml")["spec"]["entrypoint"]
+    found = re.search(r"python -m (jobs\.\w+) (\S+)", command)
+    assert found is not None
+    assert (ROOT / found[1].replace(".", "/")).with_suffix(".py").exists()
+    assert (ROOT / found[2]).exists()
+
+
+def test_slurm_script_calls_symmetric_run_as_ray_defines_it() -> None:
+    from ray.scripts.symmetric_run import symmetric_run
+
+    text = (DEPLOY / "slurm.sh").read_text()
+    assert subprocess.run(["bash", "-n", str(DEPLOY / "slurm.sh")]).returncode == 0
+    (call,) = re.findall(r"ray symmetric-run (.*)$", text, flags=re.MULTILINE)
+    words, separator, command = call.partition(" -- ")
+    known = {option for parameter in symmetric_run.params for option in parameter.opts}
+    assert {word for word in words.split() if word.startswith("--")} <= known
+    assert (separator, command) == (" -- ", '"$@"')
+    assert "RAY_AUTH_MODE=token" in text
+
+
+def test_slurm_script_without_command_prints_usage() -> None:
+    done = subprocess.run([str(DEPLOY / "slurm.sh")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage:")
+
+
+@pytest.mark.parametrize("flavour", ["cpu", "gpu"])
+def test_dockerfile_installs_pins_as_user_without_addresses(flavour: str) -> None:
+    text = (DEPLOY / f"{flavour}.Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [line.split()[0] for line in lines].count("FROM") == 1
+    user, build = lines.index("USER ray"), text.index("scripts/setup.sh &&")
+    assert text.index("USER ray") < build, "packages are installed by the user, not by root"
+    assert not [line for line in lines[user + 1 :] if line.startswith("USER")]
+    assert f"EXTRA={flavour}" in text
+    assert "://" not in "\n".join(lines)
+    assert not re.search(r"^(ARG|ENV)\b.*(TOKEN|KEY|SECRET|INDEX)", text, flags=re.MULTILINE)
+
+
+def test_dockerignore_admits_only_what_setup_needs() -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")]
+    assert rules[0] == "*"
+    admitted = {rule[1:] for rule in rules if rule.startswith("!")}
+    assert all((ROOT / name).exists() for name in admitted)
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    needed = {path for path in cluster["file_mounts"].values() if not path.startswith("~")}
+    assert needed | {"configs"} == admitted
+    refused = [rule.removeprefix("**/") for rule in rules[1:] if not rule.startswith("!")]
+    for name in ("judge.key", ".env", ".env.local", "__pycache__"):
+        assert any(fnmatch.fnmatch(name, rule) for rule in refused)
+
+
+def uploaded(folder: Path, package: Path) -> set[str]:
+    """Return the files that `ray job submit --working-dir FOLDER` uploads."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(folder), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    return {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")}
+
+
+def test_working_dir_has_no_data_keys_or_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "checkout"
+    kept = ("jobs/score.py", "safety_ray/corpus/seeds/safe.jsonl", "configs/score/demo.yaml", "mine.yaml")
+    left = (
+        *("runs/a/record.json", "data/x.parquet", "x.warc.gz", "model/x.safetensors", "shared/y.jsonl"),
+        *(
+            ".env",
+            "judge.key",
+            "configs/judge.key",
+            ".venv/bin/python",
+            "jobs/__pycache__/x.pyc",
+            "setup.log",
+        ),
+    )
+    for name in (*kept, *left):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(ROOT / name, folder)
+    assert uploaded(folder, tmp_path / "package.zip") == set(kept)
+
+
+def test_working_dir_has_all_code_and_configs(tmp_path: Path) -> None:
+    files = uploaded(ROOT, tmp_path / "package.zip")
+    for top in ("safety_ray", "jobs", "serve", "configs"):
+        for path in (ROOT / top).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert str(path.relative_to(ROOT)) in files
+    assert (tmp_path / "package.zip").stat().st_size < 4 << 20
