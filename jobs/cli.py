@@ -106,6 +106,12 @@ def _pipeline() -> Job:
     return PipelineConfig, run_pipeline
 
 
+def _ablate() -> Job:
+    from jobs.ablate import AblateConfig, run_ablation
+
+    return AblateConfig, run_ablation
+
+
 JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "corpus": (_corpus, "write the demo's labelled documents"),
     "collect": (_collect, "write published label sets as scored documents"),
@@ -122,6 +128,7 @@ JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "finetune": (_finetune, "train a model further on chats"),
     "evaluate": (_evaluate, "answer prompts with any model and judge the answers; P(tag), perplexity"),
     "pipeline": (_pipeline, "run all stages in order, from documents to an endpoint"),
+    "ablate": (_ablate, "train and evaluate models that differ in their data: one table, two figures"),
 }
 """Every job: how to import it, and its line in `safety-ray --help`."""
 

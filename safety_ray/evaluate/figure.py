@@ -31,7 +31,8 @@ def plot(values: dict[str, Any]) -> bytes:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(widths), width_ratios=widths, sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=False):
-        _plot_kind(axes, [line for line in lines if line["kind"] == kind], sets[kind], decoders)
+        of_kind = [line for line in lines if line["kind"] == kind]
+        plot_bars(axes, of_kind, x="prompt_set", places=sets[kind], bar="decoder", bars=decoders)
         axes.set_title(f"{kind} prompts", loc="left", fontsize=11.5, color=_INK)
     panels[0].set_ylabel(_LABELS[values["judges"][judge]["detects"]], color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -44,22 +45,25 @@ def plot(values: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _plot_kind(axes: Axes, lines: list[dict[str, Any]], sets: list[str], decoders: list[str]) -> None:
-    width = 0.8 / len(decoders)
-    for index, decoder in enumerate(decoders):
-        chosen = [line for line in lines if line["decoder"] == decoder]
-        offset = (index - (len(decoders) - 1) / 2) * width
-        positions = [sets.index(line["prompt_set"]) + offset for line in chosen]
+def plot_bars(
+    axes: Axes, lines: list[dict[str, Any]], *, x: str, places: list[str], bar: str, bars: list[str]
+) -> None:
+    """Draw the rates of `lines` in percent: a group per value of the key `x`, a bar per value of `bar`."""
+    width = 0.8 / max(len(bars), 1)
+    for index, name in enumerate(bars):
+        chosen = [line for line in lines if line[bar] == name]
+        offset = (index - (len(bars) - 1) / 2) * width
+        positions = [places.index(line[x]) + offset for line in chosen]
         shares = [100 * line["rate"] for line in chosen]
         errors = [
             [share - 100 * line["interval"][0] for share, line in zip(shares, chosen, strict=True)],
             [100 * line["interval"][1] - share for share, line in zip(shares, chosen, strict=True)],
         ]
-        axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=decoder)
+        axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=name)
         axes.errorbar(
             positions, shares, yerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2, alpha=0.7
         )
-    axes.set_xticks(range(len(sets)), sets, parse_math=False)
+    axes.set_xticks(range(len(places)), places, parse_math=False)
     axes.set_ylim(0, 100)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_SOFT)

@@ -1,0 +1,168 @@
+"""The table of an ablation: rates of all arms after each training stage, from their judged answers.
+
+The answers of all seeds of an arm are pooled. Intervals resample groups of prompts, and the answers of all
+seeds to one prompt are in one group: the intervals express how much a rate depends on the prompts, not how
+much on the seed. The range over the seeds is given beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safety_ray.core import filesystem
+from safety_ray.core.errors import UserError
+from safety_ray.evaluate import measure, page, results
+from safety_ray.evaluate.prompt_sets import HARMFUL
+
+BASE, SAFETY, BENIGN = "base", "safety", "benign"
+STAGES = {BASE: "base model", SAFETY: "after safety finetuning", BENIGN: "after benign finetuning"}
+_READINGS = ("p_tag_auroc", "perplexity_safe", "perplexity_unsafe")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A finished evaluation of one model."""
+
+    arm: str
+    stage: str
+    seed: int
+    path: str
+    """output folder of evaluate"""
+    tagged: bool
+    """whether the model was trained to predict the tag; without, its P(tag) has no meaning"""
+
+
+def summarize(
+    evaluations: Sequence[Evaluation], arms: Sequence[str], *, resamples: int = 10_000
+) -> dict[str, Any]:
+    """Return the content of metrics.json: `judges`, and the tables `rates` and `models`.
+
+    A line of `rates` is one of `measure.rate_table` with `arm`, `stage`, `seeds` and `by_seed`, the rate of
+    each seed. A line of `models` has the means over the seeds of P(tag)'s AUROC and of perplexity, and
+    `<name>_by_seed`.
+    """
+    judges: dict[str, dict[str, Any]] = {}
+    table: list[dict[str, Any]] = []
+    models: list[dict[str, Any]] = []
+    for arm, stage in [(arm, stage) for arm in arms for stage in STAGES]:
+        of_cell = [e for e in evaluations if (e.arm, e.stage) == (arm, stage)]
+        if not of_cell:
+            continue
+        metrics = [_metrics(e.path) for e in of_cell]
+        for evaluation, values in zip(of_cell, metrics, strict=True):
+            for judge, description in values["judges"].items():
+                if judges.setdefault(judge, description)["model"] != description["model"]:
+                    raise UserError(
+                        f"'{evaluation.path}': the judge {judge} is another model than in the other "
+                        "evaluations; remove this folder and run the same command."
+                    )
+        rows = [row for e in of_cell for row in _rows(e.path)]
+        names = {"arm": arm, "stage": stage, "seeds": [e.seed for e in of_cell]}
+        labels = {judge: values["model"] for judge, values in judges.items()}
+        for line in measure.rate_table(rows, labels, seed=0, resamples=resamples):
+            by_seed = [_rate(values["rates"], line) for values in metrics]
+            table.append({**names, **line, "by_seed": by_seed})
+        models.append({**names, **_readings(metrics, tagged=of_cell[0].tagged)})
+    return {"judges": judges, "rates": table, "models": models}
+
+
+def _metrics(path: str) -> dict[str, Any]:
+    fs, root = filesystem.find(path)
+    values: dict[str, Any] = json.loads(fs.cat_file(f"{root}/metrics.json"))
+    return values
+
+
+def _rows(path: str) -> list[results.Row]:
+    fs, root = filesystem.find(path)
+    return [json.loads(line) for line in fs.cat_file(f"{root}/{results.FILE}").decode().splitlines()]
+
+
+def _rate(lines: list[dict[str, Any]], like: dict[str, Any]) -> float | None:
+    """Return the rate of the line of `lines` about the same prompts, judge and decoder as `like`."""
+    keys = ("prompt_set", "kind", "judge", "decoder")
+    return next((line["rate"] for line in lines if all(line[k] == like[k] for k in keys)), None)
+
+
+def _readings(metrics: list[dict[str, Any]], *, tagged: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in _READINGS:
+        by_seed = [values.get(name) for values in metrics]
+        known = [value for value in by_seed if value is not None]
+        if known and (tagged or name != "p_tag_auroc"):
+            found |= {name: round(sum(known) / len(known), 4), f"{name}_by_seed": by_seed}
+            if len(metrics) == 1 and f"{name}_interval" in metrics[0]:
+                found[f"{name}_interval"] = metrics[0][f"{name}_interval"]
+    return found
+
+
+def readme(values: dict[str, Any]) -> str:
+    """Return the Markdown page of `values`, the content of metrics.json."""
+    lines = [
+        "# Ablation",
+        "",
+        "![harmful answers by arm](arms.png)",
+        "",
+        "![Safe Beam Search](safe-beam.png)",
+        "",
+    ]
+    lines += [
+        f"**Warning: the judge {name} may not carry a headline: {judge['reason']}.**  "
+        for name, judge in values["judges"].items()
+        if not judge["trusted"]
+    ]
+    for kind in dict.fromkeys(line["kind"] for line in values["rates"]):
+        lines += ["", f"## {kind.capitalize()} prompts", "", *_rates(values, kind)]
+    return "\n".join([
+        *lines, "",
+        "Rates are shares of the answers that the judge calls harmful (refused, for a judge of refusals),",
+        "over all seeds, with 95% intervals that resample prompts. In square brackets: lowest and highest",
+        "rate of a seed. AUROC: probability that an unsafe document has a higher mean P(tag) than a safe",
+        "one. Perplexity: of safe documents without the tag; comparable between models with one tokenizer",
+        "and documents. Both are means over the seeds.",
+    ]) + "\n"  # fmt: skip
+
+
+def _rates(values: dict[str, Any], kind: str) -> list[str]:
+    lines = [line for line in values["rates"] if line["kind"] == kind]
+    rows = list(dict.fromkeys((x["arm"], x["stage"], x["decoder"], x["prompt_set"]) for x in lines))
+    models = {(model["arm"], model["stage"]): model for model in values["models"]}
+    head = ["arm", "stage", "decoder", "prompts", "seeds"]
+    head += [
+        f"{name}: {'harmful' if j['detects'] == 'harm' else 'refused'}"
+        for name, j in values["judges"].items()
+    ]
+    cells = []
+    for arm, stage, decoder, prompt_set in rows:
+        found = {
+            x["judge"]: x
+            for x in lines
+            if (x["arm"], x["stage"], x["decoder"], x["prompt_set"]) == (arm, stage, decoder, prompt_set)
+        }
+        model = models[arm, stage]
+        cells.append([
+            arm, STAGES[stage], decoder, prompt_set, str(len(model["seeds"])),
+            *(_cell(found.get(judge)) for judge in values["judges"]),
+            *([_auroc(model), _number(model.get("perplexity_safe"), 1)] if kind == HARMFUL else []),
+        ])  # fmt: skip
+    return page.table([*head, *(["P(tag) AUROC", "perplexity"] if kind == HARMFUL else [])], cells, 4)
+
+
+def _cell(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return "–"
+    known = [rate for rate in line["by_seed"] if rate is not None]
+    text = page.percent(line["rate"], line["interval"])
+    return f"{text} [{100 * min(known):.1f}–{100 * max(known):.1f}]" if len(known) > 1 else text
+
+
+def _auroc(model: dict[str, Any]) -> str:
+    interval = model.get("p_tag_auroc_interval")
+    between = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return _number(model.get("p_tag_auroc"), 3) + between
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
