@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import Dataset
 
 from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.artifact import Artifact
@@ -117,21 +116,17 @@ def reject_repeated_ids(out: Artifact, files: list[str], counts: dataset.Counts)
     keys = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_TASKS)).map_batches(
         unique_ids.read_keys, fn_kwargs={"sources": sorted(set(map(source_name, files)))}, batch_size=1
     )
-    repeated = shuffle(keys, unique_ids.KEY, counts.rows_out // _KEYS_PER_BLOCK + 1).map_batches(
+    blocks = counts.rows_out // _KEYS_PER_BLOCK + 1
+    repeated = dataset.shuffle(keys, unique_ids.HALF, blocks).map_batches(
         unique_ids.repeated, **_WHOLE_BLOCKS
     )
     repeated = repeated.materialize()
     if repeated.count():
         blocks = min(len(stored), _REWRITE_TASKS)
-        shuffle(repeated, unique_ids.STORED, blocks).map_batches(
+        dataset.shuffle(repeated, unique_ids.STORED, blocks).map_batches(
             unique_ids.reject_rows, fn_kwargs={"stored": stored}, **_WHOLE_BLOCKS
         ).materialize()
     return dataset.written(out) or counts
-
-
-def shuffle(rows: Dataset, key: str, blocks: int) -> Dataset:
-    """Bring all rows of a key into one block. One block needs no shuffle, which would start actors."""
-    return rows.repartition(blocks, keys=[key]) if blocks > 1 else rows.repartition(1)
 
 
 def group_files(files: list[str], format: str) -> Iterator[list[str]]:

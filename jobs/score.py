@@ -133,8 +133,7 @@ def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], 
     """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
     digests = documents.select_columns(["id", "text"]).map_batches(deduplication.digests, **_ARROW)
     blocks = rows // _DIGESTS_PER_BLOCK + 1
-    # A shuffle by key starts actors, which one block does not need.
-    whole = digests.repartition(blocks, keys=[deduplication.KEY]) if blocks > 1 else digests.repartition(1)
+    whole = dataset.shuffle(digests, deduplication.HALF, blocks)
     groups = whole.map_batches(deduplication.duplicates, **_WHOLE_BLOCKS).materialize()
     return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 

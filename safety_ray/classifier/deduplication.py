@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from safety_ray.core.cluster import Shared
-from safety_ray.core.digests import TYPE, DigestSet, digest, halves
+from safety_ray.core.digests import TYPE, DigestSet, digest, first_half, halves
 
-KEY, OWNER, COPIES = "key", "owner", "copies"
+KEY, HALF, OWNER, COPIES = "key", "half", "owner", "copies"
 _SCHEMA = pa.schema([(KEY, TYPE), (OWNER, TYPE), (COPIES, pa.int64())])
 
 
@@ -76,8 +76,9 @@ def arrange(owned: list[pa.Table], shared: Shared[Duplicates], where: str) -> pa
 
 
 def digests(batch: pa.Table) -> pa.Table:
-    """Return the digests of each row's text and id."""
-    return pa.table({KEY: digest(batch.column("text")), OWNER: digest(batch.column("id"))})
+    """Return the digests of each row's text and id, and the first half of the text's, to shuffle by."""
+    keys = digest(batch.column("text"))
+    return pa.table({KEY: keys, HALF: first_half(keys), OWNER: digest(batch.column("id"))})
 
 
 def duplicates(rows: pa.Table) -> pa.Table:

@@ -138,6 +138,11 @@ def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset
     return ray.data.read_parquet(paths, columns=names, partitioning=None)
 
 
+def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
+    """Bring all rows of a key into one block. One block needs no shuffle, which would start actors."""
+    return rows.repartition(blocks, keys=[key]) if blocks > 1 else rows.repartition(1)
+
+
 def table(path: str, names: list[str] | None = None) -> pa.Table:
     """Return the whole dataset in memory, sorted by id. For small datasets and tests."""
     rows = _rows_of(path).to_table(columns=names or columns(path))

@@ -1,6 +1,6 @@
 """Reject all documents of an id except the first, after they are written, without moving their texts.
 
-Of each document, 36 bytes are compared: the digest of its id, where it was read (file and position) and where
+Of each document, 44 bytes are shuffled: the digest of its id, where it was read (file and position) and where
 it is stored. Then only the stored files that have repeated ids are written again. An interruption at any
 point leaves every row in a file, so this can be repeated.
 """
@@ -17,11 +17,18 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from safety_ray.core import filesystem, row_files
-from safety_ray.core.digests import TYPE, digest, halves
+from safety_ray.core.digests import TYPE, digest, first_half, halves
 
-KEY, STORED = "key", "stored"
+KEY, HALF, STORED = "key", "half", "stored"
 _KEYS = pa.schema(
-    [(KEY, TYPE), ("file", pa.int32()), ("position", pa.int64()), (STORED, pa.int32()), ("row", pa.int32())]
+    [
+        (KEY, TYPE),
+        (HALF, pa.int64()),
+        ("file", pa.int32()),
+        ("position", pa.int64()),
+        (STORED, pa.int32()),
+        ("row", pa.int32()),
+    ]
 )
 _REASON = "rejected_reason"
 _PART = ".part"
@@ -56,8 +63,10 @@ def read_keys(batch: dict[str, Any], sources: list[str]) -> pa.Table:
     with fs.open(root) as file:
         rows = pq.read_table(file, columns=["id", "source_file", "source_position"], partitioning=None)
     order = pc.index_in(rows.column("source_file"), pa.array(sources, rows.schema.field("source_file").type))
+    keys = digest(rows.column("id"))
     columns = [
-        digest(rows.column("id")),
+        keys,
+        first_half(keys),
         order,
         rows.column("source_position"),
         pa.array(np.full(len(rows), number, np.int32)),

@@ -71,7 +71,8 @@ def train(
         validations: validations to log.
 
     Returns:
-        steps, skipped, tokens, tokens_per_second, final_loss, parameters and precision.
+        steps, skipped, tokens, tokens_per_second, final_loss, parameters, precision and
+        attention (the implementation's name in transformers).
 
     Raises:
         Diverged: a bad step ends the run.
@@ -143,7 +144,8 @@ def train(
 
     summaries: list[Any] = [None]
     if rank == 0:
-        summaries = [{**metrics.summary(), "parameters": parameters, "precision": precision}]
+        details = {"parameters": parameters, "precision": precision, "attention": model.attention}
+        summaries = [metrics.summary() | details]
         origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
         text = card(settings=dump(config), rows=data.record, result=summaries[0], lineage=origin)
         write_card(f"{config.output}/model", text)

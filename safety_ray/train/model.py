@@ -35,6 +35,11 @@ class LanguageModel(nn.Module):
         self.block_mask = document_mask and network.config._attn_implementation == "flex_attention"
 
     @property
+    def attention(self) -> str:
+        """Name of the attention implementation in transformers."""
+        return str(self.network.config._attn_implementation)
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The decoder layers."""
         layers: nn.ModuleList = self.network.base_model.layers

@@ -59,7 +59,7 @@ def test_train_precision_follows_setting_or_device(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(parallel, "fast_bf16", lambda device: native)
     result = run(settings(rows, tmp_path / "out", max_steps=1, precision=setting))
-    assert result["precision"] == precision
+    assert (result["precision"], result["attention"]) == (precision, "eager")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype="auto")
     assert model.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     assert f"Trained in {precision} for 1 steps" in (tmp_path / "out" / "model" / "README.md").read_text()
