@@ -25,7 +25,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> PipelineCo
     rows = dataset.table(str(corpus), ["id", "text"]).to_pylist()
     chosen = rows[:: len(rows) // DOCUMENTS][:DOCUMENTS]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    return small(folder / "runs", f"input={folder}/pages.jsonl", "rewrite.engine.kind=template", "until=pack")
+    words = ["rewrite.engine.kind=template", "rewrite.attempts=1", "until=pack"]
+    return small(folder / "runs", f"input={folder}/pages.jsonl", *words)
 
 
 @pytest.fixture(scope="module")

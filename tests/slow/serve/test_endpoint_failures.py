@@ -1,18 +1,21 @@
-"""Many clients that disconnect at once, and an engine that is killed."""
+"""Clients that disconnect, one after the other and many at once, and an engine that is killed."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import openai
 import psutil
 import pytest
-from endpoint_metrics import metrics, stable_metrics
-from known_model import LONG_TOKENS
+from endpoint_metrics import metrics, stable_metrics, wait_for_searches
+from known_model import KEY, LONG_TOKENS
 from openai import OpenAI
 from ray_head import Head
 from waiting import eventually
@@ -27,6 +30,26 @@ def controller_log(head: Head) -> str:
     """Return Ray Serve's log about its replicas."""
     logs = head.folder.glob("session_latest/logs/serve/controller_*.log")
     return "".join(log.read_text() for log in logs)
+
+
+def test_endpoint_cancels_search_after_client_disconnect(client: OpenAI) -> None:
+    wait_for_searches(0, 300)
+    before = stable_metrics().get("requests_total safebeam cancelled", 0.0)
+    streams = [client.completions.create(**LONG, stream=True, extra_body=BODY) for _ in range(3)]
+    for stream in streams:
+        next(iter(stream))
+    wait_for_searches(3, 300)
+    for stream in streams:
+        stream.close()
+    wait_for_searches(0, 300)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    with closing(HTTPConnection(client.base_url.host, client.base_url.port)) as whole:  # without streaming
+        whole.request("POST", "/v1/completions", json.dumps(LONG | BODY), headers)
+        wait_for_searches(1, 300)
+    wait_for_searches(0, 300)
+    eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 4, told=metrics)
+    time.sleep(5)  # by now Ray would have dropped a stale gauge of zero
+    wait_for_searches(0)
 
 
 def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) -> None:
