@@ -124,10 +124,7 @@ class RowCounter:
             paths = [name.split("://", 1)[-1] for name in names]
             data = pads.dataset(paths, filesystem=fs, format="parquet", partitioning=None)
             self.tokens += pc.sum(data.to_table(columns=[_TOKENS]).column(0)).as_py() or 0
-        rows = {name: row_files.rows_by_name(name) for name in names}
-        unknown = [name for name, number in rows.items() if number is None]
-        counted = dict(zip(unknown, row_files.footers(fs, unknown), strict=True))
-        self.rows.update({name: counted.get(name, number) or 0 for name, number in rows.items()})
+        self.rows.update(row_files.rows_of(fs, names))
 
     def _note(self) -> str:
         rejected = sum(rows for name, rows in self.rows.items() if row_files.is_rejected(name))

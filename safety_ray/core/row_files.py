@@ -56,11 +56,17 @@ def rows_by_name(path: str) -> int | None:
     return int(match["rejected" if is_rejected(path) else "kept"])
 
 
-def count_rows(fs: Any, names: Iterable[str]) -> int:
-    """Return the number of rows of Parquet files, by their names, or by the footers of other files."""
+def rows_of(fs: Any, names: Iterable[str]) -> dict[str, int]:
+    """Return the number of rows of each Parquet file, by its name, or by its footer if it is another file."""
     rows = {name: rows_by_name(name) for name in names if name.endswith(".parquet")}
     unknown = [name for name, number in rows.items() if number is None]
-    return sum(number or 0 for number in rows.values()) + sum(footers(fs, unknown))
+    counted = dict(zip(unknown, footers(fs, unknown), strict=True))
+    return {name: counted.get(name, number) or 0 for name, number in rows.items()}
+
+
+def count_rows(fs: Any, names: Iterable[str]) -> int:
+    """Return the number of rows of all Parquet files together; see `rows_of`."""
+    return sum(rows_of(fs, names).values())
 
 
 def footers(fs: Any, names: list[str]) -> list[int]:
