@@ -86,9 +86,9 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
     storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
     metrics, validations = Metrics(config.output), Validations(config.output)
 
-    def done() -> tuple[int, str]:
-        steps, summary = metrics.progress()
-        return steps, f"{summary} {validations.summary()}".rstrip()
+    def done() -> progress.Done:
+        steps, tokens, summary = metrics.progress()
+        return progress.Done(steps, f"{summary} {validations.summary()}".rstrip(), tokens=tokens)
 
     with (
         marker(config.output) as name,

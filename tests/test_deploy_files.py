@@ -38,7 +38,8 @@ def closed(required: list[str], **properties: Any) -> dict[str, Any]:
 PARAMS = {"type": "object", "additionalProperties": TEXT}  # rayStartParams: a number must be quoted
 CONTAINER = closed(
     ["name", "image", "resources"],
-    name=TEXT, image=TEXT, envFrom={"type": "array"}, securityContext=OPEN, volumeMounts={"type": "array"},
+    name=TEXT, image=TEXT, env={"type": "array"}, envFrom={"type": "array"}, securityContext=OPEN,
+    volumeMounts={"type": "array"},
     resources=closed(["requests", "limits"], requests=OPEN, limits=OPEN),
 )  # fmt: skip
 POD = closed(

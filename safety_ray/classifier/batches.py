@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from safety_ray.classifier.classifier import Classifier, Prediction
+from safety_ray.core import metrics
 from safety_ray.core.records import SCORED
 
 
@@ -34,7 +35,9 @@ class ScoreBatch:
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = add_scores(batch, lambda texts: self.classifier.predict(texts, self.batch_tokens))
         if self.counter:
-            self.totals.add.remote(*self.counter.take())
+            tokens, positions = self.counter.take()
+            self.totals.add.remote(tokens, positions)
+            metrics.add("tokens", tokens, stage="score", part="score")
         return batch
 
 

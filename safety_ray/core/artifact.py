@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safety_ray.core import filesystem
+from safety_ray.core import events, filesystem
 from safety_ray.core.config import dump, fingerprint, not_identity
 from safety_ray.core.errors import UserError
 
@@ -89,6 +89,8 @@ class Artifact:
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
+        numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
+        events.emit("stage_finished", output=self.path, **numbers)
         return record
 
 
@@ -100,6 +102,7 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
     Raises UserError if the folder was written with other settings or inputs, or an input does not exist.
     """
     values, ignored = dump(config), not_identity(type(config))
+    events.set_stage(type(config).__name__.removesuffix("Config").lower())
     fingerprints = {
         name: str(source) if isinstance(source, Fingerprint) else input_fingerprint(source)
         for name, source in sorted(inputs.items())
@@ -117,6 +120,7 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
         )
         artifact = Artifact(path, values, fingerprints, ignored, resumed=True)
         artifact.record = read_record(path) if fs.exists(f"{root}/record.json") else None
+        events.emit("stage_skipped" if artifact.finished else "stage_resumed", output=path)
         return artifact
     if fs.exists(root) and (fs.isfile(root) or _foreign(fs, root)):
         raise UserError(f"the output folder '{path}' has files that no stage wrote; choose an empty one.")
@@ -125,6 +129,7 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
         _write_json(fs, f"{root}/config.json", {"config": values, "inputs": fingerprints})
     except OSError as error:
         raise UserError(f"the output folder '{path}' cannot be written: {error}.") from error
+    events.emit("stage_started", output=path)
     return Artifact(path, values, fingerprints, ignored)
 
 

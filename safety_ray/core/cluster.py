@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -38,7 +39,7 @@ def start() -> None:
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     ray_output.drop_serve_shutdown_message()
     with ray_output.without_log_level_message():
-        ray.init(
+        context = ray.init(
             address="local" if local else None,  # None would join any cluster that runs on this machine
             # A stream needs a slot each to read, to skip finished rows, to work and to write; with fewer
             # slots it waits forever. A slot is not a core: the tasks share the cores of a small machine.
@@ -48,13 +49,31 @@ def start() -> None:
             include_dashboard=False if local else None,
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # keeps the type of a UserError between processes
+    if context.dashboard_url:
+        job = ray.get_runtime_context().get_job_id()
+        print(f"Ray dashboard: http://{context.dashboard_url}/#/jobs/{job}", flush=True)
+    settings = ray.data.DataContext.get_current()
+    settings.enable_progress_bars = False
+    settings.print_on_execution_start = False
+    settings.raise_original_map_exception = True  # keeps the type of a UserError between processes
     # The new Parquet reader of Ray 2.60 starts 32 actors for every read of every execution, which on a
     # few cores costs many times the work itself; the older reader starts none.
-    context.use_datasource_v2 = False
+    settings.use_datasource_v2 = False
+
+
+def is_running() -> bool:
+    """Return whether this process is connected to a cluster, without importing Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def resources() -> dict[str, float]:
+    """Return the resources of all nodes, e.g. {"CPU": 8.0}; {} without a cluster."""
+    if not is_running():
+        return {}
+    import ray
+
+    return dict(ray.cluster_resources())
 
 
 def has_room_to_skip() -> bool:

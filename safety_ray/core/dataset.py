@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import cluster, filesystem, progress, resume, row_files
+from safety_ray.core import cluster, events, filesystem, progress, resume, row_files
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column, require
@@ -177,6 +177,7 @@ def write(
         checkpoint = _prepare(fs, root, part, resume_by if cluster.has_room_to_skip() else None)
         row_files.start(fs, root, part)
         sink = row_sink(out.path.rstrip("/"), part, rows=write_rows, max_bytes=file_bytes(total))
+        ds.set_name(f"{events.stage()}-{label}".replace(" ", "-"))  # in Ray Data's metrics and logs
         context = ds.context  # a dataset keeps the context that it was created with
         if checkpoint:
             folder = out.sub(posixpath.basename(checkpoint))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from safety_ray.core import cost, events
 from safety_ray.core.config import load
 from safety_ray.core.errors import UserError, user_error_in
 
@@ -25,7 +26,9 @@ def main(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str] | Non
 
 def run_job(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str]) -> None:
     """Load a `cls` from `argv`, call `run` with it, and print the row counts of its record."""
-    record = run(load(cls, argv))
+    config = load(cls, argv)
+    cost.prices()  # fail here, not in the first write
+    record = run(config)
     counts = [f"{record[key]:,} {name}" for key, name in _COUNTS if key in record]
     if counts:
         print(f"{', '.join(counts)}, {record['seconds']} s", flush=True)
@@ -42,7 +45,9 @@ def exit_codes() -> Iterator[None]:
     except Exception as error:
         mistake = error if isinstance(error, UserError) else user_error_in(error)
         if mistake is None:
+            events.emit("job_failed", error=type(error).__name__)  # its message may be anything
             raise
+        events.emit("job_failed", error=str(mistake).splitlines()[0])
         # Ray Data appends its own advice below the first line.
         print(f"error: {str(mistake).splitlines()[0]}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,4 +1,7 @@
-"""Progress of a stage on one line: updated in place in a terminal, printed every ten seconds in a log."""
+"""Progress of a stage on one line: updated in place in a terminal, printed every ten seconds in a log.
+
+The same numbers go to Prometheus (metrics.py) and to the structured log (events.py).
+"""
 
 from __future__ import annotations
 
@@ -7,77 +10,102 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import filesystem, row_files
+from safety_ray.core import events, filesystem, row_files
+from safety_ray.core.cost import Cost
+from safety_ray.core.metrics import StageMetrics
 
 STARTING = "starting workers"
 _BAR = 24
 _TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # columns of an engine: see safety_ray/llm/engine.py
 
 
-class Line:
-    """A progress line such as `score ███░░ 1,204/3,400 rows 0:21`. `show` may be called at any rate.
+class Done(NamedTuple):
+    """The rows that a stage has done so far, interrupted runs included."""
 
-    `waiting` is shown until the first row is done, for example "starting workers".
+    rows: int
+    note: str = ""
+    """text after the numbers of the line"""
+    rejected: int = 0
+    tokens: int = 0
+
+
+class Line:
+    """A progress line such as `score ███░░ 1,204/3,400 rows  0:21, 0:38 left, 57 rows/s, cost 0.12`.
+
+    `show` may be called at any rate. `waiting` is shown until the first row is done, for example "starting
+    workers". Rate and time left are those of this run: rows of an interrupted one took it no time.
     """
 
     def __init__(self, label: str, total: int | None, unit: str = "rows", waiting: str = "") -> None:
         self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
+        self.first: int | None = None
+        """rows at the first call of `show`"""
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
 
-    def show(self, done: int, note: str = "", final: bool = False) -> None:
-        """Print the line, unless the last print was a short time ago; `final` always prints."""
+    def show(self, done: int, note: str = "", final: bool = False, cost: float | None = None) -> bool:
+        """Print the line, unless the last print was a short time ago; `final` always prints.
+
+        Returns whether it was printed.
+        """
         now = time.monotonic()
+        self.first = done if self.first is None else self.first
         interval = 0.5 if self.live else 10.0
         if not final and self.printed is not None and now - self.printed < interval:
-            return
+            return False
         self.printed = now
         seconds = int(now - self.start)
-        bar = remaining = ""
+        bar = total = ""
         if self.total:
             share = min(done / self.total, 1.0)
             bar = "█" * round(share * _BAR) + "░" * (_BAR - round(share * _BAR)) + " "
-            if 0 < share < 1:
-                eta = int(seconds * (1 - share) / share)
-                remaining = f", {eta // 60}:{eta % 60:02} left"
-        total = f"/{self.total:,}" if self.total else ""
-        clock = f"{seconds // 60}:{seconds % 60:02}{remaining}"
+            total = f"/{self.total:,}"
+        notes = [f"{seconds // 60}:{seconds % 60:02}"]
+        rate = (done - self.first) / (now - self.start) if seconds else 0.0
+        if rate and self.total and done < self.total:
+            left = int((self.total - done) / rate)
+            notes.append(f"{left // 60}:{left % 60:02} left")
+        if rate:
+            notes.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
+        if cost is not None:
+            notes.append(f"cost {cost:,.2f}")
         if not done and not final:
             note = ", ".join(part for part in (self.waiting, note) if part)
-        text = f"  {self.label:<10} {bar}{done:,}{total} {self.unit}  {clock} {note}".rstrip()
+        text = f"  {self.label:<10} {bar}{done:,}{total} {self.unit}  {', '.join(notes)} {note}".rstrip()
         if self.live:
             print(f"\r\x1b[2K{text}", end="\n" if final else "", flush=True)
         else:
             print(text, flush=True)
+        return True
 
 
 @contextmanager
 def watch(
     label: str,
     total: int | None,
-    count: Callable[[], tuple[int, str]],
+    count: Callable[[], Done],
     unit: str = "rows",
     waiting: str = STARTING,
 ) -> Iterator[None]:
-    """Show progress while the block runs. `count` returns (done, note).
+    """Show progress while the block runs. `count` returns what is done.
 
     It is called every half second, or less often if it takes long, as for many files or on a remote
     filesystem: after twenty times the time that it took, and at least every 30 seconds.
     """
-    line, stop = Line(label, total, unit, waiting), threading.Event()
+    report, stop = _Report(label, total, unit, waiting), threading.Event()
 
     def show_until_stopped() -> None:
         while True:
             before = time.monotonic()
             with suppress(Exception):  # a file may be incomplete while it is written
-                line.show(*count())
+                report(count())
             if stop.wait(min(max(0.5, 20 * (time.monotonic() - before)), 30)):
                 return
 
@@ -88,7 +116,29 @@ def watch(
     finally:
         stop.set()
         thread.join()
-    line.show(*count(), final=True)
+    report(count(), final=True)
+
+
+class _Report:
+    """Sends the numbers of one write to the console, to Prometheus and to the structured log."""
+
+    def __init__(self, label: str, total: int | None, unit: str, waiting: str) -> None:
+        self.line = Line(label, total, unit, waiting)
+        self.cost = Cost()
+        self.metrics = StageMetrics(events.stage(), label, total)
+        events.emit("write_started", part=label, total=total)
+
+    def __call__(self, done: Done, final: bool = False) -> None:
+        seconds, cost = time.monotonic() - self.line.start, self.cost()
+        if self.line.show(done.rows, done.note, final, cost):
+            numbers = {"rejected": done.rejected, "tokens": done.tokens, "seconds": round(seconds, 1)}
+            events.emit(
+                "write_finished" if final else "progress", part=self.line.label, done=done.rows,
+                total=self.line.total, **numbers, **({} if cost is None else {"cost": round(cost, 4)}),
+            )  # fmt: skip
+        self.metrics.update(
+            rows=done.rows, rejected=done.rejected, tokens=done.tokens, seconds=seconds, cost=cost or 0.0
+        )
 
 
 class RowCounter:
@@ -104,16 +154,20 @@ class RowCounter:
         self.tokens = 0
         self.has_tokens: bool | None = None
         self.start = time.monotonic()
+        self.first_tokens: int | None = None
+        """tokens at the first call: those of interrupted runs"""
 
-    def __call__(self) -> tuple[int, str]:
-        """Return (rows, note)."""
+    def __call__(self) -> Done:
+        """Return what is done."""
         for fs, root in self.places:
             if fs.exists(root):
                 fs.invalidate_cache()
                 new = [n for n in fs.find(root) if n.endswith(".parquet") and n not in self.rows]
                 if new:
                     self._add(fs, new)
-        return sum(self.rows.values()), self._note()
+        self.first_tokens = self.tokens if self.first_tokens is None else self.first_tokens
+        rejected = sum(rows for name, rows in self.rows.items() if row_files.is_rejected(name))
+        return Done(sum(self.rows.values()), self._note(rejected), rejected, self.tokens)
 
     def _add(self, fs: Any, names: list[str]) -> None:
         """Count files. All files of a folder have the same columns, so one shows whether to add up tokens."""
@@ -126,11 +180,10 @@ class RowCounter:
             self.tokens += pc.sum(data.to_table(columns=[_TOKENS]).column(0)).as_py() or 0
         self.rows.update(row_files.rows_of(fs, names))
 
-    def _note(self) -> str:
-        rejected = sum(rows for name, rows in self.rows.items() if row_files.is_rejected(name))
+    def _note(self, rejected: int) -> str:
         notes = []
         if rejected:
             notes.append(f"{rejected / sum(self.rows.values()):.0%} rejected")
-        if self.tokens:
-            notes.append(f"{self.tokens / (time.monotonic() - self.start):,.0f} tokens/s")
+        if new := self.tokens - (self.first_tokens or 0):
+            notes.append(f"{new / (time.monotonic() - self.start):,.0f} tokens/s")
         return ", ".join(notes)

@@ -51,11 +51,13 @@ class Metrics(_Lines):
     def __init__(self, output: str) -> None:
         super().__init__(Path(output) / "metrics.jsonl")
 
-    def progress(self) -> tuple[int, str]:
-        """Return the number of steps done and a summary of the last line for the console."""
+    def progress(self) -> tuple[int, int, str]:
+        """Return the steps done, their tokens and a summary of the last line for the console."""
         size = self.path.stat().st_size if self.path.exists() else 0
         lines = self._lines(max(size - _TAIL, 0))
-        return (lines[-1]["step"], f"· {summary_of(lines[-1])}") if lines else (0, "")
+        if not lines:
+            return 0, 0, ""
+        return lines[-1]["step"], lines[-1]["tokens"], f"· {summary_of(lines[-1])}"
 
     def summary(self) -> dict[str, Any]:
         """Return steps, tokens, skipped, tokens_per_second and the mean loss of the last tenth of the run."""

@@ -14,27 +14,41 @@ from safety_ray.core.dataset import write_table
 
 def test_row_counter_reports_rows_rejected_share_and_token_rate(tmp_path: Path) -> None:
     counter = progress.RowCounter(str(tmp_path))
-    assert counter() == (0, "")
+    assert counter() == progress.Done(0)
     rows = pa.table({"id": list("abc"), "reply_tokens": [10, None, 20], "reply_seconds": [1.0, None, 2.0]})
     write_table(rows, str(tmp_path / "data" / "a.parquet"))
     assert [counter()[0], counter()[0]] == [3, 3]
-    assert re.fullmatch(r"[\d,]+ tokens/s", counter()[1])
-    assert counter.tokens == 30
+    assert re.fullmatch(r"[\d,]+ tokens/s", counter().note)
+    assert counter().tokens == 30
     write_table(rows.slice(0, 1), str(tmp_path / "rejected" / "b.parquet"))
-    done, note = counter()
-    assert done == 4
-    assert note.startswith("25% rejected, ")
+    done = counter()
+    assert (done.rows, done.rejected) == (4, 1)
+    assert done.note.startswith("25% rejected, ")
     # Later stages keep the tokens that a row took; they write none themselves.
     later = progress.RowCounter(str(tmp_path / "later"))
     write_table(rows.drop_columns(["reply_seconds"]), str(tmp_path / "later" / "c.parquet"))
-    assert later() == (3, "")
+    assert later() == progress.Done(3)
 
 
 def test_progress_line_reports_elapsed_and_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
     line = progress.Line("rewrite", 200)
-    line.start -= 60
+    line.first, line.start = 0, line.start - 60
     line.show(50, "3% rejected", final=True)
-    assert re.search(r"rewrite +█{6}░{18} 50/200 rows  1:00, 3:00 left 3% rejected", capsys.readouterr().out)
+    assert re.search(
+        r"rewrite +█{6}░{18} 50/200 rows  1:0\d, 3:\d\d left, 0.8\d? rows/s 3% rejected",
+        capsys.readouterr().out,
+    )
+
+
+def test_progress_line_rate_excludes_rows_of_interrupted_run(capsys: pytest.CaptureFixture[str]) -> None:
+    line = progress.Line("score", 1000)
+    line.show(400)
+    line.start -= 10
+    line.show(600, final=True, cost=1.234)
+    # 200 rows in at least 10 s, so 400 more take 20 s or more.
+    assert re.search(
+        r"600/1,000 rows  0:1\d, 0:[23]\d left, \d\d rows/s, cost 1\.23\n", capsys.readouterr().out
+    )
 
 
 def test_progress_line_reports_wait_until_first_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,14 +59,14 @@ def test_progress_line_reports_wait_until_first_row(capsys: pytest.CaptureFixtur
     line.show(1)
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"  score      {'░' * 24} 0/700 rows  0:00 loading the model"
-    assert second.endswith(" 1/700 rows  0:00, 0:00 left")
+    assert second.endswith(" 1/700 rows  0:00")
     line.show(0, final=True)
     assert capsys.readouterr().out.endswith("0/700 rows  0:00\n")
 
 
 def test_watch_prints_wait_at_start_and_count_at_end(capsys: pytest.CaptureFixture[str]) -> None:
-    counts = iter([(0, ""), (3, "")])
-    last = (3, "")
+    counts = iter([progress.Done(0), progress.Done(3)])
+    last = progress.Done(3)
     with progress.watch("ingest", None, lambda: next(counts, last)):
         pass
     assert capsys.readouterr().out.splitlines() == [

@@ -32,12 +32,15 @@ def submit(head: Head, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_job_submit_runs_jobs_on_cluster(head: Head, tmp_path: Path) -> None:
     corpus, documents = tmp_path / "corpus", tmp_path / "documents"
-    first = f"python -m jobs.corpus output={corpus} documents=700"
+    first = f"export SAFETY_RAY_EVENTS=-; python -m jobs.corpus output={corpus} documents=700"
     # A stage with Ray Data: its workers also import the package from the uploaded folder.
     second = f"python -m jobs.ingest input={corpus}/data output={documents}"
     done = submit(head, "bash", "-c", f"{first} && {second}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
+    assert f"Ray dashboard: {head.jobs}/#/jobs/" in done.stdout
+    started = [line for line in done.stdout.splitlines() if '"event": "stage_started"' in line]
+    assert [json.loads(line)["stage"] for line in started] == ["corpus", "ingest"]
     made = json.loads((corpus / "record.json").read_text())
     assert made["rows_in"] == made["rows_out"] == 700
     read = json.loads((documents / "record.json").read_text())

@@ -59,7 +59,7 @@ def test_metrics_reports_throughput_mfu_and_wait_times(tmp_path: Path, rows: str
     assert (first["seconds_left"] > 0, last["seconds_left"]) == (True, 0)
     assert last["memory_gib"] > 0.1
     assert f"loss {last['loss']:.3f}" in summary_of(last)
-    assert Metrics(config.output).progress() == (12, f"· {summary_of(last)}")
+    assert Metrics(config.output).progress() == (12, last["tokens"], f"· {summary_of(last)}")
 
 
 def test_tensorboard_logger_matches_metrics_after_resume(tmp_path: Path, rows: str, alone: None) -> None:

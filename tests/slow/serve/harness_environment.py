@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import transformers
+from own_environment import own_environment
 
 REQUIREMENTS = (
     "lm-eval[api]==0.4.13",
@@ -19,18 +16,5 @@ REQUIREMENTS = (
 
 
 def harness_environment(cache: Path) -> Path:
-    """Return the folder of the environment's programs. The first call installs it below `cache`, with pip.
-
-    Skips the test if the packages cannot be installed, for example without a package index.
-    """
-    digest = hashlib.sha256(" ".join((sys.version, *REQUIREMENTS)).encode()).hexdigest()[:12]
-    folder = cache / f"harnesses-{digest}"
-    finished = folder / "installed"
-    if not finished.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *REQUIREMENTS]
-        installed = subprocess.run(pip, capture_output=True, text=True)
-        if installed.returncode:
-            pytest.skip(f"the harnesses cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
-        finished.touch()
-    return folder / "bin"
+    """Return the folder of the harnesses' programs; see `own_environment`."""
+    return own_environment(cache, "harnesses", REQUIREMENTS)
