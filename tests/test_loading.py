@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from jobs.fit import FitConfig
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate.model import load
 
@@ -58,6 +61,18 @@ def test_sources_run_code_of_models_only_if_setting_says_so() -> None:
         for name, call in calls(path):
             value = keywords(call).get("trust_remote_code", "False")
             assert value != "True", f"{path}: {name}"
+
+
+def test_configs_trust_code_only_of_models_that_they_name() -> None:
+    trusting = 0
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        trusts = re.search(r"trust_remote_code: true", path.read_text(), re.IGNORECASE) is not None
+        trusting += trusts
+        model = values.get("encoder") or values.get("classifier")
+        assert not trusts or re.fullmatch(r"[\w.-]+/[\w.-]+", model or ""), f"{path} trusts any model"
+    assert trusting == 2
+    assert not FitConfig(labelled="a", output="b").trust_remote_code
 
 
 def test_model_in_pickle_file_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from safety_ray.core import as_written
+from safety_ray.core import as_written, secrets
 from safety_ray.core.declare import REQUIRED
 from safety_ray.core.declare import setting as setting
 from safety_ray.core.errors import UserError, nearest
@@ -118,6 +118,7 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
             key = getattr(error, "full_key", None) or _invalid_key(merged, layer)
             raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
     try:
+        secrets.check(typing.cast(dict[str, Any], OmegaConf.to_container(merged)))
         return typing.cast(T, OmegaConf.to_object(merged))
     except MissingMandatoryValue as error:
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
