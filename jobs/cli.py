@@ -40,6 +40,12 @@ def _label() -> Job:
     return LabelConfig, label_documents
 
 
+def _merge() -> Job:
+    from jobs.merge import MergeConfig, merge_partitions
+
+    return MergeConfig, merge_partitions
+
+
 def _fit() -> Job:
     from jobs.fit import FitConfig, fit_classifier
 
@@ -121,6 +127,7 @@ JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "score": (_score, "score documents 0-5 with a classifier, a judge or both"),
     "audit": (_audit, "measure scores against labels of a sample, and choose a threshold"),
     "rewrite": (_rewrite, "rephrase mildly unsafe documents; turn the worst into refusals and lessons"),
+    "merge": (_merge, "join the partitions of a stage that ran with partition=1/n to n/n"),
     "publish": (_publish, "convert rewritten datasets to and from the paper's published form"),
     "report": (_report, "write the Data Safety Report Card"),
     "pack": (_pack, "turn documents into token rows, with harmfulness tags in unsafe text"),

@@ -11,13 +11,13 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
-from safety_ray.core import artifact, cluster, dataset, filesystem
-from safety_ray.core.artifact import Artifact
+from safety_ray.core import artifact, cluster, dataset, filesystem, partition, row_files
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
@@ -57,7 +57,10 @@ class IngestConfig:
         "share of rejected records above which the job fails", default=0.5, identity=False
     )
 
+    partition: str = setting(partition.SETTING, default="")
+
     def __post_init__(self) -> None:
+        partition.check(self.partition)
         if self.max_bytes < 1:
             raise UserError(f"max_bytes={self.max_bytes} must be at least 1.")
         if not 0 <= self.max_rejected <= 1:
@@ -67,8 +70,10 @@ class IngestConfig:
 
 def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     """Ingest `config.input`. Returns the record; a finished folder is skipped."""
+    config = partition.of(config, "input")
     files, others = readers.list_files_and_others(config.input, config.format)
-    fields = readers.fields(files, config.format)
+    fields = readers.fields(files, config.format)  # of all files: partitions have the same columns
+    files = partition.select(config.input, files)
     if config.columns and not fields:
         raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' has no such records.")
     if fields:
@@ -90,9 +95,10 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         parse, batch_size=1
     )
     counts = dataset.write(ds, out, label="ingest", total=None, max_rejected=1.0, resume_by=None)
-    counts = reject_repeated_ids(out, files, counts)
+    reject_repeated_ids(unique_ids.stored_files(out.path), files)
+    counts = dataset.written(out) or counts
     dataset.check_share(out.path, counts, config.max_rejected)
-    if counts.rows_out == 0:
+    if counts.rows_out == 0 and not config.partition:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     record = out.commit(
         rows_in=counts.rows_out + counts.rejected,
@@ -102,21 +108,25 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         files_passed_over=others,
         records_passed_over=sum_counts(counts_folder, "ignored"),
         values_unreadable=sum_counts(counts_folder, "unreadable"),
+        **partition.record("ingest", config.input, partial(readers.list_files, format=config.format)),
     )
     filesystem.remove(counts_folder)
     return record
 
 
-def reject_repeated_ids(out: Artifact, files: list[str], counts: dataset.Counts) -> dataset.Counts:
-    """Reject all documents of an id except the first, by file and position. Returns the new counts."""
-    stored = unique_ids.stored_files(out.path)
+def reject_repeated_ids(stored: list[str], files: list[str]) -> None:
+    """Reject all documents of an id except the first, by file and position, in the files `stored`.
+
+    `files`: the input files that the documents are from.
+    """
     if not stored:
-        return counts
+        return
     items = [{unique_ids.STORED: number, "path": path} for number, path in enumerate(stored)]
     keys = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_TASKS)).map_batches(
         unique_ids.read_keys, fn_kwargs={"sources": sorted(set(map(source_name, files)))}, batch_size=1
     )
-    blocks = counts.rows_out // _KEYS_PER_BLOCK + 1
+    fs, _ = filesystem.find(stored[0])
+    blocks = row_files.count_rows(fs, stored) // _KEYS_PER_BLOCK + 1
     repeated = dataset.shuffle(keys, unique_ids.HALF, blocks).map_batches(
         unique_ids.repeated, **_WHOLE_BLOCKS
     )
@@ -126,7 +136,6 @@ def reject_repeated_ids(out: Artifact, files: list[str], counts: dataset.Counts)
         dataset.shuffle(repeated, unique_ids.STORED, blocks).map_batches(
             unique_ids.reject_rows, fn_kwargs={"stored": stored}, **_WHOLE_BLOCKS
         ).materialize()
-    return dataset.written(out) or counts
 
 
 def group_files(files: list[str], format: str) -> Iterator[list[str]]:

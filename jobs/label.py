@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from safety_ray.core import artifact, cluster, dataset
+from safety_ray.core import artifact, cluster, dataset, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
@@ -42,15 +42,18 @@ class LabelConfig:
         "share of rejected rows above which the job fails", default=0.3, identity=False
     )
     seed: int = setting("seed of the document markers", default=0)
+    partition: str = setting(partition.SETTING, default="")
 
     def __post_init__(self) -> None:
         check_is_model(self.engine, "engine")
+        partition.check(self.partition)
         if self.write_rows < 1 or not 0 <= self.max_rejected <= 1:
             raise UserError("write_rows must be positive, and max_rejected in [0, 1].")
 
 
 def label_documents(config: LabelConfig) -> dict[str, Any]:
     """Label `config.documents`. Returns the record; a finished folder is skipped."""
+    config = partition.of(config, "documents")
     if not artifact.is_finished(config.output):
         engine.check(config.engine)
     out = artifact.begin(config.output, config, inputs={"documents": config.documents})
@@ -65,7 +68,7 @@ def label_documents(config: LabelConfig) -> dict[str, Any]:
     dataset.check_share(out.path, counts, config.max_rejected)
     return out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected, engine=config.engine.label,
-        label_shortened=count_shortened(out),
+        label_shortened=count_shortened(out), **partition.record("label", config.documents, dataset.files),
     )  # fmt: skip
 
 

@@ -250,6 +250,8 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
 
     fixed: Settings = {"output": f"{pipeline.output}/{stage.name}"}
     fixed |= {key: path(value) for key, value in stage.reads.items()}
+    if "partition" in stage.config.__dataclass_fields__:
+        fixed["partition"] = ""
     name = stage.section or stage.name
     section: Settings = getattr(pipeline, name)
     conflicts = sorted(section.keys() & fixed.keys())

@@ -33,7 +33,7 @@ from jobs.label import count_shortened, judge_rows
 from jobs.score import classify
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, cluster, dataset, filesystem, threshold
+from safety_ray.core import artifact, cluster, dataset, filesystem, partition, threshold
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
@@ -58,6 +58,7 @@ _ARROW: Any = {"batch_format": "pyarrow"}
 
 def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     """Rewrite `config.scored`. Returns the record, or the estimate of a dry run."""
+    config = partition.of(config, "scored")
     if not artifact.is_finished(config.output) or config.dry_run:
         Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
         engine.check(config.engine)
@@ -96,6 +97,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     return out.commit(
         rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
         engine=config.engine.label, attempts=attempts, **more,
+        **partition.record("rewrite", config.scored, dataset.files),
     )  # fmt: skip
 
 

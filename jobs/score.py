@@ -24,7 +24,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.classifier.deduplication import Duplicates
 from safety_ray.classifier.pool import Pool
 from safety_ray.classifier.token_totals import TokenTotals
-from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core import artifact, cluster, dataset, filesystem, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
@@ -58,9 +58,11 @@ class ScoreConfig(Pool):
         "share of rejected rows above which the job fails", default=0.05, identity=False
     )
     seed: int = setting("seed of the document markers in the judge's prompt", default=0)
+    partition: str = setting(partition.SETTING, default="")
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
+        partition.check(self.partition)
         if self.judges:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":
@@ -81,6 +83,7 @@ class ScoreConfig(Pool):
 
 def score_documents(config: ScoreConfig) -> dict[str, Any]:
     """Score `config.documents`. Returns the record; a finished folder is skipped."""
+    config = partition.of(config, "documents")
     if not artifact.is_finished(config.output):
         if config.classifies:
             Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
@@ -124,6 +127,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
         scored_texts=rows - number, copies=number, **more,
+        **partition.record("score", config.documents, dataset.files),
     )  # fmt: skip
     filesystem.remove(out.sub(_CLASSIFIED))
     return record

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safety_ray.core import events, filesystem
+from safety_ray.core import events, filesystem, partition
 from safety_ray.core.config import dump, fingerprint, not_identity
 from safety_ray.core.errors import UserError
 
@@ -94,10 +94,10 @@ class Artifact:
         return record
 
 
-def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
+def begin(path: str, config: Any, inputs: dict[str, str], *, existing: tuple[str, ...] = ()) -> Artifact:
     """Create or reopen the output folder `path` for `config`.
 
-    `inputs` maps names to paths, or to a `Fingerprint`.
+    `inputs` maps names to paths, or to a `Fingerprint`. `existing` names what a new folder may have.
 
     Raises UserError if the folder was written with other settings or inputs, or an input does not exist.
     """
@@ -122,7 +122,12 @@ def begin(path: str, config: Any, inputs: dict[str, str]) -> Artifact:
         artifact.record = read_record(path) if fs.exists(f"{root}/record.json") else None
         events.emit("stage_skipped" if artifact.finished else "stage_resumed", output=path)
         return artifact
-    if fs.exists(root) and (fs.isfile(root) or _foreign(fs, root)):
+    if not existing and fs.exists(f"{root}/{partition.FOLDER}"):
+        raise UserError(
+            f"'{path}' has partitions of a stage; join them with jobs.merge output={path}, or choose another "
+            "output."
+        )
+    if fs.exists(root) and (fs.isfile(root) or _foreign(fs, root, existing)):
         raise UserError(f"the output folder '{path}' has files that no stage wrote; choose an empty one.")
     try:
         fs.makedirs(root, exist_ok=True)
@@ -181,9 +186,10 @@ def _read_config(fs: Any, root: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and values.keys() == {"config", "inputs"} else None
 
 
-def _foreign(fs: Any, root: str) -> bool:
+def _foreign(fs: Any, root: str, existing: tuple[str, ...]) -> bool:
     """Return whether a folder has more files than `begin` leaves if it is killed while it writes."""
-    return any(Path(name).name != "config.json.part" for name in fs.ls(root, detail=False))
+    expected = ("config.json.part", *existing)
+    return any(Path(name).name not in expected for name in fs.ls(root, detail=False))
 
 
 def input_fingerprint(source: str) -> str:
@@ -201,6 +207,14 @@ def input_fingerprint(source: str) -> str:
         return fingerprint(next(iter(filesystem.states(fs, {root: fs.info(root)}).values())))
     states = filesystem.states(fs, fs.find(root, detail=True))
     return fingerprint([[name[len(root) :], *state[1:]] for name, state in states.items()])
+
+
+def check_same(path: str, old: Any, new: Any, old_inputs: dict[str, str], new_inputs: dict[str, str]) -> None:
+    """Raise UserError if settings or inputs of the folder `path` differ from new ones."""
+    ignored = not_identity(type(old))
+    _check_same(
+        path, _identity(dump(old), ignored), _identity(dump(new), ignored), old_inputs, new_inputs
+    )  # fmt: skip
 
 
 def _check_same(

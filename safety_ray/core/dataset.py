@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import cluster, events, filesystem, progress, resume, row_files
+from safety_ray.core import cluster, events, filesystem, partition, progress, resume, row_files
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column, require
@@ -52,21 +52,26 @@ class Counts:
 def files(path: str) -> list[str]:
     """Return the Parquet files of `path`: a finished output folder, another folder, or one file.
 
-    Parts of an output folder that are not complete are left out. Raises UserError if there are no files.
+    Parts of an output folder that are not complete are left out. A `Share` has every n-th file. Raises
+    UserError if there are no files.
     """
     fs, root = filesystem.find(path)
-    if read_record(path) is not None:
-        root = f"{root}/data"
-    if not fs.exists(root):
+    record = read_record(path)
+    roots = [root]
+    if record is not None:
+        folders = [f"{folder}/" for folder in record.get("partitions", [])] or [""]
+        roots = [f"{root}/{folder}data" for folder in folders]
+    if not fs.exists(roots[0]):
         raise UserError(f"'{path}' does not exist.")
-    found = sorted(fs.find(root))
+    found = sorted(name for folder in roots for name in fs.find(folder))
     incomplete = {posixpath.dirname(name) for name in found if name.endswith(f"/{row_files.INCOMPLETE}")}
     names = [n for n in found if n.endswith(".parquet") and posixpath.dirname(n) not in incomplete]
     if not names and incomplete:
         raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
     if not names:
         raise UserError(f"'{path}' has no Parquet rows (is every row in its rejected/?).")
-    return [fs.unstrip_protocol(name) if "://" in path else name for name in names]
+    names = [fs.unstrip_protocol(name) if "://" in path else name for name in names]
+    return partition.select(path, names)
 
 
 def count(path: str) -> int:
@@ -226,6 +231,12 @@ def written(out: Artifact, part: str = "") -> Counts | None:
     """Return the counts of `part` of `out`, or None if its `write` has not ended."""
     fs, root = filesystem.find(out.path)
     return _counts(fs, row_files.listed(fs, root, part)) if row_files.is_complete(fs, root, part) else None
+
+
+def stored(path: str) -> Counts:
+    """Return the counts of all rows in an output folder, as they are now."""
+    fs, root = filesystem.find(path)
+    return _counts(fs, row_files.listed(fs, root, ""))
 
 
 def mark_written(out: Artifact, part: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
-from safety_ray.core import filesystem
+from safety_ray.core import filesystem, partition
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.pages import read_archive, read_html
 from safety_ray.ingest.raw_record import RawRecord
@@ -127,6 +127,8 @@ def read(
 def _hidden(relative: str) -> bool:
     """Return whether a file is not data: Ray's and Spark's markers, and what a stage writes beside data/."""
     parts = relative.strip("/").split("/")
+    if parts[0] == partition.FOLDER:  # each partition of a merged stage is an output folder
+        parts = parts[2:]
     return any(p.startswith((".", "_")) for p in parts) or parts[0] in (
         "rejected",
         "set_aside",  # the name of rejected/ in earlier versions

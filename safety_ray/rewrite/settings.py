@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from safety_ray.classifier import packaged
 from safety_ray.classifier.pool import Pool
+from safety_ray.core import partition
 from safety_ray.core.config import setting
 from safety_ray.core.dataset import LLM_ROWS
 from safety_ray.core.errors import UserError
@@ -58,6 +59,7 @@ class RewriteConfig(Pool):
         "share of rejected tasks above which the job fails", default=0.5, identity=False
     )
     seed: int = setting("seed of styles and phrases", default=0)
+    partition: str = setting(partition.SETTING, default="")
     dry_run: bool = setting(
         "rewrite only a sample, and estimate tokens, hours and price of the full run",
         default=False,
@@ -72,6 +74,7 @@ class RewriteConfig(Pool):
 
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
+        partition.check(self.partition)
         if self.write_rows < 1:
             raise UserError("write_rows must be positive.")
         if not self.recipes:
