@@ -233,6 +233,16 @@ def mark_written(out: Artifact, part: str) -> None:
     row_files.finish(fs, root, part)
 
 
+def with_rows(out: Artifact, parts: tuple[str, ...]) -> list[str]:
+    """Return the folders of `parts`, data and rejected, in which rows have been written."""
+    folders = []
+    for part in parts:
+        counts = written(out, part) or Counts(0, 0)
+        rows = {row_files.DATA: counts.rows_out, row_files.REJECTED: counts.rejected}
+        folders += [out.sub(folder, part) for folder, number in rows.items() if number]
+    return folders
+
+
 def drop_rejected(out: Artifact, part: str) -> None:
     """Delete the rejected rows of `part`, which a later part has written again."""
     fs, root = filesystem.find(out.path)
