@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
@@ -132,8 +130,7 @@ def hold_out(
         hashes = cluster.gather(blocks, heldout.sort_hashes)
         highest = heldout.highest_written(hashes.get(), config.heldout_max)
     if not shards.exists(path):
-        with fsspec.open(dataset.files(config.scored)[0]) as file:
-            schema = pq.read_schema(file).remove_metadata().empty_table().select(names).schema
+        schema = dataset.schema_of(config.scored).remove_metadata().empty_table().select(names).schema
         blocks = dataset.read(config.scored, inputs.SCORED_COLUMNS).map_batches(
             heldout.only_held_out,
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
