@@ -105,7 +105,7 @@ def describe(cls: type) -> str:
 
 
 def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
-    merged: Any = _defaults(cls)
+    merged: Any = _defaults(typing.cast(type, cls))
     renamed = {f.name[:-1]: f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.name[-1] == "_"}
     for where, layer in layers:
         if not isinstance(layer, DictConfig):
