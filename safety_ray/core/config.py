@@ -26,6 +26,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -99,9 +100,15 @@ def describe(cls: type) -> str:
     lines.append("usage: [CONFIG.yaml] [key=value ...]")
     lines.append("")
     for key, kind, default, help in _settings(cls):
-        head = f"  {key}: {kind}" + ("  (required)" if default is REQUIRED else f" = {default}")
+        head = f"  {key}: {kind}" + ("  (required)" if default is REQUIRED else f" = {_as_yaml(default)}")
         lines += [head, *textwrap.wrap(help, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a default as it is written in a config file."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("...\n").strip()
 
 
 def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
