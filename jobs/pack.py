@@ -31,7 +31,7 @@ from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
 from safety_ray.pack.planning import Counts, Schedule
-from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -61,7 +61,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         share,
         by_chunk=config.tag_scope == "chunk",
         heldout=heldout_hashes,
-        roots=inputs.roots(config),
+        roots=find_roots(config),
         copies=copies,
     )
     sources = {
@@ -109,6 +109,17 @@ def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
     )
     whole = dataset.shuffle(found, digests.HALF, total // digests.ROWS_PER_BLOCK + 1)
     return cluster.gather(whole.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS), Copies.of)
+
+
+def find_roots(config: PackConfig) -> Shared[Roots] | None:
+    """Trace the sources of rewritten rows in a task.
+
+    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
+    """
+    if not inputs.has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
+        return None
+    rows = dataset.stream(dataset.files(config.rewritten), ["id", "source_id"])
+    return cluster.gather(rows, partial(selection.trace_roots, where=f"'{config.rewritten}'"))
 
 
 def hold_out(

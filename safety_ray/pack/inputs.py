@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from safety_ray.core import artifact, dataset, parquet, threshold
 from safety_ray.core.records import REWRITTEN, SCORED
-from safety_ray.pack import planning, selection, vocabulary
-from safety_ray.pack.selection import CHUNKS, ROOT
+from safety_ray.pack import planning, vocabulary
+from safety_ray.pack.selection import CHUNKS
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -55,17 +55,6 @@ def has_rewritten(config: PackConfig) -> bool:
     """Return whether there are rewritten rows; a finished rewrite job may have had nothing to rewrite."""
     record = artifact.read_record(config.rewritten) if config.rewritten else None
     return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
-
-
-def roots(config: PackConfig) -> dict[str, str] | None:
-    """Return the root of each rewritten row, a web document.
-
-    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
-    """
-    if not has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
-        return None
-    ids = dataset.table(config.rewritten, ["id", "source_id"])
-    return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
 
 
 def _text_bytes(path: str) -> int:
