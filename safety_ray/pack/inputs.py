@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, dataset, threshold
+from safety_ray.core import artifact, dataset, parquet, threshold
 from safety_ray.core.records import REWRITTEN, SCORED
 from safety_ray.pack import planning, selection, vocabulary
 from safety_ray.pack.selection import CHUNKS, ROOT
@@ -72,7 +72,7 @@ def _text_bytes(path: str) -> int:
     """Return the size of the texts of a dataset, from its Parquet footers."""
 
     def size(name: str) -> int:
-        with fsspec.open(name) as file:
+        with fsspec.open(name) as file, parquet.readable(name):
             meta = pq.read_metadata(file)
         chunks = (
             meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)

@@ -73,7 +73,8 @@ class Selection:
         """Return which web documents are copies, and which of them have a canonical row that is held out."""
         if self.copies is None:
             return [False] * len(documents), [False] * len(documents)
-        return (self.copies.get() if isinstance(self.copies, Shared) else self.copies).find(documents)
+        copies = self.copies.get() if isinstance(self.copies, Shared) else self.copies
+        return copies.find(pa.array(documents, pa.string()))
 
 
 def only_trained(batch: pa.Table) -> pa.Table:

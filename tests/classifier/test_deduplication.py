@@ -9,15 +9,16 @@ import pytest
 from repeated_texts import rows
 
 from safety_ray.classifier import deduplication
-from safety_ray.classifier.deduplication import Duplicates, digests, duplicates
+from safety_ray.classifier.deduplication import Duplicates, duplicates
 from safety_ray.core.cluster import Shared
+from safety_ray.core.digests import of_rows
 
 
 @pytest.mark.parametrize("blocks", [1, 7])
 def test_deduplication_matches_direct_count(blocks: int, ray_cluster: None) -> None:
     table = rows(200, 90, seed=3)
-    marks = digests(table)
-    keys = marks.column("key").to_pylist()
+    marks = of_rows(table)
+    keys = marks.column("text_digest").to_pylist()
     parts = [marks.filter(pa.array([k[0] % blocks == b for k in keys])) for b in range(blocks)]
     groups = [duplicates(part) for part in parts]
     found = Duplicates.of(groups)
@@ -43,6 +44,6 @@ def test_deduplication_matches_direct_count(blocks: int, ray_cluster: None) -> N
 
 def test_deduplication_raises_for_missing_score(ray_cluster: None) -> None:
     table = pa.table({"id": ["a", "b"], "text": ["same", "same"]})
-    found = Duplicates.of([duplicates(digests(table))])
+    found = Duplicates.of([duplicates(of_rows(table))])
     with pytest.raises(RuntimeError, match=r"here: a text that occurs more than once has no score"):
         deduplication.arrange([], Shared(found), "here")
