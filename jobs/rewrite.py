@@ -111,10 +111,11 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
         )
 
     total = dataset.count_where(config.scored, "score", list(recipe_of))
-    counts = run_attempts(config, out, DIRECT, documents, "id", total)
+    counts = run_attempts(config, out, DIRECT, documents, "id", total) if total else Counts(0, 0)
     for recipe in config.derived_recipes if counts.rows_out else ():
         texts = dataset.count_where(out.sub("data"), "recipe", [RECIPES[recipe].reads])
-        counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
+        if texts:
+            counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
         total += texts
     dataset.check_share(out.path, counts, config.max_rejected)
     return total, counts
