@@ -1,4 +1,4 @@
-"""Which errors of pyarrow mean that a file is damaged."""
+"""Errors of pyarrow that mean that a file is damaged."""
 
 from __future__ import annotations
 
