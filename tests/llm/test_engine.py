@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from pathlib import Path
@@ -12,12 +11,12 @@ import pyarrow as pa
 import pytest
 import ray.data
 from endpoint import Endpoint, completion
+from without_ray import answered
 
 from safety_ray.core.errors import UserError, user_error_in
 from safety_ray.core.ports import free_port
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
-from safety_ray.llm.openai_engine import _Endpoint
 
 ROWS = pa.table(
     {
@@ -39,18 +38,9 @@ def echo(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, 
     return 200, completion(body["messages"][-1]["content"].upper())
 
 
-def answered(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> pa.Table:
-    """Run the actor without Ray."""
-
-    async def work() -> pa.Table:
-        return await _Endpoint(config, key, None)(rows)
-
-    return asyncio.run(work())
-
-
 def ask(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> list[dict[str, Any]]:
     """Return the rows of `answered`."""
-    found: list[dict[str, Any]] = answered(config, key, rows).to_pylist()
+    found: list[dict[str, Any]] = answered(config, rows, key=key).to_pylist()
     return found
 
 
@@ -74,7 +64,7 @@ def test_openai_engine_retries_errors_and_preserves_columns() -> None:
     with Endpoint(echo, first=[429, 503]) as endpoint:
         config = openai_config(endpoint.url, concurrency=3)
         engine.check(config)
-        out = answered(config)
+        out = answered(config, ROWS)
     assert out.column("reply").to_pylist() == ["ONE", "TWO", "THREE"]
     assert out.column("engine_error").null_count == 3
     kept = [name for name in ROWS.column_names if name != "reply"]
