@@ -32,11 +32,12 @@ check: setup  ## style, types, import contracts and prose
 prose: setup  ## misspellings and retired words in docs, comments and strings
 	scripts/prose.sh
 
-test: export HF_HUB_OFFLINE = 1
+test test-all: export HF_HUB_OFFLINE = 1
+# Where this is set, each of the hundred processes of the tests compiles all that it imports.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 test: check  ## before each commit: all checks and the fast tests
-	env -u SAFETY_RAY_DATA $(PY) -m pytest -n 2
+	env -u SAFETY_RAY_DATA $(PY) -m pytest -n 2 --hypothesis-seed=0  # the same examples in every run
 
-test-all: export HF_HUB_OFFLINE = 1
 test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also on published data
 	$(PY) -m pytest -n 2
 	$(PY) -m pytest tests/slow -v

@@ -235,7 +235,7 @@ def plan_table(steps: list[Step]) -> str:
     lines = [f"{'arm':<{width}}{'seed':<6}{'stage':<18}{'state':<12}this run"]
     for step in steps:
         state = artifact.state(step.config.output)
-        action = {"finished": "skip", "unfinished": "resume"}.get(state, "run")
+        action = artifact.ACTIONS[state]
         lines.append(f"{step.arm:<{width}}{step.seed:<6}{step.name:<18}{state:<12}{action}")
     return "\n".join(lines)
 

@@ -41,6 +41,7 @@ from safety_ray.evaluate import (
     tasks,
 )
 from safety_ray.evaluate.decoders import DECODERS
+from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.judges import JUDGES
 from safety_ray.evaluate.judges.harm_classifier import describe
 from safety_ray.evaluate.prompt_sets import DOCUMENTS
@@ -187,6 +188,19 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     return record
 
 
+def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Document], prompts.Samples]:
+    """Return safe documents, unsafe documents and prompts. Raises UserError if there are not enough."""
+    safe, unsafe = documents.choose(
+        config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
+        limit=config.max_documents, seed=config.seed, source=config.source, group=config.group,
+    ) if config.documents else ([], [])  # fmt: skip
+    samples = prompts.choose(
+        config.prompt_sets or [DOCUMENTS], config.data, safe, unsafe,
+        words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
+    )  # fmt: skip
+    return safe, unsafe, samples
+
+
 def _model_of_judge(config: EvaluateConfig, name: str) -> str:
     """Return the model of a judge as its measurements name it."""
     if JUDGES[name].needs == "classifier":
@@ -209,14 +223,7 @@ def _answer(
 ) -> tuple[list[results.Row], int, dict[str, Any]]:
     """Return the answers, the number of prompts that do not fit, and the metrics of the documents."""
     names = decoders.choose(config.decoders, described.tag_id)
-    safe, unsafe = documents.choose(
-        config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
-        limit=config.max_documents, seed=config.seed, source=config.source, group=config.group,
-    ) if config.documents else ([], [])  # fmt: skip
-    samples = prompts.choose(
-        config.prompt_sets or [DOCUMENTS], config.data, safe, unsafe,
-        words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
-    )  # fmt: skip
+    safe, unsafe, samples = choose_samples(config)
     encoded = tasks.encode_prompts(
         described, prompts.flat(samples), max_new_tokens=config.max_new_tokens, chat=config.chat
     )

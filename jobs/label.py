@@ -136,12 +136,8 @@ def judge_rows(
 
 def count_shortened(out: Artifact, names: Names = LABEL) -> int:
     """Return the number of rows that `judge_rows` wrote into `out` of which the judge read only a part."""
-    total = 0
-    for part in (FIRST, AGAIN):
-        counts = dataset.written(out, part) or dataset.Counts(0, 0)
-        for folder, rows in (("data", counts.rows_out), ("rejected", counts.rejected)):
-            total += dataset.count_where(out.sub(folder, part), names.shortened, [True]) if rows else 0
-    return total
+    folders = dataset.with_rows(out, (FIRST, AGAIN))
+    return sum(dataset.count_where(folder, names.shortened, [True]) for folder in folders)
 
 
 if __name__ == "__main__":

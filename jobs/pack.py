@@ -16,14 +16,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray.core import artifact, cluster, dataset, filesystem, progress, row_groups
+from safety_ray.core import artifact, cluster, dataset, digests, filesystem, progress, row_groups
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.errors import UserError
@@ -33,7 +31,7 @@ from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
 from safety_ray.pack.planning import Counts, Schedule
-from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
+from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -42,7 +40,6 @@ __all__ = ["PackConfig", "pack_documents"]
 _BATCH = 256
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
-_DIGESTS_PER_TASK = 1_000_000
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
@@ -64,7 +61,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         share,
         by_chunk=config.tag_scope == "chunk",
         heldout=heldout_hashes,
-        roots=inputs.roots(config),
+        roots=find_roots(config),
         copies=copies,
     )
     sources = {
@@ -104,22 +101,25 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     )
 
 
-def find_copies(
-    config: PackConfig, share: float, total: int, digests_per_task: int = _DIGESTS_PER_TASK
-) -> Shared[Copies]:
-    """Find the web documents, of `total`, whose text is that of another one, in tasks.
-
-    Only a dataset of more than `digests_per_task` documents is shuffled.
-    """
+def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
+    """Find the web documents, of `total`, whose text is that of another one, by a shuffle of digests."""
     names = ["id", "text", *({SPLIT} & {*dataset.columns(config.scored)})]
     found = dataset.stream(dataset.files(config.scored), names).map_batches(
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
-    shuffled = total > digests_per_task
-    if shuffled:
-        found = found.repartition(total // digests_per_task + 1, keys=[duplicates.KEY])
-        found = found.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS)
-    return cluster.gather(found, partial(duplicates.collect, complete=shuffled))
+    whole = dataset.shuffle(found, digests.HALF, total // digests.ROWS_PER_BLOCK + 1)
+    return cluster.gather(whole.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS), Copies.of)
+
+
+def find_roots(config: PackConfig) -> Shared[Roots] | None:
+    """Trace the sources of rewritten rows in a task.
+
+    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
+    """
+    if not inputs.has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
+        return None
+    rows = dataset.stream(dataset.files(config.rewritten), ["id", "source_id"])
+    return cluster.gather(rows, partial(selection.trace_roots, where=f"'{config.rewritten}'"))
 
 
 def hold_out(
@@ -141,8 +141,7 @@ def hold_out(
         hashes = cluster.gather(blocks, heldout.sort_hashes)
         highest = heldout.highest_written(hashes.get(), config.heldout_max)
     if not shards.exists(path):
-        with fsspec.open(dataset.files(config.scored)[0]) as file:
-            schema = pq.read_schema(file).remove_metadata().empty_table().select(names).schema
+        schema = dataset.schema_of(config.scored).remove_metadata().empty_table().select(names).schema
         blocks = dataset.read(config.scored, inputs.SCORED_COLUMNS).map_batches(
             heldout.only_held_out,
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.audit import AuditConfig, audit_scores
 from jobs.corpus import CorpusConfig, make_corpus
-from jobs.evaluate import EvaluateConfig, evaluate_model
+from jobs.evaluate import EvaluateConfig, choose_samples, evaluate_model
 from jobs.finetune import FinetuneConfig, finetune_model
 from jobs.fit import FitConfig, fit_classifier
 from jobs.ingest import IngestConfig, ingest_documents
@@ -40,7 +39,9 @@ from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import from_dict, setting
-from safety_ray.core.errors import UserError, nearest
+from safety_ray.core.errors import UserError
+from safety_ray.core.stages import Stage, check_inputs, plan_table, select
+from safety_ray.core.summary import summarize, summary_table
 from safety_ray.ingest.readers import list_files
 from serve.ask import AskConfig, ask_endpoint
 
@@ -90,13 +91,10 @@ class PipelineConfig:
                     f"{name}: no classifier is fitted with classifier={self.classifier}; remove the section "
                     f"{name}, or set classifier=''."
                 )
-        stages = stages_of(self)
-        for key, names in (("from", [self.from_]), ("until", [self.until]), ("only", self.only)):
-            for name in filter(None, names):
-                stage_named(name, stages, key)
         if self.only and (self.from_ or self.until):
             raise UserError("only: cannot be combined with from or until.")
-        if self.from_ and self.until and not named(self, stages):
+        stages = stages_of(self)
+        if not named(self, stages):
             raise UserError(f"from={self.from_}: this stage is after until={self.until}.")
         if not selected(self, stages):
             raise UserError(f"rewrite: no rewriter is named; run the same command with {REWRITERS}.")
@@ -114,41 +112,6 @@ class PipelineConfig:
         return not self.input or (isinstance(engine, dict) and "kind" in engine)
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of the pipeline."""
-
-    name: str
-    config: Any
-    """config class"""
-    run: Callable[[Any], dict[str, Any]]
-    output_kind: str
-    """short description of its output"""
-    reads: dict[str, Reads] = field(default_factory=dict)
-    """its settings that are outputs of other stages, or paths outside of the pipeline"""
-    section: str = ""
-    """the section of its settings; empty: that of its name"""
-
-    def output(self, *folders: str) -> Output:
-        """Return a folder inside the output folder of this stage."""
-        return Output(self, "/".join(folders))
-
-    def needs(self) -> list[Stage]:
-        """Return the stages whose outputs it reads."""
-        values = [value if isinstance(value, list) else [value] for value in self.reads.values()]
-        read = [value for group in values for value in group if not isinstance(value, str)]
-        return [value.stage if isinstance(value, Output) else value for value in read]
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A folder inside a stage's output folder."""
-
-    stage: Stage
-    folder: str
-
-
-Reads = Stage | Output | str | list[Output]
 REWRITERS = (
     "rewrite.engine.kind=vllm rewrite.engine.model=<folder or hub id>, with rewrite.engine.kind=openai "
     "rewrite.engine.model=<name> rewrite.engine.base_url=<url>, or with rewrite.engine.kind=template, which "
@@ -208,17 +171,6 @@ def stages_of(pipeline: PipelineConfig) -> list[Stage]:
     return [*stages, pretrain, *[finetuned] * finetune, evaluate, endpoint]
 
 
-def stage_named(name: str, stages: list[Stage], key: str) -> Stage:
-    """Return the stage `name`. Raises UserError if this pipeline has no such stage."""
-    names = [stage.name for stage in stages]
-    if name not in names:
-        raise UserError(
-            f"{key}: unknown stage '{name}', did you mean '{nearest(name, names)}'? "
-            f"Stages: {', '.join(names)}."
-        )
-    return stages[names.index(name)]
-
-
 def selected(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
     """Return the stages to run. They end before `rewrite` if no rewriter is named."""
     chosen = named(pipeline, stages)
@@ -228,28 +180,12 @@ def selected(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
 
 def named(pipeline: PipelineConfig, stages: list[Stage]) -> list[Stage]:
     """Return the stages that `from`, `until` and `only` name; all without them."""
-    if pipeline.only:
-        return [stage for stage in stages if stage.name in pipeline.only]
-    names = [stage.name for stage in stages]
-    first = names.index(pipeline.from_) if pipeline.from_ else 0
-    last = names.index(pipeline.until) if pipeline.until else len(names) - 1
-    return stages[first : last + 1]
+    return select(stages, pipeline.from_, pipeline.until, pipeline.only)
 
 
 def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
     """Return a stage's config: the folders it reads and writes, the seed, then its own section."""
-
-    def path(value: Reads) -> str | list[str]:
-        if isinstance(value, list):
-            return [str(path(item)) for item in value]
-        if isinstance(value, str):
-            return value
-        if isinstance(value, Stage):
-            return f"{pipeline.output}/{value.name}"
-        return f"{pipeline.output}/{value.stage.name}/{value.folder}"
-
-    fixed: Settings = {"output": f"{pipeline.output}/{stage.name}"}
-    fixed |= {key: path(value) for key, value in stage.reads.items()}
+    fixed: Settings = dict(stage.paths(pipeline.output))
     if "partition" in stage.config.__dataclass_fields__:
         fixed["partition"] = ""
     name = stage.section or stage.name
@@ -271,16 +207,18 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
     chosen = selected(pipeline, stages)
     configs = {stage.name: config_of(stage, pipeline) for stage in stages}
     if pipeline.plan:
-        print(plan_table(pipeline, stages, chosen))
+        print(plan_table(stages, chosen, pipeline.output))
         print_unrewritten(pipeline, stages, chosen, "would be")
         return {}
-    check_earlier_finished(pipeline, chosen)
+    check_inputs(chosen, pipeline.output)
     check_classifier(pipeline, chosen)
     records: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(chosen, start=1):
         config = configs[stage.name]
         finished = artifact.is_finished(config.output)
         print(f"[{number}/{len(chosen)}] {stage.name}: {stage.output_kind}  → {config.output}", flush=True)
+        if stage.name in ("pretrain", "finetune") and not finished:
+            check_evaluation(chosen, configs)
         records[stage.name] = stage.run(config)
         if finished:
             print("  finished earlier, skipped", flush=True)
@@ -315,61 +253,17 @@ def check_classifier(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
             return
 
 
-def check_earlier_finished(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
-    """Raise UserError if a stage to run reads the output of one that is neither finished nor to run."""
-    for stage in chosen:
-        for needed in stage.needs():
-            if needed not in chosen and not artifact.is_finished(f"{pipeline.output}/{needed.name}"):
-                raise UserError(
-                    f"{stage.name} reads {pipeline.output}/{needed.name}, which is not finished; "
-                    f"run the pipeline with until={needed.name} first."
-                )
-
-
-def plan_table(pipeline: PipelineConfig, stages: list[Stage], chosen: list[Stage]) -> str:
-    """Format what each stage reads, whether it is finished, and whether it would run."""
-    lines = [f"{'stage':<13} {'state':<12} {'this run':<10} reads"]
-    for stage in stages:
-        state = artifact.state(f"{pipeline.output}/{stage.name}")
-        action = (
-            "-" if stage not in chosen else {"finished": "skip", "unfinished": "resume"}.get(state, "run")
-        )
-        outside = [value for value in stage.reads.values() if isinstance(value, str)]
-        reads = ", ".join(dict.fromkeys([*(needed.name for needed in stage.needs()), *outside]))
-        lines.append(f"{stage.name:<13} {state:<12} {action:<10} {reads}".rstrip())
-    return "\n".join(lines)
-
-
-RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe")
-
-
-def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts and main results of the records; empty values for stages that did not run."""
-    return {
-        "stages": [
-            {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
-            for name, record in records.items()
-        ],
-        # A model without the tag has no AUROC of P(tag), for example.
-        "results": {k: records["evaluate"]["results"].get(k) for k in RESULTS}
-        if "evaluate" in records
-        else {},
-        "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
-    }
-
-
-def summary_table(summary: dict[str, Any]) -> str:
-    """Format the summary for the console."""
-    lines = ["", f"{'stage':<14}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
-    for row in summary["stages"]:
-        counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
-        lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
-    lines.append("")
-    for key, value in summary["results"].items():
-        lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")
-    for mode, answer in summary["endpoint"].items():
-        lines.append(f"\nendpoint, {mode}: {json.dumps(answer, ensure_ascii=False)}")
-    return "\n".join(lines)
+def check_evaluation(chosen: list[Stage], configs: dict[str, Any]) -> None:
+    """Raise UserError if `evaluate` is to run and has not enough documents; called before training."""
+    config = configs["evaluate"]
+    if all(stage.name != "evaluate" for stage in chosen) or artifact.is_finished(config.output):
+        return
+    try:
+        choose_samples(config)
+    except UserError as error:
+        raise UserError(
+            f"evaluate: {str(error).rstrip('.')}, or train without an evaluation (until=pretrain)."
+        ) from error
 
 
 if __name__ == "__main__":

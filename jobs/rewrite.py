@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.data import Dataset
 
 from jobs.label import count_shortened, judge_rows
@@ -40,14 +39,13 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
 from safety_ray.judge import ensemble
 from safety_ray.llm import engine
-from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite import drafts, estimate, outcomes, tasks
 from safety_ray.rewrite.compare import ScoreAndCompare
+from safety_ray.rewrite.passes import DIRECT, Pass, passes_of
 from safety_ray.rewrite.recipes import RECIPES, write_from_template
 from safety_ray.rewrite.settings import RewriteConfig
 
 __all__ = ["RewriteConfig", "rewrite_documents"]
-DIRECT = "direct"
 _DRAFTS, _GENERATED, _JUDGED = "drafts", "generated", "judged"
 _DOCUMENTS_PER_BLOCK = 2_000
 """documents whose chunks are joined in one block"""
@@ -86,7 +84,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     rows_in, counts = run_passes(config, recipe_of, out)
     attempts = outcomes.read_outcomes(out, (this.part for this in passes_of(config)))
     if config.engine.kind != "template":
-        more |= count_tokens(out)
+        more |= outcomes.count_tokens(out.sub(_DRAFTS, _GENERATED))
     if config.judge.kind != "template":
         folders = [judged(out, this) for this in passes_of(config)]
         more["judge_shortened"] = sum(count_shortened(folder, ensemble.JUDGED) for folder in folders)
@@ -99,27 +97,6 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
         engine=config.engine.label, attempts=attempts, **more,
         **partition.record("rewrite", config.scored, dataset.files),
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One attempt at the tasks of one kind and length."""
-
-    kind: str
-    """`direct`, or the name of a recipe that rewrites texts of another recipe"""
-    long: bool
-    attempt: int
-
-    @property
-    def part(self) -> str:
-        """Name of the folders that the pass writes."""
-        return f"{self.kind}{'_long' * self.long}{f'_{self.attempt}' * (self.attempt > 1)}"
-
-
-def passes_of(config: RewriteConfig) -> list[Pass]:
-    """Return all passes that a run may consist of, in their order."""
-    kinds, attempts = (DIRECT, *config.derived_recipes), range(1, config.attempts + 1)
-    return [Pass(kind, long, n) for kind in kinds for long in (False, True) for n in attempts]
 
 
 def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) -> tuple[int, Counts]:
@@ -136,10 +113,11 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
         )
 
     total = dataset.count_where(config.scored, "score", list(recipe_of))
-    counts = run_attempts(config, out, DIRECT, documents, "id", total)
+    counts = run_attempts(config, out, DIRECT, documents, "id", total) if total else Counts(0, 0)
     for recipe in config.derived_recipes if counts.rows_out else ():
         texts = dataset.count_where(out.sub("data"), "recipe", [RECIPES[recipe].reads])
-        counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
+        if texts:
+            counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
         total += texts
     dataset.check_share(out.path, counts, config.max_rejected)
     return total, counts
@@ -305,25 +283,6 @@ def judge(config: RewriteConfig, out: Artifact, this: Pass, rows: Rows) -> Rows:
 def judged(out: Artifact, this: Pass) -> Artifact:
     """Return the folder of the judged drafts of a pass."""
     return Artifact(out.sub(_DRAFTS, _JUDGED, this.part), {}, {})
-
-
-def count_tokens(out: Artifact) -> dict[str, Any]:
-    """Return and print the tokens of all attempts; {} if the engine did not count any."""
-    folder = out.sub(_DRAFTS, _GENERATED)
-    fs, root = filesystem.find(folder)
-    if not fs.exists(root):
-        return {}
-    columns = dataset.table(folder, list(USAGE))
-    tokens = {name: pc.sum(columns.column(name)).as_py() or 0 for name in USAGE}
-    if not tokens["prompt_tokens"]:
-        return {}
-    share = tokens["cached_tokens"] / tokens["prompt_tokens"]
-    print(
-        f"{tokens['prompt_tokens']:,} prompt tokens ({share:.0%} from the prefix cache), "
-        f"{tokens['reply_tokens']:,} reply tokens",
-        flush=True,
-    )
-    return {"tokens": tokens}
 
 
 def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:

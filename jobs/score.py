@@ -24,7 +24,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.classifier.deduplication import Duplicates
 from safety_ray.classifier.pool import Pool
 from safety_ray.classifier.token_totals import TokenTotals
-from safety_ray.core import artifact, cluster, dataset, filesystem, partition
+from safety_ray.core import artifact, cluster, dataset, digests, filesystem, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
@@ -35,7 +35,6 @@ from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
-_DIGESTS_PER_BLOCK = 4_000_000
 _ARROW: Any = {"batch_format": "pyarrow"}
 _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 
@@ -135,9 +134,8 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
 def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], int]:
     """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
-    digests = documents.select_columns(["id", "text"]).map_batches(deduplication.digests, **_ARROW)
-    blocks = rows // _DIGESTS_PER_BLOCK + 1
-    whole = dataset.shuffle(digests, deduplication.HALF, blocks)
+    found = documents.select_columns(["id", "text"]).map_batches(digests.of_rows, **_ARROW)
+    whole = dataset.shuffle(found, digests.HALF, rows // digests.ROWS_PER_BLOCK + 1)
     groups = whole.map_batches(deduplication.duplicates, **_WHOLE_BLOCKS).materialize()
     return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 
@@ -196,14 +194,11 @@ def classify(
 def scores_of_owners(out: Artifact, shared: Shared[Duplicates]) -> Shared[pa.Table]:
     """Return the score columns of each text that occurs more than once, in the order of its digests."""
     owners: list[Any] = []
-    for part in (_TEXTS, FIRST, AGAIN):
-        counts = dataset.written(out, part) or dataset.Counts(0, 0)
-        folders = [("data", counts.rows_out), ("rejected", counts.rejected)]
-        for path in (out.sub(folder, part) for folder, rows in folders if rows):
-            names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
-            scored = dataset.stream(dataset.files(path), ["id", *names, dataset.REASON])
-            owned = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
-            owners += owned.to_arrow_refs()
+    for path in dataset.with_rows(out, (_TEXTS, FIRST, AGAIN)):
+        names = [name for name in dataset.columns(path) if name in ensemble.ADDED]
+        scored = dataset.stream(dataset.files(path), ["id", *names, dataset.REASON])
+        owned = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
+        owners += owned.to_arrow_refs()
     return cluster.gather(owners, partial(deduplication.arrange, shared=shared, where=out.path))
 
 

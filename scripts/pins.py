@@ -96,12 +96,12 @@ def main() -> None:
 def closure(
     wanted: list[str], installed: dict[str, importlib.metadata.Distribution], place: Place
 ) -> set[str]:
-    """Every package that `wanted` leads to on a Linux machine with this Python and processor."""
+    """Return `wanted` and all dependencies by name, for Linux with this Python and processor."""
     todo, done = [Requirement(line) for line in wanted], set()
     while todo:
-        one = todo.pop()
-        name = canonicalize_name(one.name)
-        for extra in ["", *sorted(one.extras)]:
+        wanted_package = todo.pop()
+        name = canonicalize_name(wanted_package.name)
+        for extra in ["", *sorted(wanted_package.extras)]:
             if (name, extra) in done:
                 continue
             done.add((name, extra))
@@ -112,9 +112,9 @@ def closure(
 
 def requirements(package: importlib.metadata.Distribution, extra: str, place: Place) -> Iterator[Requirement]:
     for line in package.requires or []:
-        one = Requirement(line)
-        if one.marker is None or holds(one.marker, place, extra):
-            yield one
+        needed = Requirement(line)
+        if needed.marker is None or holds(needed.marker, place, extra):
+            yield needed
 
 
 def holds(marker: Marker, place: Place, extra: str = "") -> bool:
@@ -130,7 +130,7 @@ def holds(marker: Marker, place: Place, extra: str = "") -> bool:
 
 
 def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
-    """The packages that `lines` lead to, each with all its files in the package index."""
+    """Return the packages of `lines` with all dependencies, each with all its files in the package index."""
     # The files on this machine are not evidence of the files elsewhere.
     local = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_TORCH_BACKEND")
     oldest, form = PLACES[0][0], "pylock.toml"
@@ -149,7 +149,7 @@ def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
 
 
 def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]]) -> list[str]:
-    """Requirements with the hashes of the files that fit where a package is needed."""
+    """Return requirements with the hashes of the files that fit the places where a package is needed."""
     lines = []
     for package in packages:
         name, where = package["name"], needed.get(package["name"], [])
@@ -163,13 +163,13 @@ def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]]) -> li
                 found = [package["sdist"]]
             if not found:
                 sys.exit(f"{name} {package['version']} has no file for Python {place[0]} on {place[1]}")
-            hashes |= {one["hashes"]["sha256"] for one in found}
+            hashes |= {file["hashes"]["sha256"] for file in found}
         lines.append(requirement(f"{name}=={package['version']}{marker(where)}", hashes))
     return lines
 
 
 def requirement(pin: str, hashes: Iterable[str]) -> str:
-    return " \\\n    ".join([pin, *(f"--hash=sha256:{one}" for one in sorted(hashes))])
+    return " \\\n    ".join([pin, *(f"--hash=sha256:{digest}" for digest in sorted(hashes))])
 
 
 def file_name(file: dict[str, Any]) -> str:
@@ -220,22 +220,22 @@ def torch_cpu(version: str) -> list[str]:
 
 
 def torch_cuda(version: str, needed: dict[str, list[Place]]) -> list[str]:
-    """Fails if cpu.txt has a version of a package that the CUDA build cannot have."""
+    """Return the further requirements of the CUDA build. Exits if a version of cpu.txt does not fit it."""
     packages = lock([f"torch=={version}"], "--constraint", str(REQUIREMENTS / "cpu.txt"))
     more = {
-        one["name"]: [
+        package["name"]: [
             place
             for place in PLACES
-            if place not in needed.get(one["name"], [])
-            and ("marker" not in one or holds(Marker(one["marker"]), place))
+            if place not in needed.get(package["name"], [])
+            and ("marker" not in package or holds(Marker(package["marker"]), place))
         ]
-        for one in packages
+        for package in packages
     }
     return locked(packages, more)
 
 
 def marker(where: list[Place]) -> str:
-    """The shortest marker that holds in `where` and nowhere else of PLACES."""
+    """Return the shortest marker that holds for `where` and for no other of PLACES."""
     if where == PLACES:
         return ""
     for key, column in (("platform_machine", 1), ("python_version", 0)):

@@ -80,3 +80,9 @@ def complete(url: str, model_id: str, config: AskConfig, safety: dict[str, Any])
         "finish_reason": choice.finish_reason,
         "safety": getattr(choice, "safety", None),
     }
+
+
+if __name__ == "__main__":
+    from safety_ray.core.job import main
+
+    main(AskConfig, ask_endpoint)

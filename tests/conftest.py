@@ -20,7 +20,9 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # One token for all clusters of a run, set before Ray is imported; a token in the home directory is not used.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # for tests of metrics; Ray's default is 10 s
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray Data starts an actor that collects them
+# For tests of metrics; Ray's default is 10 s. A report takes 40 ms of CPU time on each cluster.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "5000")
 
 
 _TESTS = Path(__file__).parent

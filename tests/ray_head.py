@@ -137,7 +137,6 @@ def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
     port, jobs_port = free_ports(2)
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_JOB_ID")}
     env |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_agent_register_timeout_ms": "180000",
         # Ray's workers have niceness 15: beside a busy process of niceness 0 they get hardly any time.
         "RAY_worker_niceness": "0",

@@ -10,8 +10,9 @@ from jobs.pipeline import PipelineConfig
 from safety_ray.core.config import load
 
 DEMO = "configs/pipeline/demo.yaml"
+FIT = ["fit.windows=0", "fit.per_family=1"]
 SMALL = [
-    "fit.windows=0", "fit.per_family=1", "pack.vocab_size=1024", "pack.row_length=128",
+    "pack.vocab_size=1024", "pack.row_length=128",
     "pretrain.model.hidden_size=64", "pretrain.model.layers=2", "pretrain.model.heads=2",
     "pretrain.model.kv_heads=2", "pretrain.model.intermediate_size=128", "pretrain.max_steps=40",
     "evaluate.max_documents=40", "evaluate.max_prompts=6", "evaluate.max_new_tokens=8",

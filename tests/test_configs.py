@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from jobs.cli import JOBS
-from safety_ray.core.config import describe, from_dict, load
+from jobs.pipeline import PipelineConfig, config_of, stages_of
+from safety_ray.core.config import describe, dump, from_dict, load, not_identity
 from serve.app import ServeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,17 @@ def parse_serve_file(values: dict[str, Any]) -> None:
     for application in schema.applications:
         assert application.import_path.startswith("serve.app:")
         from_dict(config_class(SERVED), dict(application.args))
+
+
+def test_demo_yaml_of_each_stage_is_that_of_the_demo_pipeline() -> None:
+    pipeline = load(PipelineConfig, [str(ROOT / "configs/pipeline/demo.yaml")])
+    for stage in stages_of(pipeline):
+        path = ROOT / "configs" / stage.name / "demo.yaml"
+        if path.exists():
+            own, ignored = dump(load(stage.config, [str(path)])), not_identity(stage.config)
+            made = dump(config_of(stage, pipeline))
+            differing = [key for key in own if own[key] != made[key] and key not in ignored]
+            assert differing == [], f"{path}: `make demo` uses other values, so the same folder is refused"
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -68,7 +68,7 @@ def test_import_contract_excludes_heavy_libraries_from_base() -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("floor", ["safety_ray", "jobs", "serve"])
+@pytest.mark.parametrize("floor", ["safety_ray", "jobs", "serve", "benchmarks", "tests"])
 def test_source_files_are_short(floor: str) -> None:
     long = {
         str(path.relative_to(ROOT)): lines

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from jobs.cli import JOBS
+from safety_ray.core.config import load
+from serve.app import ServeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
@@ -16,6 +20,7 @@ GUIDES = [page for page in PAGES if page.name != "log.md" and page.parent.name !
 _PATH = re.compile(r"`((?:safety_ray|jobs|serve|configs|tests|benchmarks|examples|docs|scripts)/[\w./*-]+)`")
 _CONFIG = re.compile(r"\bconfigs/[\w-]+/[\w.-]+\.yaml")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+_COMMAND = re.compile(r"(?:python -m jobs\.|safety-ray |python -m )(serve\.app|[a-z]+) ((?:[^\n`\\]|\\\n)*)")
 _JOB = re.compile(r"(?:python -m jobs\.|safety-ray )([a-z]+) ")
 
 
@@ -31,6 +36,16 @@ def test_guide_names_existing_paths_and_jobs(page: Path) -> None:
     missing = [path for path in named if not [*ROOT.glob(path), *(ROOT / "tests/slow").glob(path)]]
     assert missing == []
     assert set(_JOB.findall(text)) <= {*JOBS, "serve"}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=ids(GUIDES))
+def test_guide_commands_have_valid_settings(page: Path) -> None:
+    for job, rest in _COMMAND.findall(page.read_text()):
+        cls = ServeConfig if job in ("serve", "serve.app") else JOBS[job][0]()[0] if job in JOBS else None
+        words = shlex.split(rest.replace("\\\n", " "), comments=True)
+        if cls is not None and words and not any("..." in word for word in words):
+            with suppress(SystemExit):  # --help
+                load(cls, [word for word in words if "=" in word or word.endswith((".yaml", "help"))])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))

@@ -1,7 +1,9 @@
 """Find where a chat template puts the messages in the text that it renders.
 
 The template renders the conversation a second time with marks around the messages. If the marked text
-without its marks equals the plain text, the positions of the marks are those of the messages.
+without its marks equals the plain text, the positions of the marks are those of the messages. A template that
+splits a message and joins its parts again, as Qwen 3 does with reasoning, may drop the first mark: then the
+message is unaltered if its text is in front of the last mark.
 """
 
 from __future__ import annotations
@@ -53,14 +55,18 @@ def locate_messages(
         if stripped != content
     ]
     # A mark outside white space keeps a template from stripping it, so find out where it does.
-    text = render_marked(set(sides))
+    outside = set(sides)
+    text = render_marked(outside)
     if text is None:
-        text, outside = render_marked(set()), set[Side]()
+        text, outside = render_marked(set()), set()
         for side in sides if text is not None else []:
             attempt = render_marked(outside | {side})
             if attempt is not None:
                 text, outside = attempt, outside | {side}
-    return None if text is None else _positions(text)
+    if text is None:
+        return None
+    bodies = [_text(message)[: _edges(message, n, outside)[1]] for n, message in enumerate(conversation)]
+    return _positions(text, [body.replace(BREAK, "") for body in bodies])
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -77,14 +83,22 @@ def _marked(message: Mapping[str, Any], index: int, outside: set[Side]) -> dict[
     text, content = _text(message), message.get("content")
     if not text.strip():
         return dict(message)
-    left = 0 if (index, _START) in outside else len(text) - len(text.lstrip())
-    right = len(text) if (index, _END) in outside else len(text.rstrip())
+    left, right = _edges(message, index, outside)
     start, end = f"{_START}{index}{_STOP}", f"{_END}{index}{_STOP}"
     text = f"{text[:left]}{start}{text[left:right]}{end}{text[right:]}"
     return {**message, "content": [{**content[0], "text": text}] if isinstance(content, list) else text}
 
 
-def _positions(text: str) -> Located:
+def _edges(message: Mapping[str, Any], index: int, outside: set[Side]) -> tuple[int, int]:
+    """Return the positions of both marks in the text of the message."""
+    text = _text(message)
+    left = 0 if (index, _START) in outside else len(text) - len(text.lstrip())
+    return left, len(text) if (index, _END) in outside else len(text.rstrip())
+
+
+def _positions(text: str, bodies: list[str]) -> Located:
+    """Return where the messages are in the marked `text`. `bodies`: their texts up to the last mark."""
+    plain = _MARK.sub("", text).replace(BREAK, "")
     starts: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
     for kind, index, position in _marks(text):
@@ -92,6 +106,10 @@ def _positions(text: str) -> Located:
     spans, altered = {}, set()
     for index in sorted(starts.keys() | ends.keys()):
         start, end = starts.get(index, []), ends.get(index, [])
+        if not start and len(end) == 1:
+            body = bodies[index]
+            lengths = [len(whole) for whole in (body, body.lstrip()) if plain.endswith(whole, 0, end[0])]
+            start = [end[0] - length for length in lengths[:1]]
         if len(start) == len(end) == 1 and start[0] <= end[0]:
             spans[index] = start[0], end[0]
         else:

@@ -1,6 +1,6 @@
 """Score each distinct text once: find duplicate texts, and copy scores to their duplicates.
 
-The corpus is read three times: to find duplicates (`digests`, `duplicates`), to score the distinct texts
+The corpus is read three times: to find duplicates (`duplicates`), to score the distinct texts
 (`keep`), and to fill in the duplicates (`keep`, `fill`). Without duplicates it is read twice.
 
 Only digests are compared (core/digests.py), so the shuffle does not move any text. Each node holds 56 bytes,
@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from safety_ray.core.cluster import Shared
-from safety_ray.core.digests import TYPE, DigestSet, digest, first_half, halves
+from safety_ray.core.digests import ID, TEXT, TYPE, DigestSet, digest, halves
 
-KEY, HALF, OWNER, COPIES = "key", "half", "owner", "copies"
-_SCHEMA = pa.schema([(KEY, TYPE), (OWNER, TYPE), (COPIES, pa.int64())])
+OWNER, COPIES = "owner", "copies"
+_SCHEMA = pa.schema([(TEXT, TYPE), (OWNER, TYPE), (COPIES, pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Duplicates:
     def of(cls, groups: list[pa.Table]) -> Duplicates:
         """Merge the tables that `duplicates` returns for disjoint sets of texts."""
         table = pa.concat_tables([_SCHEMA.empty_table(), *groups])
-        keys, order = DigestSet.of(halves(table.column(KEY)))
+        keys, order = DigestSet.of(halves(table.column(TEXT)))
         owner = halves(table.column(OWNER))[order]
         owners, by_owner = DigestSet.of(owner)
         return cls(keys, owner[:, 0], owner[:, 1], owners, by_owner)
@@ -75,21 +75,15 @@ def arrange(owned: list[pa.Table], shared: Shared[Duplicates], where: str) -> pa
     return table.drop_columns(["id", "place"])
 
 
-def digests(batch: pa.Table) -> pa.Table:
-    """Return the digests of each row's text and id, and the first half of the text's, to shuffle by."""
-    keys = digest(batch.column("text"))
-    return pa.table({KEY: keys, HALF: first_half(keys), OWNER: digest(batch.column("id"))})
-
-
 def duplicates(rows: pa.Table) -> pa.Table:
-    """Return the texts that occur more than once in `rows`, which has all `digests` of some texts.
+    """Return the texts that occur more than once in `rows`, which has all digests (`of_rows`) of some texts.
 
-    The row whose id has the smallest digest is the owner, so the order of rows does not matter.
+    The row whose id has the lowest digest is the owner, so the order of rows does not matter.
     """
-    groups = rows.group_by(KEY).aggregate([(OWNER, "min"), (OWNER, "count")])
-    groups = groups.filter(pc.greater(groups.column(f"{OWNER}_count"), 1))
-    others = pc.subtract(groups.column(f"{OWNER}_count"), 1).cast(pa.int64())
-    return pa.table([groups.column(KEY), groups.column(f"{OWNER}_min"), others], schema=_SCHEMA)
+    groups = rows.group_by(TEXT).aggregate([(ID, "min"), (ID, "count")])
+    groups = groups.filter(pc.greater(groups.column(f"{ID}_count"), 1))
+    others = pc.subtract(groups.column(f"{ID}_count"), 1).cast(pa.int64())
+    return pa.table([groups.column(TEXT), groups.column(f"{ID}_min"), others], schema=_SCHEMA)
 
 
 def keep(batch: pa.Table, shared: Shared[Duplicates], copies: bool) -> pa.Table:

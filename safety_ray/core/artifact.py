@@ -151,6 +151,10 @@ def is_finished(path: str) -> bool:
     return bool(fs.exists(f"{root}/record.json"))
 
 
+ACTIONS = {"finished": "skip", "unfinished": "resume", "absent": "run"}
+"""Action of a run, by the state of an output folder"""
+
+
 def state(path: str) -> str:
     """Return "finished", "unfinished" (a stage began to write it) or "absent"."""
     if is_finished(path):

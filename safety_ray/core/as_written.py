@@ -8,6 +8,7 @@ dict[str, Any] names its types with `setting(..., of=...)`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import re
 import types
@@ -31,6 +32,12 @@ def type_of(cls: Type, key: str) -> Type:
     for name in re.findall(r"[^.\[\]]+", key):
         kind = _inner(kind, name)
     return kind
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Type]:
+    """Return the type of each field of a dataclass; computed once, because Python parses the annotations."""
+    return typing.get_type_hints(cls)
 
 
 def is_text(kind: Type) -> bool:
@@ -76,7 +83,7 @@ def _inner(kind: Type, name: str) -> Type:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         for field in dataclasses.fields(kind):
             if field.name.removesuffix("_") == name:
-                return field.metadata.get("of") or typing.get_type_hints(kind)[field.name]
+                return field.metadata.get("of") or field_types(kind)[field.name]
         return None
     origin: Any = typing.get_origin(kind)
     if origin in (list, dict):

@@ -16,6 +16,7 @@ text as it is written: `mode=off`, `prompt=Note: 007`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -76,7 +78,7 @@ def not_identity(cls: type) -> frozenset[str]:
 
     A nested dataclass with `identity=False` is one key.
     """
-    hints = typing.get_type_hints(cls)
+    hints = as_written.field_types(cls)
     keys: set[str] = set()
     for f in dataclasses.fields(cls):
         if not f.metadata.get("identity", True):
@@ -98,13 +100,19 @@ def describe(cls: type) -> str:
     lines.append("usage: [CONFIG.yaml] [key=value ...]")
     lines.append("")
     for key, kind, default, help in _settings(cls):
-        head = f"  {key}: {kind}" + ("  (required)" if default is REQUIRED else f" = {default}")
+        head = f"  {key}: {kind}" + ("  (required)" if default is REQUIRED else f" = {_as_yaml(default)}")
         lines += [head, *textwrap.wrap(help, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 
+def _as_yaml(value: Any) -> str:
+    """Return a default as it is written in a config file."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("...\n").strip()
+
+
 def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
-    merged: Any = OmegaConf.structured(cls)
+    merged: Any = _defaults(typing.cast(type, cls))
     renamed = {f.name[:-1]: f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.name[-1] == "_"}
     for where, layer in layers:
         if not isinstance(layer, DictConfig):
@@ -127,6 +135,12 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
         ) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{cls.__name__}: {_first_line(error)}") from error
+
+
+@functools.cache
+def _defaults(cls: type) -> DictConfig:
+    """Return the defaults of `cls`, which must not be changed; `OmegaConf.merge` copies them."""
+    return typing.cast(DictConfig, OmegaConf.structured(cls))
 
 
 def _invalid_key(merged: Any, layer: DictConfig) -> str:
@@ -187,7 +201,7 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
 
 def _settings(cls: type, prefix: str = "") -> list[tuple[str, str, Any, str]]:
     """Return (dotted key, type, default, help) of every leaf setting of `cls`, nested ones included."""
-    hints = typing.get_type_hints(cls)
+    hints = as_written.field_types(cls)
     rows: list[tuple[str, str, Any, str]] = []
     for f in dataclasses.fields(cls):
         hint = hints[f.name]

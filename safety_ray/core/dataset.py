@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import cluster, events, filesystem, partition, progress, resume, row_files
+from safety_ray.core import cluster, events, filesystem, parquet, partition, progress, resume, row_files
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column, require
@@ -82,16 +82,18 @@ def count(path: str) -> int:
 
 def count_where(path: str, column: str, values: list[Any]) -> int:
     """Return the number of rows of the dataset at `path` whose `column` is one of `values`."""
-    return int(_rows_of(path).count_rows(filter=pads.field(column).isin(values)))
+    with parquet.readable(path):
+        return int(_rows_of(path).count_rows(filter=pads.field(column).isin(values)))
 
 
 def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
     """Count the rows of the dataset at `path` by their combination of values in the columns `names`."""
     counts: Counter[tuple[Any, ...]] = Counter()
-    for batch in _rows_of(path).to_batches(columns=names):
-        groups = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
-        for row in groups.to_pylist():
-            counts[tuple(row[name] for name in names)] += row["count_all"]
+    with parquet.readable(path):
+        for batch in _rows_of(path).to_batches(columns=names):
+            groups = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
+            for row in groups.to_pylist():
+                counts[tuple(row[name] for name in names)] += row["count_all"]
     return counts
 
 
@@ -103,14 +105,19 @@ def _rows_of(path: str) -> pads.Dataset:
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    with fsspec.open(files(path)[0]) as file:
-        return [name for name in pq.read_schema(file).names if name not in _HIDDEN]
+    return [name for name in schema_of(path).names if name not in _HIDDEN]
+
+
+def schema_of(path: str) -> pa.Schema:
+    """Return the schema of the first file of the dataset at `path`."""
+    name = files(path)[0]
+    with fsspec.open(name) as file, parquet.readable(name):
+        return pq.read_schema(file)
 
 
 def check(path: str, needed: tuple[Column, ...]) -> None:
     """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
-    with fsspec.open(files(path)[0]) as file:
-        schema = pq.read_schema(file)
+    schema = schema_of(path)
     require(needed, [name for name in schema.names if name not in _HIDDEN], f"'{path}'")
     for column in needed:
         kind = schema.field(column.name).type
@@ -150,7 +157,8 @@ def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
     """Return the whole dataset in memory, sorted by id. For small datasets and tests."""
-    rows = _rows_of(path).to_table(columns=names or columns(path))
+    with parquet.readable(path):
+        rows = _rows_of(path).to_table(columns=names or columns(path))
     return rows.sort_by("id") if "id" in rows.column_names else rows
 
 
@@ -243,6 +251,16 @@ def mark_written(out: Artifact, part: str) -> None:
     """Mark `part` of `out` as written, without rows."""
     fs, root = filesystem.find(out.path)
     row_files.finish(fs, root, part)
+
+
+def with_rows(out: Artifact, parts: tuple[str, ...]) -> list[str]:
+    """Return the folders of `parts`, data and rejected, in which rows have been written."""
+    folders = []
+    for part in parts:
+        counts = written(out, part) or Counts(0, 0)
+        rows = {row_files.DATA: counts.rows_out, row_files.REJECTED: counts.rejected}
+        folders += [out.sub(folder, part) for folder, number in rows.items() if number]
+    return folders
 
 
 def drop_rejected(out: Artifact, part: str) -> None:

@@ -19,6 +19,9 @@ import pyarrow as pa
 
 SIZE = 16
 TYPE = pa.binary(SIZE)
+TEXT, ID, HALF = "text_digest", "id_digest", "half"
+ROWS_PER_BLOCK = 4_000_000
+"""rows of digests that one task holds, about 160 MB"""
 Halves = npt.NDArray[np.uint64]
 """(n, 2) digests, each as two integers"""
 
@@ -30,6 +33,12 @@ def digest(values: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
         hashlib.blake2b(text, digest_size=SIZE).digest() for chunk in chunks for text in _bytes(chunk)
     )
     return pa.FixedSizeBinaryArray.from_buffers(TYPE, len(values), [None, pa.py_buffer(data)])
+
+
+def of_rows(batch: pa.Table) -> pa.Table:
+    """Return the digests of each row's text and id, and the first half of the text's, to shuffle by."""
+    texts = digest(batch.column("text"))
+    return pa.table({TEXT: texts, ID: digest(batch.column("id")), HALF: first_half(texts)})
 
 
 def _bytes(values: pa.Array) -> Iterator[memoryview]:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from safety_ray.core import parquet
+
 COMPLETE, INCOMPLETE = "_SUCCESS", "_INCOMPLETE"
 DATA, REJECTED = "data", "rejected"
 _NAME = re.compile(r"(?P<task>.+)-k(?P<kept>\d+)-r(?P<rejected>\d+)\.parquet")
@@ -73,7 +75,7 @@ def footers(fs: Any, names: list[str]) -> list[int]:
     """Return the number of rows of each Parquet file, from its footer."""
 
     def rows(name: str) -> int:
-        with fs.open(name) as file:
+        with fs.open(name) as file, parquet.readable(name):
             return int(pq.read_metadata(file).num_rows)
 
     if not names:

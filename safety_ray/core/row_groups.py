@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray.core import dataset, filesystem
+from safety_ray.core import dataset, filesystem, parquet
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import TOKEN_ROW, require
 
@@ -62,7 +62,7 @@ def load(path: str) -> pa.Table:
     """
     fs, root = filesystem.find(path)
     if fs.exists(f"{root}/{INDEX}"):
-        with fs.open(f"{root}/{INDEX}") as file:
+        with fs.open(f"{root}/{INDEX}") as file, parquet.readable(f"{path.rstrip('/')}/{INDEX}"):
             groups = pq.read_table(file, partitioning=None).cast(SCHEMA)
         _check_files(groups, path)
     else:
@@ -102,7 +102,7 @@ def _groups_of(path: str, name: str) -> list[dict[str, Any]]:
     full = file_path(path, name)
     fs, root = filesystem.find(full)
     groups = []
-    with fs.open(root) as handle:
+    with fs.open(root) as handle, parquet.readable(full):
         file = pq.ParquetFile(handle)
         require(TOKEN_ROW, file.schema_arrow.names, f"'{full}'")
         for group in range(file.num_row_groups):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from safety_ray.core import dataset, filesystem
+from safety_ray.core import dataset, filesystem, parquet
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
@@ -184,10 +184,11 @@ def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
     if ids is not None:
         wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
     # The filter reads texts: few rows at a time, and few batches ahead.
-    scanner = _open(path).scanner(
-        columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
-    )
-    yield from scanner.to_batches()
+    with parquet.readable(path):
+        scanner = _open(path).scanner(
+            columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
+        )
+        yield from scanner.to_batches()
 
 
 def _with_text(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document
@@ -41,6 +40,8 @@ def reading_metrics(
 
 
 def _separation(pairs: list[tuple[Document, Reading]], seed: int, resamples: int) -> dict[str, Any]:
+    from sklearn.metrics import roc_auc_score  # takes a second to import, in each training worker too
+
     rows = [(d.unsafe, r.p_tag, d.group or d.id) for d, r in pairs if r.p_tag is not None]
     labels, p_tags, groups = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     if len(set(labels)) < 2:

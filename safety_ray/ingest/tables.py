@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safety_ray.core import parquet
 from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.columns import field_names
@@ -92,10 +93,8 @@ def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
 
 
 def _open_parquet(path: str, file: ResumableFile) -> pq.ParquetFile:
-    try:
+    with parquet.readable(path):
         return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"'{path}' is not a readable Parquet file: {error}.") from error
 
 
 def _parse(path: str, position: int, line: bytes) -> RawRecord:

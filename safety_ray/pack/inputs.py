@@ -10,10 +10,10 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, dataset, threshold
+from safety_ray.core import artifact, dataset, parquet, threshold
 from safety_ray.core.records import REWRITTEN, SCORED
-from safety_ray.pack import planning, selection, vocabulary
-from safety_ray.pack.selection import CHUNKS, ROOT
+from safety_ray.pack import planning, vocabulary
+from safety_ray.pack.selection import CHUNKS
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -57,22 +57,11 @@ def has_rewritten(config: PackConfig) -> bool:
     return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
 
 
-def roots(config: PackConfig) -> dict[str, str] | None:
-    """Return the root of each rewritten row, a web document.
-
-    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
-    """
-    if not has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
-        return None
-    ids = dataset.table(config.rewritten, ["id", "source_id"])
-    return selection.trace_roots(ids.column("id"), ids.column("source_id"), f"'{config.rewritten}'")
-
-
 def _text_bytes(path: str) -> int:
     """Return the size of the texts of a dataset, from its Parquet footers."""
 
     def size(name: str) -> int:
-        with fsspec.open(name) as file:
+        with fsspec.open(name) as file, parquet.readable(name):
             meta = pq.read_metadata(file)
         chunks = (
             meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)

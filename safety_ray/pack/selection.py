@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from safety_ray.core.cluster import Shared
 from safety_ray.core.dataset import REASON
+from safety_ray.core.digests import DigestSet, digest, halves
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import RAW, RECIPES, SCORES
 from safety_ray.pack.duplicates import Copies
@@ -22,6 +23,7 @@ TRAIN, UNSELECTED, DUPLICATE = "train", "unselected", "duplicate"
 ROOT, ROOT_SCORE, CHUNKS = "root_id", "source_score", "chunk_scores"
 _MAX_DEPTH = 8
 _NO_TEXT = "it has no text"
+_LINKS = pa.schema([("id", pa.large_string()), ("source_id", pa.large_string())])
 
 SELECTED = pa.schema(
     [
@@ -38,6 +40,23 @@ SELECTED = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Roots:
+    """The web documents at the beginning of chains of rewritten rows."""
+
+    ids: DigestSet
+    """n sorted digests of the ids of rows whose source is a rewritten row"""
+    documents: pa.Array
+    """(n,) ids of the web documents"""
+
+    def find(self, batch: pa.Table) -> list[str | None]:
+        """Return the root of each row of `batch` (id, source_id); its source if it is in no chain."""
+        index, found = self.ids.find(halves(digest(batch.column("id"))))
+        roots = self.documents.take(pa.array(index, mask=~found))
+        pairs = zip(roots.to_pylist(), batch.column("source_id").to_pylist(), strict=True)
+        return [source if root is None else root for root, source in pairs]
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The settings of the selection, and what must be known of rows in other files."""
@@ -51,8 +70,8 @@ class Selection:
     """only chunks of a text that are unsafe themselves contain tags"""
     heldout: Hashes | Shared[Hashes] | None = None
     """sorted hashes of the web documents that the column `split` holds out; None: `heldout_share` decides"""
-    roots: dict[str, str] | None = None
-    """root of each rewritten row that was made from another rewritten row"""
+    roots: Roots | Shared[Roots] | None = None
+    """roots of rewritten rows that were made from other rewritten rows"""
     copies: Copies | Shared[Copies] | None = None
     """web documents whose text is that of another one; None: they are used as all others"""
 
@@ -69,11 +88,20 @@ class Selection:
             for copy, of_copy, own in zip(found, copies_heldout, heldout, strict=True)
         ]
 
+    def find_roots(self, batch: pa.Table) -> list[str | None]:
+        """Return the root of each rewritten row, by its column `root_id` or its chain of sources."""
+        if self.roots is None or ROOT in batch.column_names:
+            column = ROOT if ROOT in batch.column_names else "source_id"
+            known: list[str | None] = batch.column(column).to_pylist()
+            return known
+        return (self.roots.get() if isinstance(self.roots, Shared) else self.roots).find(batch)
+
     def find_copies(self, documents: list[str | None]) -> tuple[list[bool], list[bool]]:
         """Return which web documents are copies, and which of them have a canonical row that is held out."""
         if self.copies is None:
             return [False] * len(documents), [False] * len(documents)
-        return (self.copies.get() if isinstance(self.copies, Shared) else self.copies).find(documents)
+        copies = self.copies.get() if isinstance(self.copies, Shared) else self.copies
+        return copies.find(pa.array(documents, pa.string()))
 
 
 def only_trained(batch: pa.Table) -> pa.Table:
@@ -82,12 +110,15 @@ def only_trained(batch: pa.Table) -> pa.Table:
     return pa.table({"text": pc.if_else(trained, batch.column("text"), None)})
 
 
-def trace_roots(ids: pa.ChunkedArray, sources: pa.ChunkedArray, where: str) -> dict[str, str]:
-    """Return the root of each rewritten row whose source is a rewritten row, by the row's id.
+def trace_roots(tables: list[pa.Table], where: str) -> Roots:
+    """Trace the rewritten rows of `tables` (id, source_id) whose source is a rewritten row.
 
     Raises UserError if a chain of sources is a cycle or longer than eight rows. `where` names the dataset.
     """
-    ids, sources = (c.cast(pa.large_string()).combine_chunks() for c in (ids, sources))
+    rows = pa.concat_tables(
+        [_LINKS.empty_table(), *(table.select(_LINKS.names).cast(_LINKS) for table in tables)]
+    )
+    ids, sources = (column.combine_chunks() for column in rows.columns)
     own = pa.array(range(len(ids)), pa.int32())
     parents = pc.index_in(sources, value_set=ids)
     # A rewritten row may have the same id as the web document it was made from: that is no cycle.
@@ -105,8 +136,8 @@ def trace_roots(ids: pa.ChunkedArray, sources: pa.ChunkedArray, where: str) -> d
             f"{where}: the source_id of '{row}' leads through more than {_MAX_DEPTH} rewritten rows or in a "
             "cycle; it must lead to a web document."
         )
-    roots = sources.take(ends)
-    return dict(zip(ids.filter(chained).to_pylist(), roots.filter(chained).to_pylist(), strict=True))
+    found, order = DigestSet.of(halves(digest(ids.filter(chained))))
+    return Roots(found, sources.take(ends).filter(chained).take(pa.array(order)))
 
 
 def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
@@ -141,11 +172,7 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
 
 def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
     """Return rewritten documents as rows of SELECTED; none is unsafe, whatever its score (section 4)."""
-    if ROOT in batch.column_names:
-        roots = batch.column(ROOT).to_pylist()
-    else:
-        known, sources = selection.roots or {}, batch.column("source_id").to_pylist()
-        roots = [known.get(i, s) for i, s in zip(batch.column("id").to_pylist(), sources, strict=True)]
+    roots = selection.find_roots(batch)
     scores = batch.column(ROOT_SCORE).to_pylist() if ROOT_SCORE in batch.column_names else [None] * len(batch)
     rows = []
     for id, text, recipe, root, score, heldout in zip(

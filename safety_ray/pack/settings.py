@@ -46,7 +46,7 @@ class PackConfig:
         "recipes of the rewritten documents to train on", factory=lambda: list(RECIPES)
     )
     keep_duplicates: bool = setting(
-        "use each of the web documents with the same text; false: one of them, by a hash of the ids",
+        "use each of the web documents with the same text; false: one of them, by a digest of the ids",
         default=False,
     )
     mixture: dict[str, Any] = setting(

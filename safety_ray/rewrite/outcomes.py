@@ -1,4 +1,4 @@
-"""Count accepted and rejected rows by kind of reason, for the record of a rewriting run.
+"""Count accepted and rejected rows by kind of reason, and tokens, for the record of a rewriting run.
 
 A retried row is deleted from the rejected rows of its first attempt. Its reason is counted before, in
 `<output>/outcomes/<part>.json`.
@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
+
+import pyarrow.compute as pc
 
 from safety_ray.core import dataset, filesystem
 from safety_ray.core.artifact import Artifact
+from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite.acceptance import KINDS, reason_kind
 
 OUTCOMES = "outcomes"
@@ -53,3 +57,21 @@ def read_outcomes(out: Artifact, parts: Iterable[str]) -> dict[str, dict[str, in
         if counts.rows_out or reasons:
             outcomes[part] = {"accepted": counts.rows_out, **reasons}
     return outcomes
+
+
+def count_tokens(generated: str) -> dict[str, Any]:
+    """Return and print the tokens of all replies below the folder `generated`; {} if none were counted."""
+    fs, root = filesystem.find(generated)
+    if not fs.exists(root):
+        return {}
+    columns = dataset.table(generated, list(USAGE))
+    tokens = {name: pc.sum(columns.column(name)).as_py() or 0 for name in USAGE}
+    if not tokens["prompt_tokens"]:
+        return {}
+    share = tokens["cached_tokens"] / tokens["prompt_tokens"]
+    print(
+        f"{tokens['prompt_tokens']:,} prompt tokens ({share:.0%} from the prefix cache), "
+        f"{tokens['reply_tokens']:,} reply tokens",
+        flush=True,
+    )
+    return {"tokens": tokens}

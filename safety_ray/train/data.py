@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safety_ray.core import filesystem, row_groups
+from safety_ray.core import filesystem, parquet, row_groups
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN, stable_hash
@@ -100,7 +100,7 @@ class TokenRows:
             return self._cache[g]
         fs, name = filesystem.find(self._file(g))
         # pre_buffer joins the reads of all columns; a cache of the file would read far beyond them.
-        with fs.open(name, cache_type="none") as handle:
+        with fs.open(name, cache_type="none") as handle, parquet.readable(name):
             file = pq.ParquetFile(handle, pre_buffer=True)
             table = file.read_row_group(int(self._groups[g]), columns=_columns(file)).combine_chunks()
         row = table.column("row").to_numpy()

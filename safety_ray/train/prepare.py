@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
-from safety_ray.core import artifact, dataset, records, row_groups, tag
+from safety_ray.core import artifact, dataset, parquet, records, row_groups, tag
 from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
@@ -103,7 +103,7 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
     if not names:
         raise UserError(f"chats: '{path}' contains no .jsonl or .parquet file.")
     for name in names:
-        with fs.open(name) as file:
+        with fs.open(name) as file, parquet.readable(name):
             rows = _parquet_rows(file) if name.endswith(".parquet") else _json_rows(file)
             for number, row in enumerate(rows, start=1):
                 id = row.get("id") if isinstance(row, dict) else None

@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
-from endpoint import Endpoint, completion
+from audit_population import LEVELS, drawn, population, truth
 from matplotlib.image import imread
 from scipy.stats import beta
 from sklearn.metrics import precision_score, recall_score
 
 from jobs.audit import AuditConfig, audit_scores
 from safety_ray.audit.audit import Strata, choose, estimate, per_score, per_threshold
-from safety_ray.audit.sampling import confusion, merge, select_ids, tally
+from safety_ray.audit.sampling import merge, tally
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
 
-LEVELS = np.arange(6)
 HOW = {"draws": 2000, "seed": 0}
-# Most documents are safe and score 0; few unsafe ones hide there, and the highest score is often wrong.
-SHARES = [0.70, 0.12, 0.08, 0.05, 0.03, 0.02]
-TRUTH = [
-    [0.90, 0.06, 0.025, 0.01, 0.003, 0.002],
-    [0.45, 0.40, 0.09, 0.04, 0.01, 0.01],
-    [0.25, 0.20, 0.40, 0.10, 0.03, 0.02],
-    [0.15, 0.10, 0.15, 0.45, 0.10, 0.05],
-    [0.10, 0.05, 0.10, 0.15, 0.50, 0.10],
-    [0.30, 0.20, 0.05, 0.05, 0.10, 0.30],
-]
-
-
-def population(number: int) -> pa.Table:
-    rng = np.random.default_rng(11)
-    scores = rng.choice(6, size=number, p=SHARES)
-    labels = [int(rng.choice(6, p=TRUTH[s])) for s in scores]
-    texts = ["x" * (10 + 5 * s) for s in scores]
-    columns = {"id": [f"d{n}" for n in range(number)], "text": texts, "score": scores.astype(np.int8)}
-    return pa.table({**columns, "label": pa.array(labels, pa.int8())})
-
-
-def drawn(table: pa.Table, per_score: int, seed: int, block: int = 1000) -> Strata:
-    """Sample and label `table` as the stage does."""
-    cut = [table.slice(n, block) for n in range(0, len(table), block)]
-    sizes, ids = merge((tally(t, seed=seed, per_score=per_score, labels="label") for t in cut), per_score)
-    return Strata(sizes["documents"], confusion(select_ids(table, pa.array(ids)), "label"))
-
-
-def truth(table: pa.Table, threshold: int, unsafe_from: int) -> dict[str, float]:
-    flagged = np.array(table.column("score")) >= threshold
-    unsafe = np.array(table.column("label")) >= unsafe_from
-    return {"precision": precision_score(unsafe, flagged), "recall": recall_score(unsafe, flagged)}
 
 
 def test_audit_matches_sklearn_on_full_sample() -> None:
@@ -86,34 +51,6 @@ def test_audit_interval_matches_jeffreys_for_one_stratum(hits: int, n: int) -> N
     low, high = beta.ppf([0.025, 0.975], hits + 0.5, n - hits + 0.5)
     low, high = (low if hits else 0.0), (high if hits < n else 1.0)  # Brown, Cai and DasGupta (2001)
     assert found["precision_interval"] == pytest.approx([low, high], abs=4e-3)
-
-
-def test_audit_estimates_are_unbiased_and_intervals_cover_truth() -> None:
-    """In 200 samples of one population, 95 % intervals contain the true value in at least 90 %."""
-    table = population(8000)
-    wanted = {t: truth(table, t, 3) for t in range(1, 6)}
-    seeds, found = range(200), {}
-    for seed in seeds:
-        rows = per_threshold(drawn(table, per_score=100, seed=seed), 3, {}, draws=1000, seed=seed)
-        for row in rows:
-            for name in ("precision", "recall"):
-                low, high = row[f"{name}_interval"]
-                value = wanted[row["threshold"]][name]
-                found.setdefault((row["threshold"], name), []).append((row[name], low <= value <= high))
-    covered = []
-    for (threshold, name), results in found.items():
-        values = np.array([value for value, _ in results])
-        value, error = wanted[threshold][name], values.std() / np.sqrt(len(values))
-        # A ratio of two estimates has a small bias; two points are far less than an interval's width.
-        assert abs(values.mean() - value) < 3 * error + 0.02, (threshold, name, values.mean(), value)
-        share = np.mean([inside for _, inside in results])
-        covered.append(share)
-        assert share >= 0.90, (threshold, name, share)
-    assert np.mean(covered) >= 0.93
-    # Without the strata's weights the same samples give a recall that is far from the truth.
-    strata = drawn(table, per_score=100, seed=0)
-    unweighted = strata.labels[3:, 3:].sum() / strata.labels[:, 3:].sum()
-    assert abs(unweighted - wanted[3]["recall"]) > 0.2
 
 
 def test_audit_sample_depends_only_on_seed_and_id() -> None:
@@ -187,46 +124,6 @@ def test_audit_stage_writes_report_from_label_column(
     assert "from score" in capsys.readouterr().out
     assert imread(tmp_path / "out" / "audit.png").shape[0] > 300
     assert audit_scores(config) == record
-
-
-def test_audit_stage_labels_sample_by_judge_and_counts_rejected(tmp_path: Path, ray_cluster: None) -> None:
-    table = population(120)
-    texts = [
-        f"MUTE {n}" if n == 7 else f"A page. LABEL-{label}"
-        for n, label in enumerate(table["label"].to_pylist())
-    ]
-    # A column `label` of the input is not the truth here: the judge's labels are.
-    wrong = pa.array([5 - label for label in table["label"].to_pylist()], pa.int8())
-    scored = pa.table({"id": table["id"], "text": texts, "score": table["score"], "label": wrong})
-    dataset.write_table(scored, str(tmp_path / "in" / "a.parquet"))
-
-    def judge(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        document = body["messages"][1]["content"].split("<<<DOCUMENT", 1)[1]
-        assert "score" not in document
-        if "MUTE" in document:
-            return 200, completion("no")
-        score = int(document.split("LABEL-")[1][0])
-        return 200, completion(json.dumps({"score": score, "reason": "r"}))
-
-    with Endpoint(judge) as endpoint:
-        values = {
-            "scored": str(tmp_path / "in"), "output": str(tmp_path / "out"), "per_score": 500,
-            "judge": {"kind": "openai", "model": "m", "base_url": endpoint.url, "api_key_env": ""},
-        }  # fmt: skip
-        record = audit_scores(from_dict(AuditConfig, values))
-    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (120, 119, 1)
-    assert record["labelled_by"] == "openai:m"
-    (rejected,) = pads.dataset(tmp_path / "out" / "rejected", format="parquet").to_table().to_pylist()
-    assert rejected["id"] == "d7"
-    found = json.loads((tmp_path / "out" / "audit.json").read_text())
-    kept = table.filter(pa.array([n != 7 for n in range(120)]))
-    by_score = np.array(kept["score"]), np.array(kept["label"])
-    for row in found["scores"]:
-        expected = np.bincount(by_score[1][by_score[0] == row["score"]], minlength=6)
-        assert row["labels"] == expected.tolist()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "README.md", "audit.json", "audit.png", "config.json", "data", "record.json", "rejected",
-    ]  # fmt: skip
 
 
 def test_audit_rejects_invalid_settings_and_inputs(tmp_path: Path, ray_cluster: None) -> None:

@@ -123,6 +123,32 @@ def test_chats_spell_added_tokens_in_tools(tokenizer: Any) -> None:
     assert control == tokenizer.convert_tokens_to_ids(list(of_template))
 
 
+PARTS = (  # as Qwen 3: the reasoning of the last reply is cut out and put back in
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if '</think>' in m.content %}"
+    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% if loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}"
+    "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("text", ["<think>\na<|im_end|>b\n</think>\n\nc", "<think>\n\n</think>\n\nc  "])
+def test_training_learns_reasoning_that_template_takes_apart(tokenizer: Any, text: str) -> None:
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = PARTS
+    training = TrainingChatEncoder(tokenizer, seed=0, tag_id=None, tagged_share=0.0, tag_rate=0.0)
+    user, reply = {"role": "user", "content": "why"}, {"role": "assistant", "content": text}
+    chat = training.encode("a", {"messages": [user, reply]})
+    learned = tokenizer.decode([i for i, learn in zip(chat.ids, chat.learn, strict=True) if learn])
+    assert learned == f"{text}{CHAT_END}"
+    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(chat.ids[: chat.learn.index(True)]) == prompt
+    with pytest.raises(Unusable, match="alters message 1"):
+        training.encode("a", {"messages": [user, reply, user, {"role": "assistant", "content": "d"}]})
+    with pytest.raises(Unusable, match="alters message 1"):  # the template adds line breaks
+        training.encode("a", {"messages": [user, {**reply, "content": "<think>a</think>c"}]})
+
+
 def test_training_rejects_reasoning_that_template_removes(tokenizer: Any) -> None:
     user, answer = {"role": "user", "content": "why?"}, {"role": "assistant", "content": "a<think>b</think>c"}
     render = partial(tokenizer.apply_chat_template, tokenize=False)

@@ -324,9 +324,9 @@ def test_config_help_lists_type_default_and_meaning(capsys: pytest.CaptureFixtur
     for head, meaning in [
         ("output: str  (required)", "folder to write"),
         ("rows: int = 10", "rows at most"),
-        ("strict: bool = False", "whether to fail"),
-        ("styles: list[str] = ['talk', 'story']", "styles to sample from"),
-        ("limit: int | none = None", "a limit, or none"),
+        ("strict: bool = false", "whether to fail"),
+        ("styles: list[str] = [talk, story]", "styles to sample from"),
+        ("limit: int | none = null", "a limit, or none"),
         ("engine.kind: template | vllm = template", "which engine"),
         ("engine.args: dict[str, Any] = {}", "anything the engine takes"),
     ]:

@@ -136,6 +136,19 @@ def test_dataset_read_rejects_missing_column_and_empty_folder(tmp_path: Path) ->
         dataset.files(str(tmp_path / "empty"))
 
 
+def test_dataset_names_file_that_is_not_parquet(tmp_path: Path) -> None:
+    source = documents(tmp_path / "in", 3)
+    (tmp_path / "in" / "z.parquet").write_bytes(b"PAR1 no PAR1")
+    counts = [lambda: dataset.count(source), lambda: dataset.count_where(source, "id", ["a"])]
+    reads = [lambda: dataset.table(source), lambda: dataset.count_groups(source, ["id"])]
+    for read in [*counts, *reads]:
+        with pytest.raises(UserError, match=r"in.* is not a readable Parquet file: .*[^.]\.$"):
+            read()
+    (tmp_path / "in" / "a.parquet").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"a\.parquet' is not a readable Parquet file"):
+        dataset.columns(source)
+
+
 def test_dataset_reads_folder_whose_name_has_brackets(tmp_path: Path) -> None:
     source = documents(tmp_path / "run[1]" / "a?", 3)
     assert dataset.columns(source) == ["id", "text", "colour"]

@@ -26,6 +26,7 @@ from safety_ray.evaluate.judges import JUDGES, Answer
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "max_documents": 12, "max_prompts": 6, "prompt_words": 5, "max_new_tokens": 6, "resamples": 200,
+    "workers": 1,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
@@ -60,7 +61,12 @@ class Archive:
             kind,
             payload=io.BytesIO(body),
             http_headers=head,
-            warc_headers_dict=warc or {},
+            # Without these, warcio takes random bits and the time, so no two archives are equal.
+            warc_headers_dict={
+                "WARC-Record-ID": f"<urn:uuid:{uuid5(NAMESPACE_URL, f'{len(self.offsets)} {url}')}>",
+                "WARC-Date": "2026-01-01T00:00:00Z",
+                **(warc or {}),
+            },
             warc_content_type=content_type,
         )
         self.writer.write_record(record)

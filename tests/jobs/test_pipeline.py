@@ -1,4 +1,7 @@
-"""A small pipeline up to token rows, on a user's own documents; tests/slow/ tests the whole pipeline."""
+"""A small pipeline on a user's own documents with their own classifier, up to token rows.
+
+tests/slow/test_whole_pipeline.py runs all stages.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ from safety_ray.core import dataset
 from safety_ray.core.config import load
 from safety_ray.core.errors import UserError
 
-NAMES = ["corpus", "ingest", "fit", "score", "rewrite", "report", "pack"]
+NAMES = ["ingest", "score", "rewrite", "report", "pack"]
 DOCUMENTS = 120
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> PipelineConfig:
+def config(tmp_path_factory: pytest.TempPathFactory, corpus: Path, classifier: Path) -> PipelineConfig:
     folder = tmp_path_factory.mktemp("pipeline")
     rows = dataset.table(str(corpus), ["id", "text"]).to_pylist()
     chosen = rows[:: len(rows) // DOCUMENTS][:DOCUMENTS]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
     words = ["rewrite.engine.kind=template", "rewrite.attempts=1", "until=pack"]
-    return small(folder / "runs", f"input={folder}/pages.jsonl", *words)
+    return small(folder / "runs", f"input={folder}/pages.jsonl", f"classifier={classifier}", *words)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_pipeline_plan_shows_finished_and_selected_stages(
     assert state["score"] == ["finished", "-"]
     assert state["report"] == ["finished", "skip"]
     assert state["pretrain"] == ["absent", "run"]
-    assert list(state)[:3] == ["corpus", "ingest", "fit"]
+    assert list(state)[:3] == ["ingest", "score", "rewrite"]
 
 
 def test_pipeline_only_repeats_one_stage_on_finished_inputs(output: Path, config: PipelineConfig) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from small_pipeline import DEMO
 
-from jobs.pipeline import PipelineConfig, config_of, run_pipeline, selected, stages_of
+from jobs.pipeline import PipelineConfig, check_evaluation, config_of, run_pipeline, selected, stages_of
+from safety_ray.core import dataset
 from safety_ray.core.config import load
 from safety_ray.core.errors import UserError
 
@@ -122,6 +124,24 @@ def test_pipeline_plan_names_rewriters_and_classifier(
         assert f"rewrite.engine.kind={kind}" in sentence
     run_pipeline(load(PipelineConfig, [*words, TEMPLATE]))
     assert "Nothing" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scores", [(0, 0), (0, 5)])
+def test_pipeline_checks_heldout_documents_before_training(
+    tmp_path: Path, pages: str, scores: tuple[int, int]
+) -> None:
+    pipeline = load(PipelineConfig, [DEMO, f"output={tmp_path}/runs", f"input={pages}", TEMPLATE])
+    stages = stages_of(pipeline)
+    configs = {stage.name: config_of(stage, pipeline) for stage in stages}
+    texts = ["How to make a quiet soup with many more words than a prompt has at all times. " * 9] * 2
+    table = pa.table({"id": ["a", "b"], "text": texts, "score": scores})
+    dataset.write_table(table, f"{pipeline.output}/pack/heldout/heldout.parquet")
+    if max(scores):
+        check_evaluation(stages, configs)
+        return
+    with pytest.raises(UserError, match=r"^evaluate: .* 0 unsafe ones .* \(until=pretrain\)\.$"):
+        check_evaluation(stages, configs)
+    check_evaluation([stage for stage in stages if stage.name != "evaluate"], configs)
 
 
 def test_pipeline_rejects_named_classifier_before_first_stage(tmp_path: Path, pages: str) -> None:

@@ -48,38 +48,49 @@ def settings(tmp_path: Path, url: str, **more: Any) -> ScoreConfig:
 def test_ensemble_keeps_both_scores_and_takes_maximum(
     tmp_path: Path, ray_cluster: None, classifier: Path
 ) -> None:
-    table = pa.table({"id": list(TEXTS), "text": list(TEXTS.values()), "colour": ["red"] * 4})
-    dataset.write_table(table, str(tmp_path / "in" / "a.parquet"))
+    # Each text occurs three times, in two files.
+    ids = [f"{name}-{n}" for n in range(3) for name in TEXTS]
+    table = pa.table({"id": ids, "text": [TEXTS[i.split("-")[0]] for i in ids], "colour": ["red"] * 12})
+    dataset.write_table(table.slice(0, 7), str(tmp_path / "in" / "a.parquet"))
+    dataset.write_table(table.slice(7), str(tmp_path / "in" / "b.parquet"))
     with Endpoint(judge) as endpoint:
         config = settings(tmp_path, endpoint.url, scorers="both", classifier=str(classifier))
         record = score_documents(config)
+        asked = [r for r in endpoint.requests if r["path"].endswith("/chat/completions")]
         requests = len(endpoint.requests)
         assert score_documents(config) == record
         assert len(endpoint.requests) == requests
-    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (4, 3, 1)
+    assert len(asked) == 5, "four texts, and the one that gave no judgement once more"
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (12, 9, 3)
+    assert (record["scored_texts"], record["copies"]) == (4, 8)
     assert (record["judge"], record["judge_shortened"]) == ("openai:judge-7b", 0)
     fitted = artifact.read_record(str(classifier))
     assert fitted is not None
     assert record["inputs"]["classifier"] == fitted["fingerprint"]
     own = dict(zip(TEXTS, Classifier.load(classifier).predict(list(TEXTS.values())), strict=True))
     assert own["threat"].score > 2, "the two scorers must disagree for this test to say anything"
-    rows = {r["id"]: r for r in dataset.table(str(tmp_path / "out")).to_pylist()}
-    require(SCORED, list(rows["soup"]), "out")
-    for id, row in rows.items():
-        assert row["classifier_score"] == own[id].score
-        assert row["probs"] == pytest.approx(own[id].probs, abs=0.02)
-        assert row["chunk_scores"] == own[id].chunk_scores
-        assert (row["judge_score"], row["judge_reason"]) == (JUDGED[id], f"it says {JUDGED[id]}")
+    rows = dataset.table(str(tmp_path / "out")).to_pylist()
+    assert sorted(row["id"] for row in rows) == sorted(i for i in ids if "mute" not in i)
+    require(SCORED, list(rows[0]), "out")
+    for row in rows:
+        name = row["id"].split("-")[0]
+        assert row["text"] == TEXTS[name]
+        assert row["classifier_score"] == own[name].score
+        assert row["probs"] == pytest.approx(own[name].probs, abs=0.02)
+        assert row["chunk_scores"] == own[name].chunk_scores
+        assert (row["judge_score"], row["judge_reason"]) == (JUDGED[name], f"it says {JUDGED[name]}")
         assert row["judged_by"] == "openai:judge-7b"
-        assert row["score"] == max(own[id].score, JUDGED[id])
+        assert row["score"] == max(own[name].score, JUDGED[name])
         assert row["colour"] == "red"
-    (rejected,) = pads.dataset(tmp_path / "out" / "rejected", format="parquet").to_table().to_pylist()
-    assert (rejected["id"], rejected["score"], rejected["classifier_score"]) == (
-        "mute",
-        None,
-        own["mute"].score,
-    )
-    assert rejected["rejected_reason"] == "the judge's reply is not a JSON object"
+    rejected = [
+        row
+        for file in (tmp_path / "out" / "rejected").rglob("*.parquet")
+        for row in pads.dataset(file, format="parquet").to_table().to_pylist()
+    ]
+    assert sorted(row["id"] for row in rejected) == ["mute-0", "mute-1", "mute-2"]
+    for row in rejected:
+        assert (row["score"], row["classifier_score"]) == (None, own["mute"].score)
+        assert row["rejected_reason"] == "the judge's reply is not a JSON object"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "config.json", "data", "record.json", "rejected",
     ]  # fmt: skip

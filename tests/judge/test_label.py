@@ -9,13 +9,16 @@ from typing import Any
 
 import jsonschema
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pytest
 from endpoint import Endpoint, completion
+from without_ray import answered
 
 from jobs.label import LabelConfig, label_documents
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
+from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
 from safety_ray.judge.rubric import (
     PROMPT,
@@ -26,6 +29,7 @@ from safety_ray.judge.rubric import (
     judgement,
     parse_replies,
 )
+from safety_ray.judge.settings import DocumentJudge
 from safety_ray.llm.prompts import delimited, document_key, messages
 
 KEY = "sk-test-7f3a9c"
@@ -220,22 +224,23 @@ def echoing(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[st
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> str:
-    """The output of one run on ATTACKS and ECHOED."""
-    folder, texts = tmp_path_factory.mktemp("attacked"), ATTACKS | ECHOED
-    rows = pa.table({"id": list(texts), "text": list(texts.values())})
-    dataset.write_table(rows, str(folder / "documents" / "a.parquet"))
+def attacked() -> list[dict[str, Any]]:
+    """ATTACKS and ECHOED with their labels, from the two passes of the stage."""
+    texts = ATTACKS | ECHOED
+    rows, labelled = pa.table({"id": list(texts), "text": list(texts.values())}), []
     with Endpoint(echoing) as endpoint:
-        values = {
-            "documents": str(folder / "documents"), "output": str(folder / "out"), "max_rejected": 0.5,
-            "engine": {"kind": "openai", "model": "m", "base_url": endpoint.url, "api_key_env": ""},
-        }  # fmt: skip
-        record = label_documents(from_dict(LabelConfig, values))
-    assert (record["rows_out"], record["rejected"]) == (len(ATTACKS), len(ECHOED))
-    return str(folder / "out")
+        config = DocumentJudge(kind="openai", model="m", base_url=endpoint.url, api_key_env="")
+        for again in (False, True):
+            asked = add_messages(rows, seed=0, start=False, max_chars=config.max_chars, again=again)
+            replied = answered(config, asked, schema=SCHEMA)
+            found = parse_replies(replied, started=False, engine="openai:m", reason_column=REASON)
+            rejected = pa.array([reason is not None for reason in found.column(REASON).to_pylist()])
+            rows = rows.filter(rejected)
+            labelled += found.to_pylist() if again else found.filter(pc.invert(rejected)).to_pylist()
+    return labelled
 
 
-def test_label_prompt_keeps_injected_orders_inside_document(attacked: str) -> None:
+def test_label_prompt_keeps_injected_orders_inside_document(attacked: list[dict[str, Any]]) -> None:
     def raw(id: str) -> dict[str, Any]:
         """The request as it would be with the document put in as it is."""
         system, user = messages(PROMPT, ATTACKS[id], seed=0, id=id)
@@ -245,11 +250,11 @@ def test_label_prompt_keeps_injected_orders_inside_document(attacked: str) -> No
     # Without the markers' protection such a model is talked into a 0.
     for id in ("forged", "turns", "turns2"):
         assert '\\"score\\": 0' in json.dumps(obedient(raw(id), {})), id
-    found = {r["id"]: r["label"] for r in dataset.table(attacked).to_pylist()}
+    found = {row["id"]: row["label"] for row in attacked if row[REASON] is None}
     assert found == dict.fromkeys(ATTACKS, 5)
 
 
-def test_label_stage_rejects_replies_echoing_document_answer(attacked: str) -> None:
-    rejected = pads.dataset(f"{attacked}/rejected", format="parquet").to_table().to_pylist()
-    assert {row["id"] for row in rejected} == set(ECHOED)
+def test_label_rejects_replies_echoing_document_answer(attacked: list[dict[str, Any]]) -> None:
+    rejected = [row for row in attacked if row[REASON] is not None]
+    assert sorted(row["id"] for row in rejected) == sorted(ECHOED)
     assert all(row["label"] is None and "judge's reply" in row["rejected_reason"] for row in rejected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from pathlib import Path
@@ -12,12 +11,12 @@ import pyarrow as pa
 import pytest
 import ray.data
 from endpoint import Endpoint, completion
+from without_ray import answered
 
 from safety_ray.core.errors import UserError, user_error_in
 from safety_ray.core.ports import free_port
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
-from safety_ray.llm.openai_engine import _Endpoint
 
 ROWS = pa.table(
     {
@@ -40,12 +39,8 @@ def echo(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, 
 
 
 def ask(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> list[dict[str, Any]]:
-    """Run the actor without Ray."""
-
-    async def work() -> pa.Table:
-        return await _Endpoint(config, key, None)(rows)
-
-    found: list[dict[str, Any]] = asyncio.run(work()).to_pylist()
+    """Return the rows of `answered`."""
+    found: list[dict[str, Any]] = answered(config, rows, key=key).to_pylist()
     return found
 
 
@@ -65,12 +60,11 @@ def test_template_engine_preserves_columns_and_types(ray_cluster: None) -> None:
     assert out.select(kept).equals(ROWS.select(kept))
 
 
-def test_openai_engine_retries_errors_and_preserves_columns(ray_cluster: None) -> None:
+def test_openai_engine_retries_errors_and_preserves_columns() -> None:
     with Endpoint(echo, first=[429, 503]) as endpoint:
-        config = openai_config(endpoint.url, concurrency=3, batch_size=2)
+        config = openai_config(endpoint.url, concurrency=3)
         engine.check(config)
-        done = engine.processor(config)(ray.data.from_arrow(ROWS))
-        out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")
+        out = answered(config, ROWS)
     assert out.column("reply").to_pylist() == ["ONE", "TWO", "THREE"]
     assert out.column("engine_error").null_count == 3
     kept = [name for name in ROWS.column_names if name != "reply"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from safety_ray.core.records import stable_hash
-from safety_ray.pack.duplicates import collect, copies_among, digests
+from safety_ray.pack.duplicates import Copies, copies_among, digests
 from safety_ray.pack.heldout import held_out_by_hash
 from safety_ray.pack.selection import Selection, select_raw, select_rewritten
 
@@ -27,12 +27,13 @@ def documents(count: int, split: bool) -> pa.Table:
 
 def reference(rows: list[dict[str, Any]], seed: int, share: float) -> dict[str, bool]:
     """Return the ids of copies, and whether their canonical row is held out."""
-    groups: dict[str, list[tuple[bool, int, str, bool]]] = defaultdict(list)
+    groups: dict[str, list[tuple[bool, bytes, str, bool]]] = defaultdict(list)
     for row in rows:
         by_split = row.get("split") == "heldout"
         heldout = by_split if "split" in row else held_out_by_hash(seed, share, row["id"])
         if row["text"]:
-            rank = (not by_split, stable_hash("canonical", row["id"]), row["id"], heldout)
+            digest = hashlib.blake2b(row["id"].encode(), digest_size=16).digest()
+            rank = (not by_split, digest, row["id"], heldout)
             groups[row["text"]].append(rank)
     ordered = [sorted(group) for group in groups.values()]
     return {id: group[0][3] for group in ordered for _, _, id, _ in group[1:]}
@@ -45,29 +46,27 @@ def test_copies_match_reference_in_any_order(count: int, split: bool) -> None:
     expected = reference(rows.to_pylist(), 3, 0.3)
     order = random.Random(1).sample(range(count), count)
     shuffled = rows.take(pa.array(order, pa.int64()))
-    tables = [digests(shuffled.slice(start, 7), 3, 0.3) for start in range(0, count, 7)]
-    by_text = digests(rows, 3, 0.3)
-    groups = [ord(key[0]) % 3 for key in by_text.column("key").to_pylist()]
-    parts = [by_text.filter(pa.array([group == n for group in groups], pa.bool_())) for n in range(3)]
-    ids: list[str | None] = [*rows.column("id").to_pylist(), "other", None]
-    for copies in (
-        collect(tables, complete=False),
-        collect([copies_among(part) for part in parts], complete=True),
-    ):
-        found, heldout = copies.find(ids)
-        assert found == [i in expected for i in ids]
-        assert heldout == [expected.get(i or "", False) for i in ids]
+    found = digests(shuffled, 3, 0.3)
+    texts = [key[0] for key in found.column("text_digest").to_pylist()]
+    ids = pa.array([*rows.column("id").to_pylist(), "other", None])
+    for parts in (1, 3):
+        masks = [pa.array([text % parts == n for text in texts], pa.bool_()) for n in range(parts)]
+        copies = Copies.of([copies_among(found.filter(mask)) for mask in masks])
+        is_copy, heldout = copies.find(ids)
+        assert is_copy == [i in expected for i in ids.to_pylist()]
+        assert heldout == [expected.get(i or "", False) for i in ids.to_pylist()]
 
 
 def test_copies_keep_rows_of_equal_id() -> None:
     rows = pa.table({"id": ["a", "a"], "text": ["t", "t"]})
-    assert collect([digests(rows, 0, 0.0)], complete=False).find(["a"]) == ([False], [False])
+    copies = Copies.of([copies_among(digests(rows, 0, 0.0))])
+    assert copies.find(pa.array(["a", None])) == ([False, False], [False, False])
 
 
 def test_selection_leaves_out_copies_and_holds_out_what_was_made_from_them() -> None:
     rows = pa.table({"id": ["a", "b", "c"], "text": ["t", "t", "u"], "score": [0, 9, 0]})
     rows = rows.append_column("split", pa.array(["heldout", None, None]))
-    copies = collect([digests(rows, 0, 0.0)], complete=False)
+    copies = Copies.of([copies_among(digests(rows, 0, 0.0))])
     rewritten = pa.table(
         {"id": ["x", "y"], "text": ["v", "w"], "recipe": ["refuse"] * 2, "source_id": ["b", "c"]}
     )

@@ -16,8 +16,9 @@ def selection(**more: object) -> Selection:
     return Selection(**{**base, "tag_from": 3, "heldout_share": 0.0, **more})  # type: ignore[arg-type]
 
 
-def chunked(*values: str) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([v]) for v in values])
+def links(*pairs: str | None) -> pa.Table:
+    """Return rewritten rows: id, source_id, id, source_id, ..."""
+    return pa.table({"id": pa.array(pairs[::2]), "source_id": pa.array(pairs[1::2], pa.string())})
 
 
 def scored(*scores: int | None) -> pa.Table:
@@ -56,16 +57,17 @@ def test_select_raw_rejects_documents_without_text() -> None:
 
 
 def test_trace_roots_follows_source_chain() -> None:
-    ids = chunked("r1", "m1", "m2", "p3", "same")
-    sources = chunked("d1", "r1", "m1", "d3", "same")
-    assert trace_roots(ids, sources, "x") == {"m1": "d1", "m2": "d1"}
-    empty = pa.chunked_array([], pa.string())
-    assert trace_roots(empty, empty, "x") == {}
+    tables = [links("m1", "r1", "m2", "m1"), links("r1", "d1", "p3", "d3", "same", "same")]
+    rows = pa.concat_tables([*tables, links("other", None)])
+    for roots in (trace_roots(tables, "x"), trace_roots(tables[::-1], "x")):
+        assert roots.find(rows) == ["d1", "d1", "d1", "d3", "same", None]
+    assert len(roots.ids) == 2
+    assert trace_roots([], "x").find(rows) == ["r1", "m1", "d1", "d3", "same", None]
 
 
 def test_trace_roots_raises_user_error_for_cycle() -> None:
     with pytest.raises(UserError, match=r"x: the source_id of 'a' leads .* cycle"):
-        trace_roots(chunked("a", "b"), chunked("b", "a"), "x")
+        trace_roots([links("a", "b"), links("b", "a")], "x")
 
 
 def test_select_rewritten_inherits_heldout_from_root() -> None:
@@ -79,7 +81,11 @@ def test_select_rewritten_inherits_heldout_from_root() -> None:
     )
     rows = select_rewritten(
         batch,
-        selection(heldout=split_out("d1"), roots={"m1": "d1"}, recipes=frozenset({"rephrase"})),
+        selection(
+            heldout=split_out("d1"),
+            roots=trace_roots([links("m1", "r1", "r1", "d1")], "x"),
+            recipes=frozenset({"rephrase"}),
+        ),
     ).to_pylist()
     assert [r["use"] for r in rows[:4]] == ["heldout", "heldout", "train", "unselected"]
     assert [r["source_id"] for r in rows] == ["d1", "d1", "d2", "d3", "d4", None]

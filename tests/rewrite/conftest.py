@@ -1,11 +1,11 @@
 import pyarrow as pa
 import pytest
 from documents import RECIPE_OF, labelled_documents, options
-from rewrite_runs import by_a_model, scored
+from rewrite_runs import documents_by_a_model, scored
 
 from safety_ray.rewrite import tasks
 
-__all__ = ["by_a_model", "direct", "labelled", "scored"]
+__all__ = ["direct", "documents_by_a_model", "labelled", "scored"]
 
 
 @pytest.fixture(scope="session")

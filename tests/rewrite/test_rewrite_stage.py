@@ -17,19 +17,21 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN
 
 
-def test_rewrite_stage_rewrites_or_rejects_every_document(by_a_model: ByModel, scored: Path) -> None:
-    config, record, _ = by_a_model
+def test_rewrite_stage_rewrites_or_rejects_every_document(
+    documents_by_a_model: ByModel, scored: Path
+) -> None:
+    config, record, _ = documents_by_a_model
     check_every_document(config, record, scored)
 
 
 def test_rewrite_stage_kept_rows_are_safer_and_traceable(
-    by_a_model: ByModel, scored: Path, classifier: Path
+    documents_by_a_model: ByModel, scored: Path, classifier: Path
 ) -> None:
-    check_kept_rows(by_a_model[0], scored, classifier)
+    check_kept_rows(documents_by_a_model[0], scored, classifier)
 
 
-def test_rewrite_stage_skips_finished_run(by_a_model: ByModel) -> None:
-    config, record, requests = by_a_model
+def test_rewrite_stage_skips_finished_run(documents_by_a_model: ByModel) -> None:
+    config, record, requests = documents_by_a_model
     before = len(requests)
     assert rewrite_documents(config) == record
     assert len(requests) == before
@@ -48,12 +50,14 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
     assert {c.name for c in REWRITTEN} <= set(dataset.columns(config.output))
 
 
-def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel, scored: Path) -> None:
-    config, record, requests = by_a_model
+def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
+    documents_by_a_model: ByModel, scored: Path
+) -> None:
+    config, record, requests = documents_by_a_model
     output = config.output
     kept, rejected = rows_of(output, "data"), rows_of(output, "rejected")
     assert record["rows_in"] == len(kept) + len(rejected) == len({r["id"] for r in kept + rejected})
-    assert {r["recipe"] for r in kept} == {"rephrase", "refuse", "moralize"}
+    assert {r["recipe"] for r in kept} == {"rephrase", "refuse"}
     assert {r["engine"] for r in kept + rejected} == {"openai:writer"}
     refusals = [r["text"] for r in kept if r["recipe"] == "refuse"]
     assert all(text.startswith("User: ") and "\n\nAssistant: " in text for text in refusals)
@@ -68,7 +72,7 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
     assert {r["attempt"] for r in kept} == {1, 2}
     assert {r["attempt"] for r in rejected} == {2}
     by_attempt = Counter(r["attempt"] for r in kept)
-    assert by_attempt[1] == sum(outcomes[part]["accepted"] for part in ("direct", "moralize"))
+    assert by_attempt[1] == first["accepted"]
     # One request was repeated after the rate limit.
     assert len(requests) == sum(sum(counts.values()) for counts in outcomes.values()) + 1
     assert len({(b["seed"], b["messages"][1]["content"]) for b in requests}) == len(requests) - 1
@@ -76,7 +80,7 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(by_a_model: ByModel
     for source in sources:
         assert any(f">>>\n{source}\n<<<" in body["messages"][1]["content"] for body in requests)
     # Rejected rows keep their source and their reason, for people.
-    assert {r["rejected_source"] for r in rejected if r["recipe"] != "moralize"} <= set(sources)
+    assert {r["rejected_source"] for r in rejected} <= set(sources)
     assert "rejected_source" not in dataset.columns(output)
     assert all(r["prompt_tokens"] and r["reply_tokens"] for r in kept)
     answered = sum(sum(counts.values()) - counts.get("engine", 0) for counts in outcomes.values())

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import BrowserContext, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
@@ -38,8 +38,10 @@ def executable() -> str:
 
 
 @contextmanager
-def launched() -> Iterator[Browser]:
-    """Open Playwright's synchronous browser.
+def launched() -> Iterator[BrowserContext]:
+    """Open Playwright's synchronous browser with one window, whose pages are its tabs.
+
+    A window for each page would take twice as long.
 
     While it is open, this thread has a running asyncio loop, so open it after everything else that the test
     starts, and close it after one module.
@@ -48,6 +50,6 @@ def launched() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         try:
-            yield browser
+            yield browser.new_context()
         finally:
             browser.close()

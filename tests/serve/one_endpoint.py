@@ -11,7 +11,7 @@ from browser import launched
 from known_model import KEY, OTHER_KEY, REFUSAL, log_table, small_tokenizer, write_model
 from openai import OpenAI
 from playground_page import Playground, open_playground
-from playwright.sync_api import Browser
+from playwright.sync_api import BrowserContext
 from scripted_endpoint import ScriptedEndpoint, scripted_endpoint
 from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,7 @@ def stop_running() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
     """A browser, opened after a module's endpoint and closed before the next module (browser.py)."""
     with launched() as started:
         yield started
@@ -89,7 +89,7 @@ def endpoint() -> Iterator[ScriptedEndpoint]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, endpoint: ScriptedEndpoint) -> Iterator[Callable[..., Playground]]:
+def open_page(browser: BrowserContext, endpoint: ScriptedEndpoint) -> Iterator[Callable[..., Playground]]:
     """Open the scripted endpoint's page; afterwards check that only scripted requests have failed."""
     opened: list[Playground] = []
 

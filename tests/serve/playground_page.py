@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Request, ViewportSize, expect
+from playwright.sync_api import BrowserContext, Page, Request, ViewportSize, expect
 
 WAIT_MS = 120_000
 expect.set_options(timeout=WAIT_MS)  # Playwright's own 5 s are too short for a busy machine
@@ -77,11 +77,13 @@ class Playground:
 
 
 def open_playground(
-    browser: Browser, url: str, width: int = 1200, height: int = 900, dark: bool = False
+    browser: BrowserContext, url: str, width: int = 1200, height: int = 900, dark: bool = False
 ) -> Playground:
     """Open the page at `url`, and wait until its form is enabled or it shows why it is not."""
     size: ViewportSize = {"width": width, "height": height}
-    page = browser.new_page(viewport=size, color_scheme="dark" if dark else "light")
+    page = browser.new_page()
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme="dark" if dark else "light")
     page.set_default_timeout(WAIT_MS)
     opened, own = Playground(page), urlsplit(url).netloc
 

@@ -9,7 +9,7 @@ from typing import Any
 import browser as browsers
 import pytest
 from playground_page import Playground, open_playground
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import BrowserContext, expect
 from scripted_endpoint import DONE, SETTINGS, ScriptedEndpoint, chunk, event, scripted_endpoint
 
 Open = Callable[..., Playground]
@@ -176,7 +176,7 @@ def test_playground_form_is_disabled_when_server_unavailable(
     assert endpoint.received == []
 
 
-def test_playground_form_reports_unreachable_server(browser: Browser) -> None:
+def test_playground_form_reports_unreachable_server(browser: BrowserContext) -> None:
     with scripted_endpoint("/") as endpoint:
         page = open_playground(browser, endpoint.url)
     page.generate("x", "mask")

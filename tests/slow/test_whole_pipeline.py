@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_pipeline import check_summary, small
+from small_pipeline import FIT, check_summary, small
 from transformers import AutoTokenizer
 
 from jobs.pipeline import run_pipeline, stages_of
@@ -21,7 +21,7 @@ OTHER_TAG = "<|unsafe|>"
 
 def test_pipeline_runs_all_stages_up_to_endpoint(tmp_path: Path, ray_cluster: None) -> None:
     output = tmp_path / "runs"
-    config = small(output, f"pack.tag={OTHER_TAG}")
+    config = small(output, *FIT, f"pack.tag={OTHER_TAG}")
     run_pipeline(config)
     summary = check_summary(output, [stage.name for stage in stages_of(config)], 560)
     rewrite = next(row for row in summary["stages"] if row["name"] == "rewrite")

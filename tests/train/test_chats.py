@@ -136,6 +136,9 @@ def test_prepare_read_parses_jsonl_and_parquet(tmp_path: Path) -> None:
     assert rows[1][1] == "not a JSON object"
     assert str(rows[3][1]).startswith("invalid JSON: ")
     assert rows[4][1] == {"messages": TALK, "unsafe": True}
+    (tmp_path / "damaged.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(UserError, match=r"damaged\.parquet' is not a readable Parquet file"):
+        list(read(str(tmp_path / "damaged.parquet")))
     with pytest.raises(UserError, match="does not exist"):
         list(read(str(tmp_path / "nothing")))
 

@@ -111,12 +111,5 @@ def parse_replies(batch: pa.Table, judge: LmJudge, started: bool = False) -> pa.
     return batch.append_column(PROBLEM, pa.array(problems, pa.string()))
 
 
-def verdict_of(row: dict[str, Any]) -> Verdict | None:
-    """Return the verdict in a row of `parse_replies`, or None if it has a problem instead."""
-    if row[PROBLEM] is not None:
-        return None
-    return Verdict(harmful=row[HARMFUL], value=row[VALUE], label=row[LABEL])
-
-
 def _without(batch: pa.Table, *names: str) -> pa.Table:
     return batch.drop_columns([name for name in names if name in batch.column_names])

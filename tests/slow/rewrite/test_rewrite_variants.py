@@ -52,6 +52,19 @@ def test_rewrite_stage_with_template_engine(
     check_skip_and_resume(config, record, tmp_path / "copy")
 
 
+def test_rewrite_stage_rewrites_by_all_recipes_with_model(
+    by_a_model: ByModel, scored: Path, classifier: Path
+) -> None:
+    config, record, _ = by_a_model
+    check_every_document(config, record, scored)
+    check_kept_rows(config, scored, classifier)
+    # Texts of moral education are written from the refusals of both attempts.
+    first, second = (record["attempts"][part] for part in ("moralize", "moralize_2"))
+    refusals = [row for row in rows_of(config.output, "data") if row["recipe"] == "refuse"]
+    assert sum(first.values()) == len(refusals)
+    assert sum(second.values()) == sum(first.values()) - first["accepted"]
+
+
 def test_rewrite_stage_resumes_partial_run_of_model(by_a_model: ByModel, tmp_path: Path) -> None:
     config, record, _ = by_a_model
     check_skip_and_resume(config, record, tmp_path / "copy")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from endpoint import Endpoint, completion
 
 from benchmarks.judges.__main__ import judge_with_lm
 from safety_ray.evaluate.judges import JUDGES, Answer
 from safety_ray.judge.settings import Judge
+
+pytestmark = pytest.mark.covers("safety_ray.evaluate", "benchmarks.judges", "safety_ray.llm")
 
 
 def reply(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,37 @@
+"""The summary of a pipeline run: rows and seconds of each stage, main results, answers of the endpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe")
+
+
+def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts and main results of the records; empty values for stages that did not run."""
+    return {
+        "stages": [
+            {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
+            for name, record in records.items()
+        ],
+        # A model without the tag has no AUROC of P(tag), for example.
+        "results": {k: records["evaluate"]["results"].get(k) for k in RESULTS}
+        if "evaluate" in records
+        else {},
+        "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Format the summary for the console."""
+    lines = ["", f"{'stage':<14}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
+    for row in summary["stages"]:
+        counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
+        lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
+    lines.append("")
+    for key, value in summary["results"].items():
+        lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")
+    for mode, answer in summary["endpoint"].items():
+        lines.append(f"\nendpoint, {mode}: {json.dumps(answer, ensure_ascii=False)}")
+    return "\n".join(lines)
