@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.words import WordStarts
 
 
 def safe_beam_search(
@@ -31,6 +32,10 @@ def safe_beam_search(
     drop_share: float = 0.5,
     length_penalty: float = 0.0,
     stride: int = 1,
+    drop_by: str = "token",
+    drop_threshold: float = 0.0,
+    early_stopping: str = "always",
+    words: WordStarts | None = None,
 ) -> list[Hypothesis]:
     """Return the `beam_size` best continuations of a prompt found by Safe Beam Search (paper, section 4).
 
@@ -45,6 +50,10 @@ def safe_beam_search(
         drop_share: share of the candidates that is dropped in each step; 0 is plain beam search.
         length_penalty: rank results by log-probability / length ** length_penalty.
         stride: look ahead at every s-th token only.
+        drop_by: what candidates are dropped by (`variants.DROP_BY`).
+        drop_threshold: of the share, drop only candidates for which `drop_by` reaches this value.
+        early_stopping: when the search ends (`variants.EARLY_STOPPING`).
+        words: tokens that begin a word (`words.word_starts(tokenizer)`), for drop_by "word".
 
     Returns:
         Hypotheses with the generated tokens, best first.
@@ -63,6 +72,10 @@ def safe_beam_search(
         drop_share=drop_share,
         length_penalty=length_penalty,
         stride=stride,
+        drop_by=drop_by,
+        drop_threshold=drop_threshold,
+        early_stopping=early_stopping,
+        words=words,
     )[0]
 
 
@@ -72,30 +85,16 @@ def safe_beam_search_batch(
     *,
     tag_id: int,
     eos_id: int | Collection[int] | None,
-    beam_size: int = 4,
-    num_candidates: int = 4,
-    max_new_tokens: int = 64,
-    drop_share: float = 0.5,
-    length_penalty: float = 0.0,
-    stride: int = 1,
+    **settings: Any,
 ) -> list[list[Hypothesis]]:
-    """Return `safe_beam_search` of each prompt, computed in one batch.
+    """Return `safe_beam_search` of each prompt with the same `settings`, computed in one batch.
 
     The results do not depend on the other prompts. A batch has up to len(prompts) x beam_size x
     num_candidates rows, each with keys and values of the longest prompt and the generated tokens; choose the
     number of prompts by memory.
     """
-    settings = SearchSettings(
-        tag_id=tag_id,
-        eos_ids=_eos_ids(eos_id),
-        beam_size=beam_size,
-        num_candidates=num_candidates,
-        max_new_tokens=max_new_tokens,
-        drop_share=drop_share,
-        length_penalty=length_penalty,
-        stride=stride,
-    )
-    return run_searches(model, prompts, [Search(settings) for _ in prompts])
+    search_settings = SearchSettings(tag_id=tag_id, eos_ids=_eos_ids(eos_id), **settings)
+    return run_searches(model, prompts, [Search(search_settings) for _ in prompts])
 
 
 def safe_sample(
@@ -111,6 +110,9 @@ def safe_sample(
     top_p: float = 1.0,
     seed: int = 0,
     stride: int = 1,
+    drop_by: str = "token",
+    drop_threshold: float = 0.0,
+    words: WordStarts | None = None,
 ) -> Hypothesis:
     """Return one continuation of a prompt, sampled with a look-ahead for the tag (safesample.py).
 
@@ -126,6 +128,9 @@ def safe_sample(
         top_p: consider only the most likely candidates up to this share of their probability.
         seed: the same seed and model give the same answer.
         stride: look ahead at every s-th token only.
+        drop_by: what candidates are dropped by (`variants.DROP_BY`).
+        drop_threshold: of the share, drop only candidates for which `drop_by` reaches this value.
+        words: tokens that begin a word (`words.word_starts(tokenizer)`), for drop_by "word".
 
     Raises:
         UserError: an argument is out of range or does not fit the model.
@@ -140,6 +145,9 @@ def safe_sample(
         top_p=top_p,
         seed=seed,
         stride=stride,
+        drop_by=drop_by,
+        drop_threshold=drop_threshold,
+        words=words,
     )
     return run_searches(model, [prompt_ids], [SampleSearch(settings)])[0][0]
 
