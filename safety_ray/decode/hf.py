@@ -1,8 +1,8 @@
 """Safe Beam Search on a transformers model: one forward pass generates one output token.
 
-All candidates of all searches are the rows of one batch with a key-value cache. After each step, the rows of
-the kept beams are copied to their candidates. Prompts of different lengths are padded on the left, so that
-all rows grow at the right end.
+All candidates of all searches are evaluated in one batch. Where the model allows it, each search is a tree of
+tokens whose keys and values stay where they are (tree.py); otherwise each candidate is a row of the batch
+with keys and values of its own (hf_rows.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from safety_ray.core.errors import UserError
+from safety_ray.decode.hf_rows import Rows
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.tree import Tree, fits
 from safety_ray.decode.words import WordStarts
 
 
@@ -90,8 +91,8 @@ def safe_beam_search_batch(
     """Return `safe_beam_search` of each prompt with the same `settings`, computed in one batch.
 
     The results do not depend on the other prompts. A batch has up to len(prompts) x beam_size x
-    num_candidates rows, each with keys and values of the longest prompt and the generated tokens; choose the
-    number of prompts by memory.
+    num_candidates candidates. Each search holds keys and values of the longest prompt and of its beams; where
+    tree.py does not fit the model, each candidate does. Choose the number of prompts by memory.
     """
     search_settings = SearchSettings(tag_id=tag_id, eos_ids=_eos_ids(eos_id), **settings)
     return run_searches(model, prompts, [Search(search_settings) for _ in prompts])
@@ -162,68 +163,29 @@ def run_searches(
     """
     if not prompts:
         return []
-    tag_id = searches[0].settings.tag_id
-    num_candidates = max(search.settings.num_candidates for search in searches)
     for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
         _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {index}")
-    active = list(searches)
     rows = Rows(model, prompts)
-    while active:
-        expansions = expand(rows.logits, tag_id, num_candidates)
-        token_ids: list[int] = []
-        parents: list[int] = []
-        start = 0
-        for search in active:
-            end = start + len(search.pending)
-            search.advance(expansions[start:end])
-            token_ids += [beam.token_ids[-1] for beam in search.pending]
-            parents += [start + beam.parent.slot for beam in search.pending if beam.parent is not None]
-            start = end
-        active = [search for search in active if search.pending]
-        if active:
-            rows.grow(parents, token_ids)
+    drive(Tree(rows) if fits(rows) else rows, searches)
     return [search.hypotheses() for search in searches]
 
 
-class Rows:
-    """A batch of growing texts with a key-value cache; `logits` [rows, vocabulary] are those of the next
-    token."""
-
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.config)
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        input_ids = self._tensor([[0] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
-        # Without padding there is no mask, so that attention uses its faster causal kernel.
-        self.mask = self._tensor([[0] * pad + [1] * (longest - pad) for pad in pads]) if any(pads) else None
-        starts = self._tensor(pads)[:, None]
-        positions = (torch.arange(longest, device=model.device)[None] - starts).clamp(min=0)
-        self._forward(input_ids, positions)
-
-    def grow(self, parents: list[int], token_ids: list[int]) -> None:
-        """Replace all rows: the i-th becomes a copy of row `parents[i]` with `token_ids[i]` appended."""
-        chosen = self._tensor(parents)
-        self.cache.batch_select_indices(chosen)
-        if self.mask is not None:
-            mask = self.mask[chosen]
-            self.mask = torch.cat([mask, mask.new_ones(len(parents), 1)], dim=1)
-        self._forward(self._tensor(token_ids)[:, None], self.last[chosen, None] + 1)
-
-    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits: torch.Tensor = output.logits[:, -1]
-        self.last = positions[:, -1]
-
-    def _tensor(self, values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.model.device)
+def drive(batch: Rows | Tree, searches: Sequence[Search]) -> None:
+    """Run `searches` to their ends on a batch that has read their prompts."""
+    tag_id = searches[0].settings.tag_id
+    num_candidates = max(search.settings.num_candidates for search in searches)
+    active = list(searches)
+    while active:
+        expansions = iter(expand(batch.logits, tag_id, num_candidates))
+        for search in active:
+            search.advance([next(expansions) for _ in search.pending])
+        children = [
+            [(beam.parent.slot, beam.token_ids[-1]) for beam in search.pending if beam.parent is not None]
+            for search in active
+        ]
+        active = [search for search in active if search.pending]
+        if active:
+            batch.grow(children)
 
 
 def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Expansion]:

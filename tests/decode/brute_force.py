@@ -44,6 +44,8 @@ def brute_force(
     """Return (finished, live) of the search; `log_probs` returns one row over the vocabulary per text."""
 
     def risk(text: Text) -> float:
+        if drop_by == "token":
+            return text.p_tag[-1]
         p_tags = [math.exp(log_probs([text.tokens[:i]])[0][tag]) for i in range(len(text.tokens))]
         if not text.ended:
             p_tags.append(math.exp(log_probs([text.tokens])[0][tag]))
@@ -78,14 +80,15 @@ def brute_force(
                 candidates.append(
                     Text((*text.tokens, token), text.log_prob + row[token], (*text.p_tag, p_tag), ended)
                 )
+        risks = {text.tokens: risk(text) for text in candidates}
         for _ in range(math.floor(Fraction(share) * len(candidates)) if step % stride == 0 else 0):
             worst = candidates[0]
             for other in candidates[1:]:
-                if risk(other) > risk(worst) or (
-                    risk(other) == risk(worst) and other.log_prob <= worst.log_prob
+                if risks[other.tokens] > risks[worst.tokens] or (
+                    risks[other.tokens] == risks[worst.tokens] and other.log_prob <= worst.log_prob
                 ):
                     worst = other
-            if risk(worst) < threshold:
+            if risks[worst.tokens] < threshold:
                 break
             candidates.remove(worst)
         live = []
