@@ -86,7 +86,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for group in batch["files"]:
             for file in map(str, group):
-                yield from read_tables(file, config, columns, counts_folder, watch)
+                yield from read_watched(file, config, columns, counts_folder, watch)
 
     tasks = [{"files": group} for group in group_files(files, config.format)]
     ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
@@ -144,7 +144,7 @@ def group_files(files: list[str], format: str) -> Iterator[list[str]]:
         yield pages[start : start + _PAGES_PER_TASK]
 
 
-def read_tables(
+def read_watched(
     file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, watch: Watch
 ) -> Iterator[pa.Table]:
     """Return the rows of one file. If it has ended worker processes, its records are announced one by one.
@@ -161,13 +161,13 @@ def read_tables(
         def alone(key: str) -> AbstractContextManager[str | None]:
             return watch.alone(f"{file} {key}")
 
-        yield from parse_file(
+        yield from read_tables(
             file, config, columns, counts_folder, together if deaths < BATCH_TRIES else alone
         )
 
 
-def parse_file(
-    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, alone: Alone
+def read_tables(
+    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, alone: Alone = together
 ) -> Iterator[pa.Table]:
     """Return the rows of one file as small tables, so that Ray Data can stream them.
 

@@ -48,7 +48,7 @@ def test_ingest_rejects_page_that_ends_its_workers(
     archive: bool, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_pages(tmp_path / "in", archive)
-    check, read_tables = die_at(tmp_path / "deaths"), ingest.read_tables
+    check, read_watched = die_at(tmp_path / "deaths"), ingest.read_watched
 
     def checked_tables(*settings: Any) -> Iterator[pa.Table]:
         from safety_ray.ingest import pages
@@ -61,11 +61,11 @@ def test_ingest_rejects_page_that_ends_its_workers(
 
         pages.extract = checked_extract  # type: ignore[attr-defined]
         try:
-            yield from read_tables(*settings)
+            yield from read_watched(*settings)
         finally:
             pages.extract = extract  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(ingest, "read_tables", checked_tables)
+    monkeypatch.setattr(ingest, "read_watched", checked_tables)
     record = ingest_documents(IngestConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out")))
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (PAGES, PAGES - 1, 1)
     (row,) = rejected(tmp_path / "out")
