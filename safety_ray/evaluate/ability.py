@@ -106,7 +106,7 @@ def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> 
     assert found is not None
     return {
         name: {
-            metric.removesuffix(",none"): value
+            metric.removesuffix(",none"): float(value)
             for metric, value in values.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         }
