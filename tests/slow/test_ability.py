@@ -27,7 +27,7 @@ PACKAGES = [
 ]  # fmt: skip
 CHOICES = [
     ("the cat sat on", " the mat", " a cloud"),
-    ("one and one", " is two", " is three"),
+    ("one and one", " is three", " is two"),
     ("", "b", "a"),
 ]
 PAGES = ["a page about boats. it is short.", "rain falls " * 30, "x"]
