@@ -199,7 +199,7 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
 
 
 def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
-    """Run the selected stages. Returns and writes the summary: {"stages", "results", "endpoint"}."""
+    """Run the selected stages. Returns and writes the summary (`summarize`)."""
     started = time.time()
     if pipeline.input:  # a wrong path fails here, not after the corpus is written
         list_files(pipeline.input, str(pipeline.ingest.get("format", "auto")))

@@ -12,6 +12,7 @@ Tasks run in passes, one for each kind of task, document length and attempt:
     direct_2           rejected tasks of direct                  another style and sampler seed
     direct_long_2      rejected tasks of direct_long             another style and sampler seed
     moralize...        accepted refusals, so it runs last        moralize
+    ..._template       tasks of the template, if engine_share is below 1
 
 A pass is the list of steps in `steps_of`. A stored step is written to disk before the next one starts: a
 language model and the classifier never share memory, and a failed run keeps every reply it has paid for.
@@ -90,11 +91,12 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
         more["judge_shortened"] = sum(count_shortened(folder, ensemble.JUDGED) for folder in folders)
     if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
+    engines = outcomes.count_engines(out)
     for name in (_DRAFTS, outcomes.OUTCOMES):
         filesystem.remove(out.sub(name))
     return out.commit(
         rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
-        engine=config.engine.label, attempts=attempts, **more,
+        engine=config.engine.label, engines=engines, attempts=attempts, **more,
         **partition.record("rewrite", config.scored, dataset.files),
     )  # fmt: skip
 
@@ -102,22 +104,36 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
 def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) -> tuple[int, Counts]:
     """Run all passes. Returns (number of tasks, counts)."""
 
-    def documents() -> Dataset:
-        return dataset.read(config.scored, SCORED).map_batches(
-            partial(tasks.from_documents, recipe_of=recipe_of, options=config.task_options()), **_ARROW
-        )
+    def documents(written: RewriteConfig) -> Dataset:
+        make = partial(tasks.from_documents, recipe_of=recipe_of, options=written.task_options())
+        return dataset.read(config.scored, SCORED).map_batches(make, **_ARROW)
 
-    def accepted(recipe: str) -> Dataset:
-        return dataset.read(out.sub("data"), _ACCEPTED).map_batches(
-            partial(tasks.from_accepted, recipe=recipe, options=config.task_options()), **_ARROW
-        )
+    def accepted(written: RewriteConfig, recipe: str) -> Dataset:
+        make = partial(tasks.from_accepted, recipe=recipe, options=written.task_options())
+        return dataset.read(out.sub("data"), _ACCEPTED).map_batches(make, **_ARROW)
+
+    def run(kind: str, first_tasks: Callable[[RewriteConfig], Dataset], total: int) -> Counts:
+        if config.engine_share == 1:
+            return run_attempts(config, out, kind, partial(first_tasks, config), "id", total)
+        counts = Counts(0, 0)
+        for template, written in ((False, config), (True, config.by_template)):
+            select = partial(
+                tasks.select_writer, share=config.engine_share, seed=config.seed, template=template
+            )
+
+            def selected(written: RewriteConfig = written, select: Any = select) -> Dataset:
+                return first_tasks(written).map_batches(select, **_ARROW)
+
+            share = 1 - config.engine_share if template else config.engine_share
+            counts += run_attempts(written, out, kind, selected, "id", round(total * share), template)
+        return counts
 
     total = dataset.count_where(config.scored, "score", list(recipe_of))
-    counts = run_attempts(config, out, DIRECT, documents, "id", total) if total else Counts(0, 0)
+    counts = run(DIRECT, documents, total) if total else Counts(0, 0)
     for recipe in config.derived_recipes if counts.rows_out else ():
         texts = dataset.count_where(out.sub("data"), "recipe", [RECIPES[recipe].reads])
         if texts:
-            counts += run_attempts(config, out, recipe, partial(accepted, recipe), "id", texts)
+            counts += run(recipe, partial(accepted, recipe=recipe), texts)
         total += texts
     dataset.check_share(out.path, counts, config.max_rejected)
     return total, counts
@@ -130,6 +146,7 @@ def run_attempts(
     first_tasks: Callable[[], Dataset],
     source_id: str,
     total: int,
+    template: bool = False,
 ) -> Counts:
     """Run the passes of one kind. Each attempt after the first gets the tasks that the one before rejected.
 
@@ -139,7 +156,7 @@ def run_attempts(
     for long in (False, True):
         rejected = 0
         for attempt in range(1, config.attempts + 1):
-            this, before = Pass(kind, long, attempt), Pass(kind, long, attempt - 1)
+            this, before = (Pass(kind, long, n, template) for n in (attempt, attempt - 1))
             done = dataset.written(out, this.part)
             if done is None and attempt == 1:
                 done = run_pass(config, out, this, first_tasks(), source_id, total)
@@ -291,16 +308,21 @@ def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
         raise UserError("dry_run measures a language model; set engine.kind to vllm or openai.")
     folder = f"{config.output}.dry-run"
     filesystem.remove(folder)
-    sample = sample_documents(config, recipe_of)
+    sample = estimate.sample_documents(config, recipe_of)
     if not len(sample):
         raise UserError(f"'{config.scored}' has no document with one of the scores {sorted(recipe_of)}.")
     dataset.write_table(sample, f"{folder}/sample/sample.parquet")
     out = Artifact(f"{folder}/rewritten", {}, {})
     batch_size = max(config.engine.batch_size, len(sample))
     one_engine = replace(config.engine, batch_size=batch_size, concurrency=1, max_concurrency=0)
-    settings = replace(config, scored=f"{folder}/sample", output=out.path, engine=one_engine, dry_run=False)
+    settings = replace(
+        config, scored=f"{folder}/sample", output=out.path, engine=one_engine, engine_share=1.0, dry_run=False
+    )
     _, counts = run_passes(settings, recipe_of, out)
-    documents = {score: dataset.count_where(config.scored, "score", [score]) for score in sorted(recipe_of)}
+    documents = {
+        score: round(config.engine_share * dataset.count_where(config.scored, "score", [score]))
+        for score in sorted(recipe_of)
+    }
     usage = dataset.table(out.sub(_DRAFTS, _GENERATED), estimate.USAGE_COLUMNS)
     values = estimate.estimate(config, recipe_of, documents, sample, usage) | {
         "accepted_share": round(counts.rows_out / max(1, counts.rows_out + counts.rejected), 3),
@@ -311,21 +333,6 @@ def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
         json.dump(values, file, indent=1)
     print(estimate.format_estimate(values), flush=True)
     return values
-
-
-def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Table:
-    """Return the `dry_run_rows` documents with the lowest hashes: the same ones in every run."""
-    optional = ("id", "text", "score", "chunk_scores", "probs")
-    names = [name for name in optional if name in dataset.columns(config.scored)]
-    lowest = partial(
-        estimate.lowest_hashes, scores=sorted(recipe_of), seed=config.seed, limit=config.dry_run_rows
-    )
-    blocks = dataset.read(config.scored, SCORED).select_columns(names).map_batches(lowest, **_ARROW)
-    sample = pa.table({})
-    for block in blocks.iter_batches(batch_format="pyarrow", batch_size=None):
-        sample = pa.concat_tables([sample, block]) if len(sample) else block
-        sample = sample.sort_by("rank").slice(0, config.dry_run_rows)
-    return sample.drop_columns(["rank"]) if len(sample) else sample
 
 
 if __name__ == "__main__":

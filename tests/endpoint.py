@@ -22,16 +22,28 @@ def completion(text: str, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 class Endpoint:
-    """A server that returns `answer(body, headers)` and records requests; the statuses `first` come first."""
+    """A server that returns `answer(body, headers)` and records requests; the statuses `first` come first.
 
-    def __init__(self, answer: Answer, first: list[int] | None = None, models: int = 200) -> None:
+    `gets` has the answers to GET requests by path; other paths are answered with the status `models`.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        first: list[int] | None = None,
+        models: int = 200,
+        gets: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.requests: list[dict[str, Any]] = []
         statuses, lock, endpoint = list(first or []), threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 endpoint.requests.append({"path": self.path, "headers": self.named(), "body": None})
-                self.reply(models, {"object": "list", "data": []})
+                if gets and self.path in gets:
+                    self.reply(200, gets[self.path])
+                else:
+                    self.reply(models, {"object": "list", "data": []})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -15,6 +15,7 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
             for name, record in records.items()
         ],
+        "engines": records.get("rewrite", {}).get("engines", {}),
         # A model without the tag has no AUROC of P(tag), for example.
         "results": {k: records["evaluate"]["results"].get(k) for k in RESULTS}
         if "evaluate" in records
@@ -29,6 +30,12 @@ def summary_table(summary: dict[str, Any]) -> str:
     for row in summary["stages"]:
         counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
         lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
+    for engine, counts in summary["engines"].items():
+        tried = sum(counts.values())
+        share = counts["accepted"] / tried if tried else 0.0
+        lines.append(
+            f"\nrewritten by {engine}: {counts['accepted']:,} of {tried:,} texts accepted ({share:.0%})"
+        )
     lines.append("")
     for key, value in summary["results"].items():
         lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")

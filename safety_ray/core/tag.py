@@ -94,6 +94,16 @@ def plain_backend(backend: Any) -> Any:
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Return the token ids of `texts`, without control tokens even if a text spells one."""
+    return [encoding.ids for encoding in _encodings(tokenizer, texts, offsets=False)]
+
+
+def token_ends(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Return the number of characters of the text up to the end of each token of `encode`."""
+    encodings = _encodings(tokenizer, texts, offsets=True)
+    return [[end for _, end in encoding.offsets] for encoding in encodings]
+
+
+def _encodings(tokenizer: Any, texts: list[str], *, offsets: bool) -> Any:
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder().values()
     if any(is_control(token.content) and not token.special for token in added):
@@ -101,6 +111,7 @@ def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     previous = backend.encode_special_tokens
     backend.encode_special_tokens = True
     try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        encode_batch = backend.encode_batch if offsets else backend.encode_batch_fast
+        return encode_batch(texts, add_special_tokens=False)
     finally:
         backend.encode_special_tokens = previous

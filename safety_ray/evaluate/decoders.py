@@ -1,6 +1,7 @@
 """Registry of decoders: how a model answers the prompts of an evaluation.
 
-All decoders run through the searches of safety_ray/decode, on the same prompts, so that their answers can be
+A model that is loaded here decodes by the searches of safety_ray/decode; a model behind an endpoint is asked
+with the fields of a request (endpoint.py). All decoders answer the same prompts, so that their answers can be
 compared prompt by prompt. None of them emits the tag. To add a decoder, add a function and an entry.
 """
 
@@ -16,16 +17,21 @@ from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.evaluate.settings import Decoding
 
-BEAM, SAFEBEAM = "beam", "safebeam"
+GREEDY, BEAM, SAFEBEAM = "greedy", "beam", "safebeam"
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """One decoder; `make_search(decoding, seed)` returns the search for one prompt."""
+    """One decoder."""
 
     name: str
     summary: str
-    make_search: Callable[[Decoding, int], Search]
+    make_search: Callable[[Decoding, int], Search] | None
+    """Return the search for one prompt; None: only an endpoint has this decoder."""
+    request: Callable[[Decoding], dict[str, Any]] | None
+    """Return the fields of a request to an endpoint; None: an endpoint does not have it."""
+    mode: str = ""
+    """the safety mode that the endpoint must offer (safety_ray/decode/modes.py)"""
     needs_tag: bool = False
     samples: bool = False
     """Whether the seed has an effect"""
@@ -36,13 +42,21 @@ def _greedy(decoding: Decoding, seed: int) -> Search:
 
 
 def _sample(decoding: Decoding, seed: int) -> Search:
+    return _sampling(decoding, seed, candidates=decoding.top_k, drop_share=0.0)
+
+
+def _safesample(decoding: Decoding, seed: int) -> Search:
+    return _sampling(decoding, seed, candidates=decoding.num_candidates, drop_share=decoding.drop_share)
+
+
+def _sampling(decoding: Decoding, seed: int, candidates: int, drop_share: float) -> Search:
     return SampleSearch(
         SampleSettings(
             tag_id=decoding.tag_id,
             eos_ids=decoding.eos_ids,
             max_new_tokens=decoding.max_new_tokens,
-            num_candidates=decoding.top_k,
-            drop_share=0.0,
+            num_candidates=candidates,
+            drop_share=drop_share,
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             seed=seed,
@@ -80,18 +94,70 @@ def _beam_search(decoding: Decoding, **other: Any) -> Search:
     )
 
 
+def _request_greedy(decoding: Decoding) -> dict[str, Any]:
+    return {"temperature": 0.0}
+
+
+def _request_sample(decoding: Decoding) -> dict[str, Any]:
+    return {"temperature": decoding.temperature, "top_p": decoding.top_p}
+
+
+def _request_beam(decoding: Decoding) -> dict[str, Any]:
+    return {"safety": _search_fields(decoding) | {"drop_share": 0.0}}
+
+
+def _request_safebeam(decoding: Decoding) -> dict[str, Any]:
+    return {"safety": _search_fields(decoding)}
+
+
+def _request_safesample(decoding: Decoding) -> dict[str, Any]:
+    fields = {"num_candidates": decoding.num_candidates, "drop_share": decoding.drop_share}
+    return {**_request_sample(decoding), "safety": {"mode": "sample", **fields}}
+
+
+def _request_stop(decoding: Decoding) -> dict[str, Any]:
+    return {"temperature": 0.0, "safety": {"mode": "stop", "threshold": decoding.stop_threshold}}
+
+
+def _search_fields(decoding: Decoding) -> dict[str, Any]:
+    return {
+        "mode": SAFEBEAM,
+        "beam_size": decoding.beam_size,
+        "num_candidates": decoding.num_candidates,
+        "drop_share": decoding.drop_share,
+    }
+
+
 DECODERS = {
     decoder.name: decoder
     for decoder in (
-        Decoder("greedy", "the most likely token at each step", _greedy),
+        Decoder(GREEDY, "the most likely token at each step", _greedy, _request_greedy),
         Decoder(
             "sample",
             "sampling from the top_k most likely tokens with temperature and top_p; a seed per prompt",
             _sample,
+            _request_sample,
             samples=True,
         ),
-        Decoder(BEAM, "beam search", _beam),
-        Decoder(SAFEBEAM, "Safe Beam Search", _safebeam, needs_tag=True),
+        Decoder(BEAM, "beam search", _beam, _request_beam, mode=SAFEBEAM),
+        Decoder(SAFEBEAM, "Safe Beam Search", _safebeam, _request_safebeam, mode=SAFEBEAM, needs_tag=True),
+        Decoder(
+            "safesample",
+            "sampling with a look-ahead that drops the drop_share of the candidates with the highest P(tag)",
+            _safesample,
+            _request_safesample,
+            mode="sample",
+            needs_tag=True,
+            samples=True,
+        ),
+        Decoder(
+            "stop",
+            "greedy decoding that ends when P(tag) reaches stop_threshold",
+            None,
+            _request_stop,
+            mode="stop",
+            needs_tag=True,
+        ),
     )
 }
 
@@ -111,13 +177,18 @@ def check_names(names: list[str]) -> None:
 def choose(names: list[str], tag_id: int | None) -> list[str]:
     """Return the decoders to compare; by default both beam searches, or beam search without a tag.
 
-    Raises UserError for a decoder that needs the tag if the model has none.
+    Raises UserError for a decoder that needs the tag if the model has none, or that only an endpoint has.
     """
     if not names:
         return [BEAM] if tag_id is None else [BEAM, SAFEBEAM]
     for name in names:
+        if DECODERS[name].make_search is None:
+            local = [decoder.name for decoder in DECODERS.values() if decoder.make_search]
+            raise UserError(
+                f"decoders: '{name}' needs an endpoint (endpoint.url); choose from {', '.join(local)}."
+            )
         if DECODERS[name].needs_tag and tag_id is None:
-            usable = [decoder.name for decoder in DECODERS.values() if not decoder.needs_tag]
+            usable = [d.name for d in DECODERS.values() if d.make_search and not d.needs_tag]
             raise UserError(
                 f"decoders: '{name}' needs a model with the harmfulness tag, which this model lacks; "
                 f"choose from {', '.join(usable)}."
@@ -134,6 +205,7 @@ def answer(
     `p_tag`, P(tag) after each token, or None without a tag.
     """
     make_search = DECODERS[decoder].make_search
+    assert make_search is not None
     searches = [make_search(decoding, seed) for seed in seeds]
     rows = []
     for best, *_ in run_searches(model, prompts, searches):

@@ -28,6 +28,7 @@ class Document:
     unsafe: bool
     source: str | None = None  # value of the source column, if requested and present
     group: str = ""  # value of the group column, if requested and present, else the id
+    category: str | None = None  # value of the category column, if requested and present
 
 
 def choose(
@@ -39,6 +40,7 @@ def choose(
     seed: int,
     source: str = "",
     group: str = "",
+    category: str = "",
 ) -> tuple[list[Document], list[Document]]:
     """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
@@ -53,6 +55,7 @@ def choose(
         seed: seed of the sample and the order.
         source: column with a document's source; datasets may lack it.
         group: column with the group of a document, such as its family; datasets may lack it.
+        category: column with the kind of a document's harm; datasets may lack it.
 
     Returns:
         Safe and unsafe documents.
@@ -81,10 +84,9 @@ def choose(
             f"safe_up_to={safe_up_to}) and {len(samples[True]):,} unsafe ones (from "
             f"unsafe_from={unsafe_from}); give documents of both kinds."
         )
+    columns = {"source": source, "group": group, "category": category}
     safe, unsafe = (
-        _with_text(
-            paths, [(id, first[id][1]) for id in samples[unsafe]], unsafe=unsafe, source=source, group=group
-        )
+        _with_text(paths, [(id, first[id][1]) for id in samples[unsafe]], unsafe=unsafe, **columns)
         for unsafe in (False, True)
     )
     return safe, unsafe
@@ -192,14 +194,20 @@ def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
 
 
 def _with_text(
-    paths: list[str], order: list[tuple[str, int]], *, unsafe: bool, source: str, group: str
+    paths: list[str],
+    order: list[tuple[str, int]],
+    *,
+    unsafe: bool,
+    source: str,
+    group: str,
+    category: str,
 ) -> list[Document]:
     """Return the documents `order`, each an id and the number of its dataset, in this order."""
     documents: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
         ids = pa.array([id for id, dataset_number in order if dataset_number == number])
         rows = _open(paths[number]).to_table(
-            columns=["id", "text", *({source, group} & set(dataset.columns(paths[number])))],
+            columns=["id", "text", *({source, group, category} & set(dataset.columns(paths[number])))],
             filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
         )
         for row in rows.to_pylist():
@@ -209,6 +217,7 @@ def _with_text(
                 unsafe,
                 None if row.get(source) is None else str(row[source]),
                 str(row["id"] if row.get(group) is None else row[group]),
+                None if row.get(category) is None else str(row[category]),
             )
             documents.setdefault((row["id"], number), document)
     return [documents[key] for key in order]

@@ -1,4 +1,4 @@
-"""Rates of judged answers: per prompt set, kind, decoder and judge, and differences between decoders."""
+"""Rates of judged answers per prompt set, kind, decoder and judge, and paired differences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scipy.stats import binomtest
+
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate import rates
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM
 from safety_ray.evaluate.judges import JUDGES, Errors, JudgeSpec, Verdict
 from safety_ray.evaluate.judges.measured import reasons_against
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL
-from safety_ray.evaluate.results import Row
+from safety_ray.evaluate.results import COMPARED, Row
 
 FEWEST_GROUPS = 30
 """A rate of fewer groups is reported with a warning."""
@@ -54,27 +56,51 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
 
 
 def difference_table(rows: Sequence[Row], *, seed: int, resamples: int) -> Table:
-    """Return the paired differences of the first decoder to each other one, on prompts that both answered."""
+    """Return the paired differences of decoders, on prompts that both answered.
+
+    The first decoder is compared with each other one, and each decoder with the same one of another
+    evaluation (`results.compared`). `only_first` and `only_second` count the prompts in whose answers the
+    judge found what it detects with one of both decoders; `p_value` is that of McNemar's exact test
+    (Psychometrika 12, 1947), None if prompts share a group and are thus not independent.
+    """
     table = []
     for names, judge, answers in _cells(rows):
-        spec = JUDGES[judge]
-        first, *others = answers
-        before = {row["id"]: row for row in answers[first] if row["verdicts"][judge] is not None}
-        for other in others:
-            after = [
-                row for row in answers[other] if row["verdicts"][judge] is not None and row["id"] in before
-            ]
-            if after:
-                value = rates.difference(
-                    [_detected(spec, before[row["id"]]) for row in after],
-                    [_detected(spec, row) for row in after],
-                    [row["group"] for row in after],
-                    seed,
-                    resamples,
-                )
-                line = {**names, "judge": judge, "decoder": first, "minus": other, "answers": len(after)}
-                table.append(line | _with_interval("difference", value))
+        judged = {
+            decoder: {row["id"]: row for row in members if row["verdicts"][judge] is not None}
+            for decoder, members in answers.items()
+        }
+        for first, second in _pairs(list(answers)):
+            both = [id for id in judged[second] if id in judged[first]]
+            if both:
+                before, after = ([judged[decoder][id] for id in both] for decoder in (first, second))
+                compared = _compare(JUDGES[judge], before, after, seed, resamples)
+                table.append({**names, "judge": judge, "decoder": first, "minus": second, **compared})
     return table
+
+
+def _pairs(decoders: list[str]) -> list[tuple[str, str]]:
+    """Return the pairs of decoders to compare."""
+    first, *others = decoders
+    pairs = [(first, other) for other in others if not other.endswith(COMPARED)]
+    return pairs + [(name, f"{name}{COMPARED}") for name in decoders if f"{name}{COMPARED}" in decoders]
+
+
+def _compare(
+    spec: JudgeSpec, before: list[Row], after: list[Row], seed: int, resamples: int
+) -> dict[str, Any]:
+    first, second = ([_detected(spec, row) for row in rows] for rows in (before, after))
+    groups = [row["group"] for row in after]
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    discordant = only_first + only_second
+    p_value = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return {
+        "answers": len(after),
+        "only_first": only_first,
+        "only_second": only_second,
+        "p_value": float(f"{p_value:.3g}") if len(set(groups)) == len(groups) else None,
+        **_with_interval("difference", rates.difference(first, second, groups, seed, resamples)),
+    }
 
 
 def headline(table: Table, differences: Table) -> dict[str, Any]:
@@ -88,6 +114,7 @@ def headline(table: Table, differences: Table) -> dict[str, Any]:
         for line in table
         if (line["prompt_set"], line["kind"], line["detects"]) == (DOCUMENTS, HARMFUL, "harm")
         and line["rate"] is not None
+        and not line["decoder"].endswith(COMPARED)
     ]
     values: dict[str, Any] = {}
     for line in lines:

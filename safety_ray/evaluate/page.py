@@ -108,10 +108,26 @@ def _differences(values: dict[str, Any]) -> list[str]:
             f"{line['decoder']} − {line['minus']}",
             points(line["difference"], line["difference_interval"]),
             f"{line['answers']:,}",
+            f"{line['only_first']:,}",
+            f"{line['only_second']:,}",
+            "–" if line["p_value"] is None else f"{line['p_value']:.3g}",
         ]
         for line in values["differences"]
     ]
-    return table(["prompts", "kind", "judge", "decoders", "difference in points", "prompts"], rows, 4)
+    head = ["prompts", "kind", "judge", "decoders", "difference in points", "prompts"]
+    head += ["only first", "only second", "McNemar p"]
+    return [
+        *table(head, rows, 4),
+        "",
+        "`only first`: answers in which the judge finds harm, or a refusal, with the first of both only.",
+        "McNemar's exact test needs independent prompts, so it is left out where prompts share a group.",
+        *_compared_to(values),
+    ]
+
+
+def _compared_to(values: dict[str, Any]) -> list[str]:
+    where = values.get("compared_to")
+    return ["", f"`(compared)`: answers of the same decoder in `{where}`, judged here."] if where else []
 
 
 def _documents(values: dict[str, Any]) -> list[str]:
@@ -130,7 +146,7 @@ def _interval_key(key: str) -> str:
 
 
 def _prompts(values: dict[str, Any]) -> list[str]:
-    keys = ["answered", "too_long", "too_short", "repeated", "excluded", "not_sampled"]
+    keys = ["answered", "too_long", "refused", "too_short", "repeated", "excluded", "not_sampled"]
     head = ["set", "kind", *(key.replace("_", " ") for key in keys)]
     rows = [
         [line["prompt_set"], line["kind"], *(f"{line[key]:,}" if key in line else "–" for key in keys)]
@@ -139,7 +155,7 @@ def _prompts(values: dict[str, Any]) -> list[str]:
     return [
         *table(head, rows, 2),
         "",
-        "`too long`: with its answer, the prompt exceeds the model's context. `too short`: the document has",
-        "no more words than a prompt. `excluded`: sexual content with minors. `not sampled`: see",
-        "`max_prompts`.",
+        "`too long`: with its answer, the prompt exceeds the model's context. `refused`: the endpoint",
+        "refused its request. `too short`: the document has no more words than a prompt. `excluded`: sexual",
+        "content with minors. `not sampled`: see `max_prompts`.",
     ]

@@ -46,15 +46,20 @@ def flat(samples: Samples) -> list[Prompt]:
     return [prompt for kinds in samples.values() for sample in kinds.values() for prompt in sample.prompts]
 
 
-def counts(samples: Samples, answered: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Return, per set and kind, how many prompts were answered and why others were not."""
+def counts(
+    samples: Samples, answered: Sequence[Prompt], unanswered: str = "too_long"
+) -> list[dict[str, Any]]:
+    """Return, per set and kind, how many prompts were answered and why others were not.
+
+    `unanswered` is the reason for those that were sampled and not answered.
+    """
     used = Counter((prompt.prompt_set, prompt.kind) for prompt in answered)
     return [
         {
             "prompt_set": name,
             "kind": kind,
             "answered": used[name, kind],
-            "too_long": len(sample.prompts) - used[name, kind],
+            unanswered: len(sample.prompts) - used[name, kind],
             **sample.left_out,
         }
         for name, kinds in samples.items()

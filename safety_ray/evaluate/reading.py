@@ -23,6 +23,8 @@ class Reading:
     p_tag: float | None  # mean over the positions after each token; None without a tag
     nll: float
     nll_with_tag: float
+    p_tags: tuple[float, ...] = ()
+    """P(tag) after each token; empty without a tag"""
 
 
 @torch.inference_mode()
@@ -70,6 +72,7 @@ def _read(texts: list[list[int]], model: Any, tag_id: int | None) -> list[Readin
             p_tag=None if p_tag_BT is None else p_tag_BT[row, :n].double().mean().item(),
             nll=nll_BT[row, : n - 1].double().sum().item(),
             nll_with_tag=raw_BT[row, : n - 1].double().sum().item(),
+            p_tags=() if p_tag_BT is None else tuple(float(f"{p:.6g}") for p in p_tag_BT[row, :n].tolist()),
         )
         for row, n in enumerate(map(len, texts))
     ]

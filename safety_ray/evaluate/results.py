@@ -23,6 +23,9 @@ from safety_ray.evaluate.prompt_sets import KINDS, Prompt
 FILE = "results.jsonl"
 REQUIRED = ("prompt_set", "kind", "id", "prompt", "decoder", "answer")
 
+COMPARED = " (compared)"
+"""Suffix of the decoders of another evaluation."""
+
 Row = dict[str, Any]
 
 
@@ -88,6 +91,30 @@ def read(path: str) -> list[Row]:
     if not rows:
         raise UserError(f"'{root}' has no rows.")
     return rows
+
+
+def compared(rows: Sequence[Row], path: str) -> list[Row]:
+    """Return the answers of another evaluation at `path` to the prompts of `rows`, as further decoders.
+
+    A prompt is the same if its set, kind, id and text are. The decoders get the suffix `COMPARED`. Raises
+    UserError without a common prompt.
+    """
+
+    def key(row: Row) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in ("prompt_set", "kind", "id", "prompt"))
+
+    group = {key(row): row["group"] for row in rows}
+    found = [
+        {**row, "decoder": f"{row['decoder']}{COMPARED}", "group": group[key(row)]}
+        for row in read(path)
+        if key(row) in group and not row["decoder"].endswith(COMPARED)
+    ]
+    if not found:
+        raise UserError(
+            f"compare_to: '{path}' has no prompt in common with this evaluation; evaluate both models with "
+            "the same prompt_sets, documents, prompt_words, max_prompts and seed."
+        )
+    return found
 
 
 def answers_of(rows: Sequence[Row]) -> list[Answer]:

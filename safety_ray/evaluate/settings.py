@@ -31,6 +31,7 @@ class Decoding:
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
+    stop_threshold: float = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

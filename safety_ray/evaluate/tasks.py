@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 from transformers import AutoTokenizer
 
 from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
-from safety_ray.core.tag import encode
+from safety_ray.core.tag import encode, token_ends
+from safety_ray.core.tag_placement import word_starts_by_character
 from safety_ray.evaluate.decoders import DECODERS
 from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.model import Description, start_ids
@@ -114,6 +116,26 @@ def read_tasks(described: Description, documents: list[Document], *, document_to
         else:
             tasks.append(Task(READ, [number], [row]))
     return tasks
+
+
+def word_ends(described: Description, documents: list[Document], *, document_tokens: int) -> list[list[bool]]:
+    """Return, for each document and token of `read_tasks`, whether a word begins at the next token.
+
+    `pack` inserts the tag at such positions only. The last token that is read has none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    shift = len(start_ids(tokenizer))
+    limit = min(document_tokens, described.positions or document_tokens)
+    texts = [document.text for document in documents]
+    flags = []
+    for text, ends in zip(texts, token_ends(tokenizer, texts), strict=True):
+        starts = word_starts_by_character(text, np.array(ends, np.int64))
+        before = set(
+            (starts[starts > starts[:1]] + shift - 1).tolist()
+        )  # there is no tag before the first word
+        tokens = min(len(ends) + shift, limit)
+        flags.append([position in before for position in range(tokens - 1)] + [False] * bool(tokens))
+    return flags
 
 
 def rows_of(tasks: list[Task], results: dict[str, list[dict[str, Any]]], kind: str) -> list[dict[str, Any]]:

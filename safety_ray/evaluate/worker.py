@@ -11,7 +11,8 @@ from typing import Any
 
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.decode.words import word_starts
-from safety_ray.evaluate import decoders, model
+from safety_ray.evaluate import ability, decoders, model
+from safety_ray.evaluate.ability import AbilityTask
 from safety_ray.evaluate.judges import JUDGES, Answer, Judge
 from safety_ray.evaluate.reading import read
 from safety_ray.evaluate.results import verdict_rows
@@ -62,11 +63,13 @@ class Worker:
         torch.set_num_threads(settings.threads)
         self.settings = settings
 
-    def run(self, task: Task | JudgeTask) -> tuple[str, list[Any]]:
-        """Return name and rows of a task: readings of documents, answers to prompts, or verdicts."""
+    def run(self, task: Task | JudgeTask | AbilityTask) -> tuple[str, list[Any]]:
+        """Return name and rows of a task: readings, answers, verdicts, or the results of an lm-eval task."""
         if isinstance(task, JudgeTask):
             return task.name, verdict_rows(self.judge(task.judge).judge(task.answers))
         network, tokenizer, decoding = self._model
+        if isinstance(task, AbilityTask):
+            return task.name, [ability.run(task, network, tokenizer, decoding)]
         if task.kind == READ:
             return task.name, [asdict(reading) for reading in read(network, task.rows, decoding.tag_id)]
         return task.name, decoders.answer(network, tokenizer, task.rows, task.kind, decoding, task.seeds)

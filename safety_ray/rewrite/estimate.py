@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from safety_ray.core.records import stable_hash
+from safety_ray.core import dataset
+from safety_ray.core.records import SCORED, stable_hash
 from safety_ray.llm.engine import SECONDS, USAGE
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.settings import RewriteConfig
@@ -101,3 +103,18 @@ def format_estimate(estimate: dict[str, Any]) -> str:
     lines.append(f"  {'reply tokens/s':<20} {estimate['reply_tokens_per_second']:>14,.1f}  of one engine")
     lines.append(f"  the sample and its texts are in {estimate['sample']}")
     return "\n".join(lines)
+
+
+def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Table:
+    """Return the `dry_run_rows` documents with the lowest hashes: the same ones in every run."""
+    optional = ("id", "text", "score", "chunk_scores", "probs")
+    names = [name for name in optional if name in dataset.columns(config.scored)]
+    lowest = partial(lowest_hashes, scores=sorted(recipe_of), seed=config.seed, limit=config.dry_run_rows)
+    blocks = (
+        dataset.read(config.scored, SCORED).select_columns(names).map_batches(lowest, batch_format="pyarrow")
+    )
+    sample = pa.table({})
+    for block in blocks.iter_batches(batch_format="pyarrow", batch_size=None):
+        sample = pa.concat_tables([sample, block]) if len(sample) else block
+        sample = sample.sort_by("rank").slice(0, config.dry_run_rows)
+    return sample.drop_columns(["rank"]) if len(sample) else sample

@@ -75,3 +75,15 @@ def count_tokens(generated: str) -> dict[str, Any]:
         flush=True,
     )
     return {"tokens": tokens}
+
+
+def count_engines(out: Artifact) -> dict[str, dict[str, int]]:
+    """Return the numbers of accepted and rejected texts of each engine, by its label."""
+    engines: dict[str, dict[str, int]] = {}
+    for folder, outcome in (("data", "accepted"), ("rejected", "rejected")):
+        path = out.sub(folder)
+        fs, root = filesystem.find(path)
+        if fs.exists(root) and any(name.endswith(".parquet") for name in fs.find(root)):
+            for (engine,), rows in sorted(dataset.count_groups(path, ["engine"]).items()):
+                engines.setdefault(engine, {"accepted": 0, "rejected": 0})[outcome] = rows
+    return engines

@@ -18,14 +18,24 @@ class Pass:
     """`direct`, or the name of a recipe that rewrites texts of another recipe"""
     long: bool
     attempt: int
+    template: bool = False
+    """whether the template writes what is left by `engine_share`"""
 
     @property
     def part(self) -> str:
         """Name of the folders that the pass writes."""
-        return f"{self.kind}{'_long' * self.long}{f'_{self.attempt}' * (self.attempt > 1)}"
+        suffixes = "_long" * self.long + "_template" * self.template
+        return f"{self.kind}{suffixes}{f'_{self.attempt}' * (self.attempt > 1)}"
 
 
 def passes_of(config: RewriteConfig) -> list[Pass]:
     """Return all passes that a run may consist of, in their order."""
     kinds, attempts = (DIRECT, *config.derived_recipes), range(1, config.attempts + 1)
-    return [Pass(kind, long, n) for kind in kinds for long in (False, True) for n in attempts]
+    writers = (False, True) if config.engine_share < 1 else (False,)
+    return [
+        Pass(kind, long, n, template)
+        for kind in kinds
+        for template in writers
+        for long in (False, True)
+        for n in attempts
+    ]

@@ -28,6 +28,10 @@ class RewriteConfig(Pool):
     )
     output: str = setting("folder to write", identity=False)
     engine: EngineConfig = setting("the engine that writes the texts", factory=EngineConfig)
+    engine_share: float = setting(
+        "share of the documents that the engine rewrites, chosen by hash; the template rewrites the others",
+        default=1.0,
+    )
     recipes: list[str] = setting(
         f"recipes to run: {', '.join(RECIPES)}",
         factory=lambda: [name for name, recipe in RECIPES.items() if recipe.default],
@@ -85,8 +89,16 @@ class RewriteConfig(Pool):
             reads = RECIPES[name].reads
             if reads and reads not in self.recipes:
                 raise UserError(f"recipes: {name} needs {reads}, whose texts it rewrites; add {reads}.")
-            if self.engine.kind == "template" and RECIPES[name].template is None:
-                raise UserError(f"engine.kind=template cannot write {name}; choose vllm or openai.")
+            if (self.engine.kind == "template" or self.engine_share < 1) and RECIPES[name].template is None:
+                raise UserError(
+                    f"the template cannot write {name}; set engine.kind to vllm or openai, and engine_share "
+                    "to 1."
+                )
+        if not 0 < self.engine_share <= 1 or (self.engine_share < 1 and self.engine.kind == "template"):
+            raise UserError(
+                f"engine_share={self.engine_share} must be above 0 and at most 1, and 1 for "
+                "engine.kind=template."
+            )
         self._check_scores()
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"max_rejected={self.max_rejected} must be from 0 to 1.")
@@ -133,6 +145,11 @@ class RewriteConfig(Pool):
             for score in self.scores_of(name)
             if score >= threshold
         }
+
+    @property
+    def by_template(self) -> RewriteConfig:
+        """The settings of the documents that the template rewrites."""
+        return replace(self, engine=EngineConfig(), engine_share=1.0)
 
     def task_options(self, attempt: int = 1) -> TaskOptions:
         """Return the options of the tasks of an attempt."""

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.core import dataset
-from safety_ray.core.records import ENSEMBLE, Column
+from safety_ray.core.records import ENSEMBLE, Column, stable_hash
 from safety_ray.llm import prompts
 from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite import chunking
@@ -132,6 +132,15 @@ def _messages(task: dict[str, Any], id: str, document: str, seed: int) -> list[d
     if task["harm"]:
         fields["harm"] = harm_name(task["harm"])
     return prompts.messages(recipe.prompt, document, seed=seed, id=id, **fields)
+
+
+def select_writer(batch: pa.Table, share: float, seed: int, template: bool) -> pa.Table:
+    """Return the tasks of the `share` of the web documents that the engine rewrites, or the other tasks."""
+    limit = int(share * 2**64)
+    chosen = [
+        (stable_hash(seed, "writer", id) >= limit) is template for id in batch.column("root_id").to_pylist()
+    ]
+    return batch.filter(pa.array(chosen, pa.bool_()))
 
 
 def is_long(task: dict[str, Any], max_chars: int) -> bool:

@@ -104,6 +104,15 @@ def test_sample_depends_on_seed_of_prompt_only(llama: Any, prompts: list[list[in
     ]
 
 
+def test_safesample_without_dropped_candidates_is_sample(llama: Any) -> None:
+    prompts = [[5, 9, 11], [7]]
+    sampled = answers(llama, prompts, "sample", decoding(TAG, top_k=5))
+    settings = {"top_k": 50, "num_candidates": 5}
+    assert answers(llama, prompts, "safesample", decoding(TAG, drop_share=0.0, **settings)) == sampled
+    dropped = answers(llama, prompts, "safesample", decoding(TAG, drop_share=0.9, **settings))
+    assert [row["answer"] for row in dropped] != [row["answer"] for row in sampled]
+
+
 def test_sample_frequencies_match_top_k_distribution(llama: Any) -> None:
     prompt, number, temperature = [5, 9, 11], 600, 0.7
     settings = Decoding(tag_id=None, eos_ids=frozenset(), max_new_tokens=1, temperature=temperature, top_k=5)
@@ -121,8 +130,10 @@ def test_choose_decoders_depends_on_tag() -> None:
     assert choose([], TAG) == ["beam", "safebeam"]
     assert choose([], None) == ["beam"]
     assert choose(["greedy"], TAG) == ["greedy"]
-    with pytest.raises(UserError, match=r"decoders: 'safebeam' needs .* choose from greedy, sample, beam"):
+    with pytest.raises(UserError, match=r"decoders: 'safebeam' needs .* choose from greedy, sample, beam\."):
         choose(["beam", "safebeam"], None)
+    with pytest.raises(UserError, match=r"decoders: 'stop' needs an endpoint .* safesample\."):
+        choose(["stop"], TAG)
 
 
 def test_check_decoder_names_rejects_unknown_and_repeated() -> None:

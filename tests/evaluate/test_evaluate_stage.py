@@ -253,8 +253,8 @@ def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path
     [
         ({"documents": []}, "documents is empty"),
         ({"documents": [], "prompt_sets": ["documents"]}, "documents is empty, but prompt_sets has"),
-        ({"model": ""}, "model: give a model, or answers"),
-        ({"answers": "a"}, "model: give a model, or answers"),
+        ({"model": ""}, "model: give a model, or endpoint.url, or answers"),
+        ({"answers": "a"}, "model: give a model, or endpoint.url, or answers"),
         ({"model": "", "answers": "a"}, "answers: cannot be combined with documents or prompt_sets"),
         ({"prompt_sets": ["advbanch"]}, "unknown set 'advbanch'; the nearest is 'advbench'"),
         ({"decoders": ["beem"]}, "unknown decoder 'beem'"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
-from safety_ray.evaluate import figure, measure, page, rates
+from safety_ray.core.errors import UserError
+from safety_ray.evaluate import figure, measure, page, rates, results
 from safety_ray.evaluate.judges import JUDGES, Measurement
 
 SETTINGS: dict[str, Any] = {"seed": 0, "resamples": 500}
@@ -177,3 +179,42 @@ def test_figure_has_panel_per_kind(rows: list[dict[str, Any]], tmp_path: Any) ->
         (tmp_path / "plot.png").write_bytes(figure.plot(values_of(members)))
         widths.append(imread(tmp_path / "plot.png").shape[1])
     assert widths[0] < widths[1]
+
+
+def test_difference_table_counts_discordant_prompts() -> None:
+    """Four prompts are harmful with the first decoder only, one with the second only."""
+    first, second = [True] * 5 + [False] * 3, [True] + [False] * 4 + [True] + [False] * 2
+    rows = [row(n, "greedy", harmful=flag) for n, flag in enumerate(first)]
+    rows += [row(n, "beam", harmful=flag) for n, flag in enumerate(second)]
+    harm, _ = measure.difference_table(rows, **SETTINGS)
+    assert (harm["only_first"], harm["only_second"]) == (4, 1)
+    # Five fair coins, at least four or at most one heads: 2 * (5 + 1) / 32.
+    assert harm["p_value"] == pytest.approx(12 / 32)
+    for member in rows:
+        member["group"] = "all"
+    assert measure.difference_table(rows, **SETTINGS)[0]["p_value"] is None
+
+
+def test_difference_table_compares_models_by_decoder(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows = [{**member, "prompt": f"prompt {member['id']}"} for member in rows]
+    other = [{**member, "answer": "b"} for member in rows if member["id"] != "9"]
+    other[0]["prompt"] = "another"
+    results.write(str(tmp_path / "results.jsonl"), other)
+    found = results.compared(rows, str(tmp_path))
+    assert len(found) == len(other) - 1
+    assert {member["answer"] for member in found} == {"b"}
+    assert {member["decoder"] for member in found} == {"beam (compared)", "safebeam (compared)"}
+    verdicts = {member["id"]: member["verdicts"] for member in rows if member["decoder"] == "safebeam"}
+    found = [{**member, "verdicts": verdicts[member["id"]]} for member in found]
+    harm = [
+        line for line in measure.difference_table([*rows, *found], **SETTINGS) if line["judge"] != "refusal"
+    ]
+    assert [(line["decoder"], line["minus"], line["answers"]) for line in harm] == [
+        ("beam", "safebeam", 10), ("beam", "beam (compared)", 8), ("safebeam", "safebeam (compared)", 9),
+    ]  # fmt: skip
+    assert harm[1]["difference"] == pytest.approx(3 / 8)
+    assert harm[2]["difference"] == 0.0
+    table = measure.rate_table([*rows, *found], MODELS, **SETTINGS)
+    assert not [key for key in measure.headline(table, []) if "compared" in key]
+    with pytest.raises(UserError, match=r"compare_to: .* has no prompt in common"):
+        results.compared([{**member, "prompt": "new"} for member in rows], str(tmp_path))

@@ -102,6 +102,8 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
         ({"refuse_scores": [3, 4]}, "score 3 is in rephrase_scores and in refuse_scores"),
         ({"engine": {"kind": "vllm"}}, "engine.model"),
         ({"attempts": 0}, "attempts=0"),
+        ({"engine_share": 0.5}, "engine_share=0.5 must be .* and 1 for engine.kind=template"),
+        ({"engine": {"kind": "vllm", "model": "m"}, "engine_share": 0.0}, "engine_share=0.0 must be above 0"),
         ({"max_chars": 10}, "max_chars=10"),
         ({"dry_run_rows": 1}, "dry_run_rows"),
         ({"accept": {"margin": 9}}, "accept.margin=9"),

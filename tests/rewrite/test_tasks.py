@@ -31,6 +31,20 @@ def test_tasks_have_recipe_of_score_and_provenance(labelled: pa.Table, direct: p
     assert "label" not in direct.column_names  # it is the source's label, not the new text's
 
 
+def test_select_writer_splits_web_documents_by_share(direct: pa.Table) -> None:
+    by_engine, by_template = (
+        set(tasks.select_writer(direct, 0.3, 5, template).column("id").to_pylist())
+        for template in (False, True)
+    )
+    assert not by_engine & by_template
+    assert by_engine | by_template == set(direct.column("id").to_pylist())
+    # Five standard deviations of a binomial distribution.
+    number = len(direct)
+    assert abs(len(by_engine) - 0.3 * number) < 5 * (number * 0.3 * 0.7) ** 0.5
+    more = set(tasks.select_writer(direct, 0.5, 5, False).column("id").to_pylist())
+    assert by_engine < more, "a larger share contains the smaller one"
+
+
 def test_texts_depend_only_on_seed_and_id(labelled: pa.Table, direct: pa.Table) -> None:
     texts = {r["id"]: r["text"] for r in drafts_from_template(direct, 5).to_pylist()}
     order = pa.array(sorted(range(len(labelled)), key=lambda i: i * 7919 % 1009))

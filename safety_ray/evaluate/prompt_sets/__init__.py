@@ -1,6 +1,7 @@
 """Registry of prompt sets: published sets by name, a file of one's own, and beginnings of documents.
 
-To add a set, declare it in published.py and add it to `PROMPT_SETS`.
+To add a set, declare it in published.py (over_refusal.py for sets that only measure refusals) and add it to
+`PROMPT_SETS`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.evaluate.prompt_sets import published
+from safety_ray.evaluate.prompt_sets import over_refusal, published
 from safety_ray.evaluate.prompt_sets.prompt_set import (
     HARMFUL,
     HARMLESS,
@@ -39,6 +40,9 @@ PROMPT_SETS: dict[str, PromptSet] = {
         published.STRONGREJECT,
         published.XSTEST,
         published.CATQA,
+        published.JAILBREAKBENCH,
+        over_refusal.PHTEST,
+        over_refusal.PHTEST_CONTROVERSIAL,
     )
 }
 

@@ -54,18 +54,19 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet(PublishedData):
-    """A published set of prompts: one file, its reader and the meaning of its columns."""
+    """A published set of prompts: its files, their reader and the meaning of the columns."""
 
     noun: ClassVar[str] = "prompt set"
-    read: Callable[[Path], Iterable[dict[str, Any]]]
-    """yields the rows of the file"""
+    read: Callable[..., Iterable[dict[str, Any]]]
+    """yields the rows of the files, whose paths are its arguments"""
     columns: Columns = Columns()
 
     def prompts(self, data: Path) -> list[Prompt]:
-        """Return all prompts; the file is below `data`. Raises UserError if it is not as declared."""
+        """Return all prompts; the files are below `data`. Raises UserError if one is not as declared."""
         self.check_files(data)
-        [file] = self.files
-        return to_prompts(self.name, self.read(data / file.path), self.columns, f"'{data / file.path}'")
+        paths = [data / file.path for file in self.files]
+        where = " and ".join(f"'{path}'" for path in paths)
+        return to_prompts(self.name, self.read(*paths), self.columns, where)
 
 
 def to_prompts(name: str, rows: Iterable[dict[str, Any]], columns: Columns, where: str) -> list[Prompt]:

@@ -140,3 +140,28 @@ CATQA = PromptSet(
     licence="Apache-2.0",
     how_to_get="Copy harmful_questions/catqa_english.json from that repository without 'Child Abuse'.",
 )
+
+
+def _jailbreakbench(harmful: Path, benign: Path) -> Iterator[dict[str, Any]]:
+    """Yield the behaviors of both files; `Index` counts from 0 in each."""
+    for kind, path in ((HARMFUL, harmful), (HARMLESS, benign)):
+        for number, row in enumerate(read_table(path)):
+            yield {"id": f"{kind}/{row.get('Index', number)}", "prompt": row.get("Goal"), "kind": kind}
+
+
+UNSEEN = "its columns were read in programs that use it, not in the file itself"
+"""Reason for the missing checksum of a file."""
+
+JAILBREAKBENCH = PromptSet(
+    name="jailbreakbench",
+    contents="100 harmful behaviors (JBB-Behaviors) and 100 harmless ones on the same topics",
+    files=(
+        DataFile("safety_eval/jbb_harmful_behaviors.csv", None, UNSEEN),
+        DataFile("over_refusal/jbb_benign_behaviors.csv", None, UNSEEN),
+    ),
+    read=_jailbreakbench,
+    url="https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors",
+    licence="MIT",
+    how_to_get="Copy data/harmful-behaviors.csv and data/benign-behaviors.csv from that dataset and rename "
+    "them.",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,36 @@ def test_rewrite_stage_rewrites_by_all_recipes_with_model(
 def test_rewrite_stage_resumes_partial_run_of_model(by_a_model: ByModel, tmp_path: Path) -> None:
     config, record, _ = by_a_model
     check_skip_and_resume(config, record, tmp_path / "copy")
+
+
+def test_rewrite_stage_shares_documents_between_model_and_template(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    with Endpoint(writer) as endpoint:
+        config = written_by(endpoint, scored, classifier, str(tmp_path / "out"), engine_share=0.4)
+        record = rewrite_documents(config)
+    rows = rows_of(config.output, "data") + rows_of(config.output, "rejected")
+    by_model = {row["root_id"] for row in rows if row["engine"] == "openai:writer"}
+    by_template = {row["root_id"] for row in rows if row["engine"] == "template"}
+    assert not by_model & by_template
+    assert by_model | by_template == {row["id"] for row in rows_of(str(scored), "") if row["score"]}
+    assert 0.15 < len(by_model) / len(by_model | by_template) < 0.65
+    counts = {
+        engine: {
+            name: sum(row["engine"] == engine for row in rows_of(config.output, folder))
+            for name, folder in (("accepted", "data"), ("rejected", "rejected"))
+        }
+        for engine in ("openai:writer", "template")
+    }
+    assert record["engines"] == counts
+    assert {"direct", "direct_template", "moralize_template"} <= record["attempts"].keys()
+    again = config.output + "-again"
+    shutil.copytree(config.output, again)
+    (Path(again) / "record.json").unlink()
+    shutil.rmtree(Path(again) / "data" / "moralize_template")
+    shutil.rmtree(Path(again) / "rejected" / "moralize_template", ignore_errors=True)
+    resumed = rewrite_documents(replace(config, output=again))
+    assert resumed["engines"] == counts
 
 
 def test_rewrite_stage_rephrases_long_documents_by_chunk(
