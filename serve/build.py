@@ -122,8 +122,8 @@ def public_settings(config: ServeConfig, folder: str, tag_id: int | None) -> dic
 
 def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict[str, Any]:
     """Return vLLM's engine arguments; `config.engine_args` takes precedence over all but the guard's own."""
-    from safety_ray.compat.vllm_scheduler import SCHEDULER
     from safety_ray.decode.vllm_processor import CONFIG_KEY, PROCESSOR, engine_config
+    from safety_ray.decode.vllm_scheduler import BLOCK_COPIES, SCHEDULER
 
     args: dict[str, Any] = {
         "max_model_len": min(config.max_model_len, positions),
@@ -133,8 +133,8 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
     }
     if _on_cpu(config):
-        # The prefix cache shares whole blocks among the candidates of a search.
-        args |= {**cpu_engine_args(), "block_size": 32}
+        # Each candidate of a search copies the last block of its parent.
+        args |= {**cpu_engine_args(), "block_size": 32, "worker_extension_cls": BLOCK_COPIES}
     args |= config.engine_args
     limits = asdict(config.limits(tag_id is not None)) | {"max_candidates": args["max_logprobs"] - 2}
     guard: dict[str, Any] = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,14 @@ def _rows_of_part(
         from benchmarks.decode import tree_and_rows
 
         return tree_and_rows.rows(config, model, prompts, tag)
-    if part in ("vllm", "processor"):
+    if part == "vllm":
         from benchmarks.decode import through_vllm
 
-        rows_of_vllm: Callable[..., Iterator[Row]] = (
-            through_vllm.search_rows if part == "vllm" else through_vllm.processor_rows
-        )
-        return rows_of_vllm(config, folder, prompts, tag)
+        return through_vllm.search_rows(config, folder, model.config.vocab_size, tag)
+    if part == "processor":
+        from benchmarks.decode import through_vllm
+
+        return through_vllm.processor_rows(config, folder, prompts, tag)
     from benchmarks.decode import through_http
 
     return through_http.soak_rows(config, folder) if part == "soak" else through_http.rows(config, folder)

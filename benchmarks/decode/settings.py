@@ -26,6 +26,7 @@ class DecodeBenchmark:
     model: str = setting("a Hugging Face folder with the tag; empty: a Llama with random weights", default="")
     beam_size: int = setting("k, and N", default=4)
     prompt_tokens: int = setting("tokens of each prompt", default=16)
+    long_prompt_tokens: int = setting("tokens of each longer prompt of part vllm", default=200)
     new_tokens: int = setting("tokens to generate for each prompt", default=32)
     prompts: int = setting("number of prompts", default=4)
     literal_prompts: int = setting("number of prompts for the literal algorithm", default=1)
@@ -38,6 +39,7 @@ class DecodeBenchmark:
         for name in (
             "beam_size",
             "prompt_tokens",
+            "long_prompt_tokens",
             "new_tokens",
             "prompts",
             "literal_prompts",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psutil
 
-from benchmarks.decode.settings import DecodeBenchmark, Row
+from benchmarks.decode.settings import DecodeBenchmark, Row, make_prompts
 from safety_ray.core.device import cpu_dtype
 from safety_ray.decode.safebeam import Search, SearchSettings
 
@@ -19,9 +20,14 @@ def engine(config: DecodeBenchmark, folder: str, **engine_args: Any) -> Any:
     import torch
     from vllm import LLM
 
-    from safety_ray.compat.vllm_scheduler import SCHEDULER
+    from safety_ray.decode.vllm_scheduler import BLOCK_COPIES, SCHEDULER
 
-    on_cpu: dict[str, Any] = {"dtype": cpu_dtype(), "enforce_eager": True, "block_size": 32}
+    on_cpu: dict[str, Any] = {
+        "dtype": cpu_dtype(),
+        "enforce_eager": True,
+        "block_size": 32,
+        "worker_extension_cls": BLOCK_COPIES,
+    }
     return LLM(
         model=folder,
         max_model_len=512,
@@ -32,22 +38,48 @@ def engine(config: DecodeBenchmark, folder: str, **engine_args: Any) -> Any:
     )
 
 
-def search_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], tag: int) -> Iterator[Row]:
+class EngineCounts:
+    """Counts of what an engine has done, from its answers to the frontend."""
+
+    def __init__(self, llm: Any) -> None:
+        self.requests = self.computed = 0
+        core = llm.llm_engine.engine_core
+        get_output = core.get_output
+
+        def counted() -> Any:
+            answers = get_output()
+            if answers.scheduler_stats is not None:
+                cache = answers.scheduler_stats.prefix_cache_stats
+                self.requests += cache.requests
+                self.computed += cache.queries - cache.hits
+            return answers
+
+        core.get_output = counted
+
+    def take_tokens_per_request(self) -> float:
+        """Return the tokens computed per request or row since the last call."""
+        value = self.computed / max(self.requests, 1)
+        self.requests = self.computed = 0
+        return value
+
+
+def search_rows(config: DecodeBenchmark, folder: str, vocabulary: int, tag: int) -> Iterator[Row]:
+    llm = engine(config, folder, disable_log_stats=False)  # the statistics contain the computed tokens
+    counts = EngineCounts(llm)
+    for prompt_tokens in (config.prompt_tokens, config.long_prompt_tokens):
+        prompts = make_prompts(replace(config, prompt_tokens=prompt_tokens), vocabulary, tag)
+        for row in _search_rows(config, llm, counts, prompts, tag):
+            yield replace(row, method=f"vLLM, {prompt_tokens} tokens: {row.method}")
+
+
+def _search_rows(
+    config: DecodeBenchmark, llm: Any, counts: EngineCounts, prompts: list[list[int]], tag: int
+) -> Iterator[Row]:
     from vllm.inputs import TokensPrompt
     from vllm.sampling_params import BeamSearchParams
 
     from safety_ray.decode.vllm_search import run_searches
 
-    llm = engine(config, folder)
-    steps, output = 0, llm.llm_engine.engine_core.get_output
-
-    def counted() -> Any:
-        nonlocal steps
-        answers = output()
-        steps += bool(answers.outputs)
-        return answers
-
-    llm.llm_engine.engine_core.get_output = counted
     k, length = config.beam_size, config.new_tokens
     settings = SearchSettings(tag_id=tag, beam_size=k, num_candidates=k, max_new_tokens=length)
     beams = BeamSearchParams(beam_width=k, max_tokens=length, ignore_eos=True)
@@ -59,34 +91,41 @@ def search_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], 
     def beam_search(batch: list[list[int]]) -> None:
         llm.beam_search([TokensPrompt(prompt_token_ids=prompt) for prompt in batch], beams)
 
-    methods: list[tuple[str, int, Callable[[], None]]] = [
-        ("its own beam search", len(prompts), lambda: [beam_search([p]) for p in prompts]),
-        ("Safe Beam Search", len(prompts), lambda: [safe_beam_search([p]) for p in prompts]),
-        (f"its own beam search, {len(eight)} concurrent prompts", 1, lambda: beam_search(eight)),
-        (f"Safe Beam Search, {len(eight)} concurrent prompts", 1, lambda: safe_beam_search(eight)),
+    concurrent = f"{len(eight)} concurrent prompts"
+    methods: list[tuple[str, str, int, Callable[[], None]]] = [
+        ("its own beam search", "", len(prompts), lambda: [beam_search([p]) for p in prompts]),
+        (
+            "Safe Beam Search",
+            "its own beam search",
+            len(prompts),
+            lambda: [safe_beam_search([p]) for p in prompts],
+        ),
+        (f"its own beam search, {concurrent}", "", len(eight), lambda: beam_search(eight)),
+        (
+            f"Safe Beam Search, {concurrent}",
+            f"its own beam search, {concurrent}",
+            len(eight),
+            lambda: safe_beam_search(eight),
+        ),
     ]
-    speeds: dict[str, list[float]] = {name: [] for name, _, _ in methods}
-    counts: dict[str, float] = {}
-    safe_beam_search(prompts[:1]), beam_search(prompts[:1])  # warm up
+    speeds: dict[str, list[float]] = {name: [] for name, *_ in methods}
+    computed: dict[str, float] = {}
+    for *_, decode in methods:  # warm up
+        decode()
     for _ in range(config.repeats):  # alternating, so that other work on the machine affects all methods
-        for name, runs, decode in methods:
-            steps, start = 0, time.perf_counter()
+        for name, _, runs, decode in methods:
+            counts.take_tokens_per_request()
+            start = time.perf_counter()
             decode()
-            tokens = length * (runs if runs > 1 else len(eight))
-            speeds[name].append(tokens / (time.perf_counter() - start))
-            # Without the first step, which computes the prompt.
-            counts[name] = (steps / runs - name.startswith("Safe")) / length
-    speed = {name: statistics.median(values) for name, values in speeds.items()}
-    own, ours, own_concurrent, ours_concurrent = [name for name, _, _ in methods]
-    for name, base in (
-        (own, own),
-        (ours, own),
-        (own_concurrent, own_concurrent),
-        (ours_concurrent, own_concurrent),
-    ):
-        comparison = "" if name == base else f"{speed[name] / speed[base]:.2f} x its own"
-        note = f"{speed[name] / speed[ours]:.1f} x sequential" if name == ours_concurrent else ""
-        yield Row(f"vLLM: {name}", speed[name], comparison, f"{counts[name]:.2f}", note)
+            speeds[name].append(length * runs / (time.perf_counter() - start))
+            computed[name] = counts.take_tokens_per_request()
+    for name, base, *_ in methods:
+        comparison = f"{_ratio(speeds[name], speeds[base]):.2f} x its own" if base else ""
+        note = f"{computed[name]:.2f} computed tokens per row"
+        if base:
+            turns = sorted(a / b for a, b in zip(speeds[name], speeds[base], strict=True))
+            note += f"; turns {turns[0]:.2f} to {turns[-1]:.2f}"
+        yield Row(name, statistics.median(speeds[name]), comparison, "", note)
 
 
 def processor_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]], tag: int) -> Iterator[Row]:

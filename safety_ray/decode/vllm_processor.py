@@ -19,7 +19,6 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from safety_ray.compat.vllm_sampler import report_with_sampler
-from safety_ray.compat.vllm_scheduler import GROUP_ARG, is_group
 from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import (
     REPORT_ARG,
@@ -29,6 +28,7 @@ from safety_ray.decode.processor import (
     end_token,
     parse_policy,
 )
+from safety_ray.decode.vllm_scheduler import SEARCH_ARG, make_search
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -59,8 +59,8 @@ class TagProcessor(LogitsProcessor):
         extra = sampling_params.extra_args or {}
         try:
             check_sampling(parse_policy(extra, TagPolicy()), None, sampling_params)
-            if GROUP_ARG in extra and not is_group(extra[GROUP_ARG]):
-                raise UserError(f"{GROUP_ARG} must be a list of a name and a number, such as ['a', 2].")
+            if SEARCH_ARG in extra:
+                make_search(extra[SEARCH_ARG])
             if extra.get(REPORT_ARG) and sampling_params.logprob_token_ids:
                 raise UserError(f"{REPORT_ARG} needs logprobs; leave out logprob_token_ids.")
         except UserError as error:

@@ -1,83 +1,96 @@
-"""Safe Beam Search on vLLM: one engine step generates one output token.
+"""Safe Beam Search on vLLM: one request runs a whole search in the engine core (vllm_scheduler.py).
 
-Each candidate is one request for one token. Its log-probabilities are the candidate's N best continuations.
-The request may sample only the tag, and vLLM always reports the sampled token, so they contain log P(tag)
-too. vLLM computes log-probabilities before it masks tokens, so they are the model's own. The engine's prefix
-cache avoids computing shared prefixes again; it shares whole blocks only, so use a small `block_size`.
+Each prefix that a search expands is one row of the model. Its log-probabilities are the candidate's N best
+continuations. A row may sample only the tag, and vLLM always reports the sampled token, so they contain
+log P(tag) too. vLLM computes log-probabilities before it masks tokens, so they are the model's own.
 
-Many searches can share an engine: their requests are batched like any others.
+The engine returns the log-probabilities of all rows as those of the request's "tokens". The search is
+repeated here from these values, which gives the same beams, with everything that a caller may ask a `Search`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt, tokens_input
+from vllm.sampling_params import RequestOutputKind
 
-from safety_ray.compat.vllm_scheduler import GROUP_ARG
+from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import MODE_ARG
-from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
+from safety_ray.decode.safebeam import Hypothesis, Search
+from safety_ray.decode.vllm_scheduler import SEARCH_ARG, describe_search, expansion
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput
+    from vllm import LLM, CompletionOutput, RequestOutput
+    from vllm.logprobs import FlatLogprobs
 
 _MODE_OFF = {MODE_ARG: "off"}  # a processor that masks the tag would leave no token to sample
 
 
-def look_ahead(settings: SearchSettings, group: tuple[str, int] | None = None) -> SamplingParams:
-    """Return the sampling parameters of a request for one expansion.
-
-    `group` is (name, number of requests) of the search step (safety_ray/compat/vllm_scheduler.py).
-    """
+def search_params(search: Search) -> SamplingParams:
+    """Return the sampling parameters of the request that runs `search`, which has not started."""
+    settings = search.settings
+    if settings.tag_id is None:
+        raise UserError("a search in vLLM needs tag_id, the id of the model's tag.")
     return SamplingParams(
-        max_tokens=1,
+        max_tokens=settings.max_new_tokens,
         temperature=0,
         logprobs=settings.num_candidates + 1,  # the tag may be one of the most likely tokens
+        flat_logprobs=True,
         allowed_token_ids=[settings.tag_id],
         detokenize=False,
-        extra_args={**_MODE_OFF, **({GROUP_ARG: list(group)} if group else {})},
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={**_MODE_OFF, SEARCH_ARG: describe_search(search)},
     )
 
 
-def expansion(output: RequestOutput, settings: SearchSettings) -> Expansion:
-    """Return the expansion in the engine's output; at equal probability the smaller token id comes first."""
-    [step] = output.outputs[0].logprobs or [{}]
-    tag = step[settings.tag_id].logprob
-    pairs = sorted((-entry.logprob, token) for token, entry in step.items() if token != settings.tag_id)
-    best = pairs[: settings.num_candidates]
-    return Expansion([token for _, token in best], [-value for value, _ in best], min(math.exp(tag), 1.0))
+class Replay:
+    """A search that is repeated from the outputs of the engine core."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._rows: list[tuple[list[int], list[float]]] = []  # outputs of a part of a step
+
+    def add(self, output: CompletionOutput) -> None:
+        """Accept the rows in `output`. Raises UserError if the engine has refused the search."""
+        if output.finish_reason == "error":
+            raise UserError(str(output.stop_reason))
+        if output.finish_reason not in (None, "stop"):
+            raise RuntimeError(f"the engine ended the search: {output.finish_reason}")
+        table: FlatLogprobs = output.logprobs  # type: ignore[assignment]
+        self._rows += [
+            (table.token_ids[start:end], table.logprobs[start:end])
+            for start, end in zip(table.start_indices, table.end_indices, strict=True)
+        ]
+
+    def advance(self) -> bool:
+        """Advance the search by one step; return False if the rows of the step are not complete."""
+        number = len(self._search.pending)
+        if not number or len(self._rows) < number:
+            return False
+        rows, self._rows = self._rows[:number], self._rows[number:]
+        self._search.advance([expansion(*row, self._search.settings) for row in rows])
+        return True
 
 
 def run_searches(
     llm: LLM, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
 ) -> list[list[Hypothesis]]:
     """Run the i-th search on the i-th prompt, all in one engine, and return their results."""
-    active = list(zip(prompts, searches, strict=True))
-    step = 0
-    while active := [(prompt, search) for prompt, search in active if search.pending]:
-        prefixes = [[*prompt, *beam.token_ids] for prompt, search in active for beam in search.pending]
-        group = (f"step {step}", len(prefixes))
-        outputs = iter(
-            llm.generate(
-                [TokensPrompt(prompt_token_ids=token_ids) for token_ids in prefixes],
-                [params for _, search in active for params in _params_of_step(search, group)],
-                use_tqdm=False,
-            )
-        )
-        for _, search in active:
-            search.advance([expansion(next(outputs), search.settings) for _ in search.pending])
-        step += 1
+    outputs = llm.generate(
+        [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
+        [search_params(search) for search in searches],
+        use_tqdm=False,
+    )
+    for output, search in zip(outputs, searches, strict=True):
+        replay = Replay(search)
+        replay.add(output.outputs[0])
+        while replay.advance():
+            pass
     return [search.hypotheses() for search in searches]
-
-
-def _params_of_step(search: Search, group: tuple[str, int]) -> list[SamplingParams]:
-    """Return one entry per pending beam; all are the same object, since the engine copies it."""
-    return [look_ahead(search.settings, group)] * len(search.pending)
 
 
 async def drive(
@@ -91,30 +104,15 @@ async def drive(
 ) -> AsyncGenerator[Search, None]:
     """Run `search` with an engine's `generate` (AsyncLLM.generate), and yield it after each step.
 
-    `name` must be unique among running searches: it becomes part of the request ids. Cached prefixes are
-    shared only with searches of the same `cache_salt`. Closing this generator aborts the requests of the
-    current step.
+    `name` is the id of the request, unique among running ones. Cached prefixes are shared only with requests
+    of the same `cache_salt`. Closing this generator ends the search in the engine.
     """
-
-    async def expand(token_ids: tuple[int, ...], params: SamplingParams, request_id: str) -> Expansion:
-        prompt = tokens_input([*prompt_ids, *token_ids], cache_salt=cache_salt)
-        async with aclosing(generate(prompt, params, request_id, **generate_kwargs)) as outputs:
-            async for output in outputs:
-                return expansion(output, search.settings)
-        raise RuntimeError("the engine ended a request without an output")
-
-    step = 0
-    while search.pending:
-        group = f"{name}-{step}"
-        params = look_ahead(search.settings, (group, len(search.pending)))
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                expansions = [
-                    tasks.create_task(expand(beam.token_ids, params, f"{group}-{index}"))
-                    for index, beam in enumerate(search.pending)
-                ]
-        except BaseExceptionGroup as errors:  # all requests of a step fail for the same reason
-            raise errors.exceptions[0] from errors
-        search.advance([task.result() for task in expansions])
-        step += 1
-        yield search
+    replay = Replay(search)
+    prompt = tokens_input(list(prompt_ids), cache_salt=cache_salt)
+    async with aclosing(generate(prompt, search_params(search), name, **generate_kwargs)) as outputs:
+        async for output in outputs:
+            replay.add(output.outputs[0])
+            while replay.advance():
+                yield search
+    if search.pending:
+        raise RuntimeError("the engine ended a search before its end")

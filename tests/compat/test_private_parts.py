@@ -33,10 +33,32 @@ ATTRIBUTES = [
     ("vllm_renderer", "vllm.renderers.registry", "RENDERER_REGISTRY.register"),
     ("vllm_renderer", "vllm.utils.async_utils", "make_async"),
     ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward"),
-    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.add_request"),
-    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.finish_requests"),
+    ("vllm_block_copies", "vllm.v1.worker.gpu_model_runner", "copy_kv_cache_blocks_inplace"),
+    ("vllm_rows", "vllm.v1.request", "Request.update_block_hashes"),
+    ("vllm_scheduler", "vllm.v1.core.block_pool", "BlockPool.free_blocks"),
+    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.get_num_unfinished_requests"),
 ]
+SCHEDULER = ("vllm_scheduler", "vllm.v1.core.sched.scheduler", "Scheduler")
 IN_SOURCE = [
+    (
+        "vllm_block_copies",
+        "vllm.v1.worker.gpu_model_runner",
+        "GPUModelRunner",
+        "copy_kv_cache_blocks_inplace(",
+    ),
+    (
+        "vllm_block_copies",
+        "vllm.v1.worker.worker_base",
+        "WorkerWrapperBase",
+        "worker_extension_cls = resolve",
+    ),
+    ("vllm_rows", "vllm.v1.request", "Request", "self._block_hasher"),
+    ("vllm_scheduler", "vllm.v1.engine.core", "EngineCore", "if self.scheduler.has_requests():"),
+    (*SCHEDULER, "self._get_local_prefix_cache_hit(request)"),
+    (*SCHEDULER, "self._free_request_blocks(request)"),
+    (*SCHEDULER, "self._enqueue_waiting_request(request)"),
+    (*SCHEDULER, "self.kv_cache_manager.allocate_slots("),
+    (*SCHEDULER, "self.kv_cache_manager.pop_blocks_for_free(request)"),
     ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._engine_client ="),
     ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._app_state = state"),
     (
@@ -82,12 +104,26 @@ PARAMETERS = [
         "IncrementalDetokenizer.from_new_request",
         ["tokenizer", "request"],
     ),
-    ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.add_request", ["request"]),
     (
-        "vllm_scheduler",
-        "vllm.v1.core.sched.async_scheduler",
-        "AsyncScheduler.finish_requests",
-        ["request_ids", "finished_status"],
+        "vllm_block_copies",
+        "vllm.v1.worker.gpu_model_runner",
+        "copy_kv_cache_blocks_inplace",
+        ["kv_caches", "num_blocks", "kv_cache_block_copies"],
+    ),
+    *(
+        ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", f"AsyncScheduler.{method}", names)
+        for method, names in {
+            "add_request": ["request"],
+            "finish_requests": ["request_ids", "finished_status"],
+            "schedule": ["throttle_prefills"],
+            "update_from_output": ["scheduler_output", "model_runner_output"],
+            "reset_prefix_cache": ["reset_running_requests", "reset_connector"],
+            "_update_after_schedule": ["scheduler_output"],
+            "_update_request_with_output": ["request", "new_token_ids", "is_stale"],
+            "_enqueue_waiting_request": ["request"],
+            "_get_local_prefix_cache_hit": ["request"],
+            "_free_request_blocks": ["request"],
+        }.items()
     ),
     ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward", ["logits"]),
     (
@@ -135,6 +171,15 @@ def test_private_method_has_expected_parameters(
         name for name in inspect.signature(part(module, path, needed_by)).parameters if name != "self"
     ]
     assert parameters[: len(names)] == names, f"safety_ray/compat/{needed_by}.py relies on these parameters"
+
+
+def test_engine_core_reads_queue_length_after_making_the_scheduler() -> None:
+    source = inspect.getsource(part("vllm.v1.engine.core", "EngineCore.__init__", "vllm_scheduler"))
+    scheduler, length = (
+        "self.scheduler: SchedulerInterface = Scheduler(",
+        "vllm_config.max_concurrent_batches",
+    )
+    assert 0 < source.find(scheduler) < source.find(length)
 
 
 def test_canary_names_the_missing_part() -> None:

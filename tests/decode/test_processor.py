@@ -287,14 +287,14 @@ def test_parse_policy_rejects_invalid_safety_arguments(values: dict[str, Any], m
         TagProcessor.validate_params(SamplingParams(extra_args=values))
 
 
-@pytest.mark.parametrize("values", [{"search_group": 5}, {"search_group": ["a"]}, {"search_group": None}])
-def test_validate_params_rejects_odd_groups(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("values", [{"search": 5}, {"search": ["a"]}, {"search": None}])
+def test_validate_params_rejects_odd_searches(values: dict[str, Any]) -> None:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
     from safety_ray.decode.vllm_processor import TagProcessor
 
-    with pytest.raises(VLLMValidationError, match="search_group must be a list"):
+    with pytest.raises(VLLMValidationError, match="search must be an object"):
         TagProcessor.validate_params(SamplingParams(extra_args=values))
     with pytest.raises(VLLMValidationError, match="leave out logprob_token_ids"):
         TagProcessor.validate_params(

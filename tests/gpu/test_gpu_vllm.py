@@ -53,8 +53,8 @@ def test_vllm_async_modes_and_searches_match_transformers(
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from safety_ray.compat.vllm_scheduler import SCHEDULER
     from safety_ray.decode.vllm_processor import PROCESSOR, engine_config
+    from safety_ray.decode.vllm_scheduler import SCHEDULER
     from safety_ray.decode.vllm_search import drive
 
     model = random_model()

@@ -194,8 +194,8 @@ def test_endpoint_encodes_control_strings_as_text(client: OpenAI, tokenizer: Any
         ({"safety": {"mode": "stop", "thresholt": 1}}, "'thresholt'; the nearest is 'threshold'"),
         ({"safety": "stop"}, "'safety' must be an object"),
         ({"body": {"vllm_xargs": {"safety_mod": "off"}}}, "'safety_mod'; the nearest is 'safety_mode'"),
-        ({"body": {"vllm_xargs": {"search_group": 5}}}, "vllm_xargs has no argument 'search_group'"),
-        ({"body": {"vllm_xargs": {"search_group": ["a", 2]}}}, "vllm_xargs has no argument 'search_group'"),
+        ({"body": {"vllm_xargs": {"search": 5}}}, "vllm_xargs has no argument 'search'"),
+        ({"body": {"vllm_xargs": {"search": ["a", 2]}}}, "vllm_xargs has no argument 'search'"),
         ({"body": {"vllm_xargs": {"safety_report": 1}}}, "vllm_xargs has no argument 'safety_report'"),
         (
             {"safety": {"mode": "mask", "beam_size": 2}},
@@ -251,7 +251,7 @@ def test_endpoint_rejects_invalid_request_with_400(client: OpenAI, more: Any, me
 
 
 ODD_REQUESTS: Any = [
-    *({"vllm_xargs": {"search_group": group}} for group in (5, "a", ["a", 2], ["a"], [1, 2], 2.5, [], -1)),
+    *({"vllm_xargs": {"search": value}} for value in (5, "a", ["a", 2], ["a"], [1, 2], 2.5, [], -1)),
     *(
         {"vllm_xargs": {name: 5}}
         for name in ("safety_key", "safety_report", "safety_mode", "kv_cache_report")

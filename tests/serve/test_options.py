@@ -53,7 +53,7 @@ ODD_VALUES: list[Any] = [5, -1, 0, 2.5, "", "a", [], ["a", 2], ["a"], [[1]], {},
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize(
-    "name", ["search_group", "safety_report", "safety_key", "safety_", "", "kv_transfer_params"]
+    "name", ["search", "safety_report", "safety_key", "safety_", "", "kv_transfer_params"]
 )
 def test_options_in_xargs_rejects_engine_arguments(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"vllm_xargs has no argument '{name}'; the nearest is 'safety_"):

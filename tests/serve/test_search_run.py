@@ -12,10 +12,11 @@ import pytest
 from known_model import CHAT_END, CHAT_START, small_tokenizer
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.logprobs import Logprob
+from vllm.logprobs import FlatLogprobs, Logprob
 
 from safety_ray.core.tag import TAG
 from safety_ray.decode.safebeam import Search, SearchSettings
+from safety_ray.decode.vllm_scheduler import SEARCH_ARG, expansion, make_search
 from serve.options import SafetyOptions
 from serve.report import SafetyReport
 from serve.search_run import SearchRun
@@ -32,10 +33,19 @@ def answers(table: Table, n: int, max_tokens: int, stop: list[str], beam_size: i
     prompt, tag = tokenizer.convert_tokens_to_ids(["p", TAG])
 
     async def generate(prompt: Any, params: Any, request_id: str) -> AsyncGenerator[Any, None]:
-        last = tokenizer.convert_ids_to_tokens(prompt["prompt_token_ids"][-1])
-        row = table.get(last, {"y": 0.6, "z": 0.4})
-        step = {tokenizer.convert_tokens_to_ids(token): Logprob(math.log(p)) for token, p in row.items()}
-        yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[{**step, tag: Logprob(-9.0)}])])
+        """Run the search as the engine core does, and yield the rows of each step."""
+        running = make_search(params.extra_args[SEARCH_ARG])
+        while running.pending:
+            rows, output = [], FlatLogprobs()
+            for beam in running.pending:
+                last = tokenizer.convert_ids_to_tokens([*prompt["prompt_token_ids"], *beam.token_ids][-1])
+                row = table.get(last, {"y": 0.6, "z": 0.4})
+                best = {tokenizer.convert_tokens_to_ids(token): math.log(p) for token, p in row.items()}
+                rows.append(([tag, *best], [-9.0, *best.values()]))
+                output.append({token: Logprob(value) for token, value in zip(*rows[-1], strict=True)})
+            running.advance([expansion(*row, running.settings) for row in rows])
+            finish_reason = None if running.pending else "stop"
+            yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=output, finish_reason=finish_reason)])
 
     options = SafetyOptions("safebeam", beam_size=beam_size, num_candidates=2, drop_share=0.0)
     settings = SearchSettings(

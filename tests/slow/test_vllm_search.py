@@ -50,7 +50,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def engine_args(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    from safety_ray.compat.vllm_scheduler import SCHEDULER
+    from safety_ray.decode.vllm_scheduler import BLOCK_COPIES, SCHEDULER
 
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)
@@ -65,6 +65,7 @@ def engine_args(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "max_num_seqs": 64,
         "block_size": 32,
         "scheduler_cls": SCHEDULER,
+        "worker_extension_cls": BLOCK_COPIES,
     }
     os.environ.clear()
     os.environ.update(before)
