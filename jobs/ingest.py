@@ -10,7 +10,8 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from safety_ray.core import artifact, cluster, dataset, filesystem, partition, r
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
+from safety_ray.core.worker_deaths import BATCH_TRIES, Alone, Watch, together
 from safety_ray.ingest import readers, unique_ids
 from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
@@ -30,6 +32,7 @@ _KEYS_PER_BLOCK = 4_000_000
 _REWRITE_TASKS = 256
 _MAX_TASKS = 10_000
 _WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
+_FILE_TRIES = 20
 _BLOCK_ROWS = 512
 _BLOCK_CHARS = 1 << 25
 _PAGES_PER_TASK = 64
@@ -83,12 +86,12 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     cluster.start()
-    counts_folder = out.sub("ignored")
+    counts_folder, watch = out.sub("ignored"), Watch()
 
     def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for group in batch["files"]:
             for file in map(str, group):
-                yield from read_tables(file, config, columns, counts_folder)
+                yield from read_watched(file, config, columns, counts_folder, watch)
 
     tasks = [{"files": group} for group in group_files(files, config.format)]
     ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
@@ -150,18 +153,46 @@ def group_files(files: list[str], format: str) -> Iterator[list[str]]:
         yield pages[start : start + _PAGES_PER_TASK]
 
 
-def read_tables(
-    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str
+def read_watched(
+    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, watch: Watch
 ) -> Iterator[pa.Table]:
-    """Return the rows of one file as small tables, so that Ray Data can stream them."""
+    """Return the rows of one file. If it has ended worker processes, its records are announced one by one.
+
+    Raises UserError if that did not find the record that ends them.
+    """
+    with watch.work(file) as deaths:
+        if deaths >= _FILE_TRIES:
+            raise UserError(
+                f"reading '{file}' ended its worker process {deaths} times, for example for want of memory; "
+                "split or remove the file, or use larger machines."
+            )
+
+        def alone(key: str) -> AbstractContextManager[str | None]:
+            return watch.alone(f"{file} {key}")
+
+        yield from read_tables(
+            file, config, columns, counts_folder, together if deaths < BATCH_TRIES else alone
+        )
+
+
+def read_tables(
+    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, alone: Alone = together
+) -> Iterator[pa.Table]:
+    """Return the rows of one file as small tables, so that Ray Data can stream them.
+
+    Each record is announced to `alone`.
+    """
     has_fields = readers.kind_of(file, config.format) in ("jsonl", "parquet")
     column_map: ColumnMap = dict(config.columns) if has_fields else {}
     ignored: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     size = 0
-    for raw in readers.read(file, config.max_bytes, config.format, config.extraction, ignored):
-        row = to_row(raw, columns, config.max_bytes, column_map, unreadable)
+    records = readers.read(file, config.max_bytes, config.format, config.extraction, ignored, alone)
+    for number, raw in enumerate(records):
+        with alone(f"row {number}") as reason:
+            raw = raw if reason is None else replace(raw, value=None, problem=reason)
+            row = to_row(raw, columns, config.max_bytes, column_map, unreadable)
         rows.append(row)
         size += len(row["text"] or "")
         if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:

@@ -9,7 +9,7 @@
     <output>/<stage>/        the output folder of each stage
     <output>/summary.json    rows and seconds of each stage, main results, answers of the endpoint
 
-All settings are checked before the first stage starts. A finished stage is skipped.
+All settings of the stages to run are checked before the first one starts. A finished stage is skipped.
 
 With `input`, a user's own documents, no classifier is fitted unless a section `fit` or `label` asks for it,
 and nothing is rewritten until the section `rewrite` names an engine: the run ends with a report card of the
@@ -205,7 +205,7 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
         list_files(pipeline.input, str(pipeline.ingest.get("format", "auto")))
     stages = stages_of(pipeline)
     chosen = selected(pipeline, stages)
-    configs = {stage.name: config_of(stage, pipeline) for stage in stages}
+    configs = {stage.name: config_of(stage, pipeline) for stage in chosen}
     if pipeline.plan:
         print(plan_table(stages, chosen, pipeline.output))
         print_unrewritten(pipeline, stages, chosen, "would be")

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.label import AGAIN, FIRST, count_shortened, judge_rows
 from safety_ray.classifier import deduplication, packaged
@@ -30,6 +29,7 @@ from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, SCORED
+from safety_ray.core.worker_deaths import Watch
 from safety_ray.judge import ensemble
 from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
@@ -104,7 +104,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
         texts = documents.map_batches(
             deduplication.keep, fn_kwargs={"shared": shared, "copies": False}, **_ARROW
         )
-    totals = start_totals() if config.classifies else None
+    totals = cluster.start_actor(TokenTotals) if config.classifies else None
     counts = score_texts(config, out, texts, rows - number, totals)
 
     if number:
@@ -122,7 +122,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     if config.judges:
         more = {"judge": config.judge.label, "judge_shortened": count_shortened(out, ensemble.JUDGED)}
     if totals is not None:
-        more["tokens"] = ray.get(totals.record.remote())
+        more["tokens"] = cluster.result(totals.record.remote())
     record = out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
         scored_texts=rows - number, copies=number, **more,
@@ -143,11 +143,13 @@ def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], 
 def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, totals: Any) -> dataset.Counts:
     """Write `ds` with scores. The judge starts after the classifier has ended, so they never share memory."""
     if config.classifies:
-        ds = classify(ds, config, config.classifier, texts, totals=totals)
+        ds = classify(ds, config, config.classifier, texts, totals=totals, watch=Watch(totals))
         settings: dict[str, Any] = {"label": "score", "total": texts, "write_rows": config.write_rows}
         if not config.judges:
             return dataset.write(ds, out, **settings, max_rejected=1.0, part=_TEXTS)
         classified = Artifact(out.sub(_CLASSIFIED), {}, {})
+        # The judge also reads the rows that the classifier rejected; they have no score of the classifier.
+        ds = ds.map_batches(dataset.keep_rejected, **_ARROW)
         dataset.write(ds.map_batches(ensemble.keep_classifier_score, **_ARROW), classified, **settings)
         ds = dataset.read(classified.sub("data"), SCORED)
     return judge_rows(
@@ -164,9 +166,13 @@ def classify(
     rows: int,
     *,
     totals: Any = None,
+    watch: Watch | None = None,
     actor: type[ScoreBatch] | None = None,
 ) -> Dataset:
-    """Add score columns to `ds`, about `rows` rows, with a pool of actors of class `actor` (`ScoreBatch`)."""
+    """Add score columns to `ds`, about `rows` rows, with a pool of actors of class `actor` (`ScoreBatch`).
+
+    With `watch`, rows that end an actor's process are rejected.
+    """
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
     on_gpus, cpus = pool.on_gpus(gpus), resources.get("CPU", 1)
@@ -176,7 +182,14 @@ def classify(
     ds = ds.repartition(target_num_rows_per_block=pool.batch_rows, strict=True)
     return ds.map_batches(
         actor or ScoreBatch,
-        fn_constructor_args=(classifier, pool.batch_tokens, "cuda" if on_gpus else "cpu", totals, threads),
+        fn_constructor_args=(
+            classifier,
+            pool.batch_tokens,
+            "cuda" if on_gpus else "cpu",
+            totals,
+            threads,
+            watch,
+        ),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,
         # On a GPU two calls overlap: one tokenizes while the other one uses the GPU.
@@ -200,12 +213,6 @@ def scores_of_owners(out: Artifact, shared: Shared[Duplicates]) -> Shared[pa.Tab
         owned = scored.map_batches(deduplication.owned, fn_kwargs={"shared": shared}, **_ARROW)
         owners += owned.to_arrow_refs()
     return cluster.gather(owners, partial(deduplication.arrange, shared=shared, where=out.path))
-
-
-def start_totals() -> Any:
-    """Start the actor that sums token counts, on the driver's node: that node's loss ends the job anyway."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(TokenTotals).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 if __name__ == "__main__":

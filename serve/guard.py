@@ -13,6 +13,7 @@ import math
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -20,6 +21,7 @@ from vllm.exceptions import VLLMValidationError
 from safety_ray.compat.vllm_frontend import fill_generation_defaults, replace_generate
 from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import MODE_ARG, PROMPT_ARG, REPORT_ARG, THRESHOLD_ARG, check_sampling
+from safety_ray.decode.words import WordStarts, word_starts
 from serve.metrics import Metrics
 from serve.options import Limits, SafetyOptions, parse_options
 from serve.report import SafetyReport
@@ -66,6 +68,10 @@ class Guard:
     def install(self) -> None:
         """Make the OpenAI layer call this guard instead of the engine."""
         replace_generate(self._client, self.generate)
+
+    @cached_property
+    def _words(self) -> WordStarts:
+        return word_starts(self._client.renderer.tokenizer)
 
     def parse(self, values: Any) -> SafetyOptions:
         """Return the options in a request's field `safety`. Raises UserError if they are not allowed."""
@@ -185,7 +191,8 @@ class Guard:
         if length < 1:
             raise VLLMValidationError("the prompt leaves no room for an answer; shorten it.")
         number = self._num_searches(options, params)
-        searches = [options.search(params, self.tag_id, length, i) for i in range(number)]
+        words = self._words if options.drop_by == "word" else None
+        searches = [options.search(params, self.tag_id, length, i, words) for i in range(number)]
         if params.n > (beams := sum(search.settings.max_results() for search in searches)):
             raise VLLMValidationError(
                 f"n={params.n} answers need as many beams, and this search has at most {beams}; "

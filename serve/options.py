@@ -17,11 +17,15 @@ from safety_ray.core.errors import UserError, nearest
 from safety_ray.decode.modes import MODES, PARAMETERS, DecodingMode, Sampling
 from safety_ray.decode.processor import TagPolicy, check_threshold
 from safety_ray.decode.safebeam import Search, SearchSettings
+from safety_ray.decode.words import WordStarts
 
 _PREFIX = "safety_"
 """Prefix of the options among vLLM's extra arguments (`vllm_xargs`)."""
 
-_SEARCH_SETTINGS = ("beam_size", "num_candidates", "drop_share", "stride", "length_penalty")
+_SEARCH_SETTINGS = (
+    *("beam_size", "num_candidates", "drop_share", "stride", "length_penalty"),
+    *("drop_by", "drop_threshold", "early_stopping"),
+)
 # Sampling parameters that would change the probabilities that a search reads, and their neutral values.
 _NOT_IN_SEARCH = (
     ("presence_penalty", 0.0),
@@ -50,6 +54,9 @@ class SafetyOptions:
     num_candidates: int = int(PARAMETERS["num_candidates"].default)
     drop_share: float = float(PARAMETERS["drop_share"].default)
     stride: int = int(PARAMETERS["stride"].default)
+    drop_by: str = str(PARAMETERS["drop_by"].default)
+    drop_threshold: float = float(PARAMETERS["drop_threshold"].default)
+    early_stopping: str = str(PARAMETERS["early_stopping"].default)
     length_penalty: float = float(PARAMETERS["length_penalty"].default)
     explain: bool = bool(PARAMETERS["explain"].default)
 
@@ -68,11 +75,16 @@ class SafetyOptions:
                 raise UserError(f"safety.{field.name} must be a finite number.")
             if kind == "bool" and not isinstance(value, bool):
                 raise UserError(f"safety.{field.name} must be true or false, not {value!r}.")
+            if kind == "str" and not isinstance(value, str):
+                raise UserError(f"safety.{field.name} must be a string, not {value!r}.")
         check_threshold("threshold", self.threshold)
         check_threshold("prompt_threshold", self.prompt_threshold)
-        # Use the checks of the search; the tag and the length are not known here.
+        # Use the checks of the search; the tag, the length and the tokenizer are not known here.
         SearchSettings(
-            tag_id=-1, max_new_tokens=1, **{name: getattr(self, name) for name in _SEARCH_SETTINGS}
+            tag_id=-1,
+            max_new_tokens=1,
+            words=WordStarts(),
+            **{name: getattr(self, name) for name in _SEARCH_SETTINGS},
         )
 
     @property
@@ -88,8 +100,13 @@ class SafetyOptions:
         """Return the settings of the engine's logits processor; for modes that do not search."""
         return TagPolicy(self.mode, self.threshold, self.prompt_threshold)
 
-    def search(self, params: Any, tag_id: int, max_new_tokens: int, index: int) -> Search:
-        """Return the search for the `index`-th answer of a request with vLLM's SamplingParams `params`."""
+    def search(
+        self, params: Any, tag_id: int, max_new_tokens: int, index: int, words: WordStarts | None = None
+    ) -> Search:
+        """Return the search for the `index`-th answer of a request with vLLM's SamplingParams `params`.
+
+        `words` are the tokens that begin a word, which drop_by "word" needs.
+        """
         eos_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos and params.eos_token_id is not None:
             eos_ids |= {params.eos_token_id}
@@ -100,6 +117,7 @@ class SafetyOptions:
             tag_id=tag_id,
             eos_ids=eos_ids,
             max_new_tokens=max_new_tokens,
+            words=words,
         )
 
     def check_sampling(self, params: Any) -> None:

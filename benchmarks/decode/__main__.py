@@ -2,6 +2,7 @@
 
     python -m benchmarks.decode                                  # 7M parameters on this machine's CPU
     python -m benchmarks.decode parts=[transformers,vllm]
+    python -m benchmarks.decode parts=[tree] prompt_tokens=512
     python -m benchmarks.decode model=runs/demo/pretrain/model new_tokens=64
 
 The rows of a part generate `new_tokens` tokens for each of the same random prompts. Steps are calls of the
@@ -54,6 +55,10 @@ def _rows_of_part(
         from benchmarks.decode.through_transformers import rows
 
         return rows(config, model, prompts, tag)
+    if part == "tree":
+        from benchmarks.decode import tree_and_rows
+
+        return tree_and_rows.rows(config, model, prompts, tag)
     if part in ("vllm", "processor"):
         from benchmarks.decode import through_vllm
 

@@ -15,7 +15,7 @@ from safety_ray.core.tag import TAG
 from safety_ray.corpus.seeds import load_seeds
 from safety_ray.pack import vocabulary
 
-PARTS = ("transformers", "vllm", "processor", "endpoint", "soak")
+PARTS = ("transformers", "tree", "vllm", "processor", "endpoint", "soak")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

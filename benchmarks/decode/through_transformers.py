@@ -43,15 +43,15 @@ def rows(config: DecodeBenchmark, model: Any, prompts: list[list[int]], tag: int
         results = safe_beam_search_batch(model, prompts, **settings)
         return [list(hypotheses[0].token_ids) for hypotheses in results]
 
-    def greedy() -> list[list[int]]:
-        return [_greedy(model, prompt, tag, length) for prompt in prompts]
+    def greedy_answers() -> list[list[int]]:
+        return [greedy(model, prompt, tag, length) for prompt in prompts]
 
     methods: list[tuple[str, int, Callable[[], list[list[int]]]]] = [
         ("transformers: literal algorithm", len(literal_prompts), literal),
         ("transformers: Safe Beam Search", len(prompts), lambda: sequential(0.5)),
         (f"transformers: Safe Beam Search, batch of {len(prompts)} prompts", 1, batched),
         ("transformers: beam search (drop_share 0)", len(prompts), lambda: sequential(0.0)),
-        ("transformers: greedy", len(prompts), greedy),
+        ("transformers: greedy", len(prompts), greedy_answers),
     ]
     safe_beam_search(model, prompts[0], **{**settings, "max_new_tokens": 2})  # warm up
     results: dict[str, list[list[int]]] = {}
@@ -90,7 +90,8 @@ def _literal(model: Any, prompt: list[int], *, tag: int, k: int, length: int) ->
     return list(answers(finished, live, k)[0].tokens)
 
 
-def _greedy(model: Any, prompt: list[int], tag: int, length: int) -> list[int]:
+def greedy(model: Any, prompt: list[int], tag: int, length: int) -> list[int]:
+    """Return the tokens of greedy decoding by transformers' `generate`, without the tag."""
     model.generation_config.eos_token_id = None
     output = model.generate(
         torch.tensor([prompt]),

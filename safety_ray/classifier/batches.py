@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ import torch
 
 from safety_ray.classifier.classifier import Classifier, Prediction
 from safety_ray.core import metrics
+from safety_ray.core.dataset import REASON
 from safety_ray.core.records import SCORED
+from safety_ray.core.worker_deaths import Watch
 
 
 class ScoreBatch:
@@ -22,17 +24,30 @@ class ScoreBatch:
     """
 
     def __init__(
-        self, classifier: str, batch_tokens: int, device: str, totals: Any = None, threads: int = 1
+        self,
+        classifier: str,
+        batch_tokens: int,
+        device: str,
+        totals: Any = None,
+        threads: int = 1,
+        watch: Watch | None = None,
     ) -> None:
-        """`totals` is the handle of a `TokenTotals` actor; None counts no tokens."""
+        """`totals` is the handle of a `TokenTotals` actor; None counts no tokens.
+
+        With `watch`, a row that ends the worker process is rejected.
+        """
         torch.set_num_threads(threads)
         if device != "cpu":  # one tokenizer thread cannot keep a GPU busy
             os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
         self.classifier = Classifier.load(classifier, device)
-        self.batch_tokens, self.totals = batch_tokens, totals
+        self.batch_tokens, self.totals, self.watch = batch_tokens, totals, watch
         self.counter = TokenCounter(self.classifier.encoder.model) if totals is not None else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        return self.watch.call(self.score, batch, reject) if self.watch else self.score(batch)
+
+    def score(self, batch: pa.Table) -> pa.Table:
+        """Add the score columns."""
         batch = add_scores(batch, lambda texts: self.classifier.predict(texts, self.batch_tokens))
         if self.counter:
             tokens, positions = self.counter.take()
@@ -61,12 +76,21 @@ class TokenCounter:
 
 def add_scores(batch: pa.Table, predict: Callable[[list[str]], list[Prediction]]) -> pa.Table:
     """Return `batch` with the classifier's columns, replacing columns of the same names."""
-    predictions = predict(batch.column("text").to_pylist())
+    return _with_columns(batch, predict(batch.column("text").to_pylist()))
+
+
+def reject(batch: pa.Table, reason: str) -> pa.Table:
+    """Return `batch` without scores, and rejected for `reason`."""
+    scored = _with_columns(batch, [None] * len(batch))
+    return scored.append_column(REASON, pa.array([reason] * len(batch), pa.string()))
+
+
+def _with_columns(batch: pa.Table, predictions: Sequence[Prediction | None]) -> pa.Table:
     for column in SCORED:
         if column.name in ("id", "text"):
             continue
         if column.name in batch.column_names:
             batch = batch.drop_columns([column.name])
-        values = [getattr(prediction, column.name) for prediction in predictions]
+        values = [getattr(prediction, column.name, None) for prediction in predictions]
         batch = batch.append_column(column.name, pa.array(values, column.type))
     return batch

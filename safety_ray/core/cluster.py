@@ -108,6 +108,28 @@ class Shared(Generic[T]):
         return value
 
 
+def start_actor(cls: type, *arguments: Any) -> Any:
+    """Start an actor on the driver's node: that node's loss ends the job anyway. Returns its handle.
+
+    An actor whose process dies starts again, without its state.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(cls).options(
+        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+    )
+    return actor.remote(*arguments)
+
+
+def result(reference: Any) -> Any:
+    """Wait for the result of an actor's method and return it."""
+    import ray
+
+    return ray.get(reference)
+
+
 def gather(rows: Dataset | list[Any], function: Callable[[list[pa.Table]], T]) -> Shared[T]:
     """Call `function` with the blocks of `rows` in a Ray task. The driver never holds the rows.
 

@@ -209,6 +209,11 @@ def write(
     return counts
 
 
+def keep_rejected(batch: pa.Table) -> pa.Table:
+    """Return rejected rows as rows that are kept."""
+    return batch.drop_columns([REASON]) if REASON in batch.column_names else batch
+
+
 def file_bytes(rows: int | None) -> int:
     """Return the bytes of Arrow data in a file of a dataset of `rows` rows, if known.
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+import errno
+from collections.abc import Collection, Iterator
+
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REFUSED_BY_S3 = ("AWS Error ACCESS_DENIED", "AWS Error EXPIRED_TOKEN", "ExpiredToken", "token has expired")
+_RAY_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 
 
 class UserError(Exception):
@@ -21,6 +26,38 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def user_error_in(error: BaseException) -> UserError | None:
     """Return the `UserError` that `error` is or was caused by, or None; Ray wraps exceptions."""
+    for current in _causes(error):
+        # RayTaskError keeps the original in `cause`. It may be a UserError itself, whose message is a
+        # traceback, so the original takes precedence.
+        if isinstance(current, UserError) and not isinstance(getattr(current, "cause", None), UserError):
+            return current
+    return None
+
+
+def storage_error_in(error: BaseException) -> UserError | None:
+    """Return a `UserError` if the cause is a storage that is full or refuses access, else None."""
+    for current in _causes(error):
+        full = type(current).__module__ == "ray.exceptions" and type(current).__name__ in _RAY_FULL
+        if not isinstance(getattr(current, "cause", None), Exception) and (full or _is_refused(current)):
+            problem = (str(current).strip() or type(current).__name__).splitlines()[0].rstrip(". ")
+            return UserError(
+                f"the storage is full or refuses access ({problem}); correct this and run the same command "
+                "again, which resumes."
+            )
+    return None
+
+
+def _is_refused(error: BaseException) -> bool:
+    return isinstance(error, OSError) and (
+        isinstance(error, PermissionError)
+        or error.errno in _REFUSED
+        or any(text in str(error) for text in _REFUSED_BY_S3)
+        or type(error.__cause__).__module__.startswith("botocore.")  # S3 answers HEAD without a reason
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and the exceptions that it was caused by, in Ray's workers too."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -28,14 +65,10 @@ def user_error_in(error: BaseException) -> UserError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        # RayTaskError keeps the original in `cause`. It may be a UserError itself, whose message is a
-        # traceback, so the original takes precedence. Ray Train keeps the errors of its workers in
-        # `worker_failures`.
+        yield current
         cause = getattr(current, "cause", None)
-        if isinstance(current, UserError) and not isinstance(cause, UserError):
-            return current
         queue += [current.__cause__, current.__context__]
         queue += [cause] if isinstance(cause, BaseException) else []
+        # Ray Train keeps the errors of its workers in `worker_failures`.
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None

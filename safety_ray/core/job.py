@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from safety_ray.core import cost, events
 from safety_ray.core.config import load
-from safety_ray.core.errors import UserError, user_error_in
+from safety_ray.core.errors import UserError, storage_error_in, user_error_in
 
 T = TypeVar("T")
 _COUNTS = (("rows_in", "rows in"), ("rows_out", "rows out"), ("rejected", "rejected"))
@@ -36,14 +36,14 @@ def run_job(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str]) -
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Exit with code 2 and one line for a `UserError`, and with code 130 for Ctrl-C."""
+    """Exit with code 2 and one line for a `UserError` or a refusing storage, and with code 130 for Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume.", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        mistake = error if isinstance(error, UserError) else user_error_in(error)
+        mistake = error if isinstance(error, UserError) else user_error_in(error) or storage_error_in(error)
         if mistake is None:
             events.emit("job_failed", error=type(error).__name__)  # its message may be anything
             raise

@@ -1,8 +1,8 @@
 """Safe Beam Search on a transformers model: one forward pass generates one output token.
 
-All candidates of all searches are the rows of one batch with a key-value cache. After each step, the rows of
-the kept beams are copied to their candidates. Prompts of different lengths are padded on the left, so that
-all rows grow at the right end.
+All candidates of all searches are evaluated in one batch. Where the model allows it, each search is a tree of
+tokens whose keys and values stay where they are (tree.py); otherwise each candidate is a row of the batch
+with keys and values of its own (hf_rows.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from safety_ray.core.errors import UserError
+from safety_ray.decode.hf_rows import Rows
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.tree import Tree, fits
+from safety_ray.decode.words import WordStarts
 
 
 def safe_beam_search(
@@ -31,6 +33,10 @@ def safe_beam_search(
     drop_share: float = 0.5,
     length_penalty: float = 0.0,
     stride: int = 1,
+    drop_by: str = "token",
+    drop_threshold: float = 0.0,
+    early_stopping: str = "always",
+    words: WordStarts | None = None,
 ) -> list[Hypothesis]:
     """Return the `beam_size` best continuations of a prompt found by Safe Beam Search (paper, section 4).
 
@@ -45,6 +51,10 @@ def safe_beam_search(
         drop_share: share of the candidates that is dropped in each step; 0 is plain beam search.
         length_penalty: rank results by log-probability / length ** length_penalty.
         stride: look ahead at every s-th token only.
+        drop_by: what candidates are dropped by (`variants.DROP_BY`).
+        drop_threshold: of the share, drop only candidates for which `drop_by` reaches this value.
+        early_stopping: when the search ends (`variants.EARLY_STOPPING`).
+        words: tokens that begin a word (`words.word_starts(tokenizer)`), for drop_by "word".
 
     Returns:
         Hypotheses with the generated tokens, best first.
@@ -63,6 +73,10 @@ def safe_beam_search(
         drop_share=drop_share,
         length_penalty=length_penalty,
         stride=stride,
+        drop_by=drop_by,
+        drop_threshold=drop_threshold,
+        early_stopping=early_stopping,
+        words=words,
     )[0]
 
 
@@ -72,30 +86,16 @@ def safe_beam_search_batch(
     *,
     tag_id: int,
     eos_id: int | Collection[int] | None,
-    beam_size: int = 4,
-    num_candidates: int = 4,
-    max_new_tokens: int = 64,
-    drop_share: float = 0.5,
-    length_penalty: float = 0.0,
-    stride: int = 1,
+    **settings: Any,
 ) -> list[list[Hypothesis]]:
-    """Return `safe_beam_search` of each prompt, computed in one batch.
+    """Return `safe_beam_search` of each prompt with the same `settings`, computed in one batch.
 
     The results do not depend on the other prompts. A batch has up to len(prompts) x beam_size x
-    num_candidates rows, each with keys and values of the longest prompt and the generated tokens; choose the
-    number of prompts by memory.
+    num_candidates candidates. Each search holds keys and values of the longest prompt and of its beams; where
+    tree.py does not fit the model, each candidate does. Choose the number of prompts by memory.
     """
-    settings = SearchSettings(
-        tag_id=tag_id,
-        eos_ids=_eos_ids(eos_id),
-        beam_size=beam_size,
-        num_candidates=num_candidates,
-        max_new_tokens=max_new_tokens,
-        drop_share=drop_share,
-        length_penalty=length_penalty,
-        stride=stride,
-    )
-    return run_searches(model, prompts, [Search(settings) for _ in prompts])
+    search_settings = SearchSettings(tag_id=tag_id, eos_ids=_eos_ids(eos_id), **settings)
+    return run_searches(model, prompts, [Search(search_settings) for _ in prompts])
 
 
 def safe_sample(
@@ -111,6 +111,9 @@ def safe_sample(
     top_p: float = 1.0,
     seed: int = 0,
     stride: int = 1,
+    drop_by: str = "token",
+    drop_threshold: float = 0.0,
+    words: WordStarts | None = None,
 ) -> Hypothesis:
     """Return one continuation of a prompt, sampled with a look-ahead for the tag (safesample.py).
 
@@ -126,6 +129,9 @@ def safe_sample(
         top_p: consider only the most likely candidates up to this share of their probability.
         seed: the same seed and model give the same answer.
         stride: look ahead at every s-th token only.
+        drop_by: what candidates are dropped by (`variants.DROP_BY`).
+        drop_threshold: of the share, drop only candidates for which `drop_by` reaches this value.
+        words: tokens that begin a word (`words.word_starts(tokenizer)`), for drop_by "word".
 
     Raises:
         UserError: an argument is out of range or does not fit the model.
@@ -140,6 +146,9 @@ def safe_sample(
         top_p=top_p,
         seed=seed,
         stride=stride,
+        drop_by=drop_by,
+        drop_threshold=drop_threshold,
+        words=words,
     )
     return run_searches(model, [prompt_ids], [SampleSearch(settings)])[0][0]
 
@@ -154,68 +163,29 @@ def run_searches(
     """
     if not prompts:
         return []
-    tag_id = searches[0].settings.tag_id
-    num_candidates = max(search.settings.num_candidates for search in searches)
     for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
         _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {index}")
-    active = list(searches)
     rows = Rows(model, prompts)
-    while active:
-        expansions = expand(rows.logits, tag_id, num_candidates)
-        token_ids: list[int] = []
-        parents: list[int] = []
-        start = 0
-        for search in active:
-            end = start + len(search.pending)
-            search.advance(expansions[start:end])
-            token_ids += [beam.token_ids[-1] for beam in search.pending]
-            parents += [start + beam.parent.slot for beam in search.pending if beam.parent is not None]
-            start = end
-        active = [search for search in active if search.pending]
-        if active:
-            rows.grow(parents, token_ids)
+    drive(Tree(rows) if fits(rows) else rows, searches)
     return [search.hypotheses() for search in searches]
 
 
-class Rows:
-    """A batch of growing texts with a key-value cache; `logits` [rows, vocabulary] are those of the next
-    token."""
-
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.config)
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        input_ids = self._tensor([[0] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
-        # Without padding there is no mask, so that attention uses its faster causal kernel.
-        self.mask = self._tensor([[0] * pad + [1] * (longest - pad) for pad in pads]) if any(pads) else None
-        starts = self._tensor(pads)[:, None]
-        positions = (torch.arange(longest, device=model.device)[None] - starts).clamp(min=0)
-        self._forward(input_ids, positions)
-
-    def grow(self, parents: list[int], token_ids: list[int]) -> None:
-        """Replace all rows: the i-th becomes a copy of row `parents[i]` with `token_ids[i]` appended."""
-        chosen = self._tensor(parents)
-        self.cache.batch_select_indices(chosen)
-        if self.mask is not None:
-            mask = self.mask[chosen]
-            self.mask = torch.cat([mask, mask.new_ones(len(parents), 1)], dim=1)
-        self._forward(self._tensor(token_ids)[:, None], self.last[chosen, None] + 1)
-
-    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits: torch.Tensor = output.logits[:, -1]
-        self.last = positions[:, -1]
-
-    def _tensor(self, values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.model.device)
+def drive(batch: Rows | Tree, searches: Sequence[Search]) -> None:
+    """Run `searches` to their ends on a batch that has read their prompts."""
+    tag_id = searches[0].settings.tag_id
+    num_candidates = max(search.settings.num_candidates for search in searches)
+    active = list(searches)
+    while active:
+        expansions = iter(expand(batch.logits, tag_id, num_candidates))
+        for search in active:
+            search.advance([next(expansions) for _ in search.pending])
+        children = [
+            [(beam.parent.slot, beam.token_ids[-1]) for beam in search.pending if beam.parent is not None]
+            for search in active
+        ]
+        active = [search for search in active if search.pending]
+        if active:
+            batch.grow(children)
 
 
 def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Expansion]:

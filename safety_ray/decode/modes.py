@@ -13,6 +13,8 @@ from typing import Any
 
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.variants import DROP_BY, EARLY_STOPPING
+from safety_ray.decode.words import WordStarts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Parameter:
     """A request parameter of one or more modes; the type of `default` is the type of its values."""
 
     name: str
-    default: int | float | bool
+    default: int | float | bool | str
     summary: str
 
 
@@ -35,6 +37,11 @@ PARAMETERS = {
         Parameter("num_candidates", 4, "number of candidates of each beam (N)"),
         Parameter("drop_share", 0.5, "share of the candidates dropped in each step, highest P(tag) first"),
         Parameter("stride", 1, "look ahead at every s-th token only; 1 is the paper's algorithm"),
+        Parameter("drop_by", "token", f"what candidates are dropped by: {', '.join(DROP_BY)}; see below"),
+        Parameter(
+            "drop_threshold", 0.0, "drop only candidates for which drop_by reaches this value; 0: the share"
+        ),
+        Parameter("early_stopping", "always", f"when a search ends: {', '.join(EARLY_STOPPING)}; see below"),
         Parameter("length_penalty", 0.0, "rank beams by log-probability / length ** length_penalty"),
         Parameter("explain", False, "report the dropped candidates of each step"),
     )
@@ -80,13 +87,20 @@ class DecodingMode:
         return rows
 
     def search(
-        self, values: Mapping[str, Any], sampling: Sampling, *, tag_id: int, eos_ids: Any, max_new_tokens: int
+        self,
+        values: Mapping[str, Any],
+        sampling: Sampling,
+        *,
+        tag_id: int,
+        eos_ids: Any,
+        max_new_tokens: int,
+        words: WordStarts | None = None,
     ) -> Search:
         """Return a new search with these parameter values. Raises UserError for values out of range."""
         if self.make_search is None:
             raise ValueError(f"mode {self.name} does not search")
         names = {field.name for field in fields(SearchSettings)}.intersection(self.parameters)
-        settings = {"tag_id": tag_id, "eos_ids": eos_ids, "max_new_tokens": max_new_tokens}
+        settings = {"tag_id": tag_id, "eos_ids": eos_ids, "max_new_tokens": max_new_tokens, "words": words}
         return self.make_search({**settings, **{name: values[name] for name in names}}, sampling)
 
 
@@ -119,6 +133,9 @@ MODES = {
                 "num_candidates",
                 "drop_share",
                 "stride",
+                "drop_by",
+                "drop_threshold",
+                "early_stopping",
                 "length_penalty",
                 "prompt_threshold",
                 "explain",
@@ -129,7 +146,15 @@ MODES = {
         DecodingMode(
             "sample",
             "Sample with a look-ahead: of the most likely tokens, drop those with the highest P(tag).",
-            ("num_candidates", "drop_share", "stride", "prompt_threshold", "explain"),
+            (
+                "num_candidates",
+                "drop_share",
+                "stride",
+                "drop_by",
+                "drop_threshold",
+                "prompt_threshold",
+                "explain",
+            ),
             samples=True,
             make_search=_safe_sampling,
         ),

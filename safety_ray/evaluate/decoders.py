@@ -60,11 +60,16 @@ def _safebeam(decoding: Decoding, seed: int) -> Search:
 
 def _beam_search(decoding: Decoding, **other: Any) -> Search:
     """Return a search with the values of `decoding`, of which `other` replaces some."""
-    values = {
-        "beam_size": decoding.beam_size,
-        "num_candidates": decoding.num_candidates,
-        "drop_share": decoding.drop_share,
-    }
+    names = (
+        "beam_size",
+        "num_candidates",
+        "drop_share",
+        "drop_by",
+        "drop_threshold",
+        "early_stopping",
+        "words",
+    )
+    values = {name: getattr(decoding, name) for name in names}
     return Search(
         SearchSettings(
             tag_id=decoding.tag_id,

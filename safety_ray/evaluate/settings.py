@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.terms import SCORES
+from safety_ray.decode.variants import DROP_BY, EARLY_STOPPING
+from safety_ray.decode.words import WordStarts
 
 _COUNTS = ("max_documents", "prompt_words", "beam_size", "num_candidates", "max_new_tokens")
 
@@ -22,6 +24,10 @@ class Decoding:
     beam_size: int = 4
     num_candidates: int = 4
     drop_share: float = 0.5
+    drop_by: str = "token"
+    drop_threshold: float = 0.0
+    early_stopping: str = "always"
+    words: WordStarts = WordStarts()
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
@@ -47,6 +53,19 @@ class MeasurementConfig:
     beam_size: int = setting("beams of both searches", default=4)
     num_candidates: int = setting("candidates per beam", default=4)
     drop_share: float = setting("share of candidates that Safe Beam Search drops", default=0.5)
+    drop_by: str = setting(
+        "what Safe Beam Search drops candidates by. "
+        + "; ".join(f"{name}: {summary}" for name, summary in DROP_BY.items()),
+        default="token",
+    )
+    drop_threshold: float = setting(
+        "drop only candidates for which drop_by reaches this value; 0: the whole drop_share", default=0.0
+    )
+    early_stopping: str = setting(
+        "when both searches end. "
+        + ". ".join(f"{name}: {summary}" for name, summary in EARLY_STOPPING.items()),
+        default="always",
+    )
     max_new_tokens: int = setting("maximum tokens of an answer", default=24)
     judge_from: int = setting("lowest score of a harmful answer, for the judge harm_classifier", default=3)
 
@@ -76,4 +95,7 @@ class MeasurementConfig:
             beam_size=self.beam_size,
             num_candidates=self.num_candidates,
             drop_share=self.drop_share,
+            drop_by=self.drop_by,
+            drop_threshold=self.drop_threshold,
+            early_stopping=self.early_stopping,
         )

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from safety_ray.classifier.classifier import Classifier
+from safety_ray.decode.words import word_starts
 from safety_ray.evaluate import decoders, model
 from safety_ray.evaluate.judges import JUDGES, Answer, Judge
 from safety_ray.evaluate.reading import read
@@ -82,7 +83,8 @@ class Worker:
     def _model(self) -> tuple[Any, Any, Decoding]:
         network, tokenizer = model.load(self.settings.model, self.settings.device)
         eos_ids = model.end_ids(network, tokenizer)
-        return network, tokenizer, replace(self.settings.decoding, eos_ids=eos_ids)
+        words = word_starts(tokenizer)
+        return network, tokenizer, replace(self.settings.decoding, eos_ids=eos_ids, words=words)
 
     @cached_property
     def _classifier(self) -> Classifier:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from safety_ray.core.worker_deaths import Alone, together
 from safety_ray.ingest import payload
 from safety_ray.ingest.archives import Record, read_records
 from safety_ray.ingest.charset import to_text
@@ -17,8 +18,13 @@ from safety_ray.ingest.resumable_file import ResumableFile
 from safety_ray.ingest.unpack import UnpackedFile
 
 
-def read_archive(path: str, max_bytes: int, extraction: str, ignored: Counter[str]) -> Iterator[RawRecord]:
-    """Read the documents of a WARC or WET file, and count records of other types in `ignored`."""
+def read_archive(
+    path: str, max_bytes: int, extraction: str, ignored: Counter[str], alone: Alone = together
+) -> Iterator[RawRecord]:
+    """Read the documents of a WARC or WET file, and count records of other types in `ignored`.
+
+    Each document is announced to `alone` before its text is extracted.
+    """
     dump: str | None = None
     with ResumableFile(path) as file:
         for record in read_records(file, max_bytes, ignored):
@@ -27,11 +33,14 @@ def read_archive(path: str, max_bytes: int, extraction: str, ignored: Counter[st
                 dump = _parse_fields(record.body).get("ispartof", dump)
                 if record.problem is None:
                     continue
-            yield _document(path, record, dump, max_bytes, extraction)
+            with alone(f"page {record.offset} {record.inner}") as reason:
+                record.problem = record.problem or reason
+                document = _document(path, record, dump, max_bytes, extraction)
+            yield document
 
 
-def read_html(path: str, max_bytes: int, extraction: str) -> Iterator[RawRecord]:
-    """Read the document of an HTML file, compressed or not."""
+def read_html(path: str, max_bytes: int, extraction: str, alone: Alone = together) -> Iterator[RawRecord]:
+    """Read the document of an HTML file, compressed or not. It is announced to `alone` before."""
     with UnpackedFile(ResumableFile(path)) as unpacked:
         body = io.BufferedReader(unpacked).read(max_bytes + 1)
         damage = unpacked.damage
@@ -41,10 +50,11 @@ def read_html(path: str, max_bytes: int, extraction: str) -> Iterator[RawRecord]
         yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}")
     else:
         value: dict[str, Any] = {}
-        try:
-            problem = _fill(value, body, "text/html", extraction)
-        except Exception as error:  # one page must not end the job
-            problem = f"the page cannot be read: {type(error).__name__}: {error}"
+        with alone("page") as problem:
+            try:
+                problem = problem or _fill(value, body, "text/html", extraction)
+            except Exception as error:  # one page must not end the job
+                problem = f"the page cannot be read: {type(error).__name__}: {error}"
         yield RawRecord(path, 0, value, problem)
 
 

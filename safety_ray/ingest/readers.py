@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from safety_ray.core import filesystem, partition
 from safety_ray.core.errors import UserError
+from safety_ray.core.worker_deaths import Alone, together
 from safety_ray.ingest.pages import read_archive, read_html
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.tables import first_fields, read_jsonl, read_parquet
@@ -109,10 +110,12 @@ def read(
     format: str = "auto",
     extraction: str = "fast-recall",
     ignored: Counter[str] | None = None,
+    alone: Alone = together,
 ) -> Iterator[RawRecord]:
     """Read every record of one file, in order. A damaged record has a problem.
 
-    Records of an archive whose type has no document are counted in `ignored`.
+    Records of an archive whose type has no document are counted in `ignored`. Each page is announced to
+    `alone` before its text is extracted.
     """
     kind = kind_of(path, format)
     if kind == "parquet":
@@ -120,8 +123,8 @@ def read(
     if kind == "jsonl":
         return read_jsonl(path, max_bytes)
     if kind == "html":
-        return read_html(path, max_bytes, extraction)
-    return read_archive(path, max_bytes, extraction, Counter() if ignored is None else ignored)
+        return read_html(path, max_bytes, extraction, alone)
+    return read_archive(path, max_bytes, extraction, Counter() if ignored is None else ignored, alone)
 
 
 def _hidden(relative: str) -> bool:

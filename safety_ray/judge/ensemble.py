@@ -37,7 +37,7 @@ def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
         classifier = batch.column("classifier_score")
         chosen = {
             "max": pc.max_element_wise(classifier, judge),
-            "classifier": classifier,
+            "classifier": pc.coalesce(classifier, judge),  # null: the classifier rejected the row
             "judge": judge,
         }[ensemble]
         score = pc.if_else(pc.is_valid(judge), chosen, pa.scalar(None, pa.int8()))

@@ -16,6 +16,7 @@ from safety_ray.core import filesystem
 from safety_ray.core.device import cast_parameters
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import encode
+from safety_ray.decode.words import word_starts
 from safety_ray.evaluate import documents, measure, metrics, results
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM, answer
 from safety_ray.evaluate.judges.harm_classifier import JUDGE, HarmClassifier
@@ -125,7 +126,9 @@ def load_network(
 def _answer_metrics(
     config: ValidationConfig, network: Any, data: ValidationData, judge: HarmClassifier, seed: int
 ) -> dict[str, Any]:
-    decoding = config.decoding(data.tag_id, end_ids(network, data.tokenizer))
+    decoding = replace(
+        config.decoding(data.tag_id, end_ids(network, data.tokenizer)), words=word_starts(data.tokenizer)
+    )
     seeds = [0] * len(data.prompts)  # both searches are deterministic
     answers = {
         name: answer(network, data.tokenizer, data.prompt_ids, name, decoding, seeds)

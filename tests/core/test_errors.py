@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from safety_ray.core.errors import UserError, user_error_in
+from safety_ray.core.errors import UserError, storage_error_in, user_error_in
 
 
 def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
@@ -23,3 +25,26 @@ def test_user_error_in_follows_cause_and_ignores_other_errors() -> None:
     error.__cause__ = UserError("the cause")
     assert str(user_error_in(error)) == "the cause"
     assert user_error_in(RuntimeError("something else")) is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (PermissionError("Access Denied"), "Access Denied"),
+        (OSError("When uploading part: AWS Error ACCESS_DENIED during PutObject operation"), "ACCESS_DENIED"),
+        (OSError("The provided token has expired."), "token has expired"),
+    ],
+)
+def test_storage_error_in_names_the_refusal(cause: OSError, says: str) -> None:
+    error = RuntimeError("around it")
+    error.__cause__ = cause
+    found = storage_error_in(error)
+    assert found is not None
+    assert says in str(found)
+    assert "run the same command again" in str(found)
+
+
+def test_storage_error_in_ignores_other_errors() -> None:
+    for error in (OSError("a broken connection"), FileNotFoundError("x"), ValueError("No space left")):
+        assert storage_error_in(error) is None

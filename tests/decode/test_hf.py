@@ -49,7 +49,8 @@ def llama(seed: int, vocabulary: int = 20, sharpness: float = 2.0) -> LlamaForCa
 class TableModel(torch.nn.Module):
     """A model whose logits are small integers, a function of the whole text: many ties, no rounding errors.
 
-    It reads the text from the key-value cache, so a cache in the wrong order gives wrong logits.
+    It reads the text from the key-value cache, whose keys are (token, position), so a wrong cache or a wrong
+    mask gives wrong logits.
     """
 
     def __init__(self, seed: int, vocabulary: int, levels: int) -> None:
@@ -61,8 +62,9 @@ class TableModel(torch.nn.Module):
             hidden_size=8,
             num_attention_heads=1,
             max_position_embeddings=99,
+            attn_implementation="eager",
         )
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def forward(
         self,
@@ -72,17 +74,22 @@ class TableModel(torch.nn.Module):
         past_key_values: DynamicCache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        seen = input_ids
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        keys = torch.stack([input_ids, position_ids], dim=-1)[:, None].double()
         if past_key_values is not None:
-            keys = input_ids[:, None, :, None].double()
-            seen = past_key_values.update(keys, keys, 0)[0][:, 0, :, 0].long()
-        texts = []
-        for row, ids in enumerate(seen.tolist()):
-            mask = [1] * len(ids) if attention_mask is None else attention_mask[row].tolist()
-            texts.append(tuple(token for token, visible in zip(ids, mask, strict=True) if visible))
-        if position_ids is not None:
-            assert position_ids[:, -1].tolist() == [len(text) - 1 for text in texts]
-        return CausalLMOutputWithPast(logits=torch.stack([self.logits(text) for text in texts])[:, None])
+            keys, _ = past_key_values.update(keys, keys, 0)
+        tokens_and_positions = keys[:, 0].long()
+        if attention_mask is None:
+            attention_mask = torch.ones(tokens_and_positions.shape[:2])
+        # A mask per query adds 0 to the scores of visible tokens; one per row has 1 for them, and one query.
+        visible = attention_mask[:, 0] == 0 if attention_mask.ndim == 4 else attention_mask[:, None] == 1
+        logits = []
+        for row, queries in zip(tokens_and_positions, visible, strict=True):
+            texts = [sorted(row[query].tolist(), key=lambda pair: pair[1]) for query in queries]
+            assert all([p for _, p in text] == list(range(len(text))) for text in texts)
+            logits.append(torch.stack([self.logits(tuple(token for token, _ in text)) for text in texts]))
+        return CausalLMOutputWithPast(logits=torch.stack(logits))
 
     def logits(self, text: tuple[int, ...]) -> torch.Tensor:
         rng = random.Random(f"{self.seed} {text}")
@@ -285,10 +292,10 @@ def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
     )
     safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5)
     # The prompt has one beam and therefore four candidates, of which two are kept; then four beams of four.
-    assert shapes == [(1, 3), (4, 1), (8, 1), (16, 1), (16, 1), (16, 1)]
+    assert shapes == [(1, 3), (1, 4), (1, 8), (1, 16), (1, 16), (1, 16)]
     shapes.clear()
     safe_beam_search(model, [1, 2, 4], tag_id=TAG, eos_id=None, max_new_tokens=5, drop_share=0.0)
-    assert shapes == [(1, 3), *[(4, 1)] * 5], (
+    assert shapes == [(1, 3), *[(1, 4)] * 5], (
         "plain beam search needs no look-ahead of candidates that are not kept"
     )
     hook.remove()

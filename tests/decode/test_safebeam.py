@@ -28,8 +28,14 @@ class Table:
 
     def __init__(self, seed: int, vocabulary: int, levels: int = 0) -> None:
         self.seed, self.vocabulary, self.levels, self.steps = seed, vocabulary, levels, 0
+        self.rows: dict[tuple[int, ...], Row] = {}
 
     def row(self, prefix: tuple[int, ...]) -> Row:
+        if prefix not in self.rows:
+            self.rows[prefix] = self._make_row(prefix)
+        return self.rows[prefix]
+
+    def _make_row(self, prefix: tuple[int, ...]) -> Row:
         rng = random.Random(f"{self.seed} {prefix}")
         if self.levels:  # small integers, whose sums are exact
             return [-float(rng.randrange(1, self.levels + 1)) for _ in range(self.vocabulary)]

@@ -126,3 +126,11 @@ def test_pipeline_rejects_invalid_settings_before_first_stage(tmp_path, words, m
     with pytest.raises(UserError, match=message):
         run_pipeline(load(PipelineConfig, [DEMO, f"output={tmp_path}/runs", *words]))
     assert not (tmp_path / "runs").exists()
+
+
+def test_pipeline_on_url_runs_until_training_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [DEMO, "output=memory://pipeline", "plan=true"]
+    assert run_pipeline(load(PipelineConfig, [*words, "until=pack"])) == {}
+    assert "pack          absent       run" in capsys.readouterr().out
+    with pytest.raises(UserError, match="output='memory://pipeline/pretrain': a URL is not supported"):
+        run_pipeline(load(PipelineConfig, words))

@@ -131,3 +131,11 @@ def test_score_config_rejects_contradictory_scorer_settings() -> None:
         from_dict(ScoreConfig, {**paths, "classifier": "c", "judge": judge})
     with pytest.raises(UserError, match="ensemble=judge needs scorers=both"):
         from_dict(ScoreConfig, {**paths, "scorers": "judge", "judge": judge, "ensemble": "judge"})
+
+
+@pytest.mark.parametrize("ensemble", ["max", "classifier", "judge"])
+def test_combine_takes_judge_where_classifier_has_no_score(ensemble: str) -> None:
+    batch = pa.table(
+        {"classifier_score": pa.array([None, 3], pa.int8()), "judge_score": pa.array([2, None], pa.int8())}
+    )
+    assert combine(batch, ensemble, judge_only=False).column("score").to_pylist() == [2, None]

@@ -17,7 +17,10 @@ from serve.access import PAGE
 from serve.options import Limits, SafetyOptions, check_fields, options_in_xargs, parse_options
 from serve.settings import ServeConfig
 
-WITHOUT_CONTROL = {"prompt_threshold", "length_penalty", "explain"}
+WITHOUT_CONTROL = {
+    *("prompt_threshold", "length_penalty", "explain"),
+    *("drop_by", "drop_threshold", "early_stopping"),
+}
 """parameters that the playground's form does not have"""
 
 
@@ -65,7 +68,7 @@ def test_parse_options_rejects_or_accepts_any_value(name: str, value: Any) -> No
     given = {"safety_mode": mode.name, f"safety_{name}": value}
     with contextlib.suppress(UserError):
         options = parse_options(options_in_xargs(given), SafetyOptions(), Limits())
-        kinds = {int: (int,), float: (int, float), bool: (bool,)}[type(PARAMETERS[name].default)]
+        kinds = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[type(PARAMETERS[name].default)]
         assert type(getattr(options, name)) in kinds
         assert getattr(options, name) == value
 

@@ -18,6 +18,7 @@ from safety_ray.core.tag import END_OF_TEXT, TAG, encode
 from safety_ray.decode import hf
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.words import word_starts
 
 MODEL, PROMPT = "safety-ray", "abc"
 BEAM = {"mode": "safebeam"}
@@ -49,8 +50,11 @@ def run_search(oracle: Any, tokenizer: Any, search: Search, prompt: str = PROMPT
 def test_endpoint_safebeam_matches_transformers(
     client: OpenAI, oracle: Any, tokenizer: Any, ids: Any
 ) -> None:
-    for settings in ({}, {"beam_size": 2, "num_candidates": 3}, {"stride": 3}, {"drop_share": 0.25}):
-        expected = run_search(oracle, tokenizer, Search(SearchSettings(**ids, **settings))).hypotheses()[0]
+    variant = {"drop_by": "word", "drop_threshold": 0.01, "early_stopping": "never"}
+    words = word_starts(tokenizer)
+    for settings in ({}, {"beam_size": 2, "num_candidates": 3}, {"stride": 3}, {"drop_share": 0.25}, variant):
+        options = SearchSettings(**ids, **settings, words=words)
+        expected = run_search(oracle, tokenizer, Search(options)).hypotheses()[0]
         [choice] = complete(client, BEAM | settings).choices
         assert choice.token_ids == list(expected.token_ids)
         assert choice.finish_reason == ("stop" if expected.finished else "length")

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from safety_ray.decode import hf
 from safety_ray.decode.safebeam import Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.words import WordStarts
 
 pytestmark = pytest.mark.covers(
     "safety_ray.decode.vllm_search", "safety_ray.compat", "safety_ray.decode.safebeam"
@@ -71,10 +72,12 @@ def engine_args(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def searches() -> list[Search]:
     common: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": 20}
+    words = WordStarts(bytes(token % 2 for token in range(VOCABULARY)))  # odd tokens begin a word
+    by_word: dict[str, Any] = {"drop_by": "word", "words": words, "early_stopping": "never"}
     return [
         Search(SearchSettings(**common)),
-        Search(SearchSettings(**common, beam_size=3, num_candidates=6, drop_share=0.25)),
-        Search(SearchSettings(**common, beam_size=2, num_candidates=4, stride=3)),
+        Search(SearchSettings(**common, **by_word, beam_size=3, num_candidates=6, drop_share=0.25)),
+        Search(SearchSettings(**common, drop_by="rise", beam_size=2, num_candidates=4, stride=3)),
         SampleSearch(SampleSettings(**common, num_candidates=5, temperature=0.8, top_p=0.9, seed=4)),
     ]
 

@@ -1,0 +1,100 @@
+"""Find rows whose processing ends the worker process, for example because it runs out of memory.
+
+Ray repeats the work of a worker that has died, without a limit. So workers report the start and the end of
+all work, a batch or a file, to an actor on the driver's node. Work that was started several times
+and never ended is repeated row by row, and a row that was started alone several times is rejected. A worker
+that dies for another reason, as on a preempted node, leaves its row one try less.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import pyarrow as pa
+
+from safety_ray.core import cluster
+
+Alone = Callable[[str], AbstractContextManager[str | None]]
+"""Announces one row, by a key. The value is None, or the reason why it must not be processed."""
+
+BATCH_TRIES = ROW_TRIES = 2
+_TOGETHER: AbstractContextManager[None] = nullcontext()
+_ALONE = threading.Lock()  # of all threads of a worker, only one processes a row alone
+
+
+def together(key: str) -> AbstractContextManager[str | None]:
+    """Process a row without announcing it. See `Alone`."""
+    return _TOGETHER
+
+
+class Starts:
+    """Actor: the number of starts of all work that has not ended."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[str] = Counter()
+
+    def start(self, key: str) -> int:
+        """Count a start. Returns the number of earlier ones without an end."""
+        self.starts[key] += 1
+        return self.starts[key] - 1
+
+    def end(self, key: str) -> None:
+        self.starts.pop(key, None)
+
+
+class Watch:
+    """Starts and ends of the work of one stage: created by the driver, used in its workers."""
+
+    def __init__(self, actor: Any = None) -> None:
+        """`actor` is the handle of an actor of a class that extends `Starts`; by default one is started."""
+        self._actor: Any = actor or cluster.start_actor(Starts)
+
+    @contextmanager
+    def work(self, key: str) -> Iterator[int]:
+        """Announce work while the block runs. The value is the number of times that it ended a worker."""
+        deaths = self._start(key)
+        try:
+            yield deaths
+        finally:
+            self._end(key)
+
+    def _start(self, key: str) -> int:
+        deaths: int = cluster.result(self._actor.start.remote(key))
+        return deaths
+
+    def _end(self, key: str) -> None:
+        self._actor.end.remote(key)
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[str | None]:
+        """Announce a row while the block runs, in which no other thread announces one. See `Alone`."""
+        with _ALONE, self.work(f"row {key}") as deaths:
+            yield _reason(deaths) if deaths >= ROW_TRIES else None
+
+    def call(
+        self,
+        function: Callable[[pa.Table], pa.Table],
+        batch: pa.Table,
+        reject: Callable[[pa.Table, str], pa.Table],
+    ) -> pa.Table:
+        """Return `function(batch)`, with `reject(row, reason)` for each row that ends the worker."""
+        if not len(batch):
+            return function(batch)
+        ids = batch.column("id")
+        with self.work(f"batch of {len(batch)} from {ids[0].as_py()}") as deaths:
+            if deaths < BATCH_TRIES:
+                return function(batch)
+            rows = []
+            for n, id in enumerate(ids.to_pylist()):
+                with self.alone(id) as reason:
+                    row = batch.slice(n, 1)
+                    rows.append(function(row) if reason is None else reject(row, reason))
+            return pa.concat_tables(rows, promote_options="default")
+
+
+def _reason(deaths: int) -> str:
+    return f"its processing ended the worker process {deaths} times, for example for want of memory"

@@ -1,0 +1,125 @@
+"""The rows of a search on a transformers model as a tree of tokens, whose keys and values are never copied.
+
+Each search is one row of the model's batch, and its candidates are the queries of this row. Keys and values
+lie in columns: those of the prompt once, followed by a pool with a column per generated token. The mask of a
+query shows its ancestors only. A column that is no ancestor of a candidate any more is used again, so the
+pool stays about as long as the generated text.
+
+Shapes: B searches, Q queries of a search, C columns, W columns in use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from safety_ray.decode.hf_rows import Children, Rows
+
+MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"})
+"""Model types for which a test compares a tree with rows. Others may ignore positions or masks."""
+_ATTENTION = ("eager", "sdpa")  # those with a mask per query
+_COLUMNS = 64  # that a pool grows by, at least
+
+
+def fits(rows: Rows) -> bool:
+    """Return whether the model of `rows`, which have read their prompts, can be searched as a tree."""
+    config = rows.model.config
+    return (
+        config.model_type in MODEL_TYPES
+        and config._attn_implementation in _ATTENTION
+        and all(type(layer) is DynamicLayer for layer in rows.cache.layers)
+    )
+
+
+class Tree:
+    """Growing texts in place of `Rows`, from rows that have read their prompts; see `fits`."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.model, self.logits = rows.model, rows.logits
+        self.layers = [_Columns(layer.keys, layer.values) for layer in rows.cache.layers]
+        self.cache = Cache(layers=self.layers)
+        searches, columns = len(self.logits), self.layers[0].keys.shape[2]
+        ones = torch.ones(searches, columns, dtype=torch.bool, device=self.logits.device)
+        self.visible_BQC = (ones if rows.mask is None else rows.mask.bool())[:, None]
+        self.positions_B = rows.last
+
+    def grow(self, children: Children) -> None:
+        """Replace the rows of each search by `children`; a search without children has ended."""
+        if not all(children):
+            self._keep(self._tensor([index for index, rows in enumerate(children) if rows]))
+        sizes_B = self._tensor([len(rows) for rows in children if rows])
+        queries = max(map(len, children))
+        # A search with fewer rows repeats its first one; the logits of these rows are left out.
+        padded = [[*rows, *[rows[0]] * (queries - len(rows))] for rows in children if rows]
+        parents_BQ, token_ids_BQ = self._tensor(padded).unbind(-1)
+        self.visible_BQC = self.visible_BQC[self._search_numbers(), parents_BQ]
+        self._place(queries)
+        self.positions_B = self.positions_B + 1
+        hidden_BQW = ~self.visible_BQC[:, :, : self.layers[0].width]
+        dtype = self.model.dtype
+        mask_BQW = torch.zeros_like(hidden_BQW, dtype=dtype).masked_fill(hidden_BQW, torch.finfo(dtype).min)
+        output = self.model(
+            input_ids=token_ids_BQ,
+            attention_mask=mask_BQW[:, None],
+            position_ids=self.positions_B[:, None].expand(-1, queries),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        is_row_BQ = torch.arange(queries, device=self.model.device) < sizes_B[:, None]
+        self.logits = output.logits[is_row_BQ]
+
+    def _place(self, queries: int) -> None:
+        """Give each query a free column of its search, the first ones, and show it to the query."""
+        taken_BC = self.visible_BQC.any(dim=1)
+        missing = int(taken_BC.sum(dim=1).max()) + queries - taken_BC.shape[1]
+        if missing > 0:
+            extra = max(missing, _COLUMNS, taken_BC.shape[1] // 4)
+            self.visible_BQC = torch.nn.functional.pad(self.visible_BQC, (0, extra))
+            taken_BC = torch.nn.functional.pad(taken_BC, (0, extra))
+            for layer in self.layers:
+                layer.widen(extra)
+        columns_BQ = taken_BC.byte().argsort(dim=1, stable=True)[:, :queries]
+        self.visible_BQC = self.visible_BQC.scatter(2, columns_BQ[:, :, None], True)
+        width = int(self.visible_BQC.any(dim=1).any(dim=0).nonzero().max()) + 1
+        for layer in self.layers:
+            layer.searches, layer.columns, layer.width = self._search_numbers(), columns_BQ, width
+
+    def _keep(self, searches: torch.Tensor) -> None:
+        """Keep the running searches only."""
+        self.visible_BQC, self.positions_B = self.visible_BQC[searches], self.positions_B[searches]
+        self.cache.batch_select_indices(searches)
+
+    def _search_numbers(self) -> torch.Tensor:
+        return torch.arange(len(self.visible_BQC), device=self.model.device)[:, None]
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.model.device)
+
+
+class _Columns(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer, shape [B, heads, C, head size]; new ones are written into `columns`."""
+
+    searches: torch.Tensor  # [B, 1]
+    columns: torch.Tensor  # [B, Q]
+    width: int
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def widen(self, extra: int) -> None:
+        """Append `extra` free columns."""
+        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
+        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of the queries; return all in use, without a copy."""
+        self.keys[self.searches, :, self.columns] = key_states.transpose(1, 2)
+        self.values[self.searches, :, self.columns] = value_states.transpose(1, 2)
+        return self.keys[:, :, : self.width], self.values[:, :, : self.width]

@@ -1,0 +1,74 @@
+"""Rows that end their worker. A death is a start without an end; test_deadly_documents.py kills workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from safety_ray.core.worker_deaths import Starts, Watch
+
+BATCH = pa.table({"id": ["a", "b", "c"]})
+Calls = list[list[str]]
+
+
+class LocalWatch(Watch):
+    """A watch whose actor is an object of this process."""
+
+    def __init__(self) -> None:
+        self.starts = Starts()
+        self.calls: Calls = []
+
+    def _start(self, key: str) -> int:
+        return self.starts.start(key)
+
+    def _end(self, key: str) -> None:
+        self.starts.end(key)
+
+    def rows(self) -> list[dict[str, Any]]:
+        def add(batch: pa.Table) -> pa.Table:
+            self.calls.append(batch.column("id").to_pylist())
+            return batch.append_column("done", pa.array([True] * len(batch)))
+
+        def reject(row: pa.Table, reason: str) -> pa.Table:
+            return row.append_column("why", pa.array([reason]))
+
+        rows: list[dict[str, Any]] = self.call(add, BATCH, reject).to_pylist()
+        return rows
+
+    def die(self, key: str, times: int) -> None:
+        for _ in range(times):
+            self.starts.start(key)
+
+
+def test_watch_calls_whole_batch_until_it_died_twice() -> None:
+    watch = LocalWatch()
+    for deaths in (0, 1):
+        watch.die("batch of 3 from a", deaths)
+        assert watch.rows() == [{"id": id, "done": True} for id in "abc"]
+    assert watch.calls == [["a", "b", "c"]] * 2
+    assert not watch.starts.starts
+
+
+def test_watch_rejects_only_the_row_that_died_alone() -> None:
+    watch = LocalWatch()
+    watch.die("batch of 3 from a", 2)
+    watch.die("row b", 2)
+    watch.die("row c", 1)
+    a, b, c = watch.rows()
+    assert watch.calls == [["a"], ["c"]]
+    assert (a["done"], b["done"], c["done"]) == (True, None, True)
+    assert (a["why"], c["why"]) == (None, None)
+    assert "ended the worker process 2 times" in b["why"]
+
+
+def test_watch_counts_no_death_for_an_exception() -> None:
+    watch = LocalWatch()
+    for _ in range(5):
+        try:
+            with watch.work("file") as deaths:
+                assert deaths == 0
+                raise ValueError
+        except ValueError:
+            continue
+    assert not watch.starts.starts

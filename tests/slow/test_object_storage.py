@@ -1,0 +1,90 @@
+"""An S3-compatible server: many files, multipart writes, busy answers, checkpoints of training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from s3_server import BUCKET, SLOW_DOWN, S3Server, packages
+from token_rows import alone, tokenizer, write_rows
+from training_runs import losses, settings
+from training_runs import run as run_training
+
+from safety_ray.core import artifact, dataset, row_sink
+from safety_ray.ingest.readers import list_files
+
+pytestmark = pytest.mark.covers("safety_ray.core", "safety_ray.ingest", "safety_ray.train")
+__all__ = ["alone", "tokenizer", "write_rows"]
+FILES = 10_000
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    """A server that this process and the processes it starts use."""
+    installed = str(packages(request.config.cache.mkdir("s3")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(installed)
+        patch.setenv("PYTHONPATH", installed, prepend=os.pathsep)
+        started = S3Server()
+        for name, value in started.environment.items():
+            patch.setenv(name, value)
+        yield started
+        started.stop()
+
+
+@pytest.fixture(autouse=True)
+def answering(server: S3Server) -> Iterator[None]:
+    """Answer all requests after each test."""
+    yield
+    server.refuse = lambda method, path, number: None
+
+
+def test_readers_list_many_files_in_few_requests(server: S3Server) -> None:
+    for n in range(FILES):
+        server.put(f"many/{n:05}.jsonl", b"{}\n")
+    before = server.seen.total()
+    listed = list_files(f"s3://{BUCKET}/many")
+    assert listed == [f"s3://{BUCKET}/many/{n:05}.jsonl" for n in range(FILES)]
+    assert artifact.input_fingerprint(f"s3://{BUCKET}/many")
+    assert server.seen.total() - before < FILES // 100, "a thousand names in each answer"
+
+
+def test_write_file_uploads_parts_to_a_busy_server(server: S3Server) -> None:
+    from pyarrow.fs import FileSystem
+
+    server.refuse = lambda method, path, number: SLOW_DOWN if number % 3 == 0 else None
+    values = np.random.default_rng(0).random(4_000_000)
+    filesystem, path = FileSystem.from_uri(f"s3://{BUCKET}/large/rows.parquet")
+    row_sink.write_file(filesystem, path, pa.table({"id": range(len(values)), "x": values}), ["SLOW_DOWN"])
+    assert server.seen["PUT multipart"] >= 3
+    assert server.refused > 3
+    found = dataset.table(f"s3://{BUCKET}/large")
+    assert np.array_equal(found.column("x").to_numpy(), values)
+
+
+def test_training_resumes_from_checkpoints_on_a_busy_server(
+    server: S3Server, tmp_path: Path, write_rows: Callable[..., str], alone: None
+) -> None:
+    rows = write_rows(tmp_path / "rows")
+    whole = settings(rows, tmp_path / "whole")
+    run_training(whole)
+    place = f"s3://{BUCKET}/checkpoints"
+    config = settings(rows, tmp_path / "broken", checkpoints=place, checkpoint_every=3)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+
+    server.refuse = lambda method, path, number: SLOW_DOWN if number % 5 == 0 else None
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, stop)
+    run_training(config)
+    assert losses(config.output) == losses(whole.output)
+    steps = {key.split("/")[1] for key in server.keys("checkpoints/")}
+    assert steps == {"step-00000009", "step-00000012"}
+    assert not (tmp_path / "broken" / "checkpoints").exists()
