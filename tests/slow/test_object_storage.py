@@ -1,8 +1,11 @@
-"""An S3-compatible server: many files, multipart writes, busy answers, checkpoints of training."""
+"""Jobs on an S3-compatible server: many files, multipart writes, busy answers, refused writes."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +13,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from s3_server import BUCKET, SLOW_DOWN, S3Server, packages
+from ray_head import Head, start_head
+from s3_server import BUCKET, DENIED, EXPIRED, SLOW_DOWN, Fault, S3Server, packages
 from token_rows import alone, tokenizer, write_rows
 from training_runs import losses, settings
 from training_runs import run as run_training
 
+from jobs.corpus import SCHEMA, documents
 from safety_ray.core import artifact, dataset, row_sink
 from safety_ray.ingest.readers import list_files
 
-pytestmark = pytest.mark.covers("safety_ray.core", "safety_ray.ingest", "safety_ray.train")
+pytestmark = pytest.mark.covers("jobs.ingest", "safety_ray.core", "safety_ray.ingest", "safety_ray.train")
 __all__ = ["alone", "tokenizer", "write_rows"]
+ROOT = Path(__file__).parents[2]
 FILES = 10_000
+DOCUMENTS = 140
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +44,40 @@ def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
         started.stop()
 
 
+@pytest.fixture(scope="module")
+def head(server: S3Server) -> Iterator[Head]:
+    """A cluster whose workers use the server."""
+    started = start_head(4)
+    yield started
+    started.stop()
+
+
 @pytest.fixture(autouse=True)
 def answering(server: S3Server) -> Iterator[None]:
     """Answer all requests after each test."""
     yield
     server.refuse = lambda method, path, number: None
+
+
+def run(head: Head, job: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}", *words],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": head.address}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def corpus(server: S3Server) -> list[str]:
+    """Store documents of the demo's corpus under pages/, and return their ids."""
+    rows = documents(560, 0)[:: 560 // DOCUMENTS][:DOCUMENTS]
+    for n in range(4):
+        dataset.write_table(pa.Table.from_pylist(rows[n::4], SCHEMA), f"s3://{BUCKET}/pages/{n}.parquet")
+    return sorted(row["id"] for row in rows)
+
+
+def record_of(server: S3Server, stage: str) -> dict[str, Any]:
+    (found,) = server.keys(f"{stage}/record.json")
+    record: dict[str, Any] = json.loads(server.backend.get_object(BUCKET, found).value)
+    return record
 
 
 def test_readers_list_many_files_in_few_requests(server: S3Server) -> None:
@@ -88,3 +124,31 @@ def test_training_resumes_from_checkpoints_on_a_busy_server(
     steps = {key.split("/")[1] for key in server.keys("checkpoints/")}
     assert steps == {"step-00000009", "step-00000012"}
     assert not (tmp_path / "broken" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "says"),
+    [("data", EXPIRED, "expired"), ("data", DENIED, "Denied"), ("record.json", DENIED, "Denied")],
+)
+def test_job_ends_with_one_line_and_resumes_when_writes_are_refused(
+    name: str, fault: Fault, says: str, server: S3Server, head: Head
+) -> None:
+    corpus(server)
+    output = f"{name}-{fault[1]}"
+
+    def refuse(method: str, path: str, number: int) -> Fault | None:
+        return fault if method in ("PUT", "POST") and f"/{output}/{name}" in path else None
+
+    words = (f"input=s3://{BUCKET}/pages", f"output=s3://{BUCKET}/{output}")
+    server.refuse = refuse
+    ended = run(head, "ingest", *words)
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert ended.stderr.startswith("error: the storage is full or refuses access ("), ended.stderr
+    assert says in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not server.keys(f"{output}/record.json")
+    server.refuse = lambda method, path, number: None
+    resumed = run(head, "ingest", *words)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    record = record_of(server, output)
+    assert (record["rows_in"], record["rows_out"]) == (DOCUMENTS, DOCUMENTS)
