@@ -71,7 +71,7 @@ def test_rewrite_stage_resumes_partial_run_of_model(by_a_model: ByModel, tmp_pat
     check_skip_and_resume(config, record, tmp_path / "copy")
 
 
-def test_rewrite_stage_shares_documents_between_model_and_template(
+def test_rewrite_stage_shares_documents_with_template(
     tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
 ) -> None:
     with Endpoint(writer) as endpoint:
@@ -97,7 +97,10 @@ def test_rewrite_stage_shares_documents_between_model_and_template(
     (Path(again) / "record.json").unlink()
     shutil.rmtree(Path(again) / "data" / "moralize_template")
     shutil.rmtree(Path(again) / "rejected" / "moralize_template", ignore_errors=True)
-    resumed = rewrite_documents(replace(config, output=again))
+    with Endpoint(writer) as endpoint:
+        engine = replace(config.engine, base_url=endpoint.url)
+        resumed = rewrite_documents(replace(config, output=again, engine=engine))
+        assert not [request for request in endpoint.requests if request["body"]]
     assert resumed["engines"] == counts
 
 
