@@ -55,6 +55,7 @@ class TreeScheduler(AsyncScheduler):
         self._rows: dict[str, Row] = {}  # added, without output
         self._failed: list[tuple[Request, str]] = []  # with the reason
         self._holders: dict[Row, None] = {}  # finished rows with blocks, in the order in which they ended
+        self._rows_first = False  # before the requests that wait
         self._num_in_flight = 0  # batches
         self._asynchronous = self.scheduler_config.async_scheduling
         self._two_batches = (
@@ -113,14 +114,17 @@ class TreeScheduler(AsyncScheduler):
         """Add the rows of the trees that are ready; with two batches, of at most half of all trees."""
         number = -(-len(self._trees) // 2) if self._two_batches else len(self._trees)
         added, self._ready = self._ready[:number], self._ready[number:]
+        # A tree that runs waits behind no new request. But if the rows of all trees filled each batch, new
+        # requests would wait until the trees have ended, so then all wait in one queue.
+        self._rows_first = sum(len(tree.rows) for tree in self._trees.values()) < self.max_num_running_reqs
         for running in added:
-            for row in reversed(running.rows):  # each one is put before the others
+            for row in reversed(running.rows) if self._rows_first else running.rows:
                 self._rows[row.request_id] = row
                 super().add_request(row)
 
     def _enqueue_waiting_request(self, request: Request) -> None:
-        if isinstance(request, Row) and request.parent is not None:
-            self.waiting.prepend_request(request)  # its tree is running, so it waits behind no new request
+        if self._rows_first and isinstance(request, Row) and request.parent is not None:
+            self.waiting.prepend_request(request)
         else:
             super()._enqueue_waiting_request(request)
 

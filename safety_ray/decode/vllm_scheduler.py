@@ -61,7 +61,8 @@ def make_search(values: Any) -> Search:
         raise UserError(f"{SEARCH_ARG}: unknown search {name!r}; choose from {', '.join(SEARCHES)}.")
     settings_class, search_class = SEARCHES[name]
     try:
-        own_types = {"eos_ids": frozenset(settings["eos_ids"]), "words": WordStarts(bytes(settings["words"]))}
+        words = WordStarts(bytes(settings["words"])) if settings["words"] else None
+        own_types = {"eos_ids": frozenset(settings["eos_ids"]), "words": words}
         return search_class(settings_class(**{**settings, **own_types}))
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{SEARCH_ARG}: invalid settings of the search {name!r}: {error}.") from error

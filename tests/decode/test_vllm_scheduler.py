@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.decode.vllm_scheduler import SEARCH_ARG, describe_search, expansion, make_search
 from safety_ray.decode.vllm_search import search_params
+from safety_ray.decode.words import WordStarts
 
 TAG, EOS = 0, 1
 MODES: list[dict[str, Any]] = [{"depth": 1}, {"depth": 2}, {"depth": 2, "asynchronous": True}]
 COMMON: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": 14}
+WORDS = WordStarts(bytes(token % 2 for token in range(VOCABULARY)))  # odd tokens begin a word
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +36,13 @@ def searches() -> list[Search]:
         Search(SearchSettings(**COMMON, beam_size=3, num_candidates=6, drop_share=0.25)),
         Search(SearchSettings(**COMMON, beam_size=2, num_candidates=4, stride=3)),
         SampleSearch(SampleSettings(**COMMON, num_candidates=5, temperature=0.8, top_p=0.9, seed=4)),
+        Search(SearchSettings(**COMMON, drop_by="word", words=WORDS, early_stopping="never")),
     ]
 
 
 def prompts() -> list[list[int]]:
     rng = random.Random(5)
-    return [[rng.randrange(2, VOCABULARY) for _ in range(length)] for length in (1, 7, 8, 23)]
+    return [[rng.randrange(2, VOCABULARY) for _ in range(length)] for length in (1, 7, 8, 23, 5)]
 
 
 def run_alone(prompt: list[int], search: Search) -> list[Any]:
@@ -64,12 +68,12 @@ def greedy(prompt: list[int], number: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def start(engine: SimulatedEngine, numbers: range = range(4)) -> None:
+def start(engine: SimulatedEngine, numbers: range = range(5)) -> None:
     for i in numbers:
         engine.add(f"search {i}", prompts()[i], search_params(searches()[i]))
 
 
-def assert_exact(engine: SimulatedEngine, numbers: range = range(4)) -> None:
+def assert_exact(engine: SimulatedEngine, numbers: range = range(5)) -> None:
     for i in numbers:
         expected = run_alone(prompts()[i], searches()[i])
         assert engine.table(f"search {i}").logprob_token_ids.tolist() == expected
@@ -116,7 +120,7 @@ def test_search_scheduler_is_exact_with_little_memory(
 
 def test_search_scheduler_has_two_batches_for_two_searches(config: Any) -> None:
     plain = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True)
-    for numbers, batches in ((range(1), 1), (range(2), 2), (range(4), 2)):
+    for numbers, batches in ((range(1), 1), (range(2), 2), (range(5), 2)):
         engine = SimulatedEngine(config, depth=2)
         engine.add("plain", [3, 4], plain)
         start(engine, numbers)
@@ -150,7 +154,7 @@ def test_search_scheduler_abort_leaves_neighbours_exact(config: Any, mode: dict[
     start(engine)
     engine.run(4)
     aborted = engine.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
-    assert sorted(request.request_id for request in aborted) == [f"search {i}" for i in range(4)]
+    assert sorted(request.request_id for request in aborted) == [f"search {i}" for i in range(5)]
     engine.run()
     assert_empty(engine)
 
@@ -219,6 +223,19 @@ def test_search_scheduler_error_ends_one_search_only(config: Any, monkeypatch: p
     assert (last.finish_reason, last.stop_reason) == (FinishReason.ERROR, "ValueError: this search fails.")
     for i in (0, 1, 3):
         assert_exact(engine, range(i, i + 1))
+    assert_empty(engine)
+
+
+def test_search_scheduler_lets_new_requests_in_between_rows(tmp_path: Path) -> None:
+    engine = SimulatedEngine(vllm_config(tmp_path, max_num_seqs=8))  # less than the rows of one search
+    start(engine)
+    engine.run(12)
+    engine.add("late", [3, 4], SamplingParams(max_tokens=1, temperature=0, ignore_eos=True))
+    engine.run(12)
+    assert engine.sampled("late") == greedy([3, 4], 1)
+    assert not any(o.finished for i in range(5) for o in engine.received[f"search {i}"])
+    engine.run()
+    assert_exact(engine)
     assert_empty(engine)
 
 
