@@ -125,9 +125,10 @@ async def _read(answers: Any) -> AsyncGenerator[Any, None]:
         answers.cancel()
         raise
     except Exception as error:
+        described = describe(error)
         if not started:
-            raise
-        yield error_event(describe(error))  # the HTTP status has been sent
+            raise described from error  # Ray Serve would answer some of its own exceptions, in another form
+        yield error_event(described)  # the HTTP status has been sent
 
 
 def ingress_class(rules: AccessRules, playground: bool) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from serve.access import AccessRules
@@ -51,6 +53,8 @@ def ingress_client(
         api_keys="",
     )
     app = http_app(rules or AccessRules())
+    for kind in (BackPressureError, DeploymentUnavailableError):  # as Ray Serve does when it starts a replica
+        app.add_exception_handler(kind, lambda request, error: PlainTextResponse(str(error), 503))
     for name, add in ROUTES.items():
         add(app)(getattr(ingress, name))
     return TestClient(app)

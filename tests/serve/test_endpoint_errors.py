@@ -11,7 +11,8 @@ import pytest
 from ingress_in_process import MODEL, ingress_client
 from pydantic import BaseModel
 from ray.exceptions import ActorUnavailableError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.llm.openai_api_models import CompletionResponse
 from starlette.testclient import TestClient
 from vllm.exceptions import VLLMValidationError
@@ -164,6 +165,7 @@ FAULTS: list[tuple[Exception, int]] = [
     (ActorUnavailableError(INTERNAL, None), 503),
     (EngineDeadError(), 503),
     (BackPressureError(9, 9), 503),
+    (DeploymentUnavailableError(DeploymentID("SafetyServer:worker-7", INTERNAL)), 503),
 ]
 
 

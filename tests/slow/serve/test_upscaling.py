@@ -62,8 +62,8 @@ def test_endpoint_upscales_under_load_and_returns_503_when_full(small: OpenAI) -
     assert engines() == 1
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda _: ask(small), range(8)))
-    assert sum("too many requests waiting" in outcome for outcome in outcomes) >= 2
-    assert sum(f"request_timeout_s={TIMEOUT_S:g}" in outcome for outcome in outcomes) >= 2
+    assert sum("too many requests waiting" in outcome for outcome in outcomes) >= 2, outcomes
+    assert sum(f"request_timeout_s={TIMEOUT_S:g}" in outcome for outcome in outcomes) >= 2, outcomes
     assert all(outcome.startswith("503: ") for outcome in outcomes)
 
     enough = threading.Event()
