@@ -63,4 +63,4 @@ def test_grafana_schema_drops_unknown_fields(python: Path) -> None:
     dashboard["colour"] = "x"
     dashboard["panels"][1]["targets"][0]["expression"] = "x"
     kept = known_by_grafana(python, dashboard)
-    assert sorted(dropped(dashboard, kept)) == [".panels[1].targets[0].expression", ".colour"]
+    assert sorted(dropped(dashboard, kept)) == [".colour", ".panels[1].targets[0].expression"]
