@@ -218,7 +218,7 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
         finished = artifact.is_finished(config.output)
         print(f"[{number}/{len(chosen)}] {stage.name}: {stage.output_kind}  → {config.output}", flush=True)
         if stage.name in ("pretrain", "finetune") and not finished:
-            check_evaluation(chosen, configs)
+            check_evaluation(configs)
         records[stage.name] = stage.run(config)
         if finished:
             print("  finished earlier, skipped", flush=True)
@@ -253,10 +253,13 @@ def check_classifier(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
             return
 
 
-def check_evaluation(chosen: list[Stage], configs: dict[str, Any]) -> None:
-    """Raise UserError if `evaluate` is to run and has not enough documents; called before training."""
-    config = configs["evaluate"]
-    if all(stage.name != "evaluate" for stage in chosen) or artifact.is_finished(config.output):
+def check_evaluation(configs: dict[str, Any]) -> None:
+    """Raise UserError if `evaluate` is to run and has not enough documents; called before training.
+
+    `configs`: those of the stages to run, by name.
+    """
+    config = configs.get("evaluate")
+    if config is None or artifact.is_finished(config.output):
         return
     try:
         choose_samples(config)
