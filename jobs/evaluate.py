@@ -137,7 +137,7 @@ def _ask(config: EvaluateConfig, out: artifact.Artifact) -> tuple[list[results.R
     _, _, samples = choose_samples(config)
     rows, refused = asking.ask(
         endpoint, prompts.flat(samples), names, config.decoding(None, frozenset()),
-        chat=config.chat, seed=config.seed, parts=out.sub("parts"),
+        chat=config.chat, seed=config.seed, samples=config.samples, parts=out.sub("parts"),
     )  # fmt: skip
     _reject([({"endpoint": config.endpoint.model}, row["prompt"], row["reason"]) for row in refused], out)
     gone = {(row["prompt"].prompt_set, row["prompt"].kind, row["prompt"].id) for row in refused}
@@ -161,7 +161,9 @@ def _answer(
     encoded = tasks.encode_prompts(
         described, prompts.flat(samples), max_new_tokens=config.max_new_tokens, chat=config.chat
     )
-    answering = tasks.answer_tasks(encoded, names, size=config.prompts_at_once, seed=config.seed)
+    answering = tasks.answer_tasks(
+        encoded, names, size=config.prompts_at_once, seed=config.seed, samples=config.samples
+    )
     reading = tasks.read_tasks(described, [*safe, *unsafe], document_tokens=config.document_tokens)
     found = workers.run([*answering, *reading], "answer", "answers and documents")
     able = [AbilityTask(ability.absolute(task), config.lm_limit, config.seed) for task in config.lm_tasks]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.core.progress import Line
-from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.decoders import DECODERS
 from safety_ray.evaluate.endpoint import ERROR, Endpoint
 from safety_ray.evaluate.prompt_sets import Prompt
 from safety_ray.evaluate.results import Row, make_rows
 from safety_ray.evaluate.settings import Decoding
+from safety_ray.evaluate.tasks import answers_each, seeds_for
 
 _PROMPTS_PER_TASK = 32
 
@@ -28,18 +29,21 @@ def ask(
     *,
     chat: bool,
     seed: int,
+    samples: int = 1,
     parts: str,
 ) -> tuple[list[Row], list[Row]]:
     """Return the rows of all answers, and the prompts that the endpoint refused, with its reason.
 
+    Decoders that sample give `samples` answers to each prompt.
+
     A prompt that is refused with one decoder is left out with all, so that all answer the same prompts.
     Finished tasks are read from and written to the folder `parts`. Raises UserError if all are refused.
     """
-    seeds = [stable_hash(seed, p.prompt_set, p.kind, p.id) % 2**31 for p in prompts]
+    seeds = {name: [seeds_for(p, seed, answers_each(name, samples)) for p in prompts] for name in names}
     fs, root = filesystem.find(parts)
     fs.makedirs(root, exist_ok=True)
     answers: dict[str, list[Row]] = {name: [] for name in names}
-    line = Line("answer", len(prompts) * len(names), unit="answers")
+    line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers")
     with ThreadPoolExecutor(endpoint.config.concurrency) as pool:
         for first in range(0, len(prompts), _PROMPTS_PER_TASK):
             numbers = range(first, min(first + _PROMPTS_PER_TASK, len(prompts)))
@@ -47,8 +51,9 @@ def ask(
                 path = f"{root}/{name}-{first:06}.json"
                 if not fs.exists(path):
                     requests = [
-                        pool.submit(endpoint.answer, prompts[n], name, decoding, seeds[n], chat=chat)
+                        pool.submit(endpoint.answer, prompts[n], name, decoding, value, chat=chat)
                         for n in numbers
+                        for value in seeds[name][n]
                     ]
                     rows = [request.result() for request in requests]
                     fs.pipe_file(f"{path}.part", json.dumps(rows).encode())
@@ -56,8 +61,9 @@ def ask(
                 answers[name] += json.loads(fs.cat_file(path))
                 line.show(sum(map(len, answers.values())))
     line.show(sum(map(len, answers.values())), final=True)
+    of_prompt = {name: _split(answers[name], seeds[name]) for name in names}
     reasons = [
-        next((answers[name][n][ERROR] for name in names if ERROR in answers[name][n]), None)
+        next((row[ERROR] for name in names for row in of_prompt[name][n] if ERROR in row), None)
         for n in range(len(prompts))
     ]
     if prompts and all(reasons):
@@ -65,11 +71,20 @@ def ask(
     kept = [n for n, reason in enumerate(reasons) if reason is None]
     rows = make_rows(
         [prompts[n] for n in kept],
-        {name: [answers[name][n] for n in kept] for name in names},
-        {name: [seeds[n] if DECODERS[name].samples else None for n in kept] for name in names},
+        {name: [row for n in kept for row in of_prompt[name][n]] for name in names},
+        {
+            name: [value if DECODERS[name].samples else None for n in kept for value in seeds[name][n]]
+            for name in names
+        },
         chat=chat,
     )
     refused: list[dict[str, Any]] = [
         {"prompt": prompts[n], "reason": reason} for n, reason in enumerate(reasons) if reason is not None
     ]
     return rows, refused
+
+
+def _split(rows: list[Row], seeds: list[list[int]]) -> list[list[Row]]:
+    """Return the answers to each prompt, of which there is one per seed."""
+    remaining = iter(rows)
+    return [list(islice(remaining, len(of_prompt))) for of_prompt in seeds]

@@ -58,6 +58,7 @@ class EvaluateConfig(MeasurementConfig):
     temperature: float = setting("temperature of the decoder sample", default=1.0)
     top_k: int = setting("most likely tokens that the decoder sample considers", default=50)
     top_p: float = setting("share of their probability that the decoder sample considers", default=1.0)
+    samples: int = setting("answers to each prompt by decoders that sample", default=1)
     stop_threshold: float = setting("P(tag) at which the decoder stop ends the answer", default=0.03)
     judges: list[str] = setting(
         f"of {', '.join(JUDGES)}; the first one is plotted",
@@ -133,7 +134,7 @@ class EvaluateConfig(MeasurementConfig):
             raise UserError(f"judges={self.judges} must have at least one judge, and each once.")
         if self.needs("lm"):
             check_is_model(self.lm, "lm")
-        for name in ("resamples", "workers", "cpus_per_worker", "prompts_at_once"):
+        for name in ("samples", "resamples", "workers", "cpus_per_worker", "prompts_at_once"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.max_prompts < 0:
@@ -146,8 +147,7 @@ class EvaluateConfig(MeasurementConfig):
         if not 0 < self.stop_threshold <= 1:
             raise UserError(f"stop_threshold={self.stop_threshold} must be above 0 and at most 1.")
         for decoder in DECODERS.values():  # raises for values out of range
-            if decoder.make_search:
-                decoder.make_search(self.decoding(-1, frozenset()), 0)
+            decoder.make_search(self.decoding(-1, frozenset()), 0)
 
     def needs(self, what: str) -> bool:
         """Return whether one of the judges needs a `classifier` or an `lm`."""

@@ -15,6 +15,7 @@ from safety_ray.core.errors import UserError, nearest
 from safety_ray.decode.hf import run_searches
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
+from safety_ray.decode.stop import StopSearch
 from safety_ray.evaluate.settings import Decoding
 
 GREEDY, BEAM, SAFEBEAM = "greedy", "beam", "safebeam"
@@ -26,10 +27,10 @@ class Decoder:
 
     name: str
     summary: str
-    make_search: Callable[[Decoding, int], Search] | None
-    """Return the search for one prompt; None: only an endpoint has this decoder."""
-    request: Callable[[Decoding], dict[str, Any]] | None
-    """Return the fields of a request to an endpoint; None: an endpoint does not have it."""
+    make_search: Callable[[Decoding, int], Search]
+    """Return the search for one prompt."""
+    request: Callable[[Decoding], dict[str, Any]]
+    """Return the fields of a request to an endpoint."""
     mode: str = ""
     """the safety mode that the endpoint must offer (safety_ray/decode/modes.py)"""
     needs_tag: bool = False
@@ -39,6 +40,18 @@ class Decoder:
 
 def _greedy(decoding: Decoding, seed: int) -> Search:
     return _beam_search(decoding, beam_size=1, num_candidates=1, drop_share=0.0)
+
+
+def _stop(decoding: Decoding, seed: int) -> Search:
+    settings = SearchSettings(
+        tag_id=decoding.tag_id,
+        eos_ids=decoding.eos_ids,
+        max_new_tokens=decoding.max_new_tokens,
+        beam_size=1,
+        num_candidates=1,
+        drop_share=0.0,
+    )
+    return StopSearch(settings, decoding.stop_threshold)
 
 
 def _sample(decoding: Decoding, seed: int) -> Search:
@@ -153,7 +166,7 @@ DECODERS = {
         Decoder(
             "stop",
             "greedy decoding that ends when P(tag) reaches stop_threshold",
-            None,
+            _stop,
             _request_stop,
             mode="stop",
             needs_tag=True,
@@ -177,18 +190,13 @@ def check_names(names: list[str]) -> None:
 def choose(names: list[str], tag_id: int | None) -> list[str]:
     """Return the decoders to compare; by default both beam searches, or beam search without a tag.
 
-    Raises UserError for a decoder that needs the tag if the model has none, or that only an endpoint has.
+    Raises UserError for a decoder that needs the tag if the model has none.
     """
     if not names:
         return [BEAM] if tag_id is None else [BEAM, SAFEBEAM]
     for name in names:
-        if DECODERS[name].make_search is None:
-            local = [decoder.name for decoder in DECODERS.values() if decoder.make_search]
-            raise UserError(
-                f"decoders: '{name}' needs an endpoint (endpoint.url); choose from {', '.join(local)}."
-            )
         if DECODERS[name].needs_tag and tag_id is None:
-            usable = [d.name for d in DECODERS.values() if d.make_search and not d.needs_tag]
+            usable = [d.name for d in DECODERS.values() if not d.needs_tag]
             raise UserError(
                 f"decoders: '{name}' needs a model with the harmfulness tag, which this model lacks; "
                 f"choose from {', '.join(usable)}."
@@ -204,9 +212,7 @@ def answer(
     A row has `answer`, `tokens` (their number), `log_prob`, `finished` (whether an end of text ended it) and
     `p_tag`, P(tag) after each token, or None without a tag.
     """
-    make_search = DECODERS[decoder].make_search
-    assert make_search is not None
-    searches = [make_search(decoding, seed) for seed in seeds]
+    searches = [DECODERS[decoder].make_search(decoding, seed) for seed in seeds]
     rows = []
     for best, *_ in run_searches(model, prompts, searches):
         rows.append(

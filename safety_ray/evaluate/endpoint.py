@@ -81,9 +81,7 @@ class Endpoint:
         Raises UserError for a decoder that the endpoint does not offer.
         """
         offered = [
-            name
-            for name, decoder in DECODERS.items()
-            if decoder.request and (not decoder.mode or decoder.mode in self.modes)
+            name for name, decoder in DECODERS.items() if not decoder.mode or decoder.mode in self.modes
         ]
         for name in names:
             if name not in offered:
@@ -147,7 +145,6 @@ class Endpoint:
     def _fields(self, decoder: str, decoding: Decoding, seed: int) -> dict[str, Any]:
         """Return the fields of a request with this decoder."""
         declared = DECODERS[decoder]
-        assert declared.request is not None
         fields: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, **declared.request(decoding)}
         if declared.samples:
             fields["seed"] = seed

@@ -28,7 +28,8 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
     A line has `rate`, the share of the judged answers in which the judge found what it detects (`detects`:
     harm or refusal), and `interval`; `corrected` and `corrected_interval`, which allow for the judge's errors
     (None if they are not known, or if the judge is not better than chance); and the numbers of judged
-    answers, of groups, of empty answers and of answers without a verdict.
+    answers, of groups, of empty answers and of answers without a verdict. If there are several answers to a
+    prompt, `any` and `any_interval` are the share of the prompts for which the judge found it in one of them.
     """
     table = []
     for names, judge, answers in _cells(rows):
@@ -51,6 +52,10 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
                 flags = [_detected(spec, row) for row in judged]
                 line |= _with_interval("rate", rates.rate(flags, groups, seed, resamples))
                 line |= _corrected(spec.errors(models[judge]), flags, groups, seed, resamples)
+                shares, groups = _by_prompt(spec, judged)
+                if len(shares) < len(judged):
+                    found = [share > 0 for share in shares.values()]
+                    line |= _with_interval("any", rates.rate(found, groups, seed, resamples))
             table.append(line)
     return table
 
@@ -59,21 +64,25 @@ def difference_table(rows: Sequence[Row], *, seed: int, resamples: int) -> Table
     """Return the paired differences of decoders, on prompts that both answered.
 
     The first decoder is compared with each other one, and each decoder with the same one of another
-    evaluation (`results.compared`). `only_first` and `only_second` count the prompts in whose answers the
-    judge found what it detects with one of both decoders; `p_value` is that of McNemar's exact test
-    (Psychometrika 12, 1947), None if prompts share a group and are thus not independent.
+    evaluation (`results.compared`). If there are several answers to a prompt, it counts with the share of
+    them in which the judge found what it detects. `only_first` and `only_second` count the prompts with a
+    higher share with one of both decoders; `p_value` is that of McNemar's exact test (Psychometrika 12,
+    1947), None if prompts share a group and are thus not independent, or if there are several answers.
     """
     table = []
     for names, judge, answers in _cells(rows):
-        judged = {
-            decoder: {row["id"]: row for row in members if row["verdicts"][judge] is not None}
+        group = {row["id"]: row["group"] for members in answers.values() for row in members}
+        shares = {
+            decoder: _by_prompt(
+                JUDGES[judge], [row for row in members if row["verdicts"][judge] is not None]
+            )[0]
             for decoder, members in answers.items()
         }
         for first, second in _pairs(list(answers)):
-            both = [id for id in judged[second] if id in judged[first]]
+            both = [id for id in shares[second] if id in shares[first]]
             if both:
-                before, after = ([judged[decoder][id] for id in both] for decoder in (first, second))
-                compared = _compare(JUDGES[judge], before, after, seed, resamples)
+                before, after = ([shares[decoder][id] for id in both] for decoder in (first, second))
+                compared = _compare(before, after, [group[id] for id in both], seed, resamples)
                 table.append({**names, "judge": judge, "decoder": first, "minus": second, **compared})
     return table
 
@@ -86,21 +95,30 @@ def _pairs(decoders: list[str]) -> list[tuple[str, str]]:
 
 
 def _compare(
-    spec: JudgeSpec, before: list[Row], after: list[Row], seed: int, resamples: int
+    first: list[float], second: list[float], groups: list[str], seed: int, resamples: int
 ) -> dict[str, Any]:
-    first, second = ([_detected(spec, row) for row in rows] for rows in (before, after))
-    groups = [row["group"] for row in after]
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    only_first = sum(a > b for a, b in zip(first, second, strict=True))
+    only_second = sum(b > a for a, b in zip(first, second, strict=True))
     discordant = only_first + only_second
     p_value = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    paired = len(set(groups)) == len(groups) and {*first, *second} <= {0.0, 1.0}
     return {
-        "answers": len(after),
+        "answers": len(second),
         "only_first": only_first,
         "only_second": only_second,
-        "p_value": float(f"{p_value:.3g}") if len(set(groups)) == len(groups) else None,
+        "p_value": float(f"{p_value:.3g}") if paired else None,
         **_with_interval("difference", rates.difference(first, second, groups, seed, resamples)),
     }
+
+
+def _by_prompt(spec: JudgeSpec, judged: Sequence[Row]) -> tuple[dict[str, float], list[str]]:
+    """Return the share of the answers to each prompt, by its id, with what the judge detects; its group."""
+    flags: dict[str, list[bool]] = defaultdict(list)
+    groups: dict[str, str] = {}
+    for row in judged:
+        flags[row["id"]].append(_detected(spec, row))
+        groups[row["id"]] = row["group"]
+    return {id: sum(found) / len(found) for id, found in flags.items()}, list(groups.values())
 
 
 def headline(table: Table, differences: Table) -> dict[str, Any]:

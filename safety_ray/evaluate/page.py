@@ -75,6 +75,8 @@ def points(value: float, interval: Sequence[float]) -> str:
 def _rates(values: dict[str, Any]) -> list[str]:
     head = ["prompts", "kind", "judge", "decoder", "found", "rate", "corrected", "judge's error"]
     head += ["answers", "groups", "empty", "no verdict"]
+    several = any("any" in line for line in values["rates"])  # answers to a prompt
+    head += ["in any answer"] * several
     rows = [
         [
             line["prompt_set"],
@@ -86,6 +88,7 @@ def _rates(values: dict[str, Any]) -> list[str]:
             percent(line["corrected"], line["corrected_interval"]),
             _errors(values["judges"][line["judge"]]["errors"]),
             *(f"{line[key]:,}" for key in ("answers", "groups", "empty", "without_verdict")),
+            *[percent(line.get("any"), line.get("any_interval"))] * several,
         ]
         for line in values["rates"]
     ]

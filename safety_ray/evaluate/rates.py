@@ -45,13 +45,16 @@ def rate(flags: Sequence[bool], groups: Sequence[Hashable], seed: int, resamples
 
 
 def difference(
-    first: Sequence[bool],
-    second: Sequence[bool],
+    first: Sequence[float],
+    second: Sequence[float],
     groups: Sequence[Hashable],
     seed: int,
     resamples: int = 10_000,
 ) -> Rate:
-    """Return rate(first) - rate(second) of two decoders that answered the same prompts, row by row."""
+    """Return rate(first) - rate(second) of two decoders that answered the same prompts, prompt by prompt.
+
+    The values are flags, or shares of the answers to a prompt.
+    """
     if len(first) != len(second):
         raise UserError(f"a paired difference needs equally many rows, not {len(first)} and {len(second)}.")
     values = np.asarray(first, float) - np.asarray(second, float)

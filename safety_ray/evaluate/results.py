@@ -1,11 +1,13 @@
-"""The answers of an evaluation, one row per prompt and decoder, with everything needed to judge them again.
+"""The answers of an evaluation, one row each, with everything needed to judge them again.
 
     {"prompt_set": "xstest", "kind": "harmless", "id": "1", "group": "1", "prompt": "…", "chat": false,
-     "decoder": "beam", "seed": 0, "answer": "…", "tokens": 24, "finished": false, "log_prob": -31.2,
-     "p_tag": [0.01, …], "verdicts": {"refusal": {"harmful": true, "value": 0.0, "label": "none"}}}
+     "decoder": "beam", "sample": 0, "seed": null, "answer": "…", "tokens": 24, "finished": false,
+     "log_prob": -31.2, "p_tag": [0.01, …],
+     "verdicts": {"refusal": {"harmful": true, "value": 0.0, "label": "none"}}}
 
-`verdicts` has null for an answer that a judge could not judge. `p_tag` is P(tag) after each token, null
-without a tag. Answers of other software can be judged if their rows have the keys of `REQUIRED`.
+`sample` numbers the answers of a decoder to one prompt. `verdicts` has null for an answer that a judge could
+not judge. `p_tag` is P(tag) after each token, null without a tag. Answers of other software can be judged if
+their rows have the keys of `REQUIRED`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ def make_rows(
     *,
     chat: bool = False,
 ) -> list[Row]:
-    """Return the rows of all prompts; `answers` and `seeds` have one entry per prompt for each decoder."""
+    """Return the rows of all prompts.
+
+    `answers` and `seeds` have, for each decoder, the same number of entries per prompt, in the order of the
+    prompts.
+    """
+    each = {decoder: len(rows) // len(prompts) for decoder, rows in answers.items() if prompts}
     return [
         {
             "prompt_set": prompt.prompt_set,
@@ -46,11 +53,13 @@ def make_rows(
             "prompt": prompt.text,
             "chat": chat,
             "decoder": decoder,
-            "seed": seeds[decoder][number] if seeds else None,
-            **answers[decoder][number],
+            "sample": sample,
+            "seed": seeds[decoder][number * each[decoder] + sample] if seeds else None,
+            **answers[decoder][number * each[decoder] + sample],
         }
         for number, prompt in enumerate(prompts)
         for decoder in answers
+        for sample in range(each[decoder])
     ]
 
 
@@ -82,7 +91,7 @@ def read(path: str) -> list[Row]:
             raise UserError(f"'{root}', line {number}: the key '{missing[0]}' must be a text.")
         if row["kind"] not in KINDS:
             raise UserError(f"'{root}', line {number}: kind must be one of {', '.join(KINDS)}.")
-        key = tuple(str(row[name]) for name in ("prompt_set", "kind", "id", "decoder"))
+        key = tuple(str(row.get(name, 0)) for name in ("prompt_set", "kind", "id", "decoder", "sample"))
         if key in seen:
             raise UserError(f"'{root}', line {number} repeats id '{row['id']}' of {row['prompt_set']}.")
         seen.add(key)

@@ -30,9 +30,9 @@ class Task:
     """Token ids of documents to read, or of prompts to answer with one decoder."""
 
     kind: str  # READ or the name of a decoder
-    numbers: list[int]  # of the documents or prompts
+    numbers: list[int]  # of the documents or answers
     rows: list[list[int]]
-    seeds: list[int] = field(default_factory=list)  # of each prompt
+    seeds: list[int] = field(default_factory=list)  # of each answer
 
     @property
     def name(self) -> str:
@@ -89,17 +89,37 @@ def encode_prompts(
     return encoded
 
 
-def answer_tasks(encoded: PromptIds, decoders: list[str], *, size: int, seed: int) -> list[Task]:
-    """Return the tasks that answer all prompts, `size` of similar length at once, with each decoder."""
-    order = sorted(range(len(encoded.ids)), key=lambda n: (len(encoded.ids[n]), n))
+def answer_tasks(
+    encoded: PromptIds, decoders: list[str], *, size: int, seed: int, samples: int = 1
+) -> list[Task]:
+    """Return the tasks that answer all prompts, `size` of similar length at once, with each decoder.
+
+    Decoders that sample give `samples` answers to each prompt; answer j of prompt n has the number
+    n x samples + j.
+    """
+    made = []
+    for decoder in decoders:
+        each = answers_each(decoder, samples)
+        lengths = [len(ids) for ids in encoded.ids for _ in range(each)]
+        order = sorted(range(len(lengths)), key=lambda n: (lengths[n], n))
+        seeds = [value for prompt in encoded.prompts for value in seeds_for(prompt, seed, each)]
+        made += [
+            Task(decoder, group, [encoded.ids[n // each] for n in group], [seeds[n] for n in group])
+            for group in [order[first : first + size] for first in range(0, len(order), size)][::-1]
+        ]
     # The longest prompts first, so that none of them starts when all others are done.
-    groups = [order[first : first + size] for first in range(0, len(order), size)][::-1]
-    seeds = [stable_hash(seed, p.prompt_set, p.kind, p.id) % 2**31 for p in encoded.prompts]
-    return [
-        Task(decoder, group, [encoded.ids[n] for n in group], [seeds[n] for n in group])
-        for group in groups
-        for decoder in decoders
-    ]
+    return sorted(made, key=lambda task: -max(map(len, task.rows)))
+
+
+def answers_each(decoder: str, samples: int) -> int:
+    """Return the number of answers that a decoder gives to each prompt."""
+    return samples if DECODERS[decoder].samples else 1
+
+
+def seeds_for(prompt: Prompt, seed: int, number: int) -> list[int]:
+    """Return the seeds of `number` answers to a prompt; the first does not depend on `number`."""
+    key = (seed, prompt.prompt_set, prompt.kind, prompt.id)
+    return [stable_hash(*key, *([n] if n else [])) % 2**31 for n in range(number)]
 
 
 def read_tasks(described: Description, documents: list[Document], *, document_tokens: int) -> list[Task]:
@@ -139,12 +159,12 @@ def word_ends(described: Description, documents: list[Document], *, document_tok
 
 
 def rows_of(tasks: list[Task], results: dict[str, list[dict[str, Any]]], kind: str) -> list[dict[str, Any]]:
-    """Return all result rows of one kind of task, in the order of the documents or prompts."""
+    """Return all result rows of one kind of task, in the order of the documents or answers."""
     return _in_order([(task.numbers, results[task.name]) for task in tasks if task.kind == kind])
 
 
 def seeds_of(tasks: list[Task], decoder: str) -> list[int | None]:
-    """Return the seed of each prompt, in order; None if the decoder does not sample."""
+    """Return the seed of each answer, in order; None if the decoder does not sample."""
     samples = DECODERS[decoder].samples
     return _in_order(
         [(t.numbers, t.seeds if samples else [None] * t.size) for t in tasks if t.kind == decoder]

@@ -92,6 +92,23 @@ def test_safebeam_matches_search_of_single_prompt(llama: Any, prompts: list[list
         assert row["p_tag"] == pytest.approx(list(best.p_tag), rel=1e-4)
 
 
+def test_stop_ends_greedy_answer_at_threshold(llama: Any, prompts: list[list[int]]) -> None:
+    greedy = answers(llama, prompts, "greedy", decoding(TAG))
+    lengths = set()
+    for threshold in (0.0127, 0.03, 1.0):
+        rows = answers(llama, prompts, "stop", decoding(TAG, stop_threshold=threshold))
+        for row, whole, prompt in zip(rows, greedy, prompts, strict=True):
+            ids = [int(token) for token in whole["answer"].split()]
+            with torch.inference_mode():
+                logits = llama(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
+            before_each_token = logits.softmax(-1)[: len(ids), TAG].tolist()
+            end = next((n for n, p in enumerate(before_each_token) if p >= threshold), len(ids))
+            assert row["answer"] == " ".join(map(str, ids[:end]))
+            assert row["finished"] == (whole["finished"] and end == len(ids))
+            lengths.add(end)
+    assert {0, LENGTH} < lengths, "some texts end before the first token, some later, some not at all"
+
+
 def test_sample_depends_on_seed_of_prompt_only(llama: Any, prompts: list[list[int]]) -> None:
     together = answers(llama, prompts, "sample", decoding(None), seed=7)
     for number, prompt in enumerate(prompts):
@@ -132,8 +149,8 @@ def test_choose_decoders_depends_on_tag() -> None:
     assert choose(["greedy"], TAG) == ["greedy"]
     with pytest.raises(UserError, match=r"decoders: 'safebeam' needs .* choose from greedy, sample, beam\."):
         choose(["beam", "safebeam"], None)
-    with pytest.raises(UserError, match=r"decoders: 'stop' needs an endpoint .* safesample\."):
-        choose(["stop"], TAG)
+    with pytest.raises(UserError, match=r"decoders: 'stop' needs a model with the harmfulness tag"):
+        choose(["stop"], None)
 
 
 def test_check_decoder_names_rejects_unknown_and_repeated() -> None:

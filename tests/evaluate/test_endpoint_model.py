@@ -47,10 +47,13 @@ def reply(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str,
 
 
 def asked(
-    server: Server, names: list[str], parts: Path, **changes: Any
+    server: Server, names: list[str], parts: Path, samples: int = 1, **changes: Any
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     endpoint = Endpoint(EndpointConfig(url=server.url, model="m", **changes))
-    return ask(endpoint, PROMPTS, endpoint.choose(names), DECODING, chat=True, seed=0, parts=str(parts))
+    return ask(
+        endpoint, PROMPTS, endpoint.choose(names), DECODING,
+        chat=True, seed=0, samples=samples, parts=str(parts),
+    )  # fmt: skip
 
 
 def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
@@ -86,6 +89,25 @@ def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
     assert [(row["prompt"].id, row["reason"]) for row in refused] == [
         ("c", "HTTP 400: the context is too short")
     ]
+
+
+def test_ask_repeats_prompts_for_decoders_that_sample(tmp_path: Path) -> None:
+    with Server(reply) as server:
+        rows, refused = asked(server, ["greedy", "sample"], tmp_path / "several", samples=3)
+        once, _ = asked(server, ["sample"], tmp_path / "once")
+    assert [(row["id"], row["decoder"], row["sample"]) for row in rows] == [
+        (id, decoder, sample)
+        for id in "ab"
+        for decoder, number in (("greedy", 1), ("sample", 3))
+        for sample in range(number)
+    ]
+    sampled = [row for row in rows if row["decoder"] == "sample"]
+    assert [row["answer"] for row in sampled if row["id"] == "a"] == [
+        f"Why? {row['seed']}" for row in sampled if row["id"] == "a"
+    ]
+    assert len({row["seed"] for row in sampled}) == 6
+    assert [row for row in sampled if row["sample"] == 0] == once
+    assert [row["prompt"].id for row in refused] == ["c"]
 
 
 def test_ask_sends_only_openai_fields_to_other_servers(tmp_path: Path) -> None:

@@ -82,6 +82,35 @@ def test_answer_tasks_cover_all_prompts_with_each_decoder() -> None:
     assert seeds == tasks.seeds_of(tasks.answer_tasks(encoded, ["sample"], size=2, seed=1), "sample")
 
 
+def test_answer_tasks_repeat_prompts_for_decoders_that_sample() -> None:
+    encoded = tasks.PromptIds(prompts("a", "b"), [[5], [5, 6]], [])
+    made = tasks.answer_tasks(encoded, ["beam", "sample"], size=4, seed=1, samples=3)
+    found = {
+        t.name: [{"answer": f"{ids} {seed}"} for ids, seed in zip(t.rows, t.seeds, strict=True)] for t in made
+    }
+    names = ("beam", "sample")
+    rows = results.make_rows(
+        encoded.prompts,
+        {name: tasks.rows_of(made, found, name) for name in names},
+        {name: tasks.seeds_of(made, name) for name in names},
+    )
+    assert [(row["id"], row["decoder"], row["sample"]) for row in rows] == [
+        (id, decoder, sample)
+        for id in "01"
+        for decoder, each in (("beam", 1), ("sample", 3))
+        for sample in range(each)
+    ]
+    for row in rows:
+        ids = encoded.ids[int(row["id"])]
+        assert row["answer"].startswith(f"{ids} "), "an answer to this prompt"
+        assert row["seed"] is None or row["answer"] == f"{ids} {row['seed']}"
+    assert len({row["seed"] for row in rows}) == 7, "six seeds, and None of beam search"
+    one = tasks.answer_tasks(encoded, ["sample"], size=4, seed=1)
+    assert tasks.seeds_of(one, "sample") == [
+        row["seed"] for row in rows if (row["decoder"], row["sample"]) == ("sample", 0)
+    ]
+
+
 def test_read_tasks_cut_documents_at_token_limit(model_path: str) -> None:
     described = model.describe(model_path)
     documents = [Document(str(n), "some words and more " * n, False) for n in (1, 40, 2)]

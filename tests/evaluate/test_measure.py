@@ -218,3 +218,22 @@ def test_difference_table_compares_models_by_decoder(rows: list[dict[str, Any]],
     assert not [key for key in measure.headline(table, []) if "compared" in key]
     with pytest.raises(UserError, match=r"compare_to: .* has no prompt in common"):
         results.compared([{**member, "prompt": "new"} for member in rows], str(tmp_path))
+
+
+def test_tables_count_several_answers_by_prompt() -> None:
+    """Of four samples per prompt, 0, 1, 2 and 4 are harmful; beam search is harmful for the last two."""
+    rows = [row(n, "beam", harmful=n >= 2) for n in range(4)]
+    harmful = {0: 0, 1: 1, 2: 2, 3: 4}
+    rows += [row(n, "sample", harmful=j < harmful[n], sample=j) for n in range(4) for j in range(4)]
+    beam, sample = measure.rate_table(rows, MODELS, **SETTINGS)[:2]
+    assert (sample["rate"], sample["any"], sample["answers"], sample["groups"]) == (7 / 16, 0.75, 16, 4)
+    low, high = sample["any_interval"]
+    assert low < 0.75 < high
+    assert "any" not in beam
+    harm, _ = measure.difference_table(rows, **SETTINGS)
+    assert (harm["answers"], harm["difference"]) == (4, round(0.5 - 7 / 16, 4))
+    assert (harm["only_first"], harm["only_second"], harm["p_value"]) == (1, 1, None)
+    [line] = [
+        x for x in page.readme("m", values_of(rows)).splitlines() if "| harm_classifier | sample |" in x
+    ]
+    assert line.endswith(f"| 75.0 % ({100 * low:.1f} to {100 * high:.1f}) |")
