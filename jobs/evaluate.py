@@ -177,6 +177,9 @@ def _answer(
     reason = f"with max_new_tokens={config.max_new_tokens}, the prompt exceeds the model's context"
     _reject([({"tokens": n}, p, reason) for p, n in encoded.too_long], out)
     values: dict[str, Any] = {"prompts": prompts.counts(samples, encoded.prompts)}
+    trained = model.tokens_per_parameter(config.model)
+    if trained is not None:
+        values["tokens_per_parameter"] = round(trained, 2)
     if able:
         values["ability"] = {
             name: metrics for [found] in results_of.values() for name, metrics in found.items()

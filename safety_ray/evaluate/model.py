@@ -68,6 +68,17 @@ def describe(path: str, tag_string: str = "") -> Description:
     return Description(where, tag_id, config.vocab_size, context)
 
 
+def tokens_per_parameter(path: str) -> float | None:
+    """Return the training tokens per parameter; None unless `pretrain` trained the model from new weights."""
+    if not local_input("model", path):
+        return None
+    record = read_record(str(Path(path).parent if Path(path).name == "model" else path)) or {}
+    settings = record.get("config", {}).get("model")
+    if not isinstance(settings, dict) or settings.get("init") or not record.get("parameters"):
+        return None
+    return float(record["tokens"] / record["parameters"])
+
+
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
     """Load the model, in evaluation mode, and the tokenizer of a folder; on a CPU in fp32.
 

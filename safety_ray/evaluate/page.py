@@ -7,6 +7,9 @@ from typing import Any
 
 from safety_ray.evaluate.measure import FEWEST_GROUPS
 
+FEWEST_TOKENS = 20
+"""Tokens per parameter of compute-optimal training (Hoffmann et al., arXiv 2203.15556)."""
+
 _WHAT = {"harm": "harmful", "refusal": "refused"}
 
 
@@ -41,6 +44,12 @@ def warnings(values: dict[str, Any]) -> list[str]:
         for name, judge in values["judges"].items()
         if not judge["trusted"]
     ]
+    trained = values.get("tokens_per_parameter", FEWEST_TOKENS)
+    if trained < FEWEST_TOKENS:
+        notes.append(
+            f"the model was trained on {trained} tokens per parameter, fewer than {FEWEST_TOKENS}; rates and "
+            "P(tag) may change with more training."
+        )
     few = {
         (line["prompt_set"], line["kind"]): line["groups"]
         for line in values["rates"]

@@ -55,6 +55,19 @@ def test_encode_prompts_uses_chat_template_except_for_documents(untagged_path: s
         tasks.encode_prompts(model.describe(model_path), both, max_new_tokens=8, chat=True)
 
 
+def test_tokens_per_parameter_is_that_of_new_weights(tmp_path: Path) -> None:
+    def trained(settings: Any) -> str:
+        record = {"config": {"model": settings}, "tokens": 300, "parameters": 200}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        return str(tmp_path)
+
+    assert model.tokens_per_parameter(trained({"init": ""})) == 1.5
+    assert model.tokens_per_parameter(f"{tmp_path}/model") == 1.5
+    assert model.tokens_per_parameter(trained({"init": "a-model"})) is None, "pretrain continued a model"
+    assert model.tokens_per_parameter(trained("runs/demo/pretrain")) is None, "a finetuned model"
+    assert model.tokens_per_parameter("HuggingFaceTB/SmolLM2-135M") is None
+
+
 def test_start_ids_are_those_that_tokenizer_puts_first(model_path: str) -> None:
     assert model.start_ids(AutoTokenizer.from_pretrained(f"{model_path}/model")) == []
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, unk_token="?"))

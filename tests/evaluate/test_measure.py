@@ -237,3 +237,11 @@ def test_tables_count_several_answers_by_prompt() -> None:
         x for x in page.readme("m", values_of(rows)).splitlines() if "| harm_classifier | sample |" in x
     ]
     assert line.endswith(f"| 75.0 % ({100 * low:.1f} to {100 * high:.1f}) |")
+
+
+def test_page_warns_of_short_training(rows: list[dict[str, Any]]) -> None:
+    values = values_of(rows)
+    for trained, warned in ((0.78, True), (20.0, False)):
+        notes = page.warnings(values | {"tokens_per_parameter": trained})
+        assert any("trained on 0.78 tokens per parameter, fewer than 20" in note for note in notes) == warned
+    assert not any("tokens per parameter" in note for note in page.warnings(values))
