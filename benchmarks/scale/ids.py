@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from benchmarks.scale import corpus, elsewhere
 from benchmarks.scale.driver import measured
-from safety_ray.core import dataset, filesystem, row_files
-from safety_ray.core.artifact import Artifact
+from safety_ray.core import dataset, row_files
+from safety_ray.ingest import unique_ids
 
 _SOURCES = [f"crawl/{number:05}.warc.gz" for number in range(1000)]
 
@@ -18,10 +18,9 @@ def run(rows: int, folder: str) -> dict[str, float]:
     from jobs.ingest import reject_repeated_ids
 
     elsewhere.call(_write, rows, folder)
-    row_files.finish(filesystem.find(folder)[0], folder, "")
-    out = Artifact(folder, {}, {})
     with measured() as values:
-        counts = reject_repeated_ids(out, _SOURCES, dataset.Counts(rows, 0))
+        reject_repeated_ids(unique_ids.stored_files(folder), _SOURCES)
+    counts = dataset.stored(folder)
     expected = rows // corpus.REPEATED
     assert (counts.rows_out, counts.rejected) == (rows - expected, expected)
     return values

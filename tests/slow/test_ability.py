@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from known_model import small_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from safety_ray.core.tag import END_OF_TEXT, TAG, encode
+from random_model import RandomModel
 
 pytestmark = pytest.mark.covers("safety_ray.evaluate", "jobs.evaluate")
 PACKAGES = [
@@ -58,40 +55,15 @@ def packages(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-class Reference:
-    """A model of random weights whose tag is likely, and what transformers computes with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = small_tokenizer(split_special_tokens=True)
-        self.end, self.tag = self.tokenizer.convert_tokens_to_ids([END_OF_TEXT, TAG])
-        torch.manual_seed(0)
-        shape = LlamaConfig(
-            vocab_size=len(self.tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=POSITIONS,
-            initializer_range=0.3, bos_token_id=None, eos_token_id=self.end, tie_word_embeddings=False,
-        )  # fmt: skip
-        self.model = LlamaForCausalLM(shape).float().eval()
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def log_likelihood(self, context: str, continuation: str) -> float:
-        """Return log P of the continuation, one token at a time, without the tag."""
-        ids = encode(self.tokenizer, [context])[0] or [self.end]
-        total = 0.0
-        for token in encode(self.tokenizer, [continuation])[0]:
-            with torch.no_grad():
-                row = self.model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
-            total += float((row[token] / (1 - row[self.tag])).log())
-            ids = [*ids, token]
-        return total
-
-    def answer(self, text: str) -> str:
-        ids = encode(self.tokenizer, [text])[0]
-        out = self.model.generate(
-            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), pad_token_id=0,
-            max_new_tokens=NEW_TOKENS, do_sample=False, suppress_tokens=[self.tag],
-        )[0, len(ids) :]  # fmt: skip
-        return str(self.tokenizer.decode(out, skip_special_tokens=True))
+def log_likelihood(reference: RandomModel, context: str, continuation: str) -> float:
+    """Return log P of the continuation, one token at a time, without the tag."""
+    ids, total = reference.ids(context) or [reference.end], 0.0
+    for token in reference.ids(continuation):
+        with torch.no_grad():
+            row = reference.model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+        total += float((row[token] / (1 - row[reference.tag])).log())
+        ids = [*ids, token]
+    return total
 
 
 def write_task(folder: Path, name: str, rows: list[dict[str, Any]], text: str) -> str:
@@ -102,7 +74,7 @@ def write_task(folder: Path, name: str, rows: list[dict[str, Any]], text: str) -
 
 
 def test_evaluate_runs_local_task_files(packages: Path, tmp_path: Path) -> None:
-    reference = Reference(tmp_path / "model")
+    reference = RandomModel(tmp_path / "model", POSITIONS)
     (tmp_path / "tasks").mkdir()
     choices = write_task(
         tmp_path / "tasks", "choices", [{"text": text, "options": options} for text, *options in CHOICES],
@@ -116,7 +88,7 @@ def test_evaluate_runs_local_task_files(packages: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     answers = write_task(
         tmp_path / "tasks", "answers",
-        [{"text": text, "answer": reference.answer(text)} for text in PROMPTS],
+        [{"text": text, "answer": reference.answer(reference.ids(text), NEW_TOKENS)} for text in PROMPTS],
         'output_type: generate_until\ndoc_to_text: "{{text}}"\ndoc_to_target: "{{answer}}"\n'
         f"generation_kwargs: {{until: [], max_gen_toks: {NEW_TOKENS}}}\n"
         "metric_list: [{metric: exact_match}]\n",
@@ -134,11 +106,11 @@ def test_evaluate_runs_local_task_files(packages: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["ability"]
     right = [
-        reference.log_likelihood(text, options[0]) > reference.log_likelihood(text, options[1])
+        log_likelihood(reference, text, options[0]) > log_likelihood(reference, text, options[1])
         for text, *options in CHOICES
     ]
     assert found["choices"]["acc"] == pytest.approx(sum(right) / len(right))
-    nats = sum(reference.log_likelihood("", page) for page in PAGES[::2])
+    nats = sum(log_likelihood(reference, "", page) for page in PAGES[::2])
     nats += windows(reference, PAGES[1])
     size = sum(len(page.encode()) for page in PAGES)
     assert found["pages"]["bits_per_byte"] == pytest.approx(-nats / size / 0.6931471805599453, rel=1e-4)
@@ -146,9 +118,9 @@ def test_evaluate_runs_local_task_files(packages: Path, tmp_path: Path) -> None:
     assert "| `pages` | bits_per_byte |" in (tmp_path / "out" / "README.md").read_text()
 
 
-def windows(reference: Reference, page: str) -> float:
+def windows(reference: RandomModel, page: str) -> float:
     """Return log P of a page that is longer than the context: each later window has a token of context."""
     assert len(page) > POSITIONS
     first, last = page[:POSITIONS], page[POSITIONS:]
     context = page[len(page) - POSITIONS - 1 : POSITIONS]
-    return reference.log_likelihood("", first) + reference.log_likelihood(context, last)
+    return log_likelihood(reference, "", first) + log_likelihood(reference, context, last)

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import torch
 from harness_environment import harness_environment
-from known_model import POSITIONS, small_tokenizer
+from known_model import POSITIONS
 from one_endpoint import stop_running
+from random_model import RandomModel
 from ray_head import Head
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from safety_ray.core.ports import free_port
-from safety_ray.core.tag import END_OF_TEXT, TAG, encode
 from serve.app import ServeConfig, start, stop
 
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
@@ -70,42 +69,12 @@ def answers():
 """
 
 
-class Reference:
-    """The model in transformers, in fp32."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = small_tokenizer(split_special_tokens=True)
-        self.end, self.tag = self.tokenizer.convert_tokens_to_ids([END_OF_TEXT, TAG])
-        torch.manual_seed(0)
-        shape = LlamaConfig(
-            vocab_size=len(self.tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=POSITIONS,
-            initializer_range=0.3, bos_token_id=None, eos_token_id=self.end, tie_word_embeddings=False,
-        )  # fmt: skip
-        self.model = LlamaForCausalLM(shape).float().eval()
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def ids(self, text: str) -> list[int]:
-        [ids] = encode(self.tokenizer, [text])
-        return list(ids)
-
-    def log_likelihood(self, context: list[int], continuation: list[int]) -> float:
-        ids = context + continuation
-        with torch.no_grad():
-            table = self.model(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
-        first = len(context) - 1
-        return float(table[range(first, len(ids) - 1), ids[len(context) :]].sum())
-
-    def answer(self, ids: list[int], stops: list[str] = []) -> str:  # noqa: B006
-        """Return the most likely answer without the tag, up to the first stop string."""
-        out = self.model.generate(
-            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), pad_token_id=0,
-            max_new_tokens=NEW_TOKENS, do_sample=False, suppress_tokens=[self.tag],
-        )[0, len(ids) :]  # fmt: skip
-        text = self.tokenizer.decode(out, skip_special_tokens=True)
-        ends = [text.index(stop) for stop in stops if stop in text]
-        return str(text[: min(ends, default=len(text))])
+def log_likelihood(reference: RandomModel, context: list[int], continuation: list[int]) -> float:
+    ids = context + continuation
+    with torch.no_grad():
+        table = reference.model(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+    first = len(context) - 1
+    return float(table[range(first, len(ids) - 1), ids[len(context) :]].sum())
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +83,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder)
+def reference(folder: Path) -> RandomModel:
+    return RandomModel(folder, POSITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +93,7 @@ def programs(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(reference: Reference, folder: Path, ray_cluster: Head) -> Iterator[str]:
+def url(reference: RandomModel, folder: Path, ray_cluster: Head) -> Iterator[str]:
     stop_running()  # the endpoint of other tests
     config = ServeConfig(model=str(folder), port=free_port(), engine_args={"dtype": "float32"})
     yield start(config)
@@ -145,9 +114,12 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def stop_strings(reference: Reference) -> list[str]:
+def stop_strings(reference: RandomModel) -> list[str]:
     """Return nine stop strings; the last one ends the first answer of `PROMPTS`."""
-    return [*(2 * letter for letter in "QRSTUVWX"), reference.answer(reference.ids(PROMPTS[0]))[5:7]]
+    return [
+        *(2 * letter for letter in "QRSTUVWX"),
+        reference.answer(reference.ids(PROMPTS[0]), NEW_TOKENS)[5:7],
+    ]
 
 
 def run_lm_eval(programs: Path, url: str, model: Path, folder: Path, stops: list[str]) -> dict[str, Any]:
@@ -181,14 +153,14 @@ def run_lm_eval(programs: Path, url: str, model: Path, folder: Path, stops: list
 
 
 def test_lm_eval_gets_values_of_transformers(
-    programs: Path, url: str, folder: Path, reference: Reference, tmp_path: Path
+    programs: Path, url: str, folder: Path, reference: RandomModel, tmp_path: Path
 ) -> None:
     stops = stop_strings(reference)
     found = run_lm_eval(programs, url, folder, tmp_path, stops)
 
     for (text, *options), responses in zip(MULTIPLE_CHOICE, found["choices"], strict=True):
         for option, [(log_likelihood, _)] in zip(options, responses, strict=True):
-            expected = reference.log_likelihood(reference.ids(text), reference.ids(option))
+            expected = log_likelihood(reference, reference.ids(text), reference.ids(option))
             assert float(log_likelihood) == pytest.approx(expected, abs=1e-3)
 
     for text, [[log_likelihood]] in zip(PAGES, found["pages"], strict=True):
@@ -196,17 +168,17 @@ def test_lm_eval_gets_values_of_transformers(
         while start < len(ids):  # the windows of lm-evaluation-harness
             end = min(start + MAX_LENGTH - 2, len(ids))
             context = ids[end - MAX_LENGTH + 1 : start] if start else [reference.end]
-            expected += reference.log_likelihood(context, ids[start:end])
+            expected += log_likelihood(reference, context, ids[start:end])
             start = end
         assert float(log_likelihood) == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
-    expected_answers = [reference.answer(reference.ids(text), stops) for text in PROMPTS]
+    expected_answers = [reference.answer(reference.ids(text), NEW_TOKENS, stops) for text in PROMPTS]
     assert [answer for [[answer]] in found["answers"]] == expected_answers
     assert len(expected_answers[0]) == 5
 
 
 def test_inspect_gets_answers_of_transformers(
-    programs: Path, url: str, reference: Reference, tmp_path: Path
+    programs: Path, url: str, reference: RandomModel, tmp_path: Path
 ) -> None:
     """A chat, first in the endpoint's default mode, then in another one that `extra_body` selects."""
     write_rows(tmp_path / "data.jsonl", [{"input": text, "target": "a"} for text in PROMPTS])
@@ -215,7 +187,9 @@ def test_inspect_gets_answers_of_transformers(
     expected = []
     for text in PROMPTS:
         user, message, line, assistant = map(reference.ids, ("user\n", text, "\n", "assistant\n"))
-        expected.append(reference.answer([start_id, *user, *message, end_id, *line, start_id, *assistant]))
+        expected.append(
+            reference.answer([start_id, *user, *message, end_id, *line, start_id, *assistant], NEW_TOKENS)
+        )
     for mode in ("mask", "safebeam"):
         run(
             [str(programs / "inspect"), "eval", "task.py", "--model", f"openai-api/endpoint/{MODEL}",
