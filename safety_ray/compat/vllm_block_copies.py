@@ -1,29 +1,21 @@
-"""Copy KV blocks with memcpy on a CPU (a worker extension for vLLM 0.29).
-
-    LLM(..., worker_extension_cls="safety_ray.compat.vllm_block_copies.BlockCopies")   # on CPUs only
+"""Copies of KV blocks with memcpy on a CPU (vLLM 0.29), for vllm_cpu_worker.py.
 
 Each row of a search copies the last block of its parent. On a CPU vLLM's `copy_kv_cache_blocks_inplace`
-gathers and scatters single bytes. vLLM imports a worker extension in each worker process, after the module
-of the worker and before the worker is made. There is no setting for the function, so this module replaces it
-when it is imported.
+gathers and scatters single bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
+import numpy as np
 import torch
-from vllm.v1.worker import gpu_model_runner
-
-from safety_ray.compat.versions import check_versions
-
-
-class BlockCopies:
-    """A worker extension without methods: vLLM imports its module in each worker."""
 
 
 def copy_blocks(
-    kv_caches: Iterable[torch.Tensor], num_blocks: int, copies: Sequence[tuple[int, int]]
+    kv_caches: Iterable[torch.Tensor], num_blocks: int, kv_cache_block_copies: Sequence[tuple[int, int]]
 ) -> None:
     """Copy blocks (source, target) of each layer's cache, whose first dimension is that of the blocks.
 
@@ -35,21 +27,17 @@ def copy_blocks(
         if cache.data_ptr() in seen:  # layers that share their keys and values
             continue
         seen.add(cache.data_ptr())
-        if cache.device.type != "cpu" or cache.shape[0] % num_blocks or not cache[0].is_contiguous():
-            raise ValueError(
-                f"a KV cache of shape {tuple(cache.shape)} and strides {cache.stride()} on {cache.device} "
-                f"does not hold {num_blocks} contiguous blocks in memory; leave out worker_extension_cls."
-            )
-        per_block = cache.shape[0] // num_blocks
-        for source, target in copies:
-            cache.narrow(0, target * per_block, per_block).copy_(
-                cache.narrow(0, source * per_block, per_block)
-            )
+        blocks = _rows_of_blocks(cache, num_blocks)
+        for source, target in kv_cache_block_copies:
+            blocks[target] = blocks[source]
 
 
-def _replace_block_copies() -> None:
-    check_versions("vllm")
-    gpu_model_runner.copy_kv_cache_blocks_inplace = copy_blocks  # type: ignore[assignment]
-
-
-_replace_block_copies()
+def _rows_of_blocks(cache: torch.Tensor, num_blocks: int) -> np.ndarray[Any, Any]:
+    """Return a view of the memory of `cache` with a row of bytes per block; NumPy copies rows by memcpy."""
+    if cache.device.type == "cpu" and cache.shape[0] % num_blocks == 0 and cache[0].is_contiguous():
+        with suppress(RuntimeError):  # the kernel blocks of a block do not follow each other
+            return cache.view(torch.uint8).view(num_blocks, -1).numpy()
+    raise ValueError(
+        f"a KV cache of shape {tuple(cache.shape)} and strides {cache.stride()} on {cache.device} "
+        f"does not hold {num_blocks} contiguous blocks in memory; leave out worker_extension_cls."
+    )

@@ -40,7 +40,7 @@ class Tree(Protocol):
 class Row(Request):
     """A request for the log-probabilities after one branch."""
 
-    def __init__(self, running: RunningTree, branch: Branch, index: int, hash_block_size: int) -> None:
+    def __init__(self, running: RunningTree, branch: Branch, index: int) -> None:
         request, parent = running.request, None if branch.parent is None else running.rows[branch.parent]
         super().__init__(
             request_id=f"{request.request_id}/{running.step}/{index}",
@@ -58,10 +58,9 @@ class Row(Request):
         self.num_waiting_children = 0
         self.blocks: list[Any] | None = None  # its KV blocks, held for its children
         self.output: EngineCoreOutput | None = None
-        # A finished request may have one more hash, of a block that ends with its sampled token.
-        known = request.block_hashes if parent is None else parent.block_hashes
-        shared = (request if parent is None else parent).num_prompt_tokens // hash_block_size
-        self.block_hashes: list[Any] = known[:shared]
+        if parent is not None:
+            self.prefill_stats = None  # the request reports those of its first row
+        self.block_hashes: list[Any] = [*(request if parent is None else parent).block_hashes]
         self._block_hasher = request._block_hasher
         self.update_block_hashes()
 
@@ -69,7 +68,7 @@ class Row(Request):
 class RunningTree:
     """A tree in the engine core, with the request that started it and the rows of its current step."""
 
-    def __init__(self, request: Request, tree: Tree, hash_block_size: int) -> None:
+    def __init__(self, request: Request, tree: Tree) -> None:
         params = request.sampling_params
         assert params is not None
         assert params.logprobs is not None
@@ -77,7 +76,6 @@ class RunningTree:
         self.row_params = row_params(params)
         self._width = params.logprobs + 1  # a batch's table is as wide as its widest request needs
         self._final_only = params.output_kind == RequestOutputKind.FINAL_ONLY
-        self._hash_block_size = hash_block_size
         self._unsent: list[LogprobsLists] = []
         self._first: EngineCoreOutput | None = None  # has the statistics of the prompt
         self.rows: list[Row] = []
@@ -86,7 +84,7 @@ class RunningTree:
 
     def _new_rows(self) -> list[Row]:
         branches = self.tree.branches()
-        return [Row(self, branch, i, self._hash_block_size) for i, branch in enumerate(branches)]
+        return [Row(self, branch, i) for i, branch in enumerate(branches)]
 
     def advance(self) -> list[Row]:
         """Grow the tree by the outputs of its rows, make the next rows, and return the previous ones."""

@@ -29,10 +29,10 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 
 from safety_ray.compat.versions import check_versions
+from safety_ray.compat.vllm_limits import reason_against_holding, reason_against_trees
 from safety_ray.compat.vllm_rows import Row, RunningTree, Tree, failed_output
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import ModelRunnerOutput
 
 logger = logging.getLogger(__name__)
-_COMPLETE = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 class TreeScheduler(AsyncScheduler):
@@ -57,22 +56,27 @@ class TreeScheduler(AsyncScheduler):
         self._holders: dict[Row, None] = {}  # finished rows with blocks, in the order in which they ended
         self._rows_first = False  # before the requests that wait
         self._num_in_flight = 0  # batches
+        self._refusal = reason_against_trees(self)
+        if self._refusal:
+            logger.warning(self._refusal)
         self._asynchronous = self.scheduler_config.async_scheduling
         self._two_batches = (
-            not self._asynchronous
+            not (self._asynchronous or self._refusal)
             and self.parallel_config.distributed_executor_backend == "mp"
-            and self.parallel_config.pipeline_parallel_size == self.parallel_config.data_parallel_size == 1
+            and self.parallel_config.pipeline_parallel_size == 1
         )
         if self._two_batches:  # the engine core reads the length of its queue after it has made the scheduler
             self.scheduler_config.async_scheduling = True
-        reason = self._reason_against_holding()
+        reason = reason_against_holding(self)
         self._holds_blocks = not reason
-        if reason:
+        if reason and not self._refusal:
             logger.warning("rows of searches compute the tokens of their last block again: %s", reason)
         allocate_slots = self.kv_cache_manager.allocate_slots
 
-        def allocate_slots_or_release(*args: Any, **kwargs: Any) -> KVCacheBlocks | None:
-            while (blocks := allocate_slots(*args, **kwargs)) is None and self._holders:
+        def allocate_slots_or_release(request: Request, *args: Any, **kwargs: Any) -> KVCacheBlocks | None:
+            if isinstance(request, Row) and request.parent is not None and request.parent.blocks is not None:
+                kwargs["full_sequence_must_fit"] = False  # its one new token is the end of the sequence
+            while (blocks := allocate_slots(request, *args, **kwargs)) is None and self._holders:
                 self._release(next(reversed(self._holders)))
             return blocks
 
@@ -85,22 +89,12 @@ class TreeScheduler(AsyncScheduler):
         """
         raise NotImplementedError
 
-    def _reason_against_holding(self) -> str:
-        groups = self.kv_cache_config.kv_cache_groups
-        if not self.cache_config.enable_prefix_caching:
-            return "prefix caching is off"
-        if len(groups) != 1 or type(groups[0].kv_cache_spec) is not FullAttentionSpec:
-            return "the model has other layers than full attention"
-        if groups[0].kv_cache_spec.sliding_window is not None:
-            return "the model has a sliding window"
-        if self.connector is not None or self.num_spec_tokens:
-            return "the engine has a KV connector or speculative decoding"
-        return ""
-
     def add_request(self, request: Request) -> None:
         try:  # an exception here would end the engine with all its requests
             tree = self.open_tree(request)
-            running = RunningTree(request, tree, self.hash_block_size) if tree is not None else None
+            if tree is not None and self._refusal:
+                raise ValueError(self._refusal)
+            running = RunningTree(request, tree) if tree is not None else None
         except Exception as error:
             self._failed.append((request, str(error)))
             return
@@ -148,6 +142,9 @@ class TreeScheduler(AsyncScheduler):
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
+        if isinstance(request, Row):  # it ends with its first token, which belongs to no text
+            request.status = RequestStatus.FINISHED_LENGTH_CAPPED
+            return new_token_ids, True
         parent = AsyncScheduler if self._asynchronous else Scheduler
         result: tuple[list[int], bool] = parent._update_request_with_output(
             self, request, new_token_ids, is_stale
@@ -176,7 +173,11 @@ class TreeScheduler(AsyncScheduler):
         return blocks, parent.num_prompt_tokens, 0, False
 
     def _free_request_blocks(self, request: Request) -> None:
-        if not (self._holds_blocks and isinstance(request, Row) and request.status in _COMPLETE):
+        if not (
+            self._holds_blocks
+            and isinstance(request, Row)
+            and request.status == RequestStatus.FINISHED_LENGTH_CAPPED
+        ):
             super()._free_request_blocks(request)
             return
         blocks = self.kv_cache_manager.pop_blocks_for_free(request)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from safety_ray.compat.vllm_forced_tokens import FORCED
 from safety_ray.compat.vllm_rows import Branch, Tree
 from safety_ray.compat.vllm_scheduler import TreeScheduler
 from safety_ray.core.errors import UserError
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 
 SCHEDULER = "safety_ray.decode.vllm_scheduler.SearchScheduler"
 """Value of vLLM's engine argument `scheduler_cls`."""
-BLOCK_COPIES = "safety_ray.compat.vllm_block_copies.BlockCopies"
+BLOCK_COPIES = "safety_ray.compat.vllm_cpu_worker.CPUWorker"
 """Value of vLLM's engine argument `worker_extension_cls` on a CPU, where vLLM copies blocks slowly."""
 SEARCH_ARG = "search"
 """Name of the extra sampling argument with the description of a search."""
-
 SEARCHES: dict[str, tuple[type[SearchSettings], type[Search]]] = {
     "beam": (SearchSettings, Search),
     "sample": (SampleSettings, SampleSearch),
@@ -66,6 +66,23 @@ def make_search(values: Any) -> Search:
         return search_class(settings_class(**{**settings, **own_types}))
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{SEARCH_ARG}: invalid settings of the search {name!r}: {error}.") from error
+
+
+def check_length(
+    settings: SearchSettings, num_prompt_tokens: int, max_model_len: int, where: str = "the prompt"
+) -> None:
+    """Raise UserError if an engine has no room for a prompt, the longest answer and the last look-ahead."""
+    room = max_model_len - num_prompt_tokens - 1
+    if room < 1:
+        raise UserError(
+            f"{where} has {num_prompt_tokens} tokens and must have at most {max_model_len - 2}: the engine's "
+            f"max_model_len is {max_model_len}."
+        )
+    if settings.max_new_tokens > room:
+        raise UserError(
+            f"{where} has {num_prompt_tokens} tokens, so max_new_tokens={settings.max_new_tokens} must be at "
+            f"most {room}: the engine's max_model_len is {max_model_len}."
+        )
 
 
 def expansion(token_ids: Sequence[int], log_probs: Sequence[float], settings: SearchSettings) -> Expansion:
@@ -112,15 +129,10 @@ class SearchScheduler(TreeScheduler):
         if params is None or values is None:
             return None
         search = make_search(values)
-        settings = search.settings
         if request.prompt_token_ids is None or request.mm_features:
             raise UserError("a search needs a prompt of token ids only.")
-        if params.allowed_token_ids != [settings.tag_id] or params.logprobs != settings.num_candidates + 1:
+        settings = search.settings
+        if params.logit_bias != {settings.tag_id: FORCED} or params.logprobs != settings.num_candidates + 1:
             raise UserError("the sampling parameters do not belong to the search; use search_params.")
-        room = self.max_model_len - 1 - request.num_prompt_tokens  # the last look-ahead is behind the answer
-        if settings.max_new_tokens > room:
-            raise UserError(
-                f"max_new_tokens={settings.max_new_tokens} must be at most {room} after a prompt of "
-                f"{request.num_prompt_tokens} tokens: the engine's max_model_len is {self.max_model_len}."
-            )
+        check_length(settings, request.num_prompt_tokens, self.max_model_len)
         return SearchTree(search)

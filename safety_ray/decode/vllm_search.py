@@ -1,8 +1,8 @@
 """Safe Beam Search on vLLM: one request runs a whole search in the engine core (vllm_scheduler.py).
 
 Each prefix that a search expands is one row of the model. Its log-probabilities are the candidate's N best
-continuations. A row may sample only the tag, and vLLM always reports the sampled token, so they contain
-log P(tag) too. vLLM computes log-probabilities before it masks tokens, so they are the model's own.
+continuations. A row always samples the tag, and vLLM always reports the sampled token, so they contain
+log P(tag) too. vLLM computes log-probabilities before it adds biases, so they are the model's own.
 
 The engine returns the log-probabilities of all rows as those of the request's "tokens". The search is
 repeated here from these values, which gives the same beams, with everything that a caller may ask a `Search`.
@@ -18,10 +18,11 @@ from vllm import SamplingParams
 from vllm.inputs import TokensPrompt, tokens_input
 from vllm.sampling_params import RequestOutputKind
 
+from safety_ray.compat.vllm_forced_tokens import FORCED
 from safety_ray.core.errors import UserError
 from safety_ray.decode.processor import MODE_ARG
 from safety_ray.decode.safebeam import Hypothesis, Search
-from safety_ray.decode.vllm_scheduler import SEARCH_ARG, describe_search, expansion
+from safety_ray.decode.vllm_scheduler import SEARCH_ARG, check_length, describe_search, expansion
 
 if TYPE_CHECKING:
     from vllm import LLM, CompletionOutput, RequestOutput
@@ -40,7 +41,7 @@ def search_params(search: Search) -> SamplingParams:
         temperature=0,
         logprobs=settings.num_candidates + 1,  # the tag may be one of the most likely tokens
         flat_logprobs=True,
-        allowed_token_ids=[settings.tag_id],
+        logit_bias={settings.tag_id: FORCED},
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         extra_args={**_MODE_OFF, SEARCH_ARG: describe_search(search)},
@@ -79,7 +80,13 @@ class Replay:
 def run_searches(
     llm: LLM, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
 ) -> list[list[Hypothesis]]:
-    """Run the i-th search on the i-th prompt, all in one engine, and return their results."""
+    """Run the i-th search on the i-th prompt, all in one engine, and return their results.
+
+    Raises UserError before any search runs if a prompt and its longest answer do not fit the engine.
+    """
+    for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
+        where = "the prompt" if len(prompts) == 1 else f"prompt {index}"
+        check_length(search.settings, len(prompt), llm.model_config.max_model_len, where)
     outputs = llm.generate(
         [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
         [search_params(search) for search in searches],

@@ -33,7 +33,8 @@ ATTRIBUTES = [
     ("vllm_renderer", "vllm.renderers.registry", "RENDERER_REGISTRY.register"),
     ("vllm_renderer", "vllm.utils.async_utils", "make_async"),
     ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward"),
-    ("vllm_block_copies", "vllm.v1.worker.gpu_model_runner", "copy_kv_cache_blocks_inplace"),
+    ("vllm_forced_tokens", "vllm.v1.sample.sampler", "Sampler.compute_logprobs"),
+    ("vllm_cpu_worker", "vllm.v1.worker.gpu_model_runner", "copy_kv_cache_blocks_inplace"),
     ("vllm_rows", "vllm.v1.request", "Request.update_block_hashes"),
     ("vllm_scheduler", "vllm.v1.core.block_pool", "BlockPool.free_blocks"),
     ("vllm_scheduler", "vllm.v1.core.sched.async_scheduler", "AsyncScheduler.get_num_unfinished_requests"),
@@ -41,17 +42,24 @@ ATTRIBUTES = [
 SCHEDULER = ("vllm_scheduler", "vllm.v1.core.sched.scheduler", "Scheduler")
 IN_SOURCE = [
     (
-        "vllm_block_copies",
+        "vllm_cpu_worker",
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner",
         "copy_kv_cache_blocks_inplace(",
     ),
     (
-        "vllm_block_copies",
+        "vllm_cpu_worker",
         "vllm.v1.worker.worker_base",
         "WorkerWrapperBase",
         "worker_extension_cls = resolve",
     ),
+    (
+        "vllm_forced_tokens",
+        "vllm.v1.sample.logits_processor.builtin",
+        "LogitBiasLogitsProcessor",
+        "self.biases:",
+    ),
+    ("vllm_forced_tokens", "vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "self.sampler("),
     ("vllm_rows", "vllm.v1.request", "Request", "self._block_hasher"),
     ("vllm_scheduler", "vllm.v1.engine.core", "EngineCore", "if self.scheduler.has_requests():"),
     (*SCHEDULER, "self._get_local_prefix_cache_hit(request)"),
@@ -105,7 +113,7 @@ PARAMETERS = [
         ["tokenizer", "request"],
     ),
     (
-        "vllm_block_copies",
+        "vllm_cpu_worker",
         "vllm.v1.worker.gpu_model_runner",
         "copy_kv_cache_blocks_inplace",
         ["kv_caches", "num_blocks", "kv_cache_block_copies"],
@@ -126,6 +134,7 @@ PARAMETERS = [
         }.items()
     ),
     ("vllm_sampler", "vllm.v1.sample.sampler", "Sampler.forward", ["logits"]),
+    ("vllm_forced_tokens", "vllm.v1.sample.sampler", "Sampler.forward", ["logits", "sampling_metadata"]),
     (
         "ray_llm",
         "ray.serve.llm.ingress",

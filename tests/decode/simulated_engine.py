@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
@@ -55,20 +61,36 @@ def vllm_config(folder: Path, **scheduler: Any) -> VllmConfig:
 
 
 class SimulatedEngine:
-    """An engine core with `depth` batches in flight, on a CPU or with asynchronous scheduling as on a GPU."""
+    """An engine core with `depth` batches in flight, on a CPU or with asynchronous scheduling as on a GPU.
+
+    The model has a group of layers per element of `windows`, the size of its sliding window or None for full
+    attention. Its probabilities are a function of all tokens that at least one group attends to.
+    """
 
     def __init__(
-        self, config: VllmConfig, num_blocks: int = 200, depth: int = 1, asynchronous: bool = False
+        self,
+        config: VllmConfig,
+        num_blocks: int = 200,
+        depth: int = 1,
+        asynchronous: bool = False,
+        windows: Sequence[int | None] = (None,),
     ) -> None:
         config.cache_config.num_gpu_blocks = num_blocks
         config.scheduler_config.async_scheduling = asynchronous
         config.parallel_config.distributed_executor_backend = "mp" if depth == 2 else "uni"
-        spec = FullAttentionSpec(
-            block_size=BLOCK, num_kv_heads=1, head_size=64, dtype=config.model_config.dtype
-        )
+        layer: dict[str, Any] = {"block_size": BLOCK, "num_kv_heads": 1, "head_size": 64}
+        layer["dtype"] = config.model_config.dtype
+        groups = [
+            KVCacheGroupSpec(
+                [f"layer {i}"],
+                SlidingWindowSpec(**layer, sliding_window=window) if window else FullAttentionSpec(**layer),
+            )
+            for i, window in enumerate(windows)
+        ]
+        self.windows = [window or LENGTH for window in windows]
         self.scheduler = SearchScheduler(
             vllm_config=config,
-            kv_cache_config=KVCacheConfig(num_blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+            kv_cache_config=KVCacheConfig(num_blocks, [], groups),
             structured_output_manager=StructuredOutputManager(config),
             block_size=BLOCK,
             hash_block_size=BLOCK,
@@ -77,7 +99,7 @@ class SimulatedEngine:
         self.hasher = get_request_block_hasher(BLOCK, SHA)
         self.kv = np.full((num_blocks, BLOCK), EMPTY)
         self.tokens: dict[str, list[int]] = {}
-        self.blocks: dict[str, list[int]] = {}
+        self.blocks: dict[str, list[list[int]]] = {}  # of each group
         self.params: dict[str, SamplingParams] = {}
         self.computed: dict[str, int] = {}  # tokens by request
         self.most_batches, self.depth, self.in_flight = 0, depth, deque[tuple[Any, Any]]()
@@ -135,14 +157,15 @@ class SimulatedEngine:
         computed = {}
         for new in output.scheduled_new_reqs:
             self.tokens[new.req_id] = list(new.prompt_token_ids)
-            self.blocks[new.req_id] = list(new.block_ids[0])
+            self.blocks[new.req_id] = [list(ids) for ids in new.block_ids]
             self.params[new.req_id] = new.sampling_params
             computed[new.req_id] = new.num_computed_tokens
         cached = output.scheduled_cached_reqs
         for i, name in enumerate(cached.req_ids):
-            added = list(cached.new_block_ids[i][0]) if cached.new_block_ids[i] else []
+            added = [list(ids) for ids in cached.new_block_ids[i] or [[]] * len(self.windows)]
             resumed = name in cached.resumed_req_ids
-            self.blocks[name] = added if resumed else self.blocks[name] + added
+            kept = [[]] * len(self.windows) if resumed else self.blocks[name]
+            self.blocks[name] = [old + new for old, new in zip(kept, added, strict=True)]
             if resumed:
                 self.tokens[name] = list(cached.all_token_ids[name])
             computed[name] = cached.num_computed_tokens[i]
@@ -150,18 +173,20 @@ class SimulatedEngine:
         for name in names:  # a model writes all keys and values of a batch before it reads them
             start, number = computed[name], output.num_scheduled_tokens[name]
             self.computed[name] = self.computed.get(name, 0) + number
-            for position in range(start, start + number):
-                block = self.blocks[name][position // BLOCK]
-                self.kv[block, position % BLOCK] = self.tokens[name][position]
+            for blocks in self.blocks[name]:
+                for position in range(start, start + number):
+                    self.kv[blocks[position // BLOCK], position % BLOCK] = self.tokens[name][position]
         width = 2 + max((self.params[name].logprobs or 0 for name in names), default=0)
         sampled, ids, values = [], [], []
         for name in names:
             end = computed[name] + output.num_scheduled_tokens[name]
-            read = [int(self.kv[self.blocks[name][p // BLOCK], p % BLOCK]) for p in range(end)]
-            assert read == self.tokens[name][:end], f"{name}: the blocks hold other tokens"
-            row = log_probs(read)
-            allowed = self.params[name].allowed_token_ids or range(VOCABULARY)
-            token = max(allowed, key=lambda t: row[t])
+            for blocks, window in zip(self.blocks[name], self.windows, strict=True):
+                positions = range(max(end - window, 0), end)
+                read = [int(self.kv[blocks[p // BLOCK], p % BLOCK]) for p in positions]
+                assert read == self.tokens[name][positions.start : end], f"{name}: other tokens in the blocks"
+            row = log_probs(self.tokens[name][max(end - max(self.windows), 0) : end])
+            bias = self.params[name].logit_bias or {}
+            token = max(range(VOCABULARY), key=lambda t: row[t] + bias.get(t, 0))
             order = np.argsort(-row, kind="stable")[: width - 1]
             ids.append([token, *order])
             values.append([row[token], *row[order]])

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from simulated_engine import LENGTH, VOCABULARY, SimulatedEngine, log_probs, vllm_config
 from vllm import SamplingParams
 from vllm.v1.engine import FinishReason
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, MambaSpec
 from vllm.v1.request import RequestStatus
 
+from safety_ray.compat.vllm_limits import reason_against_trees
 from safety_ray.core.errors import UserError
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.decode.vllm_scheduler import SEARCH_ARG, describe_search, expansion, make_search
-from safety_ray.decode.vllm_search import search_params
+from safety_ray.decode.vllm_search import run_searches, search_params
 from safety_ray.decode.words import WordStarts
 
 TAG, EOS = 0, 1
 MODES: list[dict[str, Any]] = [{"depth": 1}, {"depth": 2}, {"depth": 2, "asynchronous": True}]
 COMMON: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": 14}
+MAMBA = MambaSpec(block_size=4, shapes=((2,),), dtypes=(torch.float32,))
 WORDS = WordStarts(bytes(token % 2 for token in range(VOCABULARY)))  # odd tokens begin a word
 
 
@@ -45,11 +50,11 @@ def prompts() -> list[list[int]]:
     return [[rng.randrange(2, VOCABULARY) for _ in range(length)] for length in (1, 7, 8, 23, 5)]
 
 
-def run_alone(prompt: list[int], search: Search) -> list[Any]:
+def run_alone(prompt: list[int], search: Search, window: int) -> list[Any]:
     """Return the rows of a search without an engine; `search` then holds its result."""
     rows = []
     while search.pending:
-        tables = [log_probs([*prompt, *beam.token_ids]) for beam in search.pending]
+        tables = [log_probs([*prompt, *beam.token_ids][-window:]) for beam in search.pending]
         width = search.settings.num_candidates + 1
         orders = [sorted(range(VOCABULARY), key=lambda t, table=table: (-table[t], t)) for table in tables]
         pairs = [
@@ -75,7 +80,7 @@ def start(engine: SimulatedEngine, numbers: range = range(5)) -> None:
 
 def assert_exact(engine: SimulatedEngine, numbers: range = range(5)) -> None:
     for i in numbers:
-        expected = run_alone(prompts()[i], searches()[i])
+        expected = run_alone(prompts()[i], searches()[i], max(engine.windows))
         assert engine.table(f"search {i}").logprob_token_ids.tolist() == expected
         assert [o.finish_reason for o in engine.received[f"search {i}"] if o.finished] == [FinishReason.STOP]
 
@@ -115,6 +120,18 @@ def test_search_scheduler_is_exact_with_little_memory(
     assert max(number for name, number in engine.computed.items() if not name.endswith("/0/0")) > 1, (
         "no row was computed without its parent's blocks, so the test would show nothing"
     )
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("windows", [(6,), (None, 6)])
+@pytest.mark.parametrize("num_blocks", [40, 400])
+def test_search_scheduler_is_exact_with_sliding_windows(
+    config: Any, windows: tuple[int | None, ...], num_blocks: int
+) -> None:
+    engine = SimulatedEngine(config, num_blocks, depth=2, windows=windows)
+    start(engine)
+    engine.run()
+    assert_exact(engine)
     assert_empty(engine)
 
 
@@ -209,6 +226,42 @@ def test_search_scheduler_refuses_odd_requests(config: Any) -> None:
     assert_empty(engine)
 
 
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"connector": object()}, "KV or encoder cache connector; leave out kv_transfer_config"),
+    ({"vllm_config": SimpleNamespace(speculative_config=object())}, "leave out speculative_config"),
+    ({"parallel_config": SimpleNamespace(data_parallel_size=2)}, "set data_parallel_size=1"),
+    ({"is_encoder_decoder": True}, "use a decoder-only model"),
+    (
+        {"kv_cache_config": KVCacheConfig(8, [], [KVCacheGroupSpec(["layer"], MAMBA)])},
+        "full attention or sliding windows only",
+    ),
+]
+
+
+@pytest.mark.parametrize(("attributes", "reason"), REFUSED, ids=[r[1] for r in REFUSED])
+def test_reason_against_trees_names_the_cause(config: Any, attributes: dict[str, Any], reason: str) -> None:
+    scheduler = SimulatedEngine(config).scheduler
+    assert not reason_against_trees(scheduler)
+    for name, value in attributes.items():
+        setattr(scheduler, name, value)
+    assert reason in reason_against_trees(scheduler)
+
+
+def test_search_scheduler_refuses_searches_only(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.parallel_config, "data_parallel_size", 2)
+    engine = SimulatedEngine(config, depth=2)
+    start(engine)
+    engine.add("plain", [3, 4], SamplingParams(max_tokens=30, temperature=0, ignore_eos=True))
+    engine.run()
+    assert engine.sampled("plain") == greedy([3, 4], 30)
+    assert engine.most_batches == 1
+    for i in range(5):
+        [refused] = engine.received[f"search {i}"]
+        assert refused.finish_reason == FinishReason.ERROR
+        assert "set data_parallel_size=1" in refused.stop_reason
+    assert_empty(engine)
+
+
 def test_search_scheduler_error_ends_one_search_only(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimulatedEngine(config)
     start(engine)
@@ -237,6 +290,15 @@ def test_search_scheduler_lets_new_requests_in_between_rows(tmp_path: Path) -> N
     engine.run()
     assert_exact(engine)
     assert_empty(engine)
+
+
+def test_run_searches_checks_all_lengths_before_it_starts() -> None:
+    llm: Any = SimpleNamespace(model_config=SimpleNamespace(max_model_len=LENGTH))  # cannot generate
+    pair = [Search(SearchSettings(**COMMON)), Search(SearchSettings(**COMMON))]
+    with pytest.raises(UserError, match="prompt 1 has 50 tokens, so max_new_tokens=14 must be at most 13"):
+        run_searches(llm, [[2] * 49, [2] * 50], pair)
+    with pytest.raises(UserError, match="the prompt has 63 tokens and must have at most 62"):
+        run_searches(llm, [[2] * 63], pair[:1])
 
 
 def test_describe_search_round_trip_and_unknown_class() -> None:
