@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from safety_ray.core import cluster
@@ -46,16 +47,20 @@ def start(config: ServeConfig, server_class: type[SafetyServer] | None = None) -
 
     quiet()
     cluster.start()
-    if serve.status().proxies:
+    status = serve.status()
+    if status.proxies or status.applications:
         raise UserError(
             "Ray Serve already runs on this cluster; stop it, or use `serve deploy` to add an application."
         )
     app = build_app(config, server_class)
     try:
-        serve.start(http_options={"host": config.host, "port": config.port})
+        if config.direct:
+            serve.start(proxy_location="Disabled")
+        else:
+            serve.start(http_options={"host": config.host, "port": config.port})
+        prefix = None if config.direct else config.route_prefix
         serve.run_many(
-            [serve.RunTarget(app, name=APP, route_prefix=config.route_prefix)],
-            wait_for_applications_running=False,
+            [serve.RunTarget(app, name=APP, route_prefix=prefix)], wait_for_applications_running=False
         )
         _wait_until_running(config.start_timeout_s)
     except BaseException:
@@ -73,6 +78,8 @@ def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
     """
     from ray import serve
 
+    if config.direct:
+        _drain(config)
     serve.delete(APP, _blocking=False)  # a shutdown alone would close the connections of running answers
     end = time.monotonic() + config.drain_s + timeout_s
     while APP in serve.status().applications and time.monotonic() < end:
@@ -83,6 +90,16 @@ def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
         if time.monotonic() > end:
             raise UserError(f"the endpoint has not ended within {timeout_s:g} s: {remaining}")
         time.sleep(0.1)
+
+
+def _drain(config: ServeConfig) -> None:
+    """Wait for the running answers of a replica that answers HTTP itself, which Ray Serve does not know."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayError, RayServeException, TimeoutError):  # there may be no running replica
+        serve.get_app_handle(APP).drain.remote(config.drain_s).result(timeout_s=config.drain_s + 10)
 
 
 def _remaining(config: ServeConfig) -> str:

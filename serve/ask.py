@@ -34,7 +34,7 @@ class AskConfig:
 
     def serve_config(self) -> ServeConfig:
         """Return the endpoint's settings."""
-        defaults = {"model": self.model, "max_model_len": 512, "max_num_seqs": 16}
+        defaults = {"model": self.model, "max_model_len": 512, "max_num_seqs": 16, "max_rows": 16}
         return from_dict(ServeConfig, {**defaults, **self.serve}, "the section 'serve'")
 
 

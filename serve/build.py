@@ -16,8 +16,9 @@ from safety_ray.core.device import cpu_engine_args
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import tag_in
 from safety_ray.decode.modes import describe_modes
+from serve.autoscaling import replicas_for_rows
 from serve.model import check_model, has_chat_template, last_line, max_positions
-from serve.settings import ServeConfig
+from serve.settings import CPU_ROWS, ServeConfig
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Application
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from serve.server import SafetyServer
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
+_GPU_ROWS = (256, 1024)  # smallest and largest maximum that vLLM chooses for a GPU
 _PROCESSES = {  # environment of ingress and replicas
     # Ray Serve's separate loops cost each message two thread switches, and our code never blocks.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -38,9 +40,9 @@ def build_app(
 ) -> Application:
     """Return the Ray Serve application of a config or its values (`import_path: serve.app:build_app`).
 
-    `server_class` replaces SafetyServer as the class of the replicas. `host` and `port` are settings of Ray
-    Serve itself and are not used here. Raises UserError if the model does not exist or lacks the tag that a
-    mode needs, for unknown engine arguments, and for untested versions of Ray or vLLM.
+    `server_class` replaces SafetyServer as the class of the replicas. Without `direct`, `host` and `port` are
+    settings of Ray Serve itself and are not used here. Raises UserError if the model does not exist or lacks
+    the tag that a mode needs, for unknown engine arguments, and for untested versions of Ray or vLLM.
     """
     config = args if isinstance(args, ServeConfig) else from_dict(ServeConfig, args, "the application's args")
     try:
@@ -54,7 +56,8 @@ def build_app(
         from ray.serve.llm import LLMConfig, build_llm_deployment
         from ray.serve.llm.ingress import OpenAiIngress
 
-        from safety_ray.compat.ray_llm import model_card
+        from safety_ray.compat.ray_llm import LocalModel, model_card
+        from serve.direct import DirectSettings
         from serve.ingress import ingress_class
         from serve.server import SafetyServer
 
@@ -67,8 +70,13 @@ def build_app(
             deployment_config=deployment_config(config),
             server_cls=server_class or SafetyServer,
             log_engine_metrics=False,
+            callback_config={"callback_class": LocalModel},
             experimental_configs={"stream_batching_interval_ms": 0},  # streams.py batches events
         )
+        public = public_settings(config, folder, tag_id)
+        if config.direct:
+            direct = DirectSettings(config.host, config.port, config.access(), config.playground, public)
+            return build_llm_deployment(llm, bind_kwargs={"direct": direct})
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
         options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _PROCESSES}}
@@ -76,7 +84,7 @@ def build_app(
         return serve.deployment(ingress, **options).bind(
             llm_deployments={config.model_id: build_llm_deployment(llm)},
             model_cards={config.model_id: model_card(llm)},
-            public_settings=public_settings(config, folder, tag_id),
+            public_settings=public,
             api_keys=config.api_keys,
         )
     except ValueError as error:
@@ -85,14 +93,17 @@ def build_app(
 
 def deployment_config(config: ServeConfig) -> dict[str, Any]:
     """Return Ray Serve's options for the engines' deployment."""
+    known = _num_seqs(config)
     return {
         "autoscaling_config": {
             "min_replicas": config.min_replicas,
             "max_replicas": config.max_replicas,
-            "target_ongoing_requests": max(config.max_num_seqs // 2, 1),
+            "policy": {"policy_function": f"{replicas_for_rows.__module__}:{replicas_for_rows.__name__}"},
+            "target_ongoing_requests": max((known or _GPU_ROWS[0]) // 2, 1),
             **config.autoscaling,
         },
-        "max_ongoing_requests": config.max_num_seqs,
+        # Searches that wait in a replica (row_queue.py) leave room for requests that need not wait.
+        "max_ongoing_requests": (known or _GPU_ROWS[1]) + config.max_queued_requests,
         "max_queued_requests": config.max_queued_requests,
         "health_check_period_s": config.health_check_period_s,
         "graceful_shutdown_timeout_s": config.drain_s,
@@ -127,7 +138,6 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
 
     args: dict[str, Any] = {
         "max_model_len": min(config.max_model_len, positions),
-        "max_num_seqs": config.max_num_seqs,
         "max_logprobs": 21,  # OpenAI's 20, and the tag
         "scheduler_cls": SCHEDULER,
         "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
@@ -135,6 +145,8 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
     if _on_cpu(config):
         # Each candidate of a search copies the last block of its parent.
         args |= {**cpu_engine_args(), "block_size": 32, "worker_extension_cls": BLOCK_COPIES}
+    if num_seqs := _num_seqs(config):
+        args["max_num_seqs"] = num_seqs
     args |= config.engine_args
     limits = asdict(config.limits(tag_id is not None)) | {"max_candidates": args["max_logprobs"] - 2}
     guard: dict[str, Any] = {
@@ -145,6 +157,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "report": config.report,
         "timeout_s": config.request_timeout_s,
         "stream_interval_ms": config.stream_interval_ms,
+        "max_waiting": config.max_queued_requests,
     }
     if tag_id is None:
         guard = {CONFIG_KEY: {"tag_id": None, **guard}}
@@ -173,6 +186,11 @@ def _on_cpu(config: ServeConfig) -> bool:
     import ray
 
     return not (ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
+
+
+def _num_seqs(config: ServeConfig) -> int:
+    """Return the maximum rows of the engine's batch, or 0 if vLLM chooses it."""
+    return config.num_seqs() or (CPU_ROWS if _on_cpu(config) else 0)
 
 
 def _environment(config: ServeConfig) -> dict[str, str]:

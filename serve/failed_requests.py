@@ -16,6 +16,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from safety_ray.compat.ray_llm import OpenAIHTTPException
 from safety_ray.core.errors import UserError
 from serve.errors import CANNOT_PROCESS, HAS_FAILED, EndpointError, error_response
+from serve.row_queue import FULL
 
 _logger = logging.getLogger("ray.serve")
 
@@ -42,7 +43,7 @@ def describe(error: BaseException) -> EndpointError:
     if isinstance(error, HTTPException):
         return EndpointError(error.status_code, _BY_STATUS.get(error.status_code, CANNOT_PROCESS))
     if isinstance(error, BackPressureError):
-        return EndpointError(503, "the endpoint has too many requests waiting; try again later.")
+        return EndpointError(503, FULL)
     if isinstance(error, (EngineDeadError, RayActorError, DeploymentUnavailableError)):
         return EndpointError(503, "the engine has ended and is started again; try again later.")
     _logger.error("A request has failed.", exc_info=error)

@@ -2,7 +2,8 @@
 
 All endpoints call `AsyncLLM.generate`. The guard takes its place: it refuses prompts that contain the tag,
 sets the mode of the logits processor or runs a search, turns a stop at the tag into finish_reason
-"content_filter", and records P(tag) of every token from the log-probabilities that the engine returns.
+"content_filter", and records P(tag): the totals that the engine sends at the end of an answer or, for
+clients that request log-probabilities, those of every token.
 guard_check.py verifies at start that no request can bypass it.
 """
 
@@ -20,6 +21,7 @@ from vllm.exceptions import VLLMValidationError
 
 from safety_ray.compat.vllm_frontend import fill_generation_defaults, replace_generate
 from safety_ray.core.errors import UserError
+from safety_ray.decode.p_tag_totals import take_totals
 from safety_ray.decode.processor import MODE_ARG, PROMPT_ARG, REPORT_ARG, THRESHOLD_ARG, check_sampling
 from safety_ray.decode.words import WordStarts, word_starts
 from serve.metrics import Metrics
@@ -127,7 +129,9 @@ class Guard:
     ) -> AsyncGenerator[Any, None]:
         """Yield the outputs of the engine's own decoding, under the logits processor."""
         client_logprobs, may_stop = params.logprobs, options.policy().ends_texts
-        if self._can_measure:
+        # The frontend ends texts at stop strings, so that the engine does not send their totals.
+        per_token = self._can_measure and bool(client_logprobs is not None or params.stop)
+        if per_token:
             params.logprobs = (client_logprobs or 0) + 1
         if self.tag_id is not None:
             params.extra_args = {
@@ -141,8 +145,12 @@ class Guard:
         async with aclosing(self._engine_generate(prompt, params, request_id, **kwargs)) as outputs:
             async for output in outputs:
                 for choice in output.outputs:
-                    if self._can_measure:
+                    if per_token:
                         self._measure(choice, reports[choice.index], client_logprobs)
+                    elif choice.finish_reason:
+                        choice.stop_reason, totals = take_totals(choice.stop_reason)
+                        if totals is not None:
+                            reports[choice.index].set_totals(totals)
                     if may_stop and choice.finish_reason == "stop" and choice.stop_reason == self.tag_id:
                         self._mark_stopped(choice, reports[choice.index])
                 yield output
@@ -234,4 +242,4 @@ class Guard:
         finally:
             for index, report in enumerate(reports):
                 outcome = outcomes.get(index, outcome_of_others)
-                self._metrics.count_answer(options.mode, outcome, report.known_p_tags)
+                self._metrics.count_answer(options.mode, outcome, report.highest)

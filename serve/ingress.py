@@ -131,10 +131,14 @@ async def _read(answers: Any) -> AsyncGenerator[Any, None]:
         yield error_event(described)  # the HTTP status has been sent
 
 
+def routes(playground: bool) -> dict[str, Any]:
+    """Return the routes, with or without those of the page."""
+    return {name: add for name, add in ROUTES.items() if playground or not name.startswith("page")}
+
+
 def ingress_class(rules: AccessRules, playground: bool) -> Any:
     """Return the ingress as a Ray Serve class with its routes."""
-    routes = {name: add for name, add in ROUTES.items() if playground or not name.startswith("page")}
-    return make_fastapi_ingress(SafetyIngress, endpoint_map=routes, app=http_app(rules))
+    return make_fastapi_ingress(SafetyIngress, endpoint_map=routes(playground), app=http_app(rules))
 
 
 def http_app(rules: AccessRules) -> FastAPI:

@@ -1,14 +1,15 @@
 """Metrics of the endpoint for Prometheus, exported by Ray on each node's metrics port.
 
 ray_safety_requests_total{mode, outcome}   answers; outcome: stop, length, content_filter, error, cancelled
-ray_safety_p_tag{mode}                     histogram of each answer's highest P(tag)
+ray_safety_p_tag{mode}                     histogram of each answer's highest P(tag); not of answers that were
+                                           cancelled before it was known
 ray_safety_searches_in_flight              running searches
 ray_safety_search_steps_total              steps of searches; its rate is steps per second
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray.serve import metrics
@@ -38,13 +39,13 @@ class Metrics:
         self._steps = metrics.Counter("safety_search_steps", description="Steps of searches.")
         self._num_searches = 0
 
-    def count_answer(self, mode: str, outcome: str, p_tags: Sequence[float]) -> None:
-        """Count an answer that has ended; `p_tags` are those of its tokens."""
+    def count_answer(self, mode: str, outcome: str, p_tag: float | None) -> None:
+        """Count an answer that has ended; `p_tag` is the highest of its tokens, if it was measured."""
         if not self.enabled:
             return
         self._requests.inc(1, {"mode": mode, "outcome": outcome})
-        if p_tags:
-            self._p_tag.observe(max(p_tags), {"mode": mode})
+        if p_tag is not None:
+            self._p_tag.observe(p_tag, {"mode": mode})
 
     def count_step(self) -> None:
         if self.enabled:

@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from safety_ray.decode.p_tag_totals import PTagTotals
 from serve.options import SafetyOptions
 
 
@@ -26,23 +27,36 @@ class SafetyReport:
     per_token: bool  # whether the request has `logprobs`
     echoed: int = 0  # tokens of the prompt at the beginning of the first event
     prompt_only: bool = False  # whether the answer is the prompt, and has no generated token
-    p_tags: list[float | None] = field(default_factory=list)
+    p_tags: list[float | None] = field(default_factory=list)  # if per_token
+    totals: PTagTotals = field(default_factory=PTagTotals)  # of the tokens whose P(tag) was measured
     dropped: list[dict[str, Any]] = field(default_factory=list)
     prompt_p_tag: float | None = None
     stopped: bool = False
     sent: int = 0  # number of tokens whose P(tag) has been part of an event
+    _begun: bool = False
 
     def add(self, p_tags: list[float | None]) -> None:
-        """Append the P(tag) of new tokens; None if it was not measured."""
-        if not self.p_tags and p_tags:
-            self.prompt_p_tag = p_tags[0]
-        if not self.prompt_only:
+        """Accept the P(tag) of new tokens; None if it was not measured."""
+        if p_tags and not self._begun:
+            self._begun, self.prompt_p_tag = True, p_tags[0]
+        if self.prompt_only:
+            return
+        if self.per_token:
             self.p_tags += p_tags
+        for p_tag in p_tags:
+            if p_tag is not None:
+                self.totals.add(p_tag)
+
+    def set_totals(self, totals: PTagTotals) -> None:
+        """Accept the P(tag) of a whole answer, of which `add` has received nothing."""
+        self.prompt_p_tag = totals.first if totals.number else None
+        if not self.prompt_only:
+            self.totals = totals
 
     @property
-    def known_p_tags(self) -> list[float]:
-        """P(tag) of the tokens that were measured, or of the prompt if it was refused."""
-        return [p for p in self.p_tags or [self.prompt_p_tag] if p is not None]
+    def highest(self) -> float | None:
+        """Highest P(tag) of the tokens, or of the prompt if there are none; None: nothing was measured."""
+        return self.totals.highest if self.totals.number else self.prompt_p_tag
 
     def for_answer(self) -> dict[str, Any]:
         """Return the report for an answer that is not streamed."""
@@ -57,12 +71,11 @@ class SafetyReport:
         return {**p_tags, **self._take_dropped()}
 
     def summary(self) -> dict[str, Any]:
-        known = self.known_p_tags
         return {
             "mode": self.options.mode,
             "threshold": self.options.threshold if self.options.mode == "stop" else None,
-            "p_tag": max(known) if known else None,
-            "p_tag_mean": sum(known) / len(known) if known else None,
+            "p_tag": self.highest,
+            "p_tag_mean": self.totals.mean if self.totals.number else self.prompt_p_tag,
             "prompt_p_tag": self.prompt_p_tag,
             "stopped": self.stopped,
         }

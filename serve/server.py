@@ -10,11 +10,13 @@ from typing import Any
 from ray.serve.llm.deployment import LLMServer
 
 from safety_ray.chat.encoder import ChatEncoder
-from safety_ray.compat.ray_llm import CompletionRequest, engine_client, offer_tokenization
+from safety_ray.compat.ray_llm import CompletionRequest, engine_client, model_card, offer_tokenization
 from safety_ray.compat.versions import check_versions
 from safety_ray.compat.vllm_renderer import PlainTextRenderer, use_renderer
 from safety_ray.core.errors import UserError
 from safety_ray.decode.vllm_processor import CONFIG_KEY
+from serve.autoscaling import ROWS
+from serve.direct import DirectServer, DirectSettings, direct_app
 from serve.errors import EndpointError
 from serve.failures import NOT_STARTED, health_failure, root_cause
 from serve.guard import KEY_ARG, Guard, GuardedRequest
@@ -22,6 +24,8 @@ from serve.guard_check import check_guard
 from serve.metrics import Metrics
 from serve.options import check_fields, options_in_xargs
 from serve.report import add_reports
+from serve.row_queue import RowQueue
+from serve.settings import check_rows
 from serve.streams import batch_events, with_deadline, with_public_errors
 
 
@@ -34,6 +38,14 @@ class GuardedRenderer(PlainTextRenderer):
 
 class SafetyServer(LLMServer):
     """Ray Serve LLM's server with the guard and the request field `safety` (options.py)."""
+
+    _direct: DirectSettings | None = None
+    _http: DirectServer | None = None
+
+    async def __init__(self, llm_config: Any, *, direct: DirectSettings | None = None, **kwargs: Any) -> None:  # type: ignore[misc]
+        """Start the replica; with `direct`, it answers HTTP itself (direct.py)."""
+        self._direct = direct
+        await super().__init__(llm_config, **kwargs)
 
     async def start(self) -> None:
         """Start the engine, install the guard and check it; raise RuntimeError if any of these fails."""
@@ -53,6 +65,8 @@ class SafetyServer(LLMServer):
         self._timeout_s: float = settings["timeout_s"]
         self._interval_s: float = settings["stream_interval_ms"] / 1000
         self.guard = Guard(self.client, settings, self._metrics)
+        num_seqs = self.client.vllm_config.scheduler_config.max_num_seqs
+        self.rows = RowQueue(num_seqs, settings["max_waiting"])
         self.install_guard()
         tokenizer = self.client.renderer.tokenizer
         self._control_ids = ChatEncoder(tokenizer, self.guard.tag_id).control
@@ -61,10 +75,19 @@ class SafetyServer(LLMServer):
         starts = [tokenizer("")["input_ids"], [tokenizer.bos_token_id], [tokenizer.eos_token_id]]
         self._starts: list[list[int]] = [ids for ids in starts if ids and None not in ids]
         try:
+            check_rows(self.guard.limits.max_rows, num_seqs)
             await check_guard(self)
+            if self._direct is not None:
+                self._http = DirectServer(direct_app(self, self._direct, model_card(self._llm_config)))
+                await self._http.start(self._direct.host, self._direct.port)
         except Exception as error:
             raise RuntimeError(f"{NOT_STARTED}{error}") from error
         self._metrics.enabled = True
+
+    async def drain(self, seconds: float) -> None:
+        """End the running answers of a replica that answers HTTP itself; wait at most `seconds`."""
+        if self._http is not None:
+            await self._http.drain(seconds)
 
     def install_renderer(self) -> None:
         """Make the engine tokenize a request's text without control tokens."""
@@ -76,10 +99,15 @@ class SafetyServer(LLMServer):
 
     async def check_health(self) -> None:  # Ray Serve calls it every health_check_period_s
         try:
+            if self._http is not None:
+                self._http.check()
             await super().check_health()
         except Exception as error:
             raise RuntimeError(health_failure(error)) from error
         self._metrics.refresh()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:  # Ray Serve calls it
+        return {ROWS: self.rows.rows}
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
         return self._answer(super().completions, request, raw_request_info)
@@ -129,7 +157,7 @@ class SafetyServer(LLMServer):
         try:
             self._prepare(request, key)
             reports = self.guard.requests[key].reports
-            stream = _call(method, request, raw_request_info)
+            stream = self._when_rows_are_free(key, request, _call(method, request, raw_request_info))
             events = batch_events(stream, self._interval_s) if streams else stream
             async with aclosing(with_deadline(events, self._timeout_s)) as items:
                 async for item in items:
@@ -139,6 +167,22 @@ class SafetyServer(LLMServer):
             raise EndpointError(503, message) from error
         finally:
             self.guard.requests.pop(key, None)
+
+    async def _when_rows_are_free(self, key: str, request: Any, stream: Any) -> AsyncGenerator[Any, None]:
+        """Yield the answer to `request` while it holds its rows of the engine's batch."""
+        options = self.guard.requests[key].options
+        answers = _num_prompts(request) * (request.n or 1 if options.decoding.samples else 1)
+        async with (
+            aclosing(stream) as items,
+            self.rows.take(answers * options.rows, searches=options.decoding.searches),
+        ):
+            async for item in items:
+                yield item
+
+
+def _num_prompts(request: Any) -> int:
+    prompt: Any = getattr(request, "prompt", None)  # a chat has one
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 async def _call(method: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:

@@ -15,6 +15,18 @@ _REQUEST_DEFAULTS = ("threshold", "prompt_threshold", "beam_size", "num_candidat
 """Settings that are the defaults of a request's parameters of the same name."""
 
 
+CPU_ROWS = 64
+"""Maximum rows of the engine's batch on a CPU, unless a setting says it."""
+
+
+def check_rows(max_rows: int, num_seqs: int) -> None:
+    """Raise UserError if a request may take more rows than the engine's batch has; 0: not known yet."""
+    if 0 < num_seqs < max_rows:
+        raise UserError(
+            f"max_rows={max_rows} must be at most max_num_seqs={num_seqs}, the rows of the engine's batch."
+        )
+
+
 def _default(name: str) -> Any:
     """Declare a setting that is the default of a request parameter."""
     parameter = PARAMETERS[name]
@@ -55,7 +67,9 @@ class ServeConfig:
     max_concurrent: int = setting(
         "maximum concurrent requests of one client, then 429; 0: no limit", default=64
     )
-    max_queued_requests: int = setting("maximum requests that wait for a replica, then 503", default=256)
+    max_queued_requests: int = setting(
+        "maximum requests that wait for rows of an engine, then 503", default=256
+    )
     max_body_kib: int = setting("maximum size of a request's body, then 413", default=1024)
     request_timeout_s: float = setting("maximum seconds of an answer, then 503", default=300.0)
     stream_interval_ms: float = setting(
@@ -78,12 +92,19 @@ class ServeConfig:
     )
     port: int = setting("port to listen on", default=8000)
     route_prefix: str = setting("path before /v1", default="/")
+    direct: bool = setting(
+        "answer HTTP in the engine's own process, without Ray Serve's proxy and ingress: one replica, on the "
+        "machine that starts the endpoint",
+        default=False,
+    )
     playground: bool = setting("serve a page to try the modes at the endpoint's root", default=True)
 
     min_replicas: int = setting("minimum number of engines", default=1)
     max_replicas: int = setting("maximum number of engines, chosen by load", default=1)
     autoscaling: dict[str, Any] = setting(
-        "further settings of Ray Serve's autoscaling, e.g. upscale_delay_s", factory=dict
+        "further settings of Ray Serve's autoscaling, e.g. upscale_delay_s; target_ongoing_requests counts "
+        "rows of the engine's batch",
+        factory=dict,
     )
     health_check_period_s: float = setting("seconds between health checks of each engine", default=10.0)
     drain_s: float = setting("seconds to finish running answers when a replica ends", default=60.0)
@@ -92,7 +113,9 @@ class ServeConfig:
 
     device: Literal["auto", "cpu", "gpu"] = setting("auto: GPUs if the cluster has any", default="auto")
     max_num_seqs: int = setting(
-        "maximum rows of the engine's batch; a search takes one per candidate", default=64
+        "maximum rows of the engine's batch, at least max_rows; a search takes one per candidate; "
+        f"0: vLLM's own choice on GPUs, {CPU_ROWS} on CPUs",
+        default=0,
     )
     kv_cache_gib: int = setting("device cpu: memory for the key-value cache in GiB", default=1)
     engine_args: dict[str, Any] = setting(
@@ -105,11 +128,12 @@ class ServeConfig:
             raise UserError(f"port must be 1 to 65535, not {self.port}.")
         if not self.route_prefix.startswith("/"):
             raise UserError(f"route_prefix must begin with '/', not '{self.route_prefix}'.")
+        if self.direct and (self.max_replicas > 1 or self.route_prefix != "/"):
+            raise UserError("direct=true needs max_replicas=1 and route_prefix=/.")
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise UserError("min_replicas must be at least 1 and at most max_replicas.")
         for name in (
             "max_model_len",
-            "max_num_seqs",
             "max_rows",
             "max_queued_requests",
             "max_body_kib",
@@ -121,13 +145,18 @@ class ServeConfig:
         ):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0.")
-        for name in ("max_concurrent", "drain_s", "stream_interval_ms"):
+        for name in ("max_concurrent", "max_num_seqs", "drain_s", "stream_interval_ms"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.")
+        check_rows(self.max_rows, self.num_seqs())
         for origin in self.allow_origins:
             check_origin(origin)
         if not self.api_keys.startswith("env:"):  # the variable is set on the machines that serve
             read_keys(self.api_keys)
+
+    def num_seqs(self) -> int:
+        """Return the maximum rows of the engine's batch, or 0 if no setting says it."""
+        return int(self.engine_args.get("max_num_seqs") or self.max_num_seqs)
 
     def request_defaults(self) -> dict[str, Any]:
         """Return the default values of the request parameters that an operator can set."""

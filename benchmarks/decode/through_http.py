@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,11 +108,14 @@ async def load(
 
 
 def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
-    """Yield time to first token and tokens/s with 1, 8 and 32 clients."""
+    """Yield time to first token, tokens/s and CPU time with 1, 8 and 32 clients."""
+    off, mask = {"mode": "off"}, {"mode": "mask"}
     servers: list[tuple[str, Any, Any]] = [
         ("bare vLLM server", bare_server(folder), None),
-        ("endpoint, mode off", endpoint(folder, report=False), {"mode": "off"}),
-        ("endpoint, mode mask, P(tag) reported", endpoint(folder), {"mode": "mask"}),
+        ("endpoint, mode off", endpoint(folder, report=False), off),
+        ("endpoint, mode mask, P(tag) reported", endpoint(folder), mask),
+        ("direct endpoint, mode off", endpoint(folder, report=False, direct=True), off),
+        ("direct endpoint, mode mask, P(tag) reported", endpoint(folder, direct=True), mask),
     ]
     bare: dict[int, tuple[float, float]] = {}
     for name, server, safety in servers:
@@ -120,7 +123,9 @@ def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
             asyncio.run(load(url, 4, 8, 16, safety))  # warm up
             for concurrency in (1, 8, 32):
                 requests = max(4 * concurrency, 24)
+                cpu_s = _cpu_of_servers()
                 answers, seconds = asyncio.run(load(url, concurrency, requests, 64, safety))
+                cpu_s = _cpu_of_servers() - cpu_s
                 wrong = [answer for answer in answers if answer.tokens != 64]
                 if wrong:
                     raise AssertionError(f"{name}: {Counter(answer.outcome for answer in wrong)}")
@@ -136,6 +141,7 @@ def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
                 speeds = [answer.tokens / answer.whole_s for answer in answers]
                 slow = _percentile(speeds, 1)
                 note += f"; per client p50 {statistics.median(speeds):.0f}, p99 {slow:.0f} tokens/s"
+                note += f"; {cpu_s / requests * 1000:.0f} CPU ms per answer"
                 yield Row(f"{name}, {concurrency} clients", speed, comparison, "", note)
 
 
@@ -181,6 +187,15 @@ async def _soak(url: str, seconds: float, seed: int) -> tuple[Counter[str], int,
     async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
         await asyncio.gather(sample_memory(), *(run_client(i, client) for i in range(12)))
     return outcomes, tokens, time.perf_counter() - start_s, memory
+
+
+def _cpu_of_servers() -> float:
+    """Return the CPU seconds of this process's servers: all processes that descend from it."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
 def _memory() -> int:

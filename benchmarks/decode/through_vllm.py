@@ -159,6 +159,13 @@ def processor_rows(config: DecodeBenchmark, folder: str, prompts: list[list[int]
             guarded_processes,
             {"extra_args": {**mask, "safety_report": True}, "logprobs": 1},
         ),
+        (
+            "processor: mode mask, totals of P(tag) reported",
+            "no processor",
+            guarded,
+            guarded_processes,
+            {"extra_args": {**mask, "safety_report": True}},
+        ),
     ]
     speed: dict[str, list[float]] = {name: [] for name, *_ in methods}
     cost: dict[str, list[float]] = {name: [] for name, *_ in methods}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.openai_api_models import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -36,6 +37,7 @@ __all__ = [
     "ErrorInfo",
     "ErrorResponse",
     "HookedIngress",
+    "LocalModel",
     "OpenAIHTTPException",
     "TokenizeCompletionRequest",
     "engine_client",
@@ -83,6 +85,16 @@ def ingress_app(innermost: Any) -> FastAPI:
     add_http_metrics_middleware(app)
     app.add_middleware(SetRequestIdMiddleware)
     return app
+
+
+class LocalModel(CallbackBase):
+    """Hook of Ray Serve LLM's engine start that skips the download of the model, which is a folder.
+
+    The download is a Ray task before the engine starts, in a process that imports vLLM: 11 CPU seconds.
+    """
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
 
 
 def plain_messages(request: Request) -> Request:

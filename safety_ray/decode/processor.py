@@ -31,6 +31,8 @@ REPORT_ARG = "safety_report"
 """Names of a request's extra arguments in the engine (`extra_args`, in OpenAI bodies `vllm_xargs`)."""
 
 _ARGS = (MODE_ARG, THRESHOLD_ARG, PROMPT_ARG, REPORT_ARG)
+LAST = -1
+"""Column of the engine's log-probabilities that is appended for requests without log-probabilities."""
 _CERTAIN = 1e30
 _CHANGE_P_TAG = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
 
@@ -85,6 +87,17 @@ def parse_policy(values: Mapping[str, Any] | None, default: TagPolicy) -> TagPol
     )
 
 
+def report_column(values: Mapping[str, Any] | None, logprobs: int | None) -> int | None:
+    """Return the column of the engine's log-probabilities for log P(tag); None: the request reports nothing.
+
+    `values` are the request's extra arguments. A request with log-probabilities receives P(tag) of each token
+    in the last of its own columns. Otherwise the column is LAST, and the engine adds the values up.
+    """
+    if not (values or {}).get(REPORT_ARG):
+        return None
+    return LAST if logprobs is None else logprobs if logprobs > 0 else None
+
+
 def check_sampling(policy: TagPolicy, tag: int | None, params: Any) -> None:
     """Raise UserError if the sampling parameters `params` conflict with the policy.
 
@@ -122,7 +135,7 @@ class _Row:
     log_threshold: float  # of log P(tag), at which the text ends; infinity: never
     first_log_threshold: float  # the same for the first token
     output: Sequence[int]  # generated tokens; the engine appends to this list
-    column: int | None  # column of the engine's log-probabilities that receives log P(tag)
+    column: int | None  # column of the engine's log-probabilities for log P(tag); LAST: an additional one
 
 
 class TagRows:
@@ -182,6 +195,7 @@ class TagRows:
         self._masks = self._ids([i for i, row in rows.items() if row.mask])
         self._stops, self._ends = self._ids(list(stops)), self._ids([row.end for row in stops.values()])
         self._reported, self._columns = self._ids(list(reported)), self._ids(list(reported.values()))
+        self.appends = LAST in reported.values()
         self._thresholds = torch.tensor(
             [row.first_log_threshold for row in stops.values()], dtype=torch.float32, device=self.device
         )

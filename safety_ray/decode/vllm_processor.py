@@ -6,7 +6,8 @@ A request chooses its mode by extra arguments: `SamplingParams(extra_args={"safe
 "safety_threshold": 0.05})`. The logic is in processor.py; this file translates between it and vLLM.
 
 With `"safety_report": True` and `logprobs=n`, n at least 1, the last of the n log-probabilities of each token
-is the tag's (safety_ray/compat/vllm_sampler.py).
+is the tag's (safety_ray/compat/vllm_sampler.py). With `"safety_report": True` alone, and the scheduler class
+of vllm_scheduler.py, `take_totals` finds the first, highest and mean P(tag) of a text in its `stop_reason`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from safety_ray.decode.processor import (
     check_sampling,
     end_token,
     parse_policy,
+    report_column,
 )
 from safety_ray.decode.vllm_scheduler import SEARCH_ARG, make_search
 
@@ -63,6 +65,9 @@ class TagProcessor(LogitsProcessor):
                 make_search(extra[SEARCH_ARG])
             if extra.get(REPORT_ARG) and sampling_params.logprob_token_ids:
                 raise UserError(f"{REPORT_ARG} needs logprobs; leave out logprob_token_ids.")
+            if extra.get(REPORT_ARG) and sampling_params.stop and sampling_params.logprobs is None:
+                # The frontend ends such a text, so the engine has no last output with the totals.
+                raise UserError(f"{REPORT_ARG} with stop strings needs logprobs=1.")
         except UserError as error:
             raise VLLMValidationError(str(error)) from error
 
@@ -93,8 +98,8 @@ class TagProcessor(LogitsProcessor):
             end = end_token(self.batch.tag, params.stop_token_ids, params.eos_token_id)
             if policy.ends_texts and end is None:  # the model has no end of text
                 policy = TagPolicy("mask")
-            column = params.logprobs if extra.get(REPORT_ARG) else None
-            self.batch.add(row, policy, end, output=output, column=column or None)
+            column = report_column(extra, params.logprobs)
+            self.batch.add(row, policy, end, output=output, column=column)
         for source, target, direction in batch_update.moved:
             self.batch.move(source, target, direction == MoveDirectionality.SWAP)
         self.batch.flush()

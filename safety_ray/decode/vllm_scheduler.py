@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from safety_ray.compat.vllm_forced_tokens import FORCED
 from safety_ray.compat.vllm_rows import Branch, Tree
-from safety_ray.compat.vllm_scheduler import TreeScheduler
+from safety_ray.compat.vllm_token_values import TotalsScheduler
 from safety_ray.core.errors import UserError
+from safety_ray.decode.p_tag_totals import PTagTotals
+from safety_ray.decode.processor import LAST, report_column
 from safety_ray.decode.safebeam import Expansion, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.decode.words import WordStarts
@@ -120,8 +122,13 @@ class SearchTree:
         )
 
 
-class SearchScheduler(TreeScheduler):
-    """vLLM's scheduler with searches."""
+class SearchScheduler(TotalsScheduler):
+    """vLLM's scheduler with searches, and with the totals of P(tag) of other requests."""
+
+    def open_totals(self, request: Request) -> PTagTotals | None:
+        params = request.sampling_params
+        reports = params is not None and report_column(params.extra_args, params.logprobs) == LAST
+        return PTagTotals() if reports else None
 
     def open_tree(self, request: Request) -> Tree | None:
         params = request.sampling_params

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 ATTRIBUTES = [
+    ("ray_llm", "ray.llm._internal.common.callbacks.base", "CallbackBase.on_before_node_init"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorInfo"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorResponse"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "OpenAIHTTPException"),
@@ -68,6 +69,12 @@ IN_SOURCE = [
     (*SCHEDULER, "self.kv_cache_manager.allocate_slots("),
     (*SCHEDULER, "self.kv_cache_manager.pop_blocks_for_free(request)"),
     ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._engine_client ="),
+    (
+        "ray_llm",
+        "ray.llm._internal.serve.engines.vllm.vllm_engine",
+        "VLLMEngine",
+        "if callback.ctx.run_init_node:",
+    ),
     ("ray_llm", "ray.llm._internal.serve.engines.vllm.vllm_engine", "VLLMEngine", "self._app_state = state"),
     (
         "ray_llm",

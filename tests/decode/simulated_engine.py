@@ -104,6 +104,7 @@ class SimulatedEngine:
         self.computed: dict[str, int] = {}  # tokens by request
         self.most_batches, self.depth, self.in_flight = 0, depth, deque[tuple[Any, Any]]()
         self.received: dict[str, list[Any]] = {}  # outputs by request
+        self.tag = 0
         self.free_at_start = self.num_free()
 
     def num_free(self) -> int:
@@ -176,7 +177,7 @@ class SimulatedEngine:
             for blocks in self.blocks[name]:
                 for position in range(start, start + number):
                     self.kv[blocks[position // BLOCK], position % BLOCK] = self.tokens[name][position]
-        width = 2 + max((self.params[name].logprobs or 0 for name in names), default=0)
+        width = 3 + max((self.params[name].logprobs or 0 for name in names), default=0)
         sampled, ids, values = [], [], []
         for name in names:
             end = computed[name] + output.num_scheduled_tokens[name]
@@ -187,9 +188,9 @@ class SimulatedEngine:
             row = log_probs(self.tokens[name][max(end - max(self.windows), 0) : end])
             bias = self.params[name].logit_bias or {}
             token = max(range(VOCABULARY), key=lambda t: row[t] + bias.get(t, 0))
-            order = np.argsort(-row, kind="stable")[: width - 1]
-            ids.append([token, *order])
-            values.append([row[token], *row[order]])
+            order = np.argsort(-row, kind="stable")[: width - 2]
+            ids.append([token, *order, self.tag])  # as safety_ray.compat.vllm_sampler appends it
+            values.append([row[token], *row[order], row[self.tag]])
             complete = end == len(self.tokens[name])
             sampled.append([token] if complete else [])
             if complete:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from safety_ray.core.errors import UserError
-from safety_ray.decode.processor import TagPolicy, TagRows, check_sampling, end_token, parse_policy
+from safety_ray.decode.processor import LAST, TagPolicy, TagRows, check_sampling, end_token, parse_policy
 
 VOCAB, TAG, EOS = 17, 5, 3
 
@@ -197,7 +197,10 @@ def test_tag_rows_applies_prompt_threshold_to_first_token_only() -> None:
 
 
 def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
-    """Each request keeps its own log-probabilities, and the last of its columns is the tag's."""
+    """Each request keeps its own log-probabilities, and the last of its columns is the tag's.
+
+    The fifth request has no log-probabilities; its P(tag) is in a column of its own.
+    """
     from vllm.v1.sample.logits_processor import LogitsProcessors
     from vllm.v1.sample.metadata import SamplingMetadata
     from vllm.v1.sample.sampler import Sampler
@@ -206,10 +209,12 @@ def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
 
     config = SimpleNamespace(additional_config=engine_config(TAG))
     processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
-    for row, (mode, column) in enumerate([("mask", 1), ("stop", 3), ("off", 2), ("mask", None)]):
+    for row, (mode, column) in enumerate(
+        [("mask", 1), ("stop", 3), ("off", 2), ("mask", None), ("mask", LAST)]
+    ):
         processor.batch.add(row, TagPolicy(mode, 0.9), end=EOS, column=column)
     processor.batch.flush()
-    logits = random_logits(random.Random(1), 4)
+    logits = random_logits(random.Random(1), 5)
     exact = logits.log_softmax(-1)
     metadata = SamplingMetadata(
         temperature=None,
@@ -221,10 +226,10 @@ def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
         max_num_logprobs=4,
         no_penalties=True,
         prompt_token_ids=None,
-        frequency_penalties=torch.zeros(4),
-        presence_penalties=torch.zeros(4),
-        repetition_penalties=torch.ones(4),
-        output_token_ids=[[], [], [], []],
+        frequency_penalties=torch.zeros(5),
+        presence_penalties=torch.zeros(5),
+        repetition_penalties=torch.ones(5),
+        output_token_ids=[[], [], [], [], []],
         allowed_token_ids_mask=None,
         bad_words_token_ids={},
         logitsprocs=LogitsProcessors([processor]),
@@ -236,9 +241,11 @@ def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
         expected = [int(output.sampled_token_ids[row]), *best]
         if column is not None:
             expected[column] = TAG
-        assert table.logprob_token_ids[row].tolist() == expected
-        torch.testing.assert_close(table.logprobs[row], exact[row, expected])
-    assert TAG not in output.sampled_token_ids[[0, 1, 3]]
+        assert table.logprob_token_ids[row, :-1].tolist() == expected
+        torch.testing.assert_close(table.logprobs[row, :-1], exact[row, expected])
+    assert table.logprob_token_ids[4, -1] == TAG
+    assert table.logprobs[4, -1] == pytest.approx(exact[4, TAG].item())
+    assert TAG not in output.sampled_token_ids[[0, 1, 3, 4]]
 
 
 def test_tag_rows_respects_tag_masked_by_other_processors() -> None:

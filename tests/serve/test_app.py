@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from known_model import POSITIONS, log_table, small_tokenizer, write_model
+from ray.serve.deployment import Application
 
 from safety_ray.compat import versions
 from safety_ray.core import device
@@ -102,6 +104,10 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
         ({"min_replicas": 2}, "at most max_replicas"),
         ({"max_model_len": 0}, "max_model_len must be above 0"),
+        ({"direct": True, "max_replicas": 2}, "direct=true needs max_replicas=1 and route_prefix=/"),
+        ({"direct": True, "route_prefix": "/a"}, "direct=true needs max_replicas=1 and route_prefix=/"),
+        ({"max_num_seqs": 16}, "max_rows=32 must be at most max_num_seqs=16"),
+        ({"engine_args": {"max_num_seqs": 31}}, "max_rows=32 must be at most max_num_seqs=31"),
         ({"thresholt": 0.1}, "the nearest is 'threshold'"),
     ],
 )
@@ -187,9 +193,23 @@ def test_deployment_config_sets_autoscaling_from_settings() -> None:
     assert scaling == {
         "min_replicas": 1,
         "max_replicas": 4,
+        "policy": {"policy_function": "serve.autoscaling:replicas_for_rows"},
         "target_ongoing_requests": 16,
         "upscale_delay_s": 3,
     }
+
+
+def test_deployment_config_follows_rows_of_engine() -> None:
+    def rows(**settings: Any) -> tuple[int, Any]:
+        config = ServeConfig(model="m", max_queued_requests=100, **settings)
+        return deployment_config(config)["max_ongoing_requests"], engine_args(config, 7, 9).get(
+            "max_num_seqs"
+        )
+
+    assert rows(device="cpu") == (164, 64)
+    assert rows(device="cpu", engine_args={"max_num_seqs": 40}) == (140, 40)
+    assert rows(device="gpu") == (1124, None), "vLLM chooses the rows on GPUs"
+    assert rows(device="gpu", max_num_seqs=48) == (148, 48)
 
 
 def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None:
@@ -197,6 +217,19 @@ def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None
     [engine] = ingress.init_kwargs["llm_deployments"].values()
     for deployment in (ingress, engine._bound_deployment):
         assert deployment._deployment_config.graceful_shutdown_timeout_s == 77
+
+
+def test_build_app_direct_has_one_deployment(model: Path) -> None:
+    config = {"model": str(model), "direct": True, "port": 8123, "max_concurrent": 3, "playground": False}
+    server = build_app(config)._bound_deployment
+    direct = server.init_kwargs["direct"]
+    assert (direct.host, direct.port, direct.rules.max_concurrent) == ("127.0.0.1", 8123, 3)
+    assert (direct.playground, direct.public_settings["model"]) == (False, "safety-ray")
+    llm = server.init_kwargs["llm_config"]
+    assert not any(isinstance(value, Application) for value in server.init_kwargs.values())
+    hook = llm.callback_config.callback_class(llm)
+    asyncio.run(hook.run_callback("on_before_node_init"))
+    assert not hook.ctx.run_init_node, "the model is a folder, so nothing is downloaded"
 
 
 def test_build_app_rejects_untested_versions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -58,8 +58,8 @@ def test_endpoint_cancels_all_searches_after_many_disconnects(client: OpenAI) ->
         futures = [
             pool.submit(client.completions.create, **LONG, stream=True, extra_body=BODY) for _ in range(16)
         ]
-    for future in futures:
-        future.result().close()
+        for future in as_completed(futures):  # some wait for the rows of others
+            future.result().close()
     eventually(lambda: metrics().get("requests_total safebeam cancelled") == before + 16, 120, told=metrics)
 
 

@@ -22,10 +22,11 @@ TIMEOUT_S = 5.0
 
 @pytest.fixture
 def small(ray_cluster: None, no_endpoint: None, config: ServeConfig) -> Iterator[OpenAI]:
-    """An endpoint with two concurrent rows, two queued requests, and a second engine under load."""
+    """An endpoint with the rows of one search, two queued requests, and a second engine under load."""
     settings = dataclasses.replace(
         config,
-        max_num_seqs=2,
+        max_num_seqs=16,
+        max_rows=16,
         max_queued_requests=2,
         max_replicas=2,
         request_timeout_s=TIMEOUT_S,
