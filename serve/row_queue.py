@@ -19,11 +19,15 @@ FULL = "the endpoint has too many requests waiting; try again later."
 
 
 class RowQueue:
-    """The rows of one engine: `capacity` of its batch, and at most `max_waiting` searches that wait."""
+    """The rows of one engine: `capacity` of its batch.
+
+    At most `max_waiting` searches wait. Of all requests, at most `max_waiting` more than there are rows are
+    accepted.
+    """
 
     def __init__(self, capacity: int, max_waiting: int) -> None:
         self._capacity = self._free = capacity
-        self._max_waiting = max_waiting
+        self._max_waiting, self._num_requests = max_waiting, 0
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self.rows = 0
         """rows of all requests that run or wait"""
@@ -33,10 +37,13 @@ class RowQueue:
         """Hold `rows` rows while the block runs; a request that searches waits until they are free.
 
         A request with more rows than the engine has (several prompts) waits for all of them. Raises
-        EndpointError (503) if too many searches wait.
+        EndpointError (503) if too many requests wait.
         """
+        if self._num_requests >= self._capacity + self._max_waiting:
+            raise EndpointError(503, FULL)
         needed = min(rows, self._capacity) if searches else 0
         self.rows += rows
+        self._num_requests += 1
         try:
             await self._acquire(needed)
             try:
@@ -46,6 +53,7 @@ class RowQueue:
                 self._grant()
         finally:
             self.rows -= rows
+            self._num_requests -= 1
 
     async def _acquire(self, rows: int) -> None:
         if not rows or (rows <= self._free and not self._waiting):

@@ -95,6 +95,23 @@ def test_row_queue_refuses_search_beyond_limit() -> None:
     asyncio.run(run())
 
 
+def test_row_queue_refuses_other_requests_beyond_limit() -> None:
+    async def run() -> None:
+        requests = Requests(4, max_waiting=2)
+        for name in "abcdef":
+            await requests.start(name, 1, searches=False)
+        assert requests.running == list("abcdef")
+        with pytest.raises(EndpointError, match="too many requests waiting"):
+            async with requests.queue.take(1, searches=False):
+                pass
+        await requests.end("a")
+        async with requests.queue.take(1, searches=False):
+            pass
+        await requests.end(*"bcdef")
+
+    asyncio.run(run())
+
+
 def test_row_queue_forgets_cancelled_search() -> None:
     async def run() -> None:
         requests = Requests(16)
