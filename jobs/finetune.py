@@ -36,7 +36,8 @@ def finetune_model(config: FinetuneConfig) -> dict[str, Any]:
         lora_alpha=config.lora_alpha,
     )
     result = run_training(replace(config, output=out.path), model, TokenRows(chats.path))
-    counts = {key: record[key] for key in ("rows_in", "rejected", "tagged", "cut")}
+    keys = ("rows_in", "rejected", "tagged", "cut", "reasoning", "reasoning_ignored")
+    counts = {key: record.get(key, 0) for key in keys}  # rows of an earlier version have no `reasoning`
     return out.commit(balanced=False, rows_out=1, **counts, **result)
 
 

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -21,9 +19,8 @@ import ray.data
 from safety_ray.core import artifact, cluster, dataset, filesystem, partition, row_files
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import stable_hash
 from safety_ray.core.worker_deaths import BATCH_TRIES, Alone, Watch, together
-from safety_ray.ingest import readers, unique_ids
+from safety_ray.ingest import finished_files, readers, unique_ids
 from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
 from safety_ray.ingest.html import Extraction
@@ -74,47 +71,94 @@ class IngestConfig:
 def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     """Ingest `config.input`. Returns the record; a finished folder is skipped."""
     config = partition.of(config, "input")
-    files, others = readers.list_files_and_others(config.input, config.format)
-    fields = readers.fields(files, config.format)  # of all files: partitions have the same columns
-    files = partition.select(config.input, files)
-    if config.columns and not fields:
-        raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' has no such records.")
-    if fields:
-        check_fields(config.columns, fields, config.input)
-    columns = row_schema([name for name in OPTIONAL.names if name in fields or name in config.columns])
+    listed, others = readers.list_files_and_others(config.input, config.format)
+    files = partition.select(config.input, listed)
+    fields = check_columns(config, files, listed)
+    # All partitions have the same columns, whatever the fields of their files are.
+    optional = fields | set(config.columns) | (set(OPTIONAL.names) if config.partition else set())
+    columns = row_schema([name for name in OPTIONAL.names if name in optional])
     out = artifact.begin(config.output, config, inputs={"input": config.input})
     if out.record is not None:
         return out.record
     cluster.start()
-    counts_folder, watch = out.sub("ignored"), Watch()
-
-    def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:
-        for group in batch["files"]:
-            for file in map(str, group):
-                yield from read_watched(file, config, columns, counts_folder, watch)
-
-    tasks = [{"files": group} for group in group_files(files, config.format)]
-    ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
-        parse, batch_size=1
-    )
-    counts = dataset.write(ds, out, label="ingest", total=None, max_rejected=1.0, resume_by=None)
+    reports = out.sub("ignored")
+    if dataset.written(out) is None:
+        write_documents(config, remaining_files(config, files, out, reports), columns, out, reports)
     reject_repeated_ids(unique_ids.stored_files(out.path), files)
-    counts = dataset.written(out) or counts
+    counts = dataset.stored(out.path)
     dataset.check_share(out.path, counts, config.max_rejected)
     if counts.rows_out == 0 and not config.partition:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
+    read = finished_files.read_reports(reports)
     record = out.commit(
         rows_in=counts.rows_out + counts.rejected,
         rows_out=counts.rows_out,
         rejected=counts.rejected,
         files=len(files),
         files_passed_over=others,
-        records_passed_over=sum_counts(counts_folder, "ignored"),
-        values_unreadable=sum_counts(counts_folder, "unreadable"),
+        records_passed_over=finished_files.sum_counts(read, "ignored"),
+        values_unreadable=finished_files.sum_counts(read, "unreadable"),
         **partition.record("ingest", config.input, partial(readers.list_files, format=config.format)),
     )
-    filesystem.remove(counts_folder)
+    filesystem.remove(reports)
     return record
+
+
+def check_columns(config: IngestConfig, files: list[str], listed: list[str]) -> set[str]:
+    """Return the fields of the JSONL and Parquet files among `files`, which are all `listed` ones or a share.
+
+    Raises UserError if no listed file has a field of the column map, or the text. Opens the other listed
+    files only if `files` lack one.
+    """
+    fields = everywhere = readers.fields(files, config.format)
+    needed = {"text": "text", **config.columns}.values()
+    if len(files) < len(listed) and not fields.issuperset(needed):
+        everywhere = readers.fields(listed, config.format)
+    if config.columns and not everywhere:
+        raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' has no such records.")
+    if everywhere:
+        check_fields(config.columns, everywhere, config.input)
+    return fields
+
+
+def remaining_files(
+    config: IngestConfig, files: list[str], out: artifact.Artifact, reports: str
+) -> list[str]:
+    """Return the input files to read: all, or those that an interrupted run has not finished.
+
+    Removes the rows of the latter.
+    """
+    if not out.resumed:
+        return files
+    stored = finished_files.stored_tasks(out.path)
+    remaining = finished_files.unfinished(files, config.format, stored, finished_files.read_reports(reports))
+    tasks = finished_files.tasks_with(stored, remaining)
+    if tasks:
+        ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _REWRITE_TASKS)).map_batches(
+            finished_files.remove_rows, fn_kwargs={"output": out.path}, batch_size=1
+        ).materialize()
+    return remaining
+
+
+def write_documents(
+    config: IngestConfig, files: list[str], columns: pa.Schema, out: artifact.Artifact, reports: str
+) -> None:
+    """Read `files` and write their rows, beside those of finished files."""
+    if not files:
+        dataset.mark_written(out, "")
+        return
+    watch = Watch()
+
+    def parse(batch: dict[str, Any]) -> Iterator[pa.Table]:
+        for group in batch["files"]:
+            for file in map(str, group):
+                yield from read_watched(file, config, columns, reports, watch)
+
+    tasks = [{"files": group} for group in group_files(files, config.format)]
+    ds = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _MAX_TASKS)).map_batches(
+        parse, batch_size=1
+    )
+    dataset.write(ds, out, label="ingest", total=None, max_rejected=1.0, resume_by=None, keep=True)
 
 
 def reject_repeated_ids(stored: list[str], files: list[str]) -> None:
@@ -154,7 +198,7 @@ def group_files(files: list[str], format: str) -> Iterator[list[str]]:
 
 
 def read_watched(
-    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, watch: Watch
+    file: str, config: IngestConfig, columns: pa.Schema, reports: str, watch: Watch
 ) -> Iterator[pa.Table]:
     """Return the rows of one file. If it has ended worker processes, its records are announced one by one.
 
@@ -170,24 +214,22 @@ def read_watched(
         def alone(key: str) -> AbstractContextManager[str | None]:
             return watch.alone(f"{file} {key}")
 
-        yield from read_tables(
-            file, config, columns, counts_folder, together if deaths < BATCH_TRIES else alone
-        )
+        yield from read_tables(file, config, columns, reports, together if deaths < BATCH_TRIES else alone)
 
 
 def read_tables(
-    file: str, config: IngestConfig, columns: pa.Schema, counts_folder: str, alone: Alone = together
+    file: str, config: IngestConfig, columns: pa.Schema, reports: str, alone: Alone = together
 ) -> Iterator[pa.Table]:
     """Return the rows of one file as small tables, so that Ray Data can stream them.
 
-    Each record is announced to `alone`.
+    Each record is announced to `alone`. At the end, the number of rows is reported in the folder `reports`.
     """
     has_fields = readers.kind_of(file, config.format) in ("jsonl", "parquet")
     column_map: ColumnMap = dict(config.columns) if has_fields else {}
     ignored: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    size = 0
+    size = total = 0
     records = readers.read(file, config.max_bytes, config.format, config.extraction, ignored, alone)
     for number, raw in enumerate(records):
         with alone(f"row {number}") as reason:
@@ -197,22 +239,12 @@ def read_tables(
         size += len(row["text"] or "")
         if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:
             yield pa.Table.from_pylist(rows, columns)
+            total += len(rows)
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
-    if ignored or unreadable:  # one file for each input file, so that a repeated task overwrites its counts
-        fs, root = filesystem.find(f"{counts_folder}/{stable_hash(file):016x}.json")
-        fs.makedirs(posixpath.dirname(root), exist_ok=True)
-        fs.pipe_file(root, json.dumps({"ignored": ignored, "unreadable": unreadable}).encode())
-
-
-def sum_counts(folder: str, name: str) -> dict[str, int]:
-    """Return the sum over all files of the counts `name`: of "ignored" records or "unreadable" values."""
-    fs, root = filesystem.find(folder)
-    total: Counter[str] = Counter()
-    files = fs.find(root) if fs.exists(root) else []
-    for content in fs.cat(files).values() if files else ():  # at once, as each may take a round trip
-        total.update(json.loads(content)[name])
-    return dict(sorted(total.items()))
+    total += len(rows)
+    if ignored or unreadable or readers.kind_of(file, config.format) != "html":
+        finished_files.write_report(reports, file, total, ignored, unreadable)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from safety_ray.chat.escape import BREAK, Escaper
-from safety_ray.chat.replies import Located, locate_messages
+from safety_ray.chat.replies import Located, locate_messages, locate_reasoning, reasoning_of
 from safety_ray.core.tag import is_control, plain_backend
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -40,6 +40,8 @@ class Reply:
     end: int
     turn_end: int
     """end of the special token that ends the turn; equal to `end` if there is none"""
+    first: int
+    """beginning of the text that a model writes: of the reasoning, if it is rendered, with its delimiter"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ class ChatEncoder:
         messages = [self._escape_message(message) for message in conversation]
         escaped = {key: self._escape(value) for key, value in variables.items()}
 
-        def render_messages(messages: list[Any]) -> str:
-            return render(messages, chat_template=template, **escaped)
+        def render_messages(messages: list[Any], **more: Any) -> str:
+            return render(messages, chat_template=template, **{**escaped, **more})
 
         rendered = render_messages(messages)
         located: Located | None = Located()
@@ -117,12 +119,13 @@ class ChatEncoder:
             located = locate_messages(render_messages, messages, rendered)
         spans = {} if located is None else located.spans
         replies = {n: span for n, span in spans.items() if messages[n]["role"] == "assistant"}
-        edges = sorted({edge for span in replies.values() for edge in span})
+        firsts = _firsts(render_messages, messages, rendered, spans)
+        edges = sorted({*firsts.values(), *(edge for span in replies.values() for edge in span)})
         tokens = self._encode(rendered, edges)
         return EncodedChat(
             text=rendered.replace(BREAK, ""),
             tokens=tokens,
-            replies=self._replies(replies, sorted(start for start, _ in spans.values()), tokens),
+            replies=self._replies(replies, firsts, sorted(start for start, _ in spans.values()), tokens),
             altered=None if located is None else located.altered,
         )
 
@@ -182,15 +185,41 @@ class ChatEncoder:
         return tokens
 
     def _replies(
-        self, spans: dict[int, tuple[int, int]], message_starts: list[int], tokens: Tokens
+        self,
+        spans: dict[int, tuple[int, int]],
+        firsts: dict[int, int],
+        message_starts: list[int],
+        tokens: Tokens,
     ) -> list[Reply]:
         special = [span for token, span in zip(*tokens, strict=True) if token in self._special]
         replies = []
         for message, (start, end) in sorted(spans.items()):
             next_message = next((position for position in message_starts if position >= end), math.inf)
             turn_end = next((right for left, right in special if end <= left <= next_message), end)
-            replies.append(Reply(message, start, end, turn_end))
+            replies.append(Reply(message, start, end, turn_end, firsts.get(message, start)))
         return replies
+
+
+def _firsts(
+    render: Callable[..., str], messages: list[Any], rendered: str, spans: dict[int, tuple[int, int]]
+) -> dict[int, int]:
+    """Return where the model begins to write each reply whose reasoning `render` renders in `rendered`.
+
+    That is behind the generation prompt, so a delimiter such as `<think>` is written by the model unless the
+    generation prompt has it. `spans`: the positions of messages.
+    """
+    if not any(map(reasoning_of, messages)):
+        return {}
+    reasoning = locate_reasoning(render, messages, rendered)
+    whole, plain = (render(messages, add_generation_prompt=on) for on in (True, False))
+    prompt = whole.removeprefix(plain) if whole.startswith(plain) else ""
+    text, firsts = rendered.replace(BREAK, ""), {}
+    for message, position in reasoning.items():
+        if message in spans and position < spans[message][0]:
+            before = max((end for n, (_, end) in spans.items() if n < message), default=0)
+            found = text.rfind(prompt, before, position)
+            firsts[message] = found + len(prompt) if found >= 0 else position
+    return firsts
 
 
 def _shift(position: int, breaks: list[int]) -> int:

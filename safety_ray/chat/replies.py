@@ -9,6 +9,7 @@ message is unaltered if its text is in front of the last mark.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from safety_ray.chat.escape import BREAK
 
 _START, _END, _STOP = "\ufdd1", "\ufdd3", "\ufdd2"  # a mark is _START or _END, a message's index, _STOP
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message that may have the reasoning of a reply, apart from its content"""
 Side = tuple[int, str]  # a message's index, and _START or _END
 _MARK = re.compile(f"([{_START}{_END}])([0-9]+){_STOP}")
 
@@ -67,6 +70,43 @@ def locate_messages(
         return None
     bodies = [_text(message)[: _edges(message, n, outside)[1]] for n, message in enumerate(conversation)]
     return _positions(text, [body.replace(BREAK, "") for body in bodies])
+
+
+def locate_reasoning(
+    render: Callable[[list[Any]], str], conversation: list[Any], rendered: str
+) -> dict[int, int]:
+    """Return where the reasoning of each reply begins in `rendered`, as `locate_messages` does for messages.
+
+    A reply whose reasoning the template does not render, or more than once, is left out.
+    """
+    try:
+        text = render([_with_marked_reasoning(message, n) for n, message in enumerate(conversation)])
+    except Exception:  # as in `locate_messages`
+        return {}
+    if _MARK.sub("", text) != rendered:
+        return {}
+    marks = list(_marks(text))
+    counts = Counter((kind, index) for kind, index, _ in marks)
+    return {
+        index: position
+        for kind, index, position in marks
+        if kind == _START and counts[_START, index] == counts[_END, index] == 1
+    }
+
+
+def reasoning_of(message: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a reply that have its reasoning. Templates read one of them."""
+    fields = {key: message.get(key) for key in REASONING if message.get("role") == "assistant"}
+    return {key: value for key, value in fields.items() if isinstance(value, str) and value.strip()}
+
+
+def _with_marked_reasoning(message: Mapping[str, Any], index: int) -> dict[str, Any]:
+    marked = {}
+    for key, text in reasoning_of(message).items():
+        left, right = len(text) - len(text.lstrip()), len(text.rstrip())
+        start, end = f"{_START}{index}{_STOP}", f"{_END}{index}{_STOP}"
+        marked[key] = f"{text[:left]}{start}{text[left:right]}{end}{text[right:]}"
+    return {**message, **marked}
 
 
 def _text(message: Mapping[str, Any]) -> str:

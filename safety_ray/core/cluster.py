@@ -76,6 +76,20 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def this_node() -> str:
+    """Return the id of the node that this process runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def alive_nodes() -> set[str]:
+    """Return the ids of the nodes that are not lost."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def has_room_to_skip() -> bool:
     """Return whether the step that skips finished rows fits; raise UserError if Ray has one CPU."""
     import ray

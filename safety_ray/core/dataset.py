@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from safety_ray.compat import ray_parquet
 from safety_ray.core import cluster, events, filesystem, parquet, partition, progress, resume, row_files
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
@@ -82,22 +83,23 @@ def count(path: str) -> int:
 
 def count_where(path: str, column: str, values: list[Any]) -> int:
     """Return the number of rows of the dataset at `path` whose `column` is one of `values`."""
-    with parquet.readable(path):
-        return int(_rows_of(path).count_rows(filter=pads.field(column).isin(values)))
+    with parquet.readable(*files(path)):
+        return int(rows_of(path).count_rows(filter=pads.field(column).isin(values)))
 
 
 def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
     """Count the rows of the dataset at `path` by their combination of values in the columns `names`."""
     counts: Counter[tuple[Any, ...]] = Counter()
-    with parquet.readable(path):
-        for batch in _rows_of(path).to_batches(columns=names):
+    with parquet.readable(*files(path)):
+        for batch in rows_of(path).to_batches(columns=names):
             groups = pa.Table.from_batches([batch]).group_by(names).aggregate([([], "count_all")])
             for row in groups.to_pylist():
                 counts[tuple(row[name] for name in names)] += row["count_all"]
     return counts
 
 
-def _rows_of(path: str) -> pads.Dataset:
+def rows_of(path: str) -> pads.Dataset:
+    """Return the dataset at `path`, to be scanned in this process; use it in `parquet.readable`."""
     fs, _ = filesystem.find(path)
     names = [name.split("://", 1)[-1] for name in files(path)]
     return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
@@ -145,9 +147,7 @@ def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset
 
     A folder such as `split=train/` neither adds a column nor replaces the values of one.
     """
-    import ray.data
-
-    return ray.data.read_parquet(paths, columns=names, partitioning=None)
+    return ray_parquet.read(paths, names, parquet.readable)
 
 
 def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
@@ -157,8 +157,8 @@ def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
 
 def table(path: str, names: list[str] | None = None) -> pa.Table:
     """Return the whole dataset in memory, sorted by id. For small datasets and tests."""
-    with parquet.readable(path):
-        rows = _rows_of(path).to_table(columns=names or columns(path))
+    with parquet.readable(*files(path)):
+        rows = rows_of(path).to_table(columns=names or columns(path))
     return rows.sort_by("id") if "id" in rows.column_names else rows
 
 
@@ -171,6 +171,7 @@ def write(
     write_rows: int = 0,
     max_rejected: float = 0.5,
     resume_by: str | None = "id",
+    keep: bool = False,
     read_as: str | None = None,
     part: str = "",
     waiting: str = progress.STARTING,
@@ -179,15 +180,15 @@ def write(
 
     A task writes at least `write_rows` rows to a file, or, if that is 0, at least `file_bytes(total)` bytes.
     Rows that an interrupted run has written are skipped at the source of `ds`, by the unique column
-    `resume_by`; `read_as` is the name of that column in the source if it differs. A stage that writes in
-    several passes names each with `part`: its rows are in data/<part>/ and rejected/<part>/ and are counted
-    separately. `waiting` is shown until the first row. Raises UserError if the share of rejected rows is
-    above `max_rejected`.
+    `resume_by`; `read_as` is the name of that column in the source if it differs. With `keep`, `ds` has no
+    rows that `out` has, and those of `out` stay. A stage that writes in several passes names each with
+    `part`: its rows are in data/<part>/ and rejected/<part>/ and are counted separately. `waiting` is shown
+    until the first row. Raises UserError if the share of rejected rows is above `max_rejected`.
     """
     fs, root = filesystem.find(out.path)
     counts = written(out, part)
     if counts is None:
-        checkpoint = _prepare(fs, root, part, resume_by if cluster.has_room_to_skip() else None)
+        checkpoint = _prepare(fs, root, part, resume_by if cluster.has_room_to_skip() else None, keep)
         row_files.start(fs, root, part)
         sink = row_sink(out.path.rstrip("/"), part, rows=write_rows, max_bytes=file_bytes(total))
         ds.set_name(f"{events.stage()}-{label}".replace(" ", "-"))  # in Ray Data's metrics and logs
@@ -224,10 +225,12 @@ def file_bytes(rows: int | None) -> int:
     return max(_MIN_BYTES, min(_MAX_BYTES, _BYTES_PER_ROW * rows))
 
 
-def _prepare(fs: Any, root: str, part: str, resume_by: str | None) -> str | None:
+def _prepare(fs: Any, root: str, part: str, resume_by: str | None, keep: bool) -> str | None:
     """Remove what an interrupted run did not finish. Returns the checkpoint folder, or None without one."""
     checkpoint, earlier = f"{root}/{_CHECKPOINT}{part}", f"{root}/rows{part}"
-    if resume_by is None or fs.exists(earlier):  # `earlier`: where earlier versions wrote the rows first
+    if keep:
+        _remove(fs, earlier)
+    elif resume_by is None or fs.exists(earlier):  # `earlier`: where earlier versions wrote the rows first
         for folder in (earlier, checkpoint, *row_files.folders(root, part)):
             _remove(fs, folder)
     else:

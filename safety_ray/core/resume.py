@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from safety_ray.core import cluster, filesystem
+from safety_ray.compat import ray_parquet
+from safety_ray.core import cluster, filesystem, parquet
 from safety_ray.core.digests import TYPE, DigestSet, digest, halves
 
 if TYPE_CHECKING:
@@ -49,13 +50,11 @@ def checkpoints(id_column: str, folder: str, read_as: str | None) -> CheckpointC
 
 def load(folder: str, id_column: str) -> cluster.Shared[DigestSet] | None:
     """Return the digests of the ids that the files of `folder` have, or None if it has no file."""
-    import ray.data
-
     fs, root = filesystem.find(folder)
     names = [fs.unstrip_protocol(name) if "://" in folder else name for name in sorted(fs.find(root))]
     if not names:
         return None
-    ids = ray.data.read_parquet(names, columns=[id_column], partitioning=None)
+    ids = ray_parquet.read(names, [id_column], parquet.readable)
     ids.context.checkpoint_config = None
     return cluster.gather(
         ids.map_batches(_to_digests, fn_kwargs={"column": id_column}, batch_format="pyarrow"), _to_set

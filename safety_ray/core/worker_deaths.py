@@ -2,14 +2,15 @@
 
 Ray repeats the work of a worker that has died, without a limit. So workers report the start and the end of
 all work, a batch or a file, to an actor on the driver's node. Work that was started several times
-and never ended is repeated row by row, and a row that was started alone several times is rejected. A worker
-that dies for another reason, as on a preempted node, leaves its row one try less.
+and never ended is repeated row by row, and a row that was started alone several times is rejected.
+
+A worker whose whole node was lost did probably not die of its work, as on a preempted node. Such starts count
+as deaths only if there are many, because a row may also take its machine down.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -22,6 +23,8 @@ Alone = Callable[[str], AbstractContextManager[str | None]]
 """Announces one row, by a key. The value is None, or the reason why it must not be processed."""
 
 BATCH_TRIES = ROW_TRIES = 2
+LOST_NODES = 3
+"""Lost nodes that count as one death"""
 _TOGETHER: AbstractContextManager[None] = nullcontext()
 _ALONE = threading.Lock()  # of all threads of a worker, only one processes a row alone
 
@@ -32,15 +35,26 @@ def together(key: str) -> AbstractContextManager[str | None]:
 
 
 class Starts:
-    """Actor: the number of starts of all work that has not ended."""
+    """Actor: the starts of all work that has not ended."""
 
     def __init__(self) -> None:
-        self.starts: Counter[str] = Counter()
+        self.starts: dict[str, list[str]] = {}
+        """the node of each start"""
 
-    def start(self, key: str) -> int:
-        """Count a start. Returns the number of earlier ones without an end."""
-        self.starts[key] += 1
-        return self.starts[key] - 1
+    def start(self, key: str, node: str) -> int:
+        """Note a start on a node. Returns the number of deaths: earlier starts without an end."""
+        earlier = self.starts.setdefault(key, [])
+        deaths = self._deaths(earlier) if earlier else 0
+        earlier.append(node)
+        return deaths
+
+    def _deaths(self, nodes: list[str]) -> int:
+        alive = self._alive_nodes()
+        lost = sum(node not in alive for node in nodes)
+        return len(nodes) - lost + lost // LOST_NODES
+
+    def _alive_nodes(self) -> set[str]:
+        return cluster.alive_nodes()
 
     def end(self, key: str) -> None:
         self.starts.pop(key, None)
@@ -63,7 +77,7 @@ class Watch:
             self._end(key)
 
     def _start(self, key: str) -> int:
-        deaths: int = cluster.result(self._actor.start.remote(key))
+        deaths: int = cluster.result(self._actor.start.remote(key, cluster.this_node()))
         return deaths
 
     def _end(self, key: str) -> None:

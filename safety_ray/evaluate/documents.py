@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from safety_ray.core import dataset, filesystem, parquet
+from safety_ray.core import dataset, parquet
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
@@ -167,12 +166,6 @@ def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
     return Sample(list(unique.values()), left_out)
 
 
-def _open(path: str) -> pads.Dataset:
-    fs, _ = filesystem.find(path)
-    names = [name.split("://", 1)[-1] for name in dataset.files(path)]
-    return pads.dataset(names, filesystem=fs, format="parquet", partitioning=None)
-
-
 def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yield id and level of the rows of `path` with a text; of those with one of `ids` if it is not None."""
     names = dataset.columns(path)
@@ -186,8 +179,8 @@ def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
     if ids is not None:
         wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
     # The filter reads texts: few rows at a time, and few batches ahead.
-    with parquet.readable(path):
-        scanner = _open(path).scanner(
+    with parquet.readable(*dataset.files(path)):
+        scanner = dataset.rows_of(path).scanner(
             columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
         )
         yield from scanner.to_batches()
@@ -206,10 +199,12 @@ def _with_text(
     documents: dict[tuple[str, int], Document] = {}
     for number in {number for _, number in order}:
         ids = pa.array([id for id, dataset_number in order if dataset_number == number])
-        rows = _open(paths[number]).to_table(
-            columns=["id", "text", *({source, group, category} & set(dataset.columns(paths[number])))],
-            filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
-        )
+        path = paths[number]
+        with parquet.readable(*dataset.files(path)):
+            rows = dataset.rows_of(path).to_table(
+                columns=["id", "text", *({source, group, category} & set(dataset.columns(path)))],
+                filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
+            )
         for row in rows.to_pylist():
             document = Document(
                 row["id"],

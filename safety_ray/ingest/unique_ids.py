@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from safety_ray.core import filesystem, row_files
+from safety_ray.core import filesystem, parquet, row_files
 from safety_ray.core.digests import TYPE, digest, first_half, halves
 
 KEY, HALF, STORED = "key", "half", "stored"
@@ -60,7 +60,7 @@ def read_keys(batch: dict[str, Any], sources: list[str]) -> pa.Table:
     """Return the keys of the rows of one stored file. `sources`: the input files, in their order."""
     (number,), (path,) = batch[STORED].tolist(), batch["path"].tolist()
     fs, root = filesystem.find(path)
-    with fs.open(root) as file:
+    with fs.open(root) as file, parquet.readable(path):
         rows = pq.read_table(file, columns=["id", "source_file", "source_position"], partitioning=None)
     order = pc.index_in(rows.column("source_file"), pa.array(sources, rows.schema.field("source_file").type))
     keys = digest(rows.column("id"))
@@ -111,7 +111,7 @@ def _rewrite(path: str, rejected: Any) -> None:
     fs, path = filesystem.find(path)
     folder, name = posixpath.split(path)
     task, kept = row_files.task_of(name), row_files.rows_by_name(path)
-    with fs.open(path) as file:
+    with fs.open(path) as file, parquet.readable(path):
         table = pq.read_table(file, partitioning=None)
     mask = np.zeros(len(table), bool)
     mask[rejected] = True

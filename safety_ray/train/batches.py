@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,15 +31,22 @@ class Batch:
     targets: Tensor  # the next token, or IGNORED
     sources: Tensor  # of each target: index in SOURCES
     positions: Tensor  # in the document, or in the row
+    widths: tuple[int, ...] = field(
+        default=(), kw_only=True
+    )  # of each row: T without the padding at its end; (): T
 
     def split(self, rows: int) -> Iterator[Batch]:
-        """Yield micro-batches of `rows` rows."""
+        """Yield micro-batches of `rows` rows, each as wide as its widest row."""
         for start in range(0, len(self.ids), rows):
-            yield Batch(*(tensor[start : start + rows] for tensor in self._tensors()))
+            widths = self.widths[start : start + rows]
+            width = max(widths, default=self.ids.shape[1])
+            yield Batch(*(tensor[start : start + rows, :width] for tensor in self._tensors()), widths=widths)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
+        return Batch(
+            *(tensor.to(device, non_blocking=True) for tensor in self._tensors()), widths=self.widths
+        )
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.ids, self.targets, self.sources, self.positions
@@ -89,15 +96,27 @@ class Batches:
         rows = self.data.batch(step, self.config.batch_rows, seed=self.config.seed, rank=rank, world=world)
         missing = self.config.rows_per_worker(world) - len(rows.ids)
         ids, learn, documents, sources = (_padded(torch.from_numpy(values), missing) for values in rows)
-        # Drop padding that all rows share; multiples of 32 limit recompilation by torch.compile.
-        used = max(int(learn.any(dim=0).nonzero().max()) + 1 if learn.any() else 1, 2)
-        width = min(-(-used // 32) * 32, self.data.length)
+        widths_B = _widths(learn)
+        order_B = widths_B.argsort(descending=True, stable=True)  # similar rows share a micro-batch
+        ids, learn, documents, sources = (v[order_B] for v in (ids, learn, documents, sources))
+        width = int(widths_B.max())
         ids, learn, sources = ids[:, :width], learn[:, :width], sources[:, :width]
         # Positions restart at padding as well, which no target attends to.
         positions = document_positions(documents if self.by_document else torch.zeros_like(documents))
         return Batch(
-            ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1), positions[:, :width]
-        )
+            ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1), positions[:, :width],
+            widths=tuple(widths_B[order_B].tolist()),
+        )  # fmt: skip
+
+
+def _widths(learn_BT: Tensor) -> Tensor:
+    """Return the width that each row needs: its tokens up to the last target, rounded up.
+
+    Multiples of 32 limit recompilation by torch.compile.
+    """
+    length = learn_BT.shape[1]
+    used_B = (learn_BT * torch.arange(1, length + 1)).amax(dim=1).clamp(min=2)
+    return ((used_B + 31) // 32 * 32).clamp(max=length)
 
 
 def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:

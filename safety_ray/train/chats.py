@@ -14,6 +14,7 @@ import numpy as np
 
 from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.chat.escape import RESERVED
+from safety_ray.chat.replies import reasoning_of
 from safety_ray.core import records
 from safety_ray.core.tag_placement import tag_positions, word_starts_by_character
 
@@ -33,6 +34,10 @@ class Chat:
     ids: list[int]
     learn: list[bool]
     tagged: bool
+    reasoning: int = 0
+    """replies whose reasoning is learned"""
+    ignored: int = 0
+    """replies with reasoning that the chat template does not render"""
 
 
 class TrainingChatEncoder:
@@ -52,9 +57,10 @@ class TrainingChatEncoder:
     def encode(self, name: str, row: dict[str, Any]) -> Chat:
         """Encode a row, {messages: [{role, content, weight?}], unsafe?} or {question, answer}.
 
-        A reply of weight 0 is part of the chat but is not learned, and contains no tags. Random choices
-        depend on the seed and `name`. Raises Unusable for a row without messages, of another form, or without
-        anything to learn.
+        A reply may also have its reasoning (see `chat.replies.REASONING`), which is learned if the template
+        renders it. A reply of weight 0 is part of the chat but is not learned, and contains no tags. Random
+        choices depend on the seed and `name`. Raises Unusable for a row without messages, of another form, or
+        without anything to learn.
         """
         messages, learned = checked(row)
         try:
@@ -73,18 +79,23 @@ class TrainingChatEncoder:
             and records.stable_hash(self.seed, "tagged", name) < self.tagged_share * 2**64
         )
         for reply in (reply for reply in chat.replies if reply.message in learned):
-            learn |= (ends > reply.start) & (starts < reply.turn_end)
+            learn |= (ends > reply.first) & (starts < reply.turn_end)
             if tagged:
                 words = word_starts_by_character(chat.text[reply.start : reply.end], ends - reply.start)
                 tags += tag_positions(words, self.tag_rate, self.seed, f"{name}/{reply.message}").tolist()
         if not learn.any():
             raise Unusable("there is no reply to learn")
         ids = np.insert(np.array(chat.tokens.ids, np.int64), tags, self.tag_id or 0)
-        return Chat(ids.tolist(), np.insert(learn, tags, True).tolist(), bool(tags))
+        given = {n for n in learned if reasoning_of(messages[n])}
+        rendered = {reply.message for reply in chat.replies if reply.first < reply.start}
+        return Chat(
+            ids.tolist(), np.insert(learn, tags, True).tolist(), bool(tags),
+            reasoning=len(given & rendered), ignored=len(given - rendered),
+        )  # fmt: skip
 
 
 def checked(row: dict[str, Any]) -> tuple[list[dict[str, str]], list[int]]:
-    """Return role and content of each message of a row, and which messages are learned.
+    """Return role, content and reasoning of each message of a row, and which messages are learned.
 
     Raises Unusable if they have another form.
     """
@@ -103,10 +114,12 @@ def checked(row: dict[str, Any]) -> tuple[list[dict[str, str]], list[int]]:
             raise Unusable(f"message {n} has the unknown role {message.get('role')!r}")
         if message["role"] == "assistant" and not message["content"].strip():
             raise Unusable(f"message {n}, of the assistant, is empty")
-        if any(character in message["content"] for character in RESERVED):
+        texts = (message["content"], *reasoning_of(message).values())
+        if any(character in text for text in texts for character in RESERVED):
             raise Unusable(f"message {n} contains a Unicode noncharacter (U+FDD0 to U+FDD3)")
         if message.get("weight") not in (None, 0, 1):  # as in OpenAI's finetuning format
             raise Unusable(f"message {n} has the weight {message['weight']!r}; valid are 0 and 1")
     replies = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     learned = [n for n in replies if messages[n].get("weight") != 0]
-    return [{key: message[key] for key in ("role", "content")} for message in messages], learned
+    kept = [{"role": m["role"], "content": m["content"], **reasoning_of(m)} for m in messages]
+    return kept, learned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from safety_ray.core.records import LEARN
 from safety_ray.train.chats import READ, Chat, TrainingChatEncoder, Unusable
 from safety_ray.train.settings import FinetuneConfig
 
+logger = logging.getLogger(__name__)
 _WRITE = row_groups.ROWS  # rows written at a time
 _SCHEMA = records.schema(records.TOKEN_ROW).append(pa.field(LEARN, pa.list_(pa.bool_())))
 _REJECTED = pa.schema([("id", pa.string()), ("row", pa.string()), (dataset.REASON, pa.string())])
@@ -76,6 +78,13 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             writer.write_table(_table(chats[start : start + _WRITE], start, length))
     row_groups.write_index(out.path)
     dataset.check_share(out.path, dataset.Counts(len(chats), len(rejected)), config.max_rejected)
+    ignored = sum(chat.ignored for _, chat in chats)
+    if ignored:
+        logger.warning(
+            "the chat template does not render the reasoning of %d replies, which is not learned; write it "
+            "into their content, in the form that the template writes.",
+            ignored,
+        )
     tokenizer.save_pretrained(out.sub("tokenizer"))
     return out.commit(
         rows_in=len(chats) + len(rejected),
@@ -83,6 +92,8 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         rejected=len(rejected),
         tagged=sum(chat.tagged for _, chat in chats),
         cut=truncated,
+        reasoning=sum(chat.reasoning for _, chat in chats),
+        reasoning_ignored=ignored,
         row_length=length,
         vocab_size=len(tokenizer),
         tag=tag_string,

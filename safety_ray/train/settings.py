@@ -250,6 +250,11 @@ class FinetuneConfig(TrainingConfig):
     )
     lr: float = setting("peak learning rate", default=3e-4)
     batch_rows: int = setting("chats per step, over all workers", default=16)
+    micro_batch_rows: int = setting(
+        "chats per forward pass of a worker, sorted by length: fewer have less padding; 0: its share of "
+        "the batch",
+        default=8,
+    )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
         "attention implementation; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )

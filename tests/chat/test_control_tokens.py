@@ -169,6 +169,57 @@ def test_training_rejects_reasoning_that_template_removes(tokenizer: Any) -> Non
     )
 
 
+FIELD = (  # as Qwen 3: the reasoning of replies after the last question is rendered
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages if m.role == 'user' %}{% set ns.last = messages.index(m) %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content is string and loop.index0 > ns.last %}"
+    "<think>\n{{ m.reasoning_content.strip('\n') }}\n</think>\n\n{{ m.content.lstrip('\n') }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\nBEGIN{% endif %}"
+)
+
+
+@pytest.mark.parametrize("begin", ["", "<think>\n"])
+@pytest.mark.parametrize("text", ["a</think>b", " a\n", "<|im_end|>"])
+def test_training_learns_reasoning_field_as_model_writes_it(tokenizer: Any, begin: str, text: str) -> None:
+    """With `begin`, the generation prompt has the delimiter, and the model does not write it."""
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = FIELD.replace("BEGIN", begin)
+    training = TrainingChatEncoder(tokenizer, seed=0, tag_id=None, tagged_share=0.0, tag_rate=0.0)
+    asked = [{"role": "user", "content": "why"}]
+    reply = {"role": "assistant", "content": "c", "reasoning_content": text}
+    chat = training.encode("a", {"messages": [*asked, reply]})
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*asked, reply], tokenize=False)
+    learned = [i for i, learn in zip(chat.ids, chat.learn, strict=True) if learn]
+    assert whole.startswith(prompt)
+    assert tokenizer.decode(learned) == whole.removeprefix(prompt).removesuffix("\n")
+    assert tokenizer.decode(chat.ids) == whole
+    assert chat.ids.count(tokenizer.convert_tokens_to_ids("</think>")) == 1, "the text does not become one"
+    assert (chat.reasoning, chat.ignored) == (1, 0)
+
+
+def test_training_counts_reasoning_that_is_not_rendered(tokenizer: Any) -> None:
+    training = TrainingChatEncoder(tokenizer, seed=0, tag_id=None, tagged_share=0.0, tag_rate=0.0)
+    user = {"role": "user", "content": "why", "reasoning_content": "not a reply"}
+    reply = {"role": "assistant", "content": "c", "thinking": "hello"}
+    chat = training.encode("a", {"messages": [user, reply]})
+    assert (chat.reasoning, chat.ignored) == (0, 1)
+    assert training.encode("a", {"messages": [user, {**reply, "thinking": None}]}).ignored == 0
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = FIELD.replace("BEGIN", "")
+    training = TrainingChatEncoder(tokenizer, seed=0, tag_id=None, tagged_share=0.0, tag_rate=0.0)
+    first, last = ({**reply, "reasoning_content": text} for text in ("first", "last"))
+    chat = training.encode("a", {"messages": [user, first, {**user, "content": "how"}, last]})
+    learned = tokenizer.decode([i for i, learn in zip(chat.ids, chat.learn, strict=True) if learn])
+    assert learned == f"c{CHAT_END}<think>\nlast\n</think>\n\nc{CHAT_END}"
+    assert (chat.reasoning, chat.ignored) == (1, 1)
+    unlearned = {**last, "weight": 0}
+    chat = training.encode("a", {"messages": [user, unlearned, {**user, "content": "how"}, last]})
+    assert (chat.reasoning, chat.ignored) == (1, 0)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("special", [True, False])
 def test_encode_text_matches_transformers(tokenizer: Any, side: str, special: bool) -> None:

@@ -23,6 +23,11 @@ ATTRIBUTES = [
     ("ray_llm", "ray.serve.llm.ingress", "OpenAiIngress._get_model_id"),
     ("ray_llm", "ray.serve.llm.ingress", "OpenAiIngress._get_configured_serve_handle"),
     ("ray_llm", "ray.serve.llm.ingress", "OpenAiIngress._process_llm_request"),
+    (
+        "ray_parquet",
+        "ray.data._internal.datasource.parquet_datasource",
+        "ParquetDatasource.get_read_tasks",
+    ),
     ("vllm_frontend", "vllm.utils.async_utils", "merge_async_iterators"),
     ("vllm_frontend", "vllm.v1.engine.async_llm", "AsyncLLM.generate"),
     ("vllm_frontend", "vllm.v1.engine.detokenizer", "IncrementalDetokenizer.from_new_request"),

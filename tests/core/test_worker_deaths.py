@@ -12,15 +12,25 @@ BATCH = pa.table({"id": ["a", "b", "c"]})
 Calls = list[list[str]]
 
 
+HERE, LOST = "node 1", "node 2"
+
+
+class LocalStarts(Starts):
+    """Starts on two nodes, of which one was lost."""
+
+    def _alive_nodes(self) -> set[str]:
+        return {HERE}
+
+
 class LocalWatch(Watch):
     """A watch whose actor is an object of this process."""
 
     def __init__(self) -> None:
-        self.starts = Starts()
+        self.starts = LocalStarts()
         self.calls: Calls = []
 
     def _start(self, key: str) -> int:
-        return self.starts.start(key)
+        return self.starts.start(key, HERE)
 
     def _end(self, key: str) -> None:
         self.starts.end(key)
@@ -36,9 +46,9 @@ class LocalWatch(Watch):
         rows: list[dict[str, Any]] = self.call(add, BATCH, reject).to_pylist()
         return rows
 
-    def die(self, key: str, times: int) -> None:
+    def die(self, key: str, times: int, node: str = HERE) -> None:
         for _ in range(times):
-            self.starts.start(key)
+            self.starts.start(key, node)
 
 
 def test_watch_calls_whole_batch_until_it_died_twice() -> None:
@@ -60,6 +70,19 @@ def test_watch_rejects_only_the_row_that_died_alone() -> None:
     assert (a["done"], b["done"], c["done"]) == (True, None, True)
     assert (a["why"], c["why"]) == (None, None)
     assert "ended the worker process 2 times" in b["why"]
+
+
+def test_watch_keeps_row_whose_nodes_were_lost() -> None:
+    watch = LocalWatch()
+    watch.die("batch of 3 from a", 2)
+    watch.die("row a", 2, LOST)
+    watch.die("row b", 1)
+    watch.die("row b", 2, LOST)
+    watch.die("row c", 1)
+    watch.die("row c", 3, LOST)
+    a, b, c = watch.rows()
+    assert (a["done"], b["done"], c["done"]) == (True, True, None)
+    assert "ended the worker process 2 times" in c["why"]
 
 
 def test_watch_counts_no_death_for_an_exception() -> None:

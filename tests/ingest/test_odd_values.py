@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.ingest import IngestConfig, read_tables, sum_counts
+from jobs.ingest import IngestConfig, read_tables
 from safety_ray.core.arrow_rows import to_rows
-from safety_ray.ingest import readers
+from safety_ray.ingest import finished_files, readers
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema
 from safety_ray.judge.rubric import judgement
 from safety_ray.train import prepare
@@ -37,6 +37,10 @@ def ingest(path: Path, **more: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def sum_counts(folder: Path, name: str) -> dict[str, int]:
+    return finished_files.sum_counts(finished_files.read_reports(str(folder)), name)
+
+
 def ingest_lines(folder: Path, *lines: str) -> list[dict[str, Any]]:
     path = folder / "a.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -51,8 +55,8 @@ def test_jsonl_value_that_does_not_fit_is_left_out(tmp_path: Path, value: str) -
     assert (row["text"], row["token_count"], row["rejected_reason"]) == ("Some text.", None, None)
     assert json.loads(row["extra"])["unreadable"].keys() == {"token_count"}
     assert json.loads(row["extra"])["unreadable_"] == 1
-    assert sum_counts(str(tmp_path / "counts"), "unreadable") == {"token_count": 1}
-    assert sum_counts(str(tmp_path / "counts"), "ignored") == {}
+    assert sum_counts(tmp_path / "counts", "unreadable") == {"token_count": 1}
+    assert sum_counts(tmp_path / "counts", "ignored") == {}
 
 
 def test_jsonl_line_nested_deeply_is_rejected(tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ def test_parquet_text_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     assert (third["text"], third["url"], third["rejected_reason"]) == ("milk", None, None)
     extra = json.loads(third["extra"])
     assert (extra["meta"], extra["unreadable"].keys()) == ({"n": 3}, {"url", "meta.url"})
-    assert sum_counts(str(tmp_path / "counts"), "unreadable") == {"text": 1, "url": 1, "meta.url": 1}
+    assert sum_counts(tmp_path / "counts", "unreadable") == {"text": 1, "url": 1, "meta.url": 1}
     mapped = ingest(tmp_path / "a.parquet", columns={"text": "meta.url", "url": "text"})
     assert [row["text"] for row in mapped] == ["u", "v", None]
     assert "the text cannot be read (string: " in mapped[2]["rejected_reason"]

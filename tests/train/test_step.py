@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
-from toy_step import TAG, Toy, batch, expected_gradients, operators, training
+from toy_step import LENGTH, ROWS, TAG, Toy, batch, expected_gradients, operators, training
 
+from safety_ray.train.loss import IGNORED
 from safety_ray.train.optim import FusedAdamW, adamw
 from safety_ray.train.parallel import shard
 from safety_ray.train.step import backward, read, update
@@ -87,3 +89,19 @@ def test_step_waits_for_device_only_in_read(alone: None) -> None:
     assert operators(step, reading) == {"": len(list(model.parameters()))}
     assert operators(lambda: float(results[-1][0]), reading) == {"": 1}
     assert read(results[-1]).preempted
+
+
+def test_split_narrows_micro_batches_without_changing_gradients(alone: None) -> None:
+    whole, widths = batch(), tuple(LENGTH - n % 3 for n in range(ROWS))
+    for row, width in enumerate(widths):  # what is behind a row's width is padding
+        whole.targets[row, width:] = IGNORED
+    model = Toy()
+    (model(whole.ids, whole.targets, whole.positions)[0] / (whole.targets != IGNORED).sum()).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    narrowed = replace(whole, widths=widths)
+    assert [micro.ids.shape[1] for micro in narrowed.split(1)] == list(widths)
+    assert [micro.ids.shape[1] for micro in narrowed.split(3)] == [LENGTH, LENGTH, LENGTH]
+    model, _ = sharded()
+    backward(model, narrowed, TAG, training(micro_batch_rows=1))
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad.full_tensor(), expected[name])  # type: ignore[union-attr]

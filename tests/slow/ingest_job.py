@@ -1,0 +1,51 @@
+"""An ingest job in a separate process, to be killed: `python ingest_job.py FOLDER`.
+
+It records each input file that it begins to read in FOLDER/read. It reads half of the file `slow.jsonl`, and
+waits there until FOLDER/allowed exists. FOLDER/done exists once the job has returned.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import killed
+import pyarrow as pa
+import ray.data
+
+from jobs import ingest
+from safety_ray.core import dataset
+from safety_ray.core.job import quiet
+
+WRITE_BYTES, BLOCK_BYTES = 300_000, 30_000
+
+
+def main(folder: Path) -> None:
+    quiet()
+    killed.join(folder)
+    dataset._MAX_BYTES = WRITE_BYTES
+    ray.data.DataContext.get_current().target_max_block_size = BLOCK_BYTES
+    read_watched = ingest.read_watched
+
+    def read(file: str, *settings: Any) -> Iterator[pa.Table]:
+        with (folder / "read").open("a") as log:
+            log.write(f"{Path(file).name}\n")
+        for table in read_watched(file, *settings):
+            half = len(table) // 2
+            yield table.slice(0, half)
+            while file.endswith("slow.jsonl") and not (folder / "allowed").exists():
+                time.sleep(0.1)
+            yield table.slice(half)
+
+    ingest.read_watched = read
+    ingest.ingest_documents(
+        ingest.IngestConfig(input=str(folder / "in"), output=str(folder / "out"), max_bytes=6000)
+    )
+    (folder / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

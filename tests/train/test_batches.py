@@ -1,0 +1,44 @@
+"""Batches of rows of different lengths: sorted by length, and without padding that all rows share."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from safety_ray.train.batches import Batches
+from safety_ray.train.data import Rows, TokenRows
+from safety_ray.train.loss import IGNORED
+from safety_ray.train.settings import PretrainConfig
+
+LENGTH, ROWS = 100, 6
+USED = [40, 3, 97, 33, 32, 64]
+"""Tokens of each row up to its last target"""
+
+
+class RowsOfLengths:
+    """Token rows of which only the last token of the used ones is learned."""
+
+    length = LENGTH
+
+    def batch(self, step: int, batch_rows: int, **_: Any) -> Rows:
+        ids = np.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) + 1000 * step
+        learn, document = np.zeros(ids.shape, bool), np.zeros(ids.shape, np.int16)
+        learn[np.arange(ROWS), np.array(USED) - 1] = True
+        return Rows(ids, learn, document, np.zeros(ids.shape, np.int8))
+
+
+def test_batches_put_rows_of_similar_length_together(alone: None) -> None:
+    config = PretrainConfig(rows="rows", output="out", workers=1, batch_rows=ROWS)
+    rows = cast(TokenRows, RowsOfLengths())
+    [(_, batch)] = Batches(rows, config, 2, 3, torch.device("cpu"), by_document=False)
+    order = [2, 0, 3, 5, 1, 4]  # rows of equal width stay in their order
+    assert (batch.ids[:, 0] - 2000).tolist() == [row * LENGTH for row in order]
+    assert [micro.ids.shape for micro in batch.split(2)] == [(2, 100), (2, 64), (2, 32)]
+    for micro, pair in zip(batch.split(2), (order[:2], order[2:4], order[4:]), strict=True):
+        places = (micro.targets != IGNORED).nonzero().tolist()
+        assert places == [[n, USED[row] - 2] for n, row in enumerate(pair)]
+        expected = [2000 + row * LENGTH + USED[row] - 1 for row in pair]
+        assert micro.targets[micro.targets != IGNORED].tolist() == expected
+        assert micro.positions.tolist() == [list(range(micro.ids.shape[1]))] * 2
