@@ -41,7 +41,11 @@ def exit_codes() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume.", file=sys.stderr)
-        raise SystemExit(130) from None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Without Ray's shutdown at exit: if it takes more than 30 seconds, as on a busy machine, Ray ends the
+        # process with code 1. The kernel ends the processes of a cluster that this process has started.
+        os._exit(130)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else user_error_in(error) or storage_error_in(error)
         if mistake is None:
