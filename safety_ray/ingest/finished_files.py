@@ -97,22 +97,29 @@ def tasks_with(stored: dict[str, Sources], files: list[str]) -> list[dict[str, A
 
 
 def remove_rows(batch: dict[str, Any], output: str) -> pa.Table:
-    """Remove rows of input files from the files of write tasks. Returns the numbers of remaining rows."""
+    """Remove rows of input files from the files of write tasks. Returns an empty table.
+
+    The old files are deleted after the new ones are written. Until then, two versions of a write task exist,
+    and neither counts as complete.
+    """
     fs, root = filesystem.find(output)
-    remaining = []
     for name, sources in zip(batch["name"], batch["sources"], strict=True):
         paths = _paths(root, str(name))
-        rows = {row_files.is_rejected(path): _without(fs, path, sources) for path in paths}
-        kept, rejected = (len(rows.get(key, ())) for key in (False, True))
-        new = row_files.name_of(str(row_files.task_of(name)), kept, rejected)
-        for path in _paths(root, new):
-            with fs.open(path, "wb") as file:
-                table = rows[row_files.is_rejected(path)]
-                pq.write_table(table, file, row_group_size=row_files.GROUP_ROWS)
-        for path in paths:  # until then, two versions of the task exist, and neither counts as complete
+        present = [path for path in paths if fs.exists(path)]
+        if present == paths:  # else a worker was lost here after it had written the new files
+            _rewrite(fs, root, str(name), sources)
+        for path in present:
             fs.rm(path)
-        remaining.append(kept + rejected)
-    return pa.table({"rows": pa.array(remaining, pa.int64())})
+    return pa.table({"rows": pa.array([], pa.int64())})
+
+
+def _rewrite(fs: Any, root: str, name: str, sources: Any) -> None:
+    rows = {row_files.is_rejected(path): _without(fs, path, sources) for path in _paths(root, name)}
+    kept, rejected = (len(rows.get(key, ())) for key in (False, True))
+    for path in _paths(root, row_files.name_of(str(row_files.task_of(name)), kept, rejected)):
+        with fs.open(path, "wb") as file:
+            table = rows[row_files.is_rejected(path)]
+            pq.write_table(table, file, row_group_size=row_files.GROUP_ROWS)
 
 
 def _paths(root: str, name: str) -> list[str]:

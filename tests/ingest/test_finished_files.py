@@ -124,6 +124,21 @@ def test_finished_files_survive_interrupted_removal(tmp_path: Path) -> None:
     check(tmp_path, remaining)
 
 
+def test_remove_rows_repeated_after_loss_of_worker(tmp_path: Path) -> None:
+    tasks = store(tmp_path, 3)
+    stored = finished_files.stored_tasks(str(tmp_path))
+    for task in finished_files.tasks_with(stored, [FILES[5]]):
+        batch = {key: np.array([value], object) for key, value in task.items()}
+        old = [path for path in tmp_path.rglob(task["name"]) if path.exists()]
+        content = old[-1].read_bytes()
+        finished_files.remove_rows(batch, str(tmp_path))
+        old[-1].write_bytes(content)  # lost before it deleted the last file
+        finished_files.remove_rows(batch, str(tmp_path))
+        finished_files.remove_rows(batch, str(tmp_path))
+    assert any(len(paths) == 2 for paths in tasks.values())
+    check(tmp_path, [FILES[5]])
+
+
 def test_finished_files_count_page_as_one_row(tmp_path: Path) -> None:
     pages = ["in/a.html", "in/b.html"]
     write_task(tmp_path, "t0", [(pages[0], 0)], set())
