@@ -1,21 +1,26 @@
-"""Copy KV blocks with memcpy on a CPU (a worker extension for vLLM 0.29).
+"""Copy KV blocks with memcpy on a CPU (a worker extension for vLLM 0.29 and 0.32).
 
     LLM(..., worker_extension_cls="safety_ray.compat.vllm_block_copies.BlockCopies")   # on CPUs only
 
 Each row of a search copies the last block of its parent. On a CPU vLLM's `copy_kv_cache_blocks_inplace`
 gathers and scatters single bytes. vLLM imports a worker extension in each worker process, after the module
 of the worker and before the worker is made. There is no setting for the function, so this module replaces it
-when it is imported.
+when it is imported: where model runner V1 has imported it already, and where V2 will import it from later.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from vllm.v1.worker import gpu_model_runner
+from vllm.v1.worker import gpu_model_runner, utils
 
-from safety_ray.compat.versions import check_versions
+from safety_ray.compat.versions import ENGINE_TESTED, check_versions
+
+ORIGINAL = utils.copy_kv_cache_blocks_inplace
+"""vLLM's own function, for comparison."""
 
 
 class BlockCopies:
@@ -48,8 +53,11 @@ def copy_blocks(
 
 
 def _replace_block_copies() -> None:
-    check_versions("vllm")
-    gpu_model_runner.copy_kv_cache_blocks_inplace = copy_blocks  # type: ignore[assignment]
+    check_versions("vllm", tested=ENGINE_TESTED)
+    modules: list[Any] = [gpu_model_runner, utils, sys.modules.get("vllm.v1.worker.gpu.model_runner")]
+    for module in modules:
+        if module is not None:
+            module.copy_kv_cache_blocks_inplace = copy_blocks
 
 
 _replace_block_copies()
