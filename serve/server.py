@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.compat.ray_llm import CompletionRequest, engine_client, model_card, offer_tokenization
 from safety_ray.compat.versions import check_versions
 from safety_ray.compat.vllm_renderer import PlainTextRenderer, use_renderer
+from safety_ray.compat.vllm_runners import describe_runner
 from safety_ray.core.errors import UserError
 from safety_ray.decode.vllm_processor import CONFIG_KEY
 from serve.autoscaling import ROWS
@@ -27,6 +29,8 @@ from serve.report import add_reports
 from serve.row_queue import RowQueue
 from serve.settings import check_rows
 from serve.streams import batch_events, with_deadline, with_public_errors
+
+_logger = logging.getLogger("ray.serve")
 
 
 class GuardedRenderer(PlainTextRenderer):
@@ -57,6 +61,7 @@ class SafetyServer(LLMServer):
         except Exception as error:
             raise RuntimeError(f"{NOT_STARTED}{root_cause(error)}") from error
         self.client = engine_client(self)
+        _logger.info("The engine is %s.", describe_runner(self.client.vllm_config))
         if not isinstance(self.client.renderer, PlainTextRenderer):
             mode = self.client.model_config.tokenizer_mode
             raise RuntimeError(f"{NOT_STARTED}tokenizer_mode '{mode}' is not supported")

@@ -1,4 +1,4 @@
-"""Copies of KV blocks with memcpy on a CPU (vLLM 0.29), for vllm_cpu_worker.py.
+"""Copies of KV blocks with memcpy on a CPU (vLLM 0.29 and 0.32), for vllm_cpu_worker.py.
 
 Each row of a search copies the last block of its parent. On a CPU vLLM's `copy_kv_cache_blocks_inplace`
 gathers and scatters single bytes.

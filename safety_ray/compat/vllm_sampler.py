@@ -1,4 +1,4 @@
-"""Let a logits processor add values to vLLM's log-probabilities (vLLM 0.29, V1 model runner).
+"""Let a logits processor add values to vLLM's log-probabilities (vLLM 0.29 and 0.32, V1 model runner).
 
 A logits processor of vLLM changes logits but cannot return anything. P(tag) of each token has to reach the
 client, so `Sampler.forward` is wrapped: before it runs, log P(tag) is computed from the unchanged logits, and
@@ -15,7 +15,7 @@ import torch
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.sampler import Sampler
 
-from safety_ray.compat.versions import check_versions
+from safety_ray.compat.versions import ENGINE_TESTED, check_versions
 
 
 class LogprobsReporter(Protocol):
@@ -36,7 +36,7 @@ def report_with_sampler(batch: LogprobsReporter, sampler: type[Sampler] = Sample
 
     Only the last call for a class has an effect: an engine process has one processor.
     """
-    check_versions("vllm")
+    check_versions("vllm", tested=ENGINE_TESTED)
     original = getattr(sampler.forward, "__wrapped__", sampler.forward)
 
     @functools.wraps(original)

@@ -31,7 +31,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from safety_ray.compat.versions import check_versions
+from safety_ray.compat.versions import ENGINE_TESTED, check_versions
 from safety_ray.compat.vllm_limits import reason_against_holding, reason_against_trees
 from safety_ray.compat.vllm_rows import Row, RunningTree, Tree, failed_output
 
@@ -47,7 +47,7 @@ class TreeScheduler(AsyncScheduler):
     """vLLM's asynchronous scheduler with trees; a subclass says which requests are trees."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        check_versions("vllm")
+        check_versions("vllm", tested=ENGINE_TESTED)
         super().__init__(*args, **kwargs)
         self._trees: dict[str, RunningTree] = {}
         self._ready: list[RunningTree] = []  # whose rows have not been added yet

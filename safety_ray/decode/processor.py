@@ -11,7 +11,8 @@ A prompt after which P(tag) reaches a threshold of its own can be refused: the t
 token (not in mode off). On request, P(tag) is reported per token: the probability of the tag at the position
 of the token.
 
-This file is independent of any engine: requests are numbered rows, and logits are one matrix.
+This file is independent of any engine: requests are numbered rows, and logits are one matrix. `slots.py` does
+the same for batches whose rows change with each step.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ REPORT_ARG = "safety_report"
 _ARGS = (MODE_ARG, THRESHOLD_ARG, PROMPT_ARG, REPORT_ARG)
 LAST = -1
 """Column of the engine's log-probabilities that is appended for requests without log-probabilities."""
-_CERTAIN = 1e30
+CERTAIN = 1e30
+"""At this logit all other tokens have probability 0 at any temperature; masking them would cost more."""
 _CHANGE_P_TAG = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "structured_outputs")
 
 
@@ -58,6 +60,13 @@ class TagPolicy:
     @property
     def ends_texts(self) -> bool:
         return self.mode == "stop" or (self.mode == "mask" and self.prompt_threshold < 1)
+
+    @property
+    def log_thresholds(self) -> tuple[float, float]:
+        """Values of log P(tag) that end a text before its first token, and later; infinity: never."""
+        later = math.log(self.threshold) if self.mode == "stop" else math.inf
+        first = math.log(self.prompt_threshold) if self.prompt_threshold < 1 else math.inf
+        return (min(later, first), later) if self.mode != "off" else (math.inf, math.inf)
 
 
 def check_threshold(name: str, value: Any) -> None:
@@ -128,6 +137,23 @@ def end_token(tag: int, stop_ids: Iterable[int] | None, eos: int | None) -> int 
     return tag if tag in ids else eos if eos is not None else min(ids, default=None)
 
 
+def running_policy(params: Any, default: TagPolicy, tag: int) -> tuple[TagPolicy, int | None, int | None]:
+    """Return the policy of a request that the engine runs, its `end_token`, and its column of log P(tag).
+
+    An exception here would end the engine with all its requests. So the tag is masked for a request with
+    invalid arguments, and for one whose text no token can end.
+    """
+    extra = params.extra_args or {}
+    try:
+        policy = parse_policy(extra, default)
+    except UserError:
+        policy = TagPolicy("mask")
+    end = end_token(tag, params.stop_token_ids, params.eos_token_id)
+    if policy.ends_texts and end is None:
+        policy = TagPolicy("mask")
+    return policy, end, report_column(extra, params.logprobs)
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     mask: bool
@@ -165,14 +191,13 @@ class TagRows:
         self.rows.pop(row, None)
         if policy.ends_texts and end is None:
             raise ValueError("a request whose text may be ended needs a token that ends it")
-        later = math.log(policy.threshold) if policy.mode == "stop" else math.inf
-        first = math.log(policy.prompt_threshold) if policy.prompt_threshold < 1 else math.inf
+        first, later = policy.log_thresholds
         if policy.mode != "off" or column is not None:
             self.rows[row] = _Row(
                 mask=policy.mode != "off",
                 end=self.tag if end is None else end,
                 log_threshold=later,
-                first_log_threshold=min(later, first),
+                first_log_threshold=first,
                 output=output,
                 column=column,
             )
@@ -223,8 +248,7 @@ class TagRows:
         stop_S = self._log_p_tag(logits_BV, self._stops) >= self._thresholds
         logits_BV[self._masks, self.tag] = -math.inf
         end_logits_S = logits_BV[self._stops, self._ends]
-        # At this logit all other tokens have probability 0 at any temperature; masking them would cost more.
-        logits_BV[self._stops, self._ends] = end_logits_S.masked_fill(stop_S, _CERTAIN)
+        logits_BV[self._stops, self._ends] = end_logits_S.masked_fill(stop_S, CERTAIN)
         return logits_BV
 
     def measure(self, logits_BV: torch.Tensor) -> torch.Tensor | None:

@@ -128,7 +128,8 @@ class SearchScheduler(TotalsScheduler):
     def open_totals(self, request: Request) -> PTagTotals | None:
         params = request.sampling_params
         reports = params is not None and report_column(params.extra_args, params.logprobs) == LAST
-        return PTagTotals() if reports else None
+        appended = not self.vllm_config.use_v2_model_runner  # by the sampler of V1
+        return PTagTotals() if reports and appended else None
 
     def open_tree(self, request: Request) -> Tree | None:
         params = request.sampling_params

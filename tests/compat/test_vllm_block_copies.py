@@ -11,6 +11,8 @@ def test_copy_blocks_matches_vllm() -> None:
 
     from safety_ray.compat.vllm_block_copies import copy_blocks
 
+    assert copy_kv_cache_blocks_inplace is not copy_blocks
+
     copies = [(0, 7), (0, 8), (3, 5)]
     for shape in ((10, 2, 4, 6), (30, 2, 4, 6)):  # one and three kernel blocks per block
         caches = [torch.randn(shape), torch.randn(shape).bfloat16()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from types import SimpleNamespace
@@ -54,14 +55,15 @@ def test_tag_processor_matches_reference_in_vllm_input_batch(seed: int) -> None:
     default = TagPolicy("stop", 0.4)
     config = SimpleNamespace(additional_config=engine_config(TAG, default))
     processor = TagProcessor(config, torch.device("cpu"), False)  # type: ignore[arg-type]
+    parameters = inspect.signature(InputBatch).parameters  # vLLM 0.32 has no kernel_block_sizes
     batch = InputBatch(
+        **({"kernel_block_sizes": [16]} if "kernel_block_sizes" in parameters else {}),
         max_num_reqs=size,
         max_model_len=64,
         max_num_batched_tokens=64,
         device=torch.device("cpu"),
         vocab_size=VOCAB,
         block_sizes=[16],
-        kernel_block_sizes=[16],
         max_num_blocks_per_req=[4],
         logitsprocs=LogitsProcessors([processor]),
     )
@@ -194,6 +196,13 @@ def test_tag_rows_applies_prompt_threshold_to_first_token_only() -> None:
     batch.flush()
     output[0].append(2)
     assert_same(batch.apply(torch.zeros(3, 4)), [[0, never, 0, 0], [0, never, 0, 0], [0, 0, 0, 0]])
+
+
+def test_tag_rows_that_report_only_end_no_text() -> None:
+    batch = TagRows(tag=1)
+    batch.add(0, TagPolicy("off", prompt_threshold=0.1), end=0, column=1)
+    batch.flush()
+    assert_same(batch.apply(torch.zeros(1, 4)), [[0, 0, 0, 0]])
 
 
 def test_tag_processor_reports_unmasked_p_tag_in_vllm_sampler() -> None:
