@@ -24,7 +24,9 @@ def forced_tokens(metadata: SamplingMetadata, num_rows: int) -> list[int] | None
     if metadata.max_num_logprobs in (None, -1) or metadata.logprob_token_ids or not metadata.all_greedy:
         return None
     processors = metadata.logitsprocs.non_argmax_invariant
-    biases = next((p.biases for p in processors if isinstance(p, LogitBiasLogitsProcessor)), {})
+    biases: dict[int, dict[int, float]] = next(
+        (p.biases for p in processors if isinstance(p, LogitBiasLogitsProcessor)), {}
+    )
     if len(biases) != num_rows or any(FORCED not in bias.values() for bias in biases.values()):
         return None
     return [max(biases[row], key=lambda token: biases[row][token]) for row in range(num_rows)]
