@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import Request
@@ -75,8 +75,7 @@ class RunningTree:
         self.request, self.tree, self.step = request, tree, 0
         self.row_params = row_params(params)
         self._width = params.logprobs + 1  # a batch's table is as wide as its widest request needs
-        self._final_only = params.output_kind == RequestOutputKind.FINAL_ONLY
-        self._unsent: list[LogprobsLists] = []
+        self._table: LogprobsLists | None = None  # the outputs of the last step
         self._first: EngineCoreOutput | None = None  # has the statistics of the prompt
         self.rows: list[Row] = []
         self.rows = self._new_rows()
@@ -95,7 +94,7 @@ class RunningTree:
         token_ids = np.concatenate([table.logprob_token_ids[:1, : self._width] for table in tables])
         log_probs = np.concatenate([table.logprobs[:1, : self._width] for table in tables])
         ranks = np.concatenate([table.sampled_token_ranks[:1] for table in tables])
-        self._unsent.append(LogprobsLists(token_ids, log_probs, ranks))
+        self._table = LogprobsLists(token_ids, log_probs, ranks)
         if self.step == 0:
             self._first = outputs[0]
         self.tree.advance(token_ids.tolist(), log_probs.tolist())
@@ -107,18 +106,14 @@ class RunningTree:
             row.parent.num_waiting_children += 1
         return previous
 
-    def take_output(self) -> EngineCoreOutput | None:
-        """Return what the frontend has not received: one token per row, in order; None if it waits."""
-        if not self._unsent or (self.rows and self._final_only):
-            return None
-        columns = zip(*(table[:3] for table in self._unsent), strict=True)
-        token_ids, log_probs, ranks = (np.concatenate(column) for column in columns)
-        self._unsent = []
+    def output(self) -> EngineCoreOutput:
+        """Return what the frontend receives after a step: one token per row, in order."""
+        assert self._table is not None
         first, self._first = self._first, None
         return EngineCoreOutput(
             request_id=self.request.request_id,
-            new_token_ids=token_ids[:, 0].tolist(),
-            new_logprobs=LogprobsLists(token_ids, log_probs, ranks),
+            new_token_ids=self._table.logprob_token_ids[:, 0].tolist(),
+            new_logprobs=self._table,
             finish_reason=None if self.rows else FinishReason.STOP,
             events=first.events if first else None,
             prefill_stats=first.prefill_stats if first else None,

@@ -216,12 +216,12 @@ class TreeScheduler(AsyncScheduler):
             batch.outputs = others
         failed, self._failed = self._failed, []
         outputs = [(request, failed_output(request, reason)) for request, reason in failed]
-        outputs += [(running.request, output) for running in complete if (output := self._advance(running))]
+        outputs += [(running.request, self._advance(running)) for running in complete]
         for request, output in outputs:
             batches.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(output)
         return batches
 
-    def _advance(self, running: RunningTree) -> EngineCoreOutput | None:
+    def _advance(self, running: RunningTree) -> EngineCoreOutput:
         """Grow a tree whose rows have all ended; return what its request receives."""
         try:  # an exception ends this tree, not the engine
             previous = running.advance()
@@ -236,7 +236,7 @@ class TreeScheduler(AsyncScheduler):
             self._ready.append(running)
         else:
             self._end(running, RequestStatus.FINISHED_STOPPED)
-        return running.take_output()
+        return running.output()
 
     def _end(self, running: RunningTree, status: RequestStatus) -> None:
         """Forget a tree, with its rows and their blocks."""

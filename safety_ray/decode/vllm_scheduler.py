@@ -9,6 +9,7 @@ frontend.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -133,14 +134,17 @@ class SearchScheduler(TotalsScheduler):
 
     def open_tree(self, request: Request) -> Tree | None:
         params = request.sampling_params
-        values = (params.extra_args or {}).get(SEARCH_ARG) if params is not None else None
-        if params is None or values is None:
+        extra = (params.extra_args or {}) if params is not None else {}
+        if params is None or extra.get(SEARCH_ARG) is None:
             return None
-        search = make_search(values)
+        search = make_search(extra[SEARCH_ARG])
         if request.prompt_token_ids is None or request.mm_features:
             raise UserError("a search needs a prompt of token ids only.")
         settings = search.settings
         if params.logit_bias != {settings.tag_id: FORCED} or params.logprobs != settings.num_candidates + 1:
             raise UserError("the sampling parameters do not belong to the search; use search_params.")
         check_length(settings, request.num_prompt_tokens, self.max_model_len)
+        # The worker receives the parameters with each row, and does not need the description.
+        request.sampling_params = row_params = copy.copy(params)
+        row_params.extra_args = {key: value for key, value in extra.items() if key != SEARCH_ARG}
         return SearchTree(search)

@@ -10,12 +10,13 @@ repeated here from these values, which gives the same beams, with everything tha
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from vllm import SamplingParams
-from vllm.inputs import TokensPrompt, tokens_input
+from vllm import RequestOutput, SamplingParams
+from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 
 from safety_ray.compat.vllm_forced_tokens import FORCED
@@ -25,10 +26,10 @@ from safety_ray.decode.safebeam import Hypothesis, Search
 from safety_ray.decode.vllm_scheduler import SEARCH_ARG, check_length, describe_search, expansion
 
 if TYPE_CHECKING:
-    from vllm import LLM, CompletionOutput, RequestOutput
+    from vllm import LLM, CompletionOutput
     from vllm.logprobs import FlatLogprobs
 
-_MODE_OFF = {MODE_ARG: "off"}  # a processor that masks the tag would leave no token to sample
+_MODE_OFF = {MODE_ARG: "off"}  # after a mask, a row would sample another token than the tag
 
 
 def search_params(search: Search) -> SamplingParams:
@@ -52,7 +53,7 @@ class Replay:
     """A search that is repeated from the outputs of the engine core."""
 
     def __init__(self, search: Search) -> None:
-        self._search = search
+        self.search = search
         self._rows: list[tuple[list[int], list[float]]] = []  # outputs of a part of a step
 
     def add(self, output: CompletionOutput) -> None:
@@ -69,11 +70,11 @@ class Replay:
 
     def advance(self) -> bool:
         """Advance the search by one step; return False if the rows of the step are not complete."""
-        number = len(self._search.pending)
+        number = len(self.search.pending)
         if not number or len(self._rows) < number:
             return False
         rows, self._rows = self._rows[:number], self._rows[number:]
-        self._search.advance([expansion(*row, self._search.settings) for row in rows])
+        self.search.advance([expansion(*row, self.search.settings) for row in rows])
         return True
 
 
@@ -87,16 +88,22 @@ def run_searches(
     for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
         where = "the prompt" if len(prompts) == 1 else f"prompt {index}"
         check_length(search.settings, len(prompt), llm.model_config.max_model_len, where)
-    outputs = llm.generate(
-        [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
-        [search_params(search) for search in searches],
-        use_tqdm=False,
-    )
-    for output, search in zip(outputs, searches, strict=True):
-        replay = Replay(search)
-        replay.add(output.outputs[0])
-        while replay.advance():
-            pass
+    engine = llm.llm_engine
+    replays = {f"search-{uuid.uuid4().hex}": Replay(search) for search in searches}
+    ids: list[str] = []
+    try:
+        for (name, replay), prompt in zip(replays.items(), prompts, strict=True):
+            ids.append(engine.add_request(name, tokens_input(list(prompt)), search_params(replay.search)))
+        while engine.has_unfinished_requests():
+            for output in engine.step():  # searches are repeated while the engine computes their next steps
+                assert isinstance(output, RequestOutput)
+                replay = replays[output.request_id]
+                replay.add(output.outputs[0])
+                while replay.advance():
+                    pass
+    except BaseException:
+        engine.abort_request(ids, internal=True)
+        raise
     return [search.hypotheses() for search in searches]
 
 

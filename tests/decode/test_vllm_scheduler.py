@@ -187,6 +187,13 @@ def test_search_scheduler_reset_gives_up_held_blocks(config: Any) -> None:
     assert_empty(engine)
 
 
+def test_search_scheduler_sends_no_descriptions_to_the_worker(config: Any) -> None:
+    engine = SimulatedEngine(config)
+    start(engine, range(4, 5))  # its description has a table of the vocabulary
+    engine.run(3)
+    assert {tuple(params.extra_args or ()) for params in engine.params.values()} == {("safety_mode",)}
+
+
 def odd_requests() -> list[tuple[Any, str]]:
     good = describe_search(Search(SearchSettings(**COMMON)))
     settings = good["settings"]
