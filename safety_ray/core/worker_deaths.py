@@ -8,6 +8,7 @@ that dies for another reason, as on a preempted node, leaves its row one try les
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,8 +51,9 @@ class Watch:
     """Starts and ends of the work of one stage: created by the driver, used in its workers."""
 
     def __init__(self, actor: Any = None) -> None:
-        """`actor` is the handle of an actor of a class that extends `Starts`; by default one is started."""
-        self._actor: Any = actor or cluster.start_actor(Starts)
+        """`actor`: handle of an actor of a class that extends `Starts`; by default all stages share one."""
+        self._actor: Any = actor or cluster.shared_actor(Starts)
+        self._name = secrets.token_hex(4)  # keys of other stages may be the same
 
     @contextmanager
     def work(self, key: str) -> Iterator[int]:
@@ -63,11 +65,11 @@ class Watch:
             self._end(key)
 
     def _start(self, key: str) -> int:
-        deaths: int = cluster.result(self._actor.start.remote(key))
+        deaths: int = cluster.result(self._actor.start.remote(f"{self._name} {key}"))
         return deaths
 
     def _end(self, key: str) -> None:
-        self._actor.end.remote(key)
+        self._actor.end.remote(f"{self._name} {key}")
 
     @contextmanager
     def alone(self, key: str) -> Iterator[str | None]:

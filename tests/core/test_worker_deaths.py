@@ -5,25 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-
-from safety_ray.core.worker_deaths import Starts, Watch
+from local_watch import LocalWatch
 
 BATCH = pa.table({"id": ["a", "b", "c"]})
 Calls = list[list[str]]
 
 
-class LocalWatch(Watch):
-    """A watch whose actor is an object of this process."""
+class CallingWatch(LocalWatch):
+    """A watch that notes the rows of each call."""
 
     def __init__(self) -> None:
-        self.starts = Starts()
+        super().__init__()
         self.calls: Calls = []
-
-    def _start(self, key: str) -> int:
-        return self.starts.start(key)
-
-    def _end(self, key: str) -> None:
-        self.starts.end(key)
 
     def rows(self) -> list[dict[str, Any]]:
         def add(batch: pa.Table) -> pa.Table:
@@ -36,13 +29,9 @@ class LocalWatch(Watch):
         rows: list[dict[str, Any]] = self.call(add, BATCH, reject).to_pylist()
         return rows
 
-    def die(self, key: str, times: int) -> None:
-        for _ in range(times):
-            self.starts.start(key)
-
 
 def test_watch_calls_whole_batch_until_it_died_twice() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     for deaths in (0, 1):
         watch.die("batch of 3 from a", deaths)
         assert watch.rows() == [{"id": id, "done": True} for id in "abc"]
@@ -51,7 +40,7 @@ def test_watch_calls_whole_batch_until_it_died_twice() -> None:
 
 
 def test_watch_rejects_only_the_row_that_died_alone() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     watch.die("batch of 3 from a", 2)
     watch.die("row b", 2)
     watch.die("row c", 1)
@@ -63,7 +52,7 @@ def test_watch_rejects_only_the_row_that_died_alone() -> None:
 
 
 def test_watch_counts_no_death_for_an_exception() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     for _ in range(5):
         try:
             with watch.work("file") as deaths:

@@ -1,0 +1,23 @@
+"""A watch of rows that end their workers, without Ray."""
+
+from __future__ import annotations
+
+from safety_ray.core.worker_deaths import Starts, Watch
+
+
+class LocalWatch(Watch):
+    """A watch whose actor is an object of this process."""
+
+    def __init__(self) -> None:
+        self.starts = Starts()
+
+    def _start(self, key: str) -> int:
+        return self.starts.start(key)
+
+    def _end(self, key: str) -> None:
+        self.starts.end(key)
+
+    def die(self, key: str, times: int) -> None:
+        """Count `times` starts of `key` that never ended."""
+        for _ in range(times):
+            self.starts.start(key)
