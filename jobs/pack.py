@@ -26,9 +26,10 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column
+from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack import duplicates, heldout, inputs, mixture, planning, selection, shards, vocabulary
 from safety_ray.pack.duplicates import Copies
-from safety_ray.pack.encode import encode_rows
+from safety_ray.pack.encode import encode_watched
 from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
 from safety_ray.pack.planning import Counts, Schedule
 from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
@@ -199,12 +200,13 @@ def _encode(
     pass over two sources would have none left on two cores.
     """
     encoded, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
+    watch = Watch()
     settings = {"seed": config.seed, "tag_rate": config.tag_rate, "tag_from": config.tag_from}
     for name, documents in sources.items():
         counts = dataset.write(
             documents.map_batches(
-                encode_rows,
-                fn_kwargs={"vocabulary": tokenizer, **settings},
+                encode_watched,
+                fn_kwargs={"watch": watch, "vocabulary": tokenizer, **settings},
                 batch_format="pyarrow",
                 batch_size=_BATCH,
             ),

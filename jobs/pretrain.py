@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import threading
 from concurrent.futures import Future
@@ -29,7 +28,7 @@ from ray.train import ValidationConfig as RayValidation
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray.compat.ray_preemption import preempted_nodes
-from safety_ray.core import artifact, cluster, progress
+from safety_ray.core import artifact, cluster, filesystem, progress
 from safety_ray.train import loggers
 from safety_ray.train.checkpoint import remove_old
 from safety_ray.train.data import TokenRows
@@ -63,7 +62,7 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """Open the output folder, after checking that the workers fit the cluster."""
     if not artifact.is_finished(config.output):
-        loggers.check(config.loggers)
+        loggers.check(config.loggers, config.output)
         cluster.start()
         total = ray.cluster_resources()
         if not config.autoscale:
@@ -83,7 +82,7 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
     model = replace(model, init=_absolute(folder(model.init)))
     gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
-    storage = Path(config.output) / "ray"  # Ray Train's own state; not needed after the run
+    storage = f"{config.output}/ray"  # Ray Train's own state; not needed after the run
     metrics, validations = Metrics(config.output), Validations(config.output)
 
     def done() -> progress.Done:
@@ -110,15 +109,15 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
             ),
             run_config=RunConfig(
                 name="train",
-                storage_path=str(storage),
+                storage_path=storage,
                 failure_config=FailureConfig(max_failures=config.max_failures),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
             validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
         )
-        shutil.rmtree(storage, ignore_errors=True)
+        filesystem.remove(storage)
         result = fit_interruptibly(trainer)
-    shutil.rmtree(storage, ignore_errors=True)
+    filesystem.remove(storage)
     returned: dict[str, Any] = result.return_value
     if "refused" in returned:
         raise returned["refused"]
@@ -248,7 +247,9 @@ def validate_checkpoint(
         values = {"error": f"not done after validation.timeout_s={settings.timeout_s:g} s"}
     except RayError as error:
         values = {"error": str(error).strip().splitlines()[-1]}
-    Validations(config.output).append({"step": reported["step"], **values})
+    validations = Validations(config.output)
+    validations.append({"step": reported["step"], **values})
+    validations.flush()
     return values
 
 

@@ -38,6 +38,7 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
+from safety_ray.core.worker_deaths import Watch
 from safety_ray.judge import ensemble
 from safety_ray.llm import engine
 from safety_ray.rewrite import drafts, estimate, outcomes, tasks
@@ -247,7 +248,9 @@ def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
         # The template engine keeps sentences of the source, so similarity needs no check.
         compares = config.accept.compares and uses_model
         actor = ScoreAndCompare if compares else None
-        scored = classify(rows.ds, config, config.classifier, rows.total, actor=actor)
+        scored = classify(
+            rows.ds, config, config.classifier, rows.total, watch=Watch(), actor=actor
+        ).map_batches(partial(drafts.note_unscored, reason_column=dataset.REASON), **_ARROW)
         if uses_judge:
             scored = scored.map_batches(ensemble.keep_classifier_score, **_ARROW)
         return replace(rows, ds=scored)

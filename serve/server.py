@@ -11,7 +11,13 @@ from typing import Any
 from ray.serve.llm.deployment import LLMServer
 
 from safety_ray.chat.encoder import ChatEncoder
-from safety_ray.compat.ray_llm import CompletionRequest, engine_client, model_card, offer_tokenization
+from safety_ray.compat.ray_llm import (
+    CompletionRequest,
+    engine_client,
+    keep_hub_tokens_out_of_runtime_envs,
+    model_card,
+    offer_tokenization,
+)
 from safety_ray.compat.versions import check_versions
 from safety_ray.compat.vllm_renderer import PlainTextRenderer, use_renderer
 from safety_ray.compat.vllm_runners import describe_runner
@@ -56,6 +62,7 @@ class SafetyServer(LLMServer):
         self._metrics = Metrics()
         try:
             check_versions("ray", "vllm")
+            keep_hub_tokens_out_of_runtime_envs()
             self.install_renderer()
             await super().start()
         except Exception as error:

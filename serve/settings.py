@@ -124,6 +124,11 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check_limits(self.default_options(), self.limits())
+        if "://" in self.model:
+            raise UserError(
+                f"model={self.model}: the endpoint reads no URL; copy the model to a folder that all of its "
+                "machines read."
+            )
         if not 1 <= self.port <= 65535:
             raise UserError(f"port must be 1 to 65535, not {self.port}.")
         if not self.route_prefix.startswith("/"):

@@ -11,12 +11,10 @@ from safety_ray.llm.engine import EngineConfig
 from safety_ray.llm.openai_engine import _Endpoint
 
 
-def answered(
-    config: EngineConfig, rows: pa.Table, *, key: str = "", schema: dict[str, Any] | None = None
-) -> pa.Table:
+def answered(config: EngineConfig, rows: pa.Table, *, schema: dict[str, Any] | None = None) -> pa.Table:
     """Return `rows` with the endpoint's replies."""
 
     async def work() -> pa.Table:
-        return await _Endpoint(config, key, schema)(rows)
+        return await _Endpoint(config, schema)(rows)
 
     return asyncio.run(work())

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.constants import ENV_VARS_TO_PROPAGATE
 from ray.llm._internal.serve.core.configs.openai_api_models import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -42,6 +43,7 @@ __all__ = [
     "TokenizeCompletionRequest",
     "engine_client",
     "ingress_app",
+    "keep_hub_tokens_out_of_runtime_envs",
     "model_card",
     "offer_tokenization",
     "openai_servings",
@@ -72,6 +74,15 @@ def openai_servings(server: Any) -> dict[str, Any]:
 def offer_tokenization(server: Any) -> None:
     """Make POST /tokenize and /detokenize work: Ray 2.60 reads them under a name that vLLM 0.29 renamed."""
     server.engine._oai_serving_tokenization = getattr(server.engine._app_state, "serving_tokenization", None)
+
+
+def keep_hub_tokens_out_of_runtime_envs() -> None:
+    """Stop Ray Serve LLM from copying HF_TOKEN into runtime environments, which Ray shows and logs.
+
+    A replica does so when it asks the nodes of its engine to download the model; the nodes have the variable
+    themselves.
+    """
+    ENV_VARS_TO_PROPAGATE.clear()
 
 
 def ingress_app(innermost: Any) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -135,6 +136,18 @@ def start_actor(cls: type, *arguments: Any) -> Any:
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
     )
     return actor.remote(*arguments)
+
+
+def shared_actor(cls: type) -> Any:
+    """Return this driver's actor of class `cls`, which the first call starts with `start_actor`."""
+    import ray
+
+    return _shared_actor(ray.get_runtime_context().get_worker_id(), cls)
+
+
+@cache
+def _shared_actor(driver: str, cls: type) -> Any:
+    return start_actor(cls)
 
 
 def result(reference: Any) -> Any:

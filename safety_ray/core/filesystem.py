@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import posixpath
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -46,6 +52,50 @@ def states(fs: Any, listed: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
 def _state(path: str, info: dict[str, Any]) -> list[Any]:
     changed = info.get("ETag") or info.get("mtime") or info.get("last_modified") or ""
     return [path.rsplit("/", 1)[-1], info.get("size"), str(changed)]
+
+
+def is_local(path: str) -> bool:
+    """Return whether `path` is on a filesystem of this machine, and no URL."""
+    return "://" not in path
+
+
+def upload(folder: str, path: str) -> None:
+    """Copy the files of the local `folder` to `path`, in place of the files that it has."""
+    fs, root = find(path)
+    remove(path)
+    for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
+        target = f"{root}/{file.relative_to(folder).as_posix()}"
+        fs.makedirs(posixpath.dirname(target), exist_ok=True)
+        fs.put_file(str(file), target)
+
+
+def local_copy(path: str) -> str:
+    """Return a folder of this machine with the files of the URL `path`; a path that is no URL as it is.
+
+    Files are downloaded once per machine and state of the URL, into ~/.cache/safety_ray or XDG_CACHE_HOME.
+    Raises UserError if the URL has no files.
+    """
+    if is_local(path):
+        return path
+    fs, root = find(path)
+    listed = fs.find(root, detail=True)
+    if not listed:
+        raise UserError(f"'{path}' does not exist.")
+    key = hashlib.sha256(json.dumps([path, states(fs, listed)]).encode()).hexdigest()[:16]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safety_ray"
+    caches.mkdir(parents=True, exist_ok=True)
+    if not (caches / key).exists():
+        with tempfile.TemporaryDirectory(dir=caches) as part:
+            for name in listed:
+                target = Path(part, key, name[len(root) :].lstrip("/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(name, str(target))
+            try:
+                os.rename(Path(part, key), caches / key)
+            except OSError:
+                if not (caches / key).exists():  # else another process was faster
+                    raise
+    return str(caches / key)
 
 
 def remove(path: str) -> None:

@@ -1,7 +1,9 @@
-"""Refuse settings that would write a secret into records, logs and events.
+"""Keep secrets out of records, logs and events.
 
 Settings are copied into config.json and record.json. So a key, a token or a password is never a setting: it
-is an environment variable, which libraries read themselves or a setting names (`engine.api_key_env`).
+is an environment variable, which libraries read themselves or a setting names (`engine.api_key_env`), or the
+content of a file that a setting names. It is read where it is used, because Ray shows runtime environments
+and the arguments of operators.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ _SECRET_KEYS = {
     *("api_key", "apikey", "access_token", "auth_token", "hf_token", "secret", "secret_key", "password"),
     *("authorization", "x-api-key", "api-key"),
 }
+_MESSAGE_CHARACTERS = 300
 
 
 def check(values: dict[str, Any]) -> None:
@@ -33,8 +36,13 @@ def check(values: dict[str, Any]) -> None:
         if value and key.rsplit(".", 1)[-1].lower() in _SECRET_KEYS:
             raise UserError(
                 f"{key}: a secret would be written to records; set it as an environment variable, such as "
-                "HF_TOKEN, or name the variable with engine.api_key_env."
+                "HF_TOKEN, or name the variable with engine.api_key_env or a file with engine.api_key_file."
             )
+
+
+def hide(message: str, secret: str) -> str:
+    """Replace `secret` in a message of another program, which may repeat it, and shorten the message."""
+    return (message.replace(secret, "***") if secret else message)[:_MESSAGE_CHARACTERS]
 
 
 def _texts(values: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ as deaths only if there are many, because a row may also take its machine down.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -64,8 +65,9 @@ class Watch:
     """Starts and ends of the work of one stage: created by the driver, used in its workers."""
 
     def __init__(self, actor: Any = None) -> None:
-        """`actor` is the handle of an actor of a class that extends `Starts`; by default one is started."""
-        self._actor: Any = actor or cluster.start_actor(Starts)
+        """`actor`: handle of an actor of a class that extends `Starts`; by default all stages share one."""
+        self._actor: Any = actor or cluster.shared_actor(Starts)
+        self._name = secrets.token_hex(4)  # keys of other stages may be the same
 
     @contextmanager
     def work(self, key: str) -> Iterator[int]:
@@ -77,11 +79,11 @@ class Watch:
             self._end(key)
 
     def _start(self, key: str) -> int:
-        deaths: int = cluster.result(self._actor.start.remote(key, cluster.this_node()))
+        deaths: int = cluster.result(self._actor.start.remote(f"{self._name} {key}", cluster.this_node()))
         return deaths
 
     def _end(self, key: str) -> None:
-        self._actor.end.remote(key)
+        self._actor.end.remote(f"{self._name} {key}")
 
     @contextmanager
     def alone(self, key: str) -> Iterator[str | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
+from safety_ray.core.secrets import hide
 from safety_ray.evaluate.decoders import DECODERS, GREEDY
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, Prompt
 from safety_ray.evaluate.results import Row
@@ -67,6 +68,7 @@ class Endpoint:
                 f"endpoint.api_key_env: the environment variable {config.api_key_env} is empty; set it to "
                 "the key, or set endpoint.api_key_env='' for an endpoint without keys."
             )
+        self._key = key
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._get("models")
         self.modes = frozenset(self._get("safety").get("modes", ()))
@@ -116,7 +118,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             if error.status_code in _REFUSED:
                 body = error.body if isinstance(error.body, dict) else {}
-                return {ERROR: f"HTTP {error.status_code}: {str(body.get('message', error.message))[:300]}"}
+                message = str(body.get("message", error.message))
+                return {ERROR: f"HTTP {error.status_code}: {hide(message, self._key)}"}
             raise UserError(
                 f"the endpoint {self.config.url} answered model '{self.config.model}' with HTTP "
                 f"{error.status_code}; when it works again, the same command resumes."

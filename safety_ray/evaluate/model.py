@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.core import tag
+from safety_ray.core import filesystem, tag
 from safety_ray.core.artifact import local_input, read_record
 from safety_ray.core.errors import UserError
 
@@ -19,23 +19,28 @@ from safety_ray.core.errors import UserError
 class Description:
     """Properties of a model that are known without its weights."""
 
-    folder: str  # or an id on the model hub
+    folder: str  # or a URL, or an id on the model hub
     tag_id: int | None  # None: the model has no tag
     vocabulary: int
     positions: int | None  # maximum context; None: no limit
+
+    def load_tokenizer(self) -> Any:
+        """Load the model's tokenizer."""
+        return AutoTokenizer.from_pretrained(filesystem.local_copy(self.folder))
 
 
 def folder(path: str) -> str:
     """Return the Hugging Face folder: `path`, or `<path>/model` in the output of a training run.
 
-    An id on the model hub is returned as it is. Raises UserError if there is no model.
+    A path may be a URL. An id on the model hub is returned as it is. Raises UserError if there is no model.
     """
     if not local_input("model", path):
         return path
-    for candidate in (Path(path) / "model", Path(path)):
-        settings = candidate / "config.json"  # folders of stages have a file of this name as well
-        if settings.is_file() and "model_type" in json.loads(settings.read_text(encoding="utf-8")):
-            return str(candidate.absolute())
+    fs, root = filesystem.find(path)
+    for candidate in (f"{root}/model", root):
+        settings = f"{candidate}/config.json"  # folders of stages have a file of this name as well
+        if fs.isfile(settings) and "model_type" in json.loads(fs.cat_file(settings)):
+            return candidate if filesystem.is_local(path) else str(fs.unstrip_protocol(candidate))
     read_record(path)  # raises an error of its own for an unfinished run
     raise UserError(
         f"'{path}' contains no model; give a folder with a Hugging Face config.json, "
@@ -51,8 +56,9 @@ def describe(path: str, tag_string: str = "") -> Description:
     """
     where = folder(path)
     try:
-        config = AutoConfig.from_pretrained(where).get_text_config()
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        local = filesystem.local_copy(where)
+        config = AutoConfig.from_pretrained(local).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(local)
     except (OSError, ValueError) as error:
         raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
     context = getattr(config, "max_position_embeddings", None)
@@ -72,7 +78,7 @@ def tokens_per_parameter(path: str) -> float | None:
     """Return the training tokens per parameter; None unless `pretrain` trained the model from new weights."""
     if not local_input("model", path):
         return None
-    record = read_record(str(Path(path).parent if Path(path).name == "model" else path)) or {}
+    record = read_record(posixpath.dirname(path) if posixpath.basename(path) == "model" else path) or {}
     settings = record.get("config", {}).get("model")
     if not isinstance(settings, dict) or settings.get("init") or not record.get("parameters"):
         return None
@@ -80,16 +86,17 @@ def tokens_per_parameter(path: str) -> float | None:
 
 
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
-    """Load the model, in evaluation mode, and the tokenizer of a folder; on a CPU in fp32.
+    """Load the model, in evaluation mode, and the tokenizer of a folder or URL; on a CPU in fp32.
 
     Raises UserError if the weights cannot be read, as those in pickle files.
     """
     dtype = torch.float32 if device == "cpu" else "auto"
+    local = filesystem.local_copy(where)
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(local, dtype=dtype, use_safetensors=True)
     except OSError as error:
         raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(where)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(local)
 
 
 def start_ids(tokenizer: Any) -> list[int]:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.core.errors import UserError
@@ -62,7 +61,7 @@ def encode_prompts(
     A prompt that does not fit the model's context together with its answer is not shortened, but returned in
     `too_long`. Raises UserError if none fits, or if the tokenizer has no chat template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    tokenizer = described.load_tokenizer()
     if chat and not tokenizer.chat_template:
         raise UserError(f"chat: the tokenizer of '{described.folder}' has no chat template; set chat=false.")
     encoder = ChatEncoder(tokenizer, described.tag_id) if chat else None
@@ -124,7 +123,7 @@ def seeds_for(prompt: Prompt, seed: int, number: int) -> list[int]:
 
 def read_tasks(described: Description, documents: list[Document], *, document_tokens: int) -> list[Task]:
     """Return the tasks that read at most `document_tokens` tokens of each document."""
-    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    tokenizer = described.load_tokenizer()
     start = start_ids(tokenizer)
     limit = min(document_tokens, described.positions or document_tokens)
     tasks: list[Task] = []
@@ -143,7 +142,7 @@ def word_ends(described: Description, documents: list[Document], *, document_tok
 
     `pack` inserts the tag at such positions only. The last token that is read has none.
     """
-    tokenizer = AutoTokenizer.from_pretrained(described.folder)
+    tokenizer = described.load_tokenizer()
     shift = len(start_ids(tokenizer))
     limit = min(document_tokens, described.positions or document_tokens)
     texts = [document.text for document in documents]

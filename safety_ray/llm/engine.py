@@ -41,9 +41,14 @@ class EngineConfig:
     model: str = setting("vllm: a folder or hub id; openai: the model's name at the endpoint", default="")
     base_url: str = setting("openai: the endpoint, e.g. http://127.0.0.1:8000/v1", default="", identity=False)
     api_key_env: str = setting(
-        "openai: name of the environment variable with the key (not the key); "
+        "openai: name of the environment variable with the key (not the key), on all machines; "
         "'' for an endpoint without keys",
         default="OPENAI_API_KEY",
+        identity=False,
+    )
+    api_key_file: str = setting(
+        "openai: file with the key on all machines, such as a mounted secret, in place of api_key_env",
+        default="",
         identity=False,
     )
     max_tokens: int = setting("maximum tokens in a reply; a truncated reply is an error", default=1024)
@@ -132,7 +137,7 @@ def processor(
     `engine_error` (the reason) is null in every row; the columns `USAGE` and `SECONDS` have token counts
     and time. `template` writes the replies of the engine `template`; a ValueError becomes the row's
     `engine_error`. `schema` is a JSON schema that constrains the replies of vllm and openai. Call `check`
-    first; the same errors are raised here.
+    first, which raises errors before the work.
     """
     if config.kind == "template":
         if template is None:

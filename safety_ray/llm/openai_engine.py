@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.secrets import hide
 from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
+
+if TYPE_CHECKING:
+    import openai
 
 
 def _key(config: EngineConfig) -> str:
-    """Return the key from its environment variable. It must not occur in a record, log or message."""
+    """Return the key, as this process can read it; it must not occur in a record, log or message.
+
+    It is no argument of a task or an actor, because Ray shows and exports the arguments of operators.
+    """
+    if config.api_key_file:
+        try:
+            key = Path(config.api_key_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"the file engine.api_key_file={config.api_key_file} cannot be read on {platform.node()} "
+                f"({type(error).__name__}); it must be a text file on all machines."
+            ) from None
+        if not key:
+            raise UserError(
+                f"the file engine.api_key_file={config.api_key_file} is empty; write the key to it."
+            )
+        return key
     if not config.api_key_env:
         return ""
     key = os.environ.get(config.api_key_env, "")
     if not key:
         raise UserError(
-            f"the environment variable {config.api_key_env} has no key for {config.base_url}; "
-            "set it, or set engine.api_key_env='' for an endpoint without keys."
+            f"the environment variable {config.api_key_env} has no key for {config.base_url} on "
+            f"{platform.node()}; set it on all machines before `ray start`, name a file with "
+            "engine.api_key_file, or set engine.api_key_env='' for an endpoint without keys."
         )
     return key
 
@@ -40,8 +64,12 @@ def check(config: EngineConfig) -> None:
             f"the endpoint engine.base_url={config.base_url} cannot be reached ({type(error).__name__})."
         ) from None
     if response.status_code in (401, 403):
-        refused = f"the key in {config.api_key_env}" if key else "a request without a key"
+        refused = f"the key in {_place(config)}" if key else "a request without a key"
         raise UserError(f"the endpoint {config.base_url} refuses {refused} (HTTP {response.status_code}).")
+
+
+def _place(config: EngineConfig) -> str:
+    return config.api_key_file or config.api_key_env or "(none)"
 
 
 def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
@@ -60,14 +88,27 @@ def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
 class _Endpoint:
     """An actor that sends concurrent requests to one endpoint."""
 
-    def __init__(self, config: EngineConfig, key: str, schema: dict[str, Any] | None) -> None:
+    def __init__(self, config: EngineConfig, schema: dict[str, Any] | None) -> None:
+        self.config = config
+        self.slots = asyncio.Semaphore(config.concurrency)
+        self.format: dict[str, Any] = {}
+        if schema is not None:
+            json_schema = {"name": "reply", "schema": schema, "strict": True}
+            self.format = {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+
+    @cached_property
+    def key(self) -> str:
+        return _key(self.config)  # not in the constructor, of whose errors Ray keeps only the text
+
+    @cached_property
+    def client(self) -> openai.AsyncOpenAI:
         import openai
 
-        self.config, self.key = config, key
+        config = self.config
         # The client retries after 408, 409, 429, 5xx and broken connections, with pauses that double from
         # half a second or follow the Retry-After header.
-        self.client = openai.AsyncOpenAI(
-            api_key=key or "none",
+        return openai.AsyncOpenAI(
+            api_key=self.key or "none",
             base_url=config.base_url,
             timeout=config.timeout_s,
             max_retries=config.retries,
@@ -75,11 +116,6 @@ class _Endpoint:
                 event_hooks={"request": [_limit(config.requests_per_minute)]}
             ),
         )
-        self.slots = asyncio.Semaphore(config.concurrency)
-        self.format: dict[str, Any] = {}
-        if schema is not None:
-            json_schema = {"name": "reply", "schema": schema, "strict": True}
-            self.format = {"response_format": {"type": "json_schema", "json_schema": json_schema}}
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         try:
@@ -110,17 +146,16 @@ class _Endpoint:
                 )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(
-                f"the endpoint {config.base_url} refuses the key in "
-                f"{config.api_key_env or '(none)'} (HTTP {error.status_code})."
+                f"the endpoint {config.base_url} refuses the key in {_place(config)} "
+                f"(HTTP {error.status_code})."
             ) from None
         except openai.NotFoundError:
             raise UserError(f"the endpoint {config.base_url} has no model '{config.model}'.") from None
         except openai.APIStatusError as error:
-            return Outcome(
-                error=self.hide(f"the endpoint answered HTTP {error.status_code}: {error.message}")
-            )
+            reason = f"the endpoint answered HTTP {error.status_code}: {error.message}"
+            return Outcome(error=hide(reason, self.key))
         except openai.APIError as error:  # no connection, timeout, or an answer that is not a completion
-            return Outcome(error=self.hide(f"{type(error).__name__}: {error.message}"))
+            return Outcome(error=hide(f"{type(error).__name__}: {error.message}", self.key))
         usage, seconds = answer.usage, time.monotonic() - start
         cached = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None
         measured = (
@@ -138,19 +173,14 @@ class _Endpoint:
             return Outcome(None, reason, *measured)
         return Outcome(choice.message.content, None, *measured)
 
-    def hide(self, message: str) -> str:
-        """Shorten an error message and replace the key in it, which the endpoint may repeat."""
-        return (message.replace(self.key, "***") if self.key else message)[:300]
-
 
 def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     """Return the function that `safety_ray.llm.engine.processor` describes."""
     import ray.data
 
-    key = _key(config)
     return lambda ds: ds.map_batches(
         _Endpoint,
-        fn_constructor_args=(config, key, schema),
+        fn_constructor_args=(config, schema),
         batch_format="pyarrow",
         batch_size=config.batch_size,
         compute=ray.data.ActorPoolStrategy(size=1),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safety_ray.compat.killed_children import last_killed, worker_log
+from safety_ray.llm.engine_deaths import Announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,24 @@ class Watch:
                 return
 
 
-def watched(udf: type, timeout_s: float, notices: Any) -> type:
+def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
     """Return ray.data.llm's actor class for an engine, extended with a `Watch` on that engine.
 
-    `notices` is the handle of a `safety_ray.llm.notices.Notices`, which receives the reason if it ends.
+    `notices` is the handle of a `safety_ray.llm.notices.Notices`, which receives the reason if it ends, and
+    `starts` that of a `safety_ray.core.worker_deaths.Starts`, for requests that end their engine.
     """
 
     class Watched(udf):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             from vllm.sampling_params import RequestOutputKind
+            from vllm.v1.engine.exceptions import EngineDeadError
 
             engine = self.llm.engine
             watch = Watch(timeout_s, lambda: end_actor(timeout_s, notices))
-            generate = _Reporting(engine.generate, notices)
+            generate = Announced(
+                _Reporting(engine.generate, notices), starts.start.remote, starts.end.remote, EngineDeadError
+            )
             process = engine.output_processor.process_outputs
 
             def process_outputs(*args: Any, **kwargs: Any) -> Any:

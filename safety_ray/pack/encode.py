@@ -5,6 +5,8 @@ Every document ends with end-of-text. Its place in the training order is a hash 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -13,6 +15,7 @@ from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
 from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
+from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack.personas import with_personas
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
 from safety_ray.pack.vocabulary import Vocabulary
@@ -28,6 +31,21 @@ ENCODED = pa.schema(
 )
 _TAGS_NEED_BYTES = "its tokens do not spell its text byte by byte, so words cannot be located in them"
 _FORGED = "the tokenizer encodes part of its text as a control token"
+
+
+def encode_watched(rows: pa.Table, watch: Watch, **settings: Any) -> pa.Table:
+    """Call `encode_rows`; a row whose encoding ends the worker process is rejected."""
+
+    def encode(rows: pa.Table) -> pa.Table:
+        return encode_rows(rows, **settings)
+
+    return watch.call(encode, rows, lambda row, reason: encode(_with_reason(row, reason)))
+
+
+def _with_reason(rows: pa.Table, reason: str) -> pa.Table:
+    """Return rows with `reason` as the reason of their rejection, for which they are not encoded."""
+    place = rows.schema.get_field_index(REASON)
+    return rows.set_column(place, REASON, pa.array([reason] * len(rows), pa.string()))
 
 
 def encode_rows(

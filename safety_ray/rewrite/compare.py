@@ -22,8 +22,8 @@ class ScoreAndCompare(ScoreBatch):
         # The classifier's own encoder may be fine-tuned for harm; this encoder embeds content.
         self.encoder = sentence_encoder(self.classifier.encoder.device)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = super().__call__(batch)
+    def score(self, batch: pa.Table) -> pa.Table:
+        batch = super().score(batch)
         rows = batch.select(["recipe", PROBLEM, "text", SOURCE, "score", "source_score"]).to_pylist()
         pairs = {
             n: (row["text"], row[SOURCE])

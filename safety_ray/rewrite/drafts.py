@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from safety_ray.core.records import REWRITTEN
 from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
@@ -96,6 +97,14 @@ def _join(chunks: pa.Table) -> dict[str, Any]:
         ],
         **{name: sum(counts) if counts else None for name, counts in tokens.items()},
     }
+
+
+def note_unscored(batch: pa.Table, reason_column: str) -> pa.Table:
+    """Make the reason why a draft could not be scored its problem, for which it is rejected."""
+    if reason_column not in batch.column_names:
+        return batch
+    problems = pc.coalesce(batch.column(PROBLEM), batch.column(reason_column))
+    return without(batch, PROBLEM, reason_column).append_column(PROBLEM, problems)
 
 
 def accept_drafts(batch: pa.Table, bounds: Bounds, reason_column: str) -> pa.Table:

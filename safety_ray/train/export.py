@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ import transformers
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from safety_ray.core import tag
+from safety_ray.core import filesystem, tag
 from safety_ray.train.adapters import merged
 from safety_ray.train.model import LanguageModel
 
@@ -37,23 +40,36 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str) -
             name: value if name in buffers else value.to(dtype)
             for name, value in merged(weights, model.network).items()
         }
-        part = Path(f"{path}.part")
-        shutil.rmtree(part, ignore_errors=True)
         with torch.device("meta"):  # a copy without weights, so that the trained model is unchanged
             plain = AutoModelForCausalLM.from_config(model.network.config, dtype=dtype)
         plain.generation_config = model.network.generation_config
         plain.generation_config.eos_token_id = _ends(tokenizer)
         transformers.utils.logging.disable_progress_bar()
-        plain.save_pretrained(part, state_dict=weights)
-        tokenizer.save_pretrained(part)
-        shutil.rmtree(path, ignore_errors=True)
-        part.rename(path)
+        with _written_at_once(path) as part:
+            plain.save_pretrained(part, state_dict=weights)
+            tokenizer.save_pretrained(part)
     dist.barrier()
+
+
+@contextmanager
+def _written_at_once(path: str) -> Iterator[str]:
+    """Yield a local folder whose files replace those of the folder or URL `path` at the end."""
+    if filesystem.is_local(path):
+        part = f"{path}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        yield part
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(part, path)
+        return
+    with tempfile.TemporaryDirectory() as part:
+        yield part
+        filesystem.upload(part, path)
 
 
 def write_card(path: str, text: str) -> None:
     """Write the model card of the folder `path`."""
-    (Path(path) / "README.md").write_text(text, encoding="utf-8")
+    fs, root = filesystem.find(path)
+    fs.pipe_file(f"{root}/README.md", text.encode())
 
 
 def card(

@@ -48,7 +48,7 @@ def _record(path: str) -> dict[str, Any] | None:
     try:
         record = read_record(path)
         if record is None and _is_model(path):
-            record = read_record(str(PurePosixPath(path).parent))
+            record = read_record(path.rstrip("/").rpartition("/")[0])
     except (UserError, OSError, ValueError):
         return None
     return record if record and {"inputs", "config", "fingerprint"} <= record.keys() else None

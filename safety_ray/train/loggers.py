@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
@@ -24,10 +25,15 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
-def check(names: list[str]) -> None:
-    """Raise UserError if the package of a logger is not installed."""
+def check(names: list[str], output: str) -> None:
+    """Raise UserError if the package of a logger is not installed, or it cannot write to `output`."""
     for name in names:
         _package(name)
+    if "tensorboard" in names and not filesystem.is_local(output):
+        raise UserError(
+            f"loggers: tensorboard writes files, which output={output} does not support; use wandb, mlflow "
+            "or a folder as output."
+        )
 
 
 class Loggers:
@@ -88,8 +94,9 @@ class _TensorBoard:
 class _WandB:
     def __init__(self, output: str, first: int, settings: dict[str, Any]) -> None:
         self._run = _package("wandb").init(
-            dir=output, name=Path(output).name, config=settings, **_same_run(Path(output) / "wandb_id")
-        )
+            dir=output if filesystem.is_local(output) else None, name=Path(output).name, config=settings,
+            **_same_run(f"{output}/wandb_id"),
+        )  # fmt: skip
         self._last = first
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -103,11 +110,10 @@ class _WandB:
 class _MLflow:
     def __init__(self, output: str, first: int, settings: dict[str, Any]) -> None:
         self._mlflow = _package("mlflow")
-        id_file = Path(output) / "mlflow_id"
-        run_id = id_file.read_text() if id_file.exists() else None
+        run_id = _read(f"{output}/mlflow_id") or None
         run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else Path(output).name)
         if run_id is None:
-            id_file.write_text(run.info.run_id)
+            _write(f"{output}/mlflow_id", run.info.run_id)
             self._mlflow.log_dict(settings, "config.json")
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -124,11 +130,24 @@ _KINDS: dict[str, Callable[[str, int, dict[str, Any]], Logger]] = {
 }
 
 
-def _same_run(id_file: Path) -> dict[str, Any]:
+def _same_run(id_file: str) -> dict[str, Any]:
     """Return the arguments with which wandb continues the run of an interrupted training."""
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
-    return {"id": id_file.read_text(), "resume": "allow"}
+    id = _read(id_file)
+    if not id:
+        id = secrets.token_hex(4)
+        _write(id_file, id)
+    return {"id": id, "resume": "allow"}
+
+
+def _read(path: str) -> str:
+    """Return the content of a file; empty if there is none."""
+    fs, root = filesystem.find(path)
+    return str(fs.cat_file(root).decode()) if fs.exists(root) else ""
+
+
+def _write(path: str, content: str) -> None:
+    fs, root = filesystem.find(path)
+    fs.pipe_file(root, content.encode())
 
 
 def _package(name: str) -> Any:

@@ -55,9 +55,9 @@ def train(
 ) -> dict[str, Any]:
     """Train on the token rows `rows` and export the model to `<output>/model`.
 
-    Every process of the default group calls this function. Training resumes from the newest complete
-    checkpoint in `<output>/checkpoints`. The batch is a function of seed and step, so the losses are those of
-    a run without interruption.
+    Every process of the default group calls this function. `output` is a folder that all of them share, or a
+    URL. Training resumes from the newest complete checkpoint in `<output>/checkpoints`. The batch is a
+    function of seed and step, so the losses are those of a run without interruption.
 
     Args:
         config: settings of the run.
@@ -79,7 +79,7 @@ def train(
         NotShared: the processes do not share `<output>`, or the folder of the checkpoints.
     """
     check_shared("output", config.output)
-    if config.checkpoints and "://" not in config.checkpoints:
+    if config.checkpoints:
         check_shared("checkpoints", config.checkpoints)
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
@@ -136,6 +136,7 @@ def train(
                 if report:
                     report(line)
             if done.step % config.checkpoint_every == 0 or done.step == steps or result.preempted:
+                metrics.flush()  # a run that resumes from the checkpoint has the lines up to it
                 checkpoints.save(done, model, optimizer)
             if result.preempted:
                 checkpoints.wait()  # complete before the preemption; training continues until then

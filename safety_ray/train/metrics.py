@@ -3,58 +3,94 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+from safety_ray.core import filesystem
+
+_WRITE_S = 10.0
 _TAIL = 1 << 14  # bytes at the end of the file that contain the last line
 
 
 class _Lines:
-    """A file of JSON lines, each with a `step`."""
+    """A file of JSON lines, each with a `step`. A process writes lines, and others may read them meanwhile.
 
-    def __init__(self, path: Path) -> None:
+    Object storage cannot append: there, the file is written again as a whole, at most every ten seconds. Call
+    `flush` where all lines must be readable.
+    """
+
+    def __init__(self, path: str) -> None:
         self.path = path
+        self._fs, self._root = filesystem.find(path)
+        self._waiting: list[str] = []
+        self._written = -math.inf  # time of the last write of the whole file
 
     def lines(self) -> list[dict[str, Any]]:
         """Return all complete lines; one whose write is in progress, or was interrupted, is omitted."""
+        self.flush()
         return self._lines(0)
 
     def append(self, line: dict[str, Any]) -> None:
         """Write a line at the end."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        if filesystem.is_local(self.path):
+            with open(self.path, "a") as file:
+                file.write(text)
+            return
+        self._waiting.append(text)
+        if time.monotonic() - self._written > _WRITE_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that `append` has kept in memory."""
+        if self._waiting:
+            self._write(self._read(0) + "".join(self._waiting).encode())
+            self._waiting.clear()
+            self._written = time.monotonic()
 
     def forget_after(self, step: int) -> None:
         """Delete the lines of steps after `step`, which a resumed run repeats."""
         lines = self.lines()
         if any(line["step"] > step for line in lines):
-            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
-            part = self.path.with_suffix(".part")
-            part.write_text("".join(kept))
-            os.replace(part, self.path)
+            self._write("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step).encode())
+
+    def _write(self, content: bytes) -> None:
+        if not filesystem.is_local(self.path):
+            self._fs.pipe_file(self._root, content)  # one request: readers see the old file or the new one
+            return
+        part = Path(f"{self.path}.part")
+        part.write_bytes(content)
+        os.replace(part, self.path)
+
+    def _size(self) -> int:
+        self._fs.invalidate_cache()  # another process may have written the file
+        return int(self._fs.size(self._root)) if self._fs.exists(self._root) else 0
+
+    def _read(self, first: int) -> bytes:
+        """Return the bytes from `first` on, up to the last line's end."""
+        if not self._size():
+            return b""
+        text: bytes = self._fs.cat_file(self._root, start=first)
+        return text[: text.rfind(b"\n") + 1]
 
     def _lines(self, first: int) -> list[dict[str, Any]]:
         """Return the complete lines that start after byte `first`, or from the start if it is 0."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(first)
-            text = file.read()
-        text = text[text.find(b"\n") + 1 if first else 0 : text.rfind(b"\n") + 1]
-        return [json.loads(line) for line in text.splitlines()]
+        text = self._read(first)
+        return [json.loads(line) for line in text[text.find(b"\n") + 1 if first else 0 :].splitlines()]
 
 
 class Metrics(_Lines):
     """The file `<output>/metrics.jsonl`."""
 
     def __init__(self, output: str) -> None:
-        super().__init__(Path(output) / "metrics.jsonl")
+        super().__init__(f"{output.rstrip('/')}/metrics.jsonl")
 
     def progress(self) -> tuple[int, int, str]:
         """Return the steps done, their tokens and a summary of the last line for the console."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        lines = self._lines(max(size - _TAIL, 0))
+        lines = self._lines(max(self._size() - _TAIL, 0))
         if not lines:
             return 0, 0, ""
         return lines[-1]["step"], lines[-1]["tokens"], f"· {summary_of(lines[-1])}"
@@ -79,7 +115,7 @@ class Validations(_Lines):
     """The file `<output>/validation.jsonl`: metrics of each checkpoint, or the `error` of its validation."""
 
     def __init__(self, output: str, seen: int = 0) -> None:
-        super().__init__(Path(output) / "validation.jsonl")
+        super().__init__(f"{output.rstrip('/')}/validation.jsonl")
         self.seen = seen  # number of lines that `new` has returned
 
     def steps(self) -> set[int]:

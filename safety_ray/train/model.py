@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from safety_ray.core import tag
+from safety_ray.core import filesystem, tag
 from safety_ray.core.errors import UserError
 from safety_ray.train import attention
 from safety_ray.train.adapters import adapt
@@ -111,14 +108,14 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
 
 def folder(path: str) -> str:
     """Return the folder of the model: `path`, or `<path>/model` if `path` is the output of a run."""
-    export = Path(path) / "model"
-    return str(export) if (export / "config.json").is_file() else path
+    fs, root = filesystem.find(path)
+    return f"{path.rstrip('/')}/model" if path and fs.isfile(f"{root}/model/config.json") else path
 
 
 def longest_context(path: str, key: str = "model.init") -> int:
     """Return the context length of the model `path`. Raises UserError, naming `key`, if there is no model."""
     try:
-        settings = AutoConfig.from_pretrained(folder(path))
+        settings = AutoConfig.from_pretrained(filesystem.local_copy(folder(path)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{key}: '{path}' cannot be loaded; give a folder with a model of transformers, or a hub id."
@@ -144,12 +141,7 @@ def check_continues(path: str, tokenizer: Any, context: int) -> list[int]:
 def load_tokenizer(path: str, key: str = "model.init") -> Any:
     """Load the tokenizer of a folder, URL or hub id. Raises UserError, naming `key`, if there is none."""
     try:
-        if "://" in path:
-            with tempfile.TemporaryDirectory() as local:
-                fs, root = fsspec.core.url_to_fs(path)
-                fs.get(f"{root}/", f"{local}/", recursive=True)
-                return AutoTokenizer.from_pretrained(local)
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(filesystem.local_copy(path))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{key}: '{path}' has no tokenizer that can be loaded; give a folder with one, or a hub id."
@@ -179,7 +171,10 @@ def _load(path: str, tokenizer: Any, context: int, implementation: str) -> tuple
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            folder(path), dtype=torch.float32, attn_implementation=implementation, use_safetensors=True
+            filesystem.local_copy(folder(path)),
+            dtype=torch.float32,
+            attn_implementation=implementation,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.init: transformers cannot load '{path}': {error}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safety_ray.chat.template import ensure_chat_template
-from safety_ray.core import artifact, dataset, parquet, records, row_groups, tag
+from safety_ray.core import artifact, dataset, filesystem, parquet, records, row_groups, tag
 from safety_ray.core.arrow_rows import to_rows
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import LEARN
@@ -85,7 +86,9 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             "into their content, in the form that the template writes.",
             ignored,
         )
-    tokenizer.save_pretrained(out.sub("tokenizer"))
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        filesystem.upload(folder, out.sub("tokenizer"))
     return out.commit(
         rows_in=len(chats) + len(rejected),
         rows_out=len(chats),

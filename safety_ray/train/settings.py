@@ -181,11 +181,6 @@ class TrainingConfig:
         for name in self.loggers:
             if name not in LOGGERS:
                 raise UserError(f"loggers: unknown logger '{name}'; choose from {', '.join(LOGGERS)}.")
-        if "://" in self.output:
-            raise UserError(
-                f"output='{self.output}': a URL is not supported; give a folder on a file system that all "
-                "workers share (it may be mounted)."
-            )
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise UserError(f"beta1={self.beta1}, beta2={self.beta2}: both must be in [0, 1).")
         if min(self.warmup_share, self.decay_share) < 0 or self.warmup_share + self.decay_share > 1:

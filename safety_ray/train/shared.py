@@ -7,10 +7,10 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch.distributed as dist
 
+from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 
 
@@ -21,24 +21,28 @@ class NotShared(UserError):
 @contextmanager
 def marker(folder: str) -> Iterator[str]:
     """Write a file with a random name into `folder`, yield its name, and delete it at the end."""
-    path = Path(folder) / f".shared-{secrets.token_hex(8)}"
-    path.touch()
+    name = f".shared-{secrets.token_hex(8)}"
+    fs, root = filesystem.find(folder)
+    fs.pipe_file(f"{root}/{name}", b"")
     try:
-        yield path.name
+        yield name
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            fs.rm_file(f"{root}/{name}")
 
 
 def check_seen(setting: str, folder: str, name: str) -> None:
     """Raise NotShared unless all processes, which all call this, see the file `name` in `folder`."""
+    fs, root = filesystem.find(folder)
+    fs.invalidate_cache()
     seen: list[tuple[bool, str]] = [(True, "")] * dist.get_world_size()
-    dist.all_gather_object(seen, ((Path(folder) / name).exists(), socket.gethostname()))
+    dist.all_gather_object(seen, (bool(fs.exists(f"{root}/{name}")), socket.gethostname()))
     hosts = sorted({host for sees, host in seen if not sees})
     if hosts:
         raise NotShared(
             f"{setting}='{folder}': workers on {', '.join(hosts)} do not see the files that other nodes "
-            "write there; give a folder on a file system that all nodes mount, such as NFS."
+            "write there; give a folder on a file system that all nodes mount, such as NFS, or the URL of an "
+            "object storage."
         )
 
 
@@ -51,9 +55,10 @@ def check_shared(setting: str, folder: str) -> None:
         written = ["", ""]  # name of the file, or the error
         if dist.get_rank() == 0:
             try:
-                Path(folder).mkdir(parents=True, exist_ok=True)
+                fs, root = filesystem.find(folder)
+                fs.makedirs(root, exist_ok=True)
                 written[0] = stack.enter_context(marker(folder))
-            except OSError as error:
+            except Exception as error:  # clients of storage raise many types, and the others wait
                 written[1] = f"{setting}='{folder}' cannot be written: {error}; give a folder that can."
         dist.broadcast_object_list(written)
         name, error_text = written

@@ -13,6 +13,7 @@ import pytest
 
 ATTRIBUTES = [
     ("ray_llm", "ray.llm._internal.common.callbacks.base", "CallbackBase.on_before_node_init"),
+    ("ray_llm", "ray.llm._internal.serve.constants", "ENV_VARS_TO_PROPAGATE"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorInfo"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "ErrorResponse"),
     ("ray_llm", "ray.llm._internal.serve.core.configs.openai_api_models", "OpenAIHTTPException"),
@@ -201,6 +202,22 @@ def test_engine_core_reads_queue_length_after_making_the_scheduler() -> None:
         "vllm_config.max_concurrent_batches",
     )
     assert 0 < source.find(scheduler) < source.find(length)
+
+
+def test_ray_copies_hub_token_into_runtime_env_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safety_ray.compat import ray_llm
+
+    propagated = set(ray_llm.ENV_VARS_TO_PROPAGATE)
+    config = part("ray.llm._internal.serve.engines.vllm.vllm_models", "VLLMEngineConfig", "ray_llm")
+    environment = inspect.unwrap(config.get_runtime_env_with_local_env_vars)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    engine = config.model_construct(runtime_env=None, placement_group_config=None)
+    try:
+        assert environment(engine)["env_vars"] == {"HF_TOKEN": "hf_secret"}
+        ray_llm.keep_hub_tokens_out_of_runtime_envs()
+        assert environment(engine)["env_vars"] == {}
+    finally:
+        ray_llm.ENV_VARS_TO_PROPAGATE.update(propagated)
 
 
 def test_canary_names_the_missing_part() -> None:

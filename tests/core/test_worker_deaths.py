@@ -5,35 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-
-from safety_ray.core.worker_deaths import Starts, Watch
+from local_watch import LOST, LocalWatch
 
 BATCH = pa.table({"id": ["a", "b", "c"]})
 Calls = list[list[str]]
 
 
-HERE, LOST = "node 1", "node 2"
-
-
-class LocalStarts(Starts):
-    """Starts on two nodes, of which one was lost."""
-
-    def _alive_nodes(self) -> set[str]:
-        return {HERE}
-
-
-class LocalWatch(Watch):
-    """A watch whose actor is an object of this process."""
+class CallingWatch(LocalWatch):
+    """A watch that notes the rows of each call."""
 
     def __init__(self) -> None:
-        self.starts = LocalStarts()
+        super().__init__()
         self.calls: Calls = []
-
-    def _start(self, key: str) -> int:
-        return self.starts.start(key, HERE)
-
-    def _end(self, key: str) -> None:
-        self.starts.end(key)
 
     def rows(self) -> list[dict[str, Any]]:
         def add(batch: pa.Table) -> pa.Table:
@@ -46,13 +29,9 @@ class LocalWatch(Watch):
         rows: list[dict[str, Any]] = self.call(add, BATCH, reject).to_pylist()
         return rows
 
-    def die(self, key: str, times: int, node: str = HERE) -> None:
-        for _ in range(times):
-            self.starts.start(key, node)
-
 
 def test_watch_calls_whole_batch_until_it_died_twice() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     for deaths in (0, 1):
         watch.die("batch of 3 from a", deaths)
         assert watch.rows() == [{"id": id, "done": True} for id in "abc"]
@@ -61,7 +40,7 @@ def test_watch_calls_whole_batch_until_it_died_twice() -> None:
 
 
 def test_watch_rejects_only_the_row_that_died_alone() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     watch.die("batch of 3 from a", 2)
     watch.die("row b", 2)
     watch.die("row c", 1)
@@ -73,7 +52,7 @@ def test_watch_rejects_only_the_row_that_died_alone() -> None:
 
 
 def test_watch_keeps_row_whose_nodes_were_lost() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     watch.die("batch of 3 from a", 2)
     watch.die("row a", 2, LOST)
     watch.die("row b", 1)
@@ -86,7 +65,7 @@ def test_watch_keeps_row_whose_nodes_were_lost() -> None:
 
 
 def test_watch_counts_no_death_for_an_exception() -> None:
-    watch = LocalWatch()
+    watch = CallingWatch()
     for _ in range(5):
         try:
             with watch.work("file") as deaths:

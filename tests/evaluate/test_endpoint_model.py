@@ -124,6 +124,20 @@ def test_ask_sends_only_openai_fields_to_other_servers(tmp_path: Path) -> None:
     assert "safety" not in rows[0]
 
 
+def test_ask_hides_key_in_reason_of_refused_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALUATED_KEY", "sk-secret")
+
+    def refuse(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        status, made = reply(body, headers)
+        return status, made if status == 200 else {
+            "error": {"message": f"you sent {headers['Authorization']}"}
+        }
+
+    with Server(refuse) as server:
+        _, refused = asked(server, ["greedy"], tmp_path, api_key_env="EVALUATED_KEY")
+    assert [row["reason"] for row in refused] == ["HTTP 400: you sent Bearer ***"]
+
+
 def test_endpoint_names_what_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(reply) as server:
         with pytest.raises(

@@ -128,9 +128,9 @@ def test_pipeline_rejects_invalid_settings_before_first_stage(tmp_path, words, m
     assert not (tmp_path / "runs").exists()
 
 
-def test_pipeline_on_url_runs_until_training_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipeline_on_url_runs_until_endpoint_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     words = [DEMO, "output=memory://pipeline", "plan=true"]
-    assert run_pipeline(load(PipelineConfig, [*words, "until=pack"])) == {}
+    assert run_pipeline(load(PipelineConfig, [*words, "until=evaluate"])) == {}
     assert "pack          absent       run" in capsys.readouterr().out
-    with pytest.raises(UserError, match="output='memory://pipeline/pretrain': a URL is not supported"):
+    with pytest.raises(UserError, match="model=memory://pipeline/pretrain: the endpoint reads no URL"):
         run_pipeline(load(PipelineConfig, words))

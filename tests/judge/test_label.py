@@ -60,9 +60,10 @@ def judge(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str,
 
 
 def test_label_stage_labels_documents_through_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
 ) -> None:
-    monkeypatch.setenv("JUDGE_KEY", KEY)
+    key = tmp_path_factory.mktemp("secrets") / "key"
+    key.write_text(KEY)
     rows = [{"id": id, "text": text, "label": 1, "part": 7} for id, text in TEXTS.items()]
     types = pa.schema([("id", pa.string()), ("text", pa.string()), ("label", pa.int8()), ("part", pa.int8())])
     dataset.write_table(pa.Table.from_pylist(rows, types), str(tmp_path / "documents" / "a.parquet"))
@@ -74,7 +75,7 @@ def test_label_stage_labels_documents_through_endpoint(
             "max_rejected": 0.6,
             "engine": {
                 "kind": "openai", "model": "judge", "base_url": endpoint.url,
-                "api_key_env": "JUDGE_KEY", "concurrency": 4, "retries": 3,
+                "api_key_file": str(key), "concurrency": 4, "retries": 3,
             },
         }  # fmt: skip
         record = label_documents(from_dict(LabelConfig, values))

@@ -38,10 +38,17 @@ def echo(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, 
     return 200, completion(body["messages"][-1]["content"].upper())
 
 
-def ask(config: EngineConfig, key: str = "", rows: pa.Table = ROWS) -> list[dict[str, Any]]:
+def ask(config: EngineConfig, rows: pa.Table = ROWS) -> list[dict[str, Any]]:
     """Return the rows of `answered`."""
-    found: list[dict[str, Any]] = answered(config, rows, key=key).to_pylist()
+    found: list[dict[str, Any]] = answered(config, rows).to_pylist()
     return found
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    """A file with the key sk-secret, as a cluster mounts it."""
+    (tmp_path / "key").write_text("sk-secret\n")
+    return str(tmp_path / "key")
 
 
 def test_template_engine_preserves_columns_and_types(ray_cluster: None) -> None:
@@ -111,7 +118,7 @@ def test_openai_engine_sends_no_seed_unless_it_samples(settings: dict[str, Any])
     assert not any("seed" in request["body"] for request in endpoint.requests)
 
 
-def test_openai_engine_reports_row_errors_without_api_key() -> None:
+def test_openai_engine_reports_row_errors_without_api_key(key_file: str) -> None:
     def answer(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
         content = body["messages"][0]["content"]
         if content == "one":
@@ -119,7 +126,8 @@ def test_openai_engine_reports_row_errors_without_api_key() -> None:
         return 200, completion("cut he", "length") if content == "two" else completion("")
 
     with Endpoint(answer) as endpoint:
-        rows = ask(openai_config(endpoint.url, max_tokens=7), key="sk-secret")
+        rows = ask(openai_config(endpoint.url, max_tokens=7, api_key_file=key_file))
+    assert {r["headers"]["Authorization"] for r in endpoint.requests} == {"Bearer sk-secret"}
     assert [row["reply"] for row in rows] == [None] * 3
     assert "HTTP 400" in rows[0]["engine_error"]
     assert "too long" in rows[0]["engine_error"]
@@ -170,15 +178,23 @@ def test_openai_engine_reports_timeout_of_hung_request() -> None:
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "refuses the key"), (403, "refuses"), (404, "no model 'm'")]
 )
-def test_openai_engine_raises_user_error_for_fatal_status(status: int, says: str, ray_cluster: None) -> None:
-    with Endpoint(lambda body, headers: (status, {"error": {"message": "sk-secret"}})) as endpoint:
-        with pytest.raises(UserError, match=says) as caught:
-            ask(openai_config(endpoint.url), key="sk-secret")
-        if status == 401:  # through Ray's own errors too
-            with pytest.raises(Exception) as wrapped:  # noqa: PT011
-                engine.processor(openai_config(endpoint.url))(ray.data.from_arrow(ROWS)).take_all()
-            assert says in str(user_error_in(wrapped.value))
+def test_openai_engine_raises_user_error_for_fatal_status(status: int, says: str, key_file: str) -> None:
+    with (
+        Endpoint(lambda body, headers: (status, {"error": {"message": "sk-secret"}})) as endpoint,
+        pytest.raises(UserError, match=says) as caught,
+    ):
+        ask(openai_config(endpoint.url, api_key_file=key_file))
     assert "sk-secret" not in str(caught.value)
+
+
+def test_openai_engine_reads_key_where_it_runs(monkeypatch: pytest.MonkeyPatch, ray_cluster: None) -> None:
+    monkeypatch.setenv("DRIVERS_KEY", "sk-secret")  # the cluster's processes have been started without it
+    config = EngineConfig(
+        kind="openai", model="m", base_url="http://127.0.0.1:1/v1", api_key_env="DRIVERS_KEY"
+    )
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        engine.processor(config)(ray.data.from_arrow(ROWS)).take_all()
+    assert "DRIVERS_KEY has no key for http://127.0.0.1:1/v1 on " in str(user_error_in(caught.value))
 
 
 def test_engine_check_rejects_unusable_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +211,14 @@ def test_engine_check_rejects_unusable_endpoint(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match="refuses the key in NO_SUCH_KEY") as caught:
             engine.check(config)
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "cannot be read on"), (" \n", "is empty")])
+def test_engine_check_rejects_unusable_key_file(content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "key").write_text(content)
+    with pytest.raises(UserError, match=f"engine.api_key_file=.*key {says}"):
+        engine.check(openai_config("http://127.0.0.1:1/v1", api_key_file=str(tmp_path / "key")))
 
 
 def test_engine_check_rejects_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+from endpoint import Endpoint, completion
+from rewrite_runs import SAFE, rows_of, written_by
 
-from jobs import ingest, score
+from jobs import ingest, pack, rewrite, score
 from jobs.ingest import IngestConfig, ingest_documents
+from jobs.pack import PackConfig, pack_documents
+from jobs.rewrite import rewrite_documents
 from jobs.score import ScoreConfig, score_documents
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.core import dataset
 from safety_ray.core.dataset import REASON
+from safety_ray.core.records import SCORED, schema
 
 pytestmark = pytest.mark.covers(
-    "safety_ray.core.worker_deaths", "safety_ray.ingest", "safety_ray.classifier", "jobs.ingest", "jobs.score"
+    "safety_ray.core.worker_deaths",
+    "safety_ray.ingest",
+    "safety_ray.classifier",
+    "safety_ray.pack",
+    "safety_ray.rewrite",
+    "jobs.ingest",
+    "jobs.score",
+    "jobs.pack",
+    "jobs.rewrite",
 )
 DEADLY = "the deadly document"
 PAGES = 20
@@ -128,3 +141,85 @@ def test_score_rejects_document_that_ends_its_workers(
     scored = dataset.table(str(tmp_path / "out"))
     assert set(scored.column("id").to_pylist()) == {f"d{n:02}" for n in range(40)} - {"d13", "d29"}
     assert None not in scored.column("score").to_pylist()
+
+
+def write_scored(folder: Path, texts: list[str], score: int) -> None:
+    """Write documents d00, d01, ... with `score`."""
+    rows = [
+        {"id": f"d{n:02}", "text": text, "score": score, "probs": [0.5] * 6, "chunk_scores": [score]}
+        for n, text in enumerate(texts)
+    ]
+    dataset.write_table(pa.Table.from_pylist(rows, schema(SCORED)), str(folder / "rows.parquet"))
+
+
+def test_pack_rejects_document_that_ends_its_workers(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scored(
+        tmp_path / "in", [f"{DEADLY if n == 13 else 'a text'} {n} about a garden" for n in range(40)], 4
+    )
+    check, encode_watched = die_at(tmp_path / "deaths"), pack.encode_watched
+
+    def dying(rows: pa.Table, **settings: Any) -> pa.Table:
+        from safety_ray.pack import encode
+
+        encode_rows = encode.encode_rows
+
+        def checked(rows: pa.Table, **settings: Any) -> pa.Table:
+            for row in rows.select(["text", REASON]).to_pylist():
+                check("" if row[REASON] else row["text"])
+            return encode_rows(rows, **settings)
+
+        encode.encode_rows = checked
+        try:
+            return encode_watched(rows, **settings)
+        finally:
+            encode.encode_rows = encode_rows
+
+    monkeypatch.setattr(pack, "encode_watched", dying)
+    config = PackConfig(
+        scored=str(tmp_path / "in"), output=str(tmp_path / "out"), vocab_size=500, row_length=64,
+        heldout_share=0.0, shards=1, tag_rate=0.3,
+    )  # fmt: skip
+    record = pack_documents(config)
+    assert (record["rows_in"], record["rejected"], record["documents"]) == (40, 1, 39)
+    (row,) = rejected(tmp_path / "out")
+    assert row["id"] == "d13"
+    assert "ended the worker process 2 times" in row[REASON]
+    assert len(list((tmp_path / "deaths").iterdir())) == 4, "twice with others, twice alone"
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_rewrite_rejects_text_that_ends_its_workers(
+    compares: bool, tmp_path: Path, ray_cluster: None, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scored(tmp_path / "in", [f"{SAFE} Page {n:02}." for n in range(20)], 2)
+    check = die_at(tmp_path / "deaths")
+
+    def write(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        return 200, completion(SAFE + DEADLY * ("Page 13" in body["messages"][-1]["content"]))
+
+    def dying(scorer: Any) -> type:
+        class Dying(scorer):  # type: ignore[misc]
+            def score(self, batch: pa.Table) -> pa.Table:
+                for text in batch.column("text").to_pylist():
+                    check(text)
+                return super().score(batch)
+
+        return Dying
+
+    monkeypatch.setattr(rewrite, "ScoreAndCompare", dying(rewrite.ScoreAndCompare))
+    monkeypatch.setattr(score, "ScoreBatch", dying(ScoreBatch))
+    with Endpoint(write) as endpoint:
+        config = written_by(
+            endpoint, tmp_path / "in", classifier, str(tmp_path / "out"), recipes=["rephrase"],
+            accept={"min_similarity": -0.99 if compares else -1.0, "min_facts": 0.0},
+            attempts=1, max_rejected=1.0,
+            batch_rows=8,
+        )  # fmt: skip
+        record = rewrite_documents(config)
+    assert config.accept.compares == compares
+    assert (record["rows_in"], record["rows_out"] + record["rejected"]) == (20, 20)
+    deadly = [row for row in rows_of(config.output, "rejected") if "ended the worker" in row[REASON]]
+    assert [row["source_id"] for row in deadly] == ["d13"]
+    assert len(list((tmp_path / "deaths").iterdir())) == 4, "twice with others, twice alone"

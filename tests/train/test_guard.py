@@ -45,7 +45,7 @@ def test_guard_ends_run_after_consecutive_bad_steps(tmp_path: Path, rows: str, a
         run(config)
     assert len(skipped(config.output)) == 2
     assert all(reason.startswith("the gradient norm became") for reason in skipped(config.output).values())
-    assert "NaN" not in Metrics(config.output).path.read_text()  # invalid in JSON
+    assert "NaN" not in Path(Metrics(config.output).path).read_text()  # invalid in JSON
 
 
 def test_guard_skips_nonfinite_gradient_norm(tmp_path: Path, rows: str) -> None:

@@ -87,7 +87,7 @@ def test_loggers_check_rejects_missing_or_unknown_logger(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
-        loggers.check(["wandb"])
+        loggers.check(["wandb"], "out")
     with pytest.raises(UserError, match="unknown logger 'tensorbord'; choose from tensorboard, wandb"):
         settings(rows, tmp_path / "out", loggers=["tensorbord"])
 

@@ -25,7 +25,6 @@ from safety_ray.train.settings import FinetuneConfig, PretrainConfig
         ({"model": {"heads": 3}}, "heads=3: must divide"),
         ({"model": {"kv_heads": 3}}, "kv_heads=3: must divide"),
         ({"model": {"layers": 0}}, "at least 1"),
-        ({"output": "s3://bucket/out"}, "a URL is not supported"),
         ({"precision": "fp8"}, "precision"),
     ],
 )

@@ -26,7 +26,7 @@ NOISY: dict[str, Any] = {"rows": 240, "noise": range(168, 184)}
 CPU = torch.device("cpu")
 
 
-def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
+def settings(rows: str, output: Path | str, **more: Any) -> PretrainConfig:
     base = {
         "batch_rows": 8, "max_steps": 12, "checkpoint_every": 4, "log_every": 1,
         "workers": 1, "precision": "fp32", "model": TINY,
@@ -35,7 +35,6 @@ def settings(rows: str, output: Path, **more: Any) -> PretrainConfig:
 
 
 def run(config: PretrainConfig, report: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    Path(config.output).mkdir(exist_ok=True)
     return train(config, config.model, config.rows, device=CPU, report=report)
 
 
