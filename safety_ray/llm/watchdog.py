@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safety_ray.compat.killed_children import last_killed, worker_log
+from safety_ray.core import cluster
 from safety_ray.llm.engine_deaths import Announced
 
 
@@ -79,8 +80,12 @@ def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
 
             engine = self.llm.engine
             watch = Watch(timeout_s, lambda: end_actor(timeout_s, notices))
+            node = cluster.this_node()
             generate = Announced(
-                _Reporting(engine.generate, notices), starts.start.remote, starts.end.remote, EngineDeadError
+                _Reporting(engine.generate, notices),
+                lambda key: starts.start.remote(key, node),
+                starts.end.remote,
+                EngineDeadError,
             )
             process = engine.output_processor.process_outputs
 
