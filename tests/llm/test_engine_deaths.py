@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from safety_ray.core.worker_deaths import Starts
+from local_watch import HERE, LocalStarts
+
 from safety_ray.llm.engine_deaths import Announced
 
 
@@ -47,12 +48,12 @@ class Job:
 
     def __init__(self, prompts: list[str], deadly: set[str]) -> None:
         self.prompts, self.deadly = prompts, deadly
-        self.starts, self.engines = Starts(), list[Engine]()
+        self.starts, self.engines = LocalStarts(), list[Engine]()
         self.answers: dict[int, str] = {}
 
     async def start(self, key: str) -> int:
         await asyncio.sleep(0)
-        return self.starts.start(key)
+        return self.starts.start(key, HERE)
 
     async def end(self, key: str) -> None:
         if not self.engines[-1].dead.is_set():  # a dead process ends nothing

@@ -14,14 +14,13 @@ from typing import Any
 
 import killed
 import pyarrow as pa
+from score_runs import BATCH
 
 from jobs import score
 from jobs.score import ScoreConfig, score_documents
 from safety_ray.classifier.batches import ScoreBatch, add_scores
 from safety_ray.classifier.classifier import Prediction
 from safety_ray.core.job import quiet
-
-BATCH = 8
 
 
 def scorer(folder: Path) -> type:

@@ -16,7 +16,7 @@ import pytest
 from ray_head import Head, start_head
 from s3_server import BUCKET, DENIED, EXPIRED, SLOW_DOWN, Fault, S3Server, packages
 from token_rows import alone, tokenizer, write_rows
-from training_runs import losses, settings
+from training_runs import TINY, losses, settings
 from training_runs import run as run_training
 
 from jobs.corpus import SCHEMA, documents
@@ -109,8 +109,8 @@ def test_training_resumes_from_checkpoints_on_a_busy_server(
     rows = write_rows(tmp_path / "rows")
     whole = settings(rows, tmp_path / "whole")
     run_training(whole)
-    place = f"s3://{BUCKET}/checkpoints"
-    config = settings(rows, tmp_path / "broken", checkpoints=place, checkpoint_every=3)
+    output = f"s3://{BUCKET}/run"
+    config = settings(rows, output, checkpoint_every=3)
 
     def stop(line: dict[str, Any]) -> None:
         if line["step"] == 7:
@@ -120,10 +120,51 @@ def test_training_resumes_from_checkpoints_on_a_busy_server(
     with pytest.raises(KeyboardInterrupt):
         run_training(config, stop)
     run_training(config)
-    assert losses(config.output) == losses(whole.output)
-    steps = {key.split("/")[1] for key in server.keys("checkpoints/")}
+    assert losses(output) == losses(whole.output)
+    steps = {key.split("/")[2] for key in server.keys("run/checkpoints/")}
     assert steps == {"step-00000009", "step-00000012"}
-    assert not (tmp_path / "broken" / "checkpoints").exists()
+    exported = Path(whole.output) / "model"
+    stored = {key.removeprefix("run/model/") for key in server.keys("run/model/")}
+    assert stored == {file.name for file in exported.iterdir()}
+    weights = server.backend.get_object(BUCKET, "run/model/model.safetensors").value
+    assert weights == (exported / "model.safetensors").read_bytes()
+
+
+def test_training_jobs_read_and_write_object_storage(
+    server: S3Server,
+    head: Head,
+    tmp_path: Path,
+    write_rows: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes = [f"model.{name}={value}" for name, value in TINY.items()]
+    words = ["batch_rows=8", "workers=2", "log_every=1", "precision=fp32"]
+    first = [f"rows={write_rows(tmp_path / 'rows')}", f"output=s3://{BUCKET}/first", "max_steps=6", *words]
+    ended = run(head, "pretrain", *first, *sizes)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "train" in ended.stdout
+    assert "6/6 steps" in ended.stdout
+    record = record_of(server, "first")
+    lines = server.backend.get_object(BUCKET, "first/metrics.jsonl").value.splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 7))
+    assert {key.split("/")[1] for key in server.keys("first/")} == {
+        "checkpoints", "config.json", "metrics.jsonl", "model", "record.json",
+    }  # fmt: skip
+    turns = [{"role": "user", "content": "the quick"}, {"role": "assistant", "content": "brown fox"}]
+    chats = "".join(json.dumps({"id": f"c{n}", "messages": turns}) + "\n" for n in range(16))
+    server.put("chats.jsonl", chats.encode())
+    second = [
+        f"model=s3://{BUCKET}/first",
+        f"chats=s3://{BUCKET}/chats.jsonl",
+        f"output=s3://{BUCKET}/second",
+    ]
+    ended = run(head, "finetune", *second, "epochs=1", "tagged_share=0", *words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    tuned = record_of(server, "second")
+    assert (tuned["rows_in"], tuned["parameters"]) == (16, record["parameters"])
+    card = server.backend.get_object(BUCKET, "second/model/README.md").value.decode()
+    assert f"- model `s3://{BUCKET}/first/model`: {record['rows_in']} rows in" in card, "its lineage"
 
 
 @pytest.mark.parametrize(

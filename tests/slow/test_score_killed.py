@@ -6,55 +6,21 @@ import os
 import signal
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from killed import checkpointed, ended, repeated, start, wait_for_checkpoints, with_second_node
+from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
 from ray_head import Head
+from score_runs import BATCH, ROWS, allow, check_output, done_twice, seen, write_documents
 from waiting import eventually
-
-from safety_ray.core import dataset
-from safety_ray.core.artifact import read_record
 
 pytestmark = pytest.mark.covers(
     "jobs.score", "safety_ray.classifier", "safety_ray.core.dataset", "safety_ray.core.artifact"
 )
-ROWS, BATCH = 1600, 8
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    table = pa.table(
-        {"id": [f"d{n:04}" for n in range(ROWS)], "text": [f"text {n} " + "x" * (n % 7) for n in range(ROWS)]}
-    )
-    for n in range(4):
-        dataset.write_table(table.slice(n * ROWS // 4, ROWS // 4), str(tmp_path / "in" / f"{n}.parquet"))
+    write_documents(tmp_path)
     return tmp_path
-
-
-def allow(folder: Path, rows: int) -> None:
-    """Let the job score `rows` rows, plus at most one batch per actor."""
-    new = folder / "allowed.new"
-    new.write_text(str(rows))
-    new.replace(folder / "allowed")
-
-
-def seen(folder: Path) -> dict[int, list[str]]:
-    """Return the ids completed by each actor's process; the last line may be incomplete."""
-    return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}
-
-
-def done_twice(folder: Path) -> set[str]:
-    return repeated(id for ids in seen(folder).values() for id in ids)
-
-
-def check_output(folder: Path) -> None:
-    """Check that the output is complete and each row has the score of its text."""
-    record = read_record(str(folder / "out"))
-    assert record is not None
-    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (ROWS, ROWS, 0)
-    found = dataset.table(str(folder / "out"))
-    assert found.column("id").to_pylist() == [f"d{n:04}" for n in range(ROWS)]
-    assert [len(t) % 6 for t in found.column("text").to_pylist()] == found.column("score").to_pylist()
 
 
 def test_score_stage_recovers_from_actor_and_driver_kill(folder: Path, classifier: Path, head: Head) -> None:
