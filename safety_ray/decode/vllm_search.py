@@ -6,6 +6,9 @@ log P(tag) too. vLLM computes log-probabilities before it adds biases, so they a
 
 The engine returns the log-probabilities of all rows as those of the request's "tokens". The search is
 repeated here from these values, which gives the same beams, with everything that a caller may ask a `Search`.
+
+In fp32 the results are those of the transformers backend. In bf16, vLLM's default for most models, rounding
+changes the order of candidates that are almost equally likely (docs/serve.md).
 """
 
 from __future__ import annotations
