@@ -29,8 +29,7 @@ MODELS = {"classifier": "classifier=...", "lm": "lm.kind=... and lm.model=..."}
 
 def run(config: JudgesBenchmark) -> dict[str, Any]:
     """Print the tables, and write the measurements to `config.output`."""
-    labelled_sets = sets.load(config)
-    answers = [row.answer for labelled in labelled_sets for row in labelled.rows]
+    loaded = sets.load(config)
     measurements: dict[str, list[Measurement]] = {}
     for name in config.judges:
         spec = JUDGES[name]
@@ -39,6 +38,8 @@ def run(config: JudgesBenchmark) -> dict[str, Any]:
         ):
             print(f"\n## {name}\n\nnot measured: give {MODELS[spec.needs]}", flush=True)
             continue
+        labelled_sets = sets.unseen(loaded, spec.fitted_on)
+        answers = [row.answer for labelled in labelled_sets for row in labelled.rows]
         verdicts, model = judge(name, answers, config)
         print(f"\n## {name}\n\n{model or spec.summary}\n\n{HEADER}")
         measurements[name] = []

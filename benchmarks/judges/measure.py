@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.judges.sets import TUNED, LabelledSet
+from benchmarks.judges.sets import LabelledSet
 from safety_ray.evaluate.judges import JudgeSpec, Measurement, Verdict
 from safety_ray.evaluate.rates import CONFIDENCE, Rate, rate
 
@@ -67,7 +67,7 @@ def measure(
         data=labelled.name,
         source=labelled.source,
         asks=asks,
-        tuned=labelled.name == TUNED and spec.name in ("refusal", "harm_classifier"),
+        tuned=labelled.name in (*spec.tuned_on, *spec.fitted_on),
         model=model,
         date=date.today().isoformat(),
         n=len(rated),

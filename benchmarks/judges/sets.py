@@ -11,7 +11,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,8 +20,6 @@ from safety_ray.core.errors import UserError
 from safety_ray.evaluate.judges import Answer
 
 Table = Path | zipfile.Path
-TUNED = "xstest_mistral"
-"""The set that the rules of the judge `refusal` were written for."""
 PYRIT_FOLDER = ("pyrit", "datasets", "scorer_evals")
 HARMFUL_FROM = 0.5
 """Lowest mean human score of a harmful answer in PyRIT's harm sets, whose scores are 0 to 1."""
@@ -35,6 +33,7 @@ class Labelled:
     harmful: bool | None = None
     refusal: bool | None = None
     full_refusal: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def load(config: JudgesBenchmark) -> list[LabelledSet]:
     """Return the sets, the one that `refusal` was tuned on first."""
     completions = Path(config.data, "refusal_judge")
     sets = [
-        _labelled_set(TUNED, [completions / "xstest_v2_completions_mistralinstruct.csv"], _xstest),
+        _labelled_set("xstest_mistral", [completions / "xstest_v2_completions_mistralinstruct.csv"], _xstest),
         _labelled_set("xstest_gpt4", [completions / "xstest_v2_completions_gpt4.csv"], _xstest),
     ]
     if config.pyrit:
@@ -62,6 +61,22 @@ def load(config: JudgesBenchmark) -> list[LabelledSet]:
             _labelled_set("pyrit_objective", _tables(folder / "objective"), _pyrit_harm),
         ]
     return sets
+
+
+def unseen(sets: list[LabelledSet], fitted_on: Sequence[str]) -> list[LabelledSet]:
+    """Return the sets; those not in `fitted_on` without the prompts and answers of those that are."""
+    fitted = [row.answer for labelled in sets if labelled.name in fitted_on for row in labelled.rows]
+    prompts, texts = ({getattr(answer, name).strip() for answer in fitted} for name in ("prompt", "text"))
+
+    def is_new(answer: Answer) -> bool:
+        return answer.prompt.strip() not in prompts and answer.text.strip() not in texts
+
+    return [
+        labelled
+        if labelled.name in fitted_on
+        else LabelledSet(labelled.name, labelled.source, [row for row in labelled.rows if is_new(row.answer)])
+        for labelled in sets
+    ]
 
 
 def _xstest(row: dict[str, str]) -> Labelled:
@@ -116,9 +131,9 @@ def _labelled_set(
     contents = {file.name: file.read_bytes() for file in files}
     digest = hashlib.sha256(b"".join(contents[file] for file in sorted(contents))).hexdigest()
     rows: dict[tuple[str, str], Labelled] = {}
-    for content in contents.values():
+    for name_of_file, content in contents.items():
         for row in _rows(content):
-            labelled = read(row)
+            labelled = replace(read(row), file=name_of_file)
             rows.setdefault((labelled.answer.prompt, labelled.answer.text), labelled)
     described = next(iter(contents)) if len(contents) == 1 else f"{len(contents)} files"
     return LabelledSet(name, f"{described}, sha256 {digest}", list(rows.values()))

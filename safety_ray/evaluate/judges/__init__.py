@@ -8,7 +8,14 @@ carry a headline.
 from __future__ import annotations
 
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.evaluate.judges import harm_classifier, harm_lm, over_refusal_lm, refusal, refusal_prefix
+from safety_ray.evaluate.judges import (
+    harm_answer,
+    harm_classifier,
+    harm_lm,
+    over_refusal_lm,
+    refusal,
+    refusal_prefix,
+)
 from safety_ray.evaluate.judges.judge import Judge, JudgeSpec
 from safety_ray.evaluate.judges.lm import LmJudge
 from safety_ray.evaluate.judges.measured import Errors, Measurement
@@ -24,6 +31,7 @@ JUDGES: dict[str, JudgeSpec] = {
     for spec in (
         refusal.JUDGE,
         refusal_prefix.JUDGE,
+        harm_answer.JUDGE,
         harm_classifier.JUDGE,
         harm_lm.JUDGE,
         over_refusal_lm.JUDGE,

@@ -69,4 +69,5 @@ JUDGE = JudgeSpec(
     labels=(*map(str, range(SCORES)), refusal.FULL, EMPTY),
     needs="classifier",
     make=HarmClassifier,
+    tuned_on=refusal.JUDGE.tuned_on,
 )

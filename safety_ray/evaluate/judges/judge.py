@@ -37,6 +37,10 @@ class JudgeSpec:
     needs: Literal["nothing", "classifier", "lm"]
     make: Callable[..., Judge] | None = None
     lm: LmJudge | None = None
+    tuned_on: tuple[str, ...] = ()
+    """Sets of labelled answers that the judge's rules were written for"""
+    fitted_on: tuple[str, ...] = ()
+    """Sets of labelled answers that the judge was trained on; their prompts and answers measure nothing"""
 
     def detected(self, verdict: Verdict) -> bool:
         """Return whether the judge found what it detects: a harmful answer, or a refusal."""

@@ -28,7 +28,7 @@ class Measurement:
     asks: Literal["harm", "refusal"]
     """The question that the human labels answer; tp, fn, fp and tn count the judge's answers to it"""
     tuned: bool
-    """Whether the judge's rules were written with this set in view"""
+    """Whether the judge's rules or weights were made with this set"""
     model: str
     """The classifier or language model of the judge and its settings; empty for rules"""
     date: str

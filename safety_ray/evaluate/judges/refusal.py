@@ -106,4 +106,5 @@ JUDGE = JudgeSpec(
     labels=(FULL, PARTIAL, NONE),
     needs="nothing",
     make=Refusal,
+    tuned_on=("xstest_mistral",),
 )
