@@ -28,7 +28,7 @@ class BlockCopies:
 
 
 def copy_blocks(
-    kv_caches: Iterable[torch.Tensor], num_blocks: int, copies: Sequence[tuple[int, int]]
+    kv_caches: Iterable[torch.Tensor], num_blocks: int, kv_cache_block_copies: Sequence[tuple[int, int]]
 ) -> None:
     """Copy blocks (source, target) of each layer's cache, whose first dimension is that of the blocks.
 
@@ -46,7 +46,7 @@ def copy_blocks(
                 f"does not hold {num_blocks} contiguous blocks in memory; leave out worker_extension_cls."
             )
         per_block = cache.shape[0] // num_blocks
-        for source, target in copies:
+        for source, target in kv_cache_block_copies:
             cache.narrow(0, target * per_block, per_block).copy_(
                 cache.narrow(0, source * per_block, per_block)
             )
