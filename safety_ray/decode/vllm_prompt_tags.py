@@ -37,7 +37,10 @@ def prompt_p_tags(llm: LLM, prompts: Sequence[Sequence[int]], tag_id: int) -> li
         [_params(len(prompt), tag_id) for prompt in prompts],
         use_tqdm=False,
     )
-    return [np.exp(_log_p_tags(output, tag_id)) for output in outputs]
+    return [
+        np.exp(_log_p_tags(output, len(prompt), tag_id))
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
 
 
 def _params(length: int, tag_id: int) -> SamplingParams:
@@ -52,7 +55,8 @@ def _params(length: int, tag_id: int) -> SamplingParams:
     )
 
 
-def _log_p_tags(output: Any, tag_id: int) -> np.ndarray[Any, Any]:
-    inner = output.prompt_token_id_logprobs
-    last = output.outputs[0].logprobs[0][tag_id].logprob
-    return np.append(np.zeros(0) if inner is None else inner[:, 0], last)
+def _log_p_tags(output: Any, length: int, tag_id: int) -> np.ndarray[Any, Any]:
+    inner = np.zeros((0, 1)) if length == 1 else output.prompt_token_id_logprobs
+    if inner is None or len(inner) != length - 1:
+        raise RuntimeError("the engine has not scored all positions of a prompt.")
+    return np.append(inner[:, 0], output.outputs[0].logprobs[0][tag_id].logprob)
