@@ -46,7 +46,7 @@ class Line:
         self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
         self.first: int | None = None
-        """rows at the first call of `show`"""
+        """rows at the first call of `show`, or fewer if a resumed run repeats some"""
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
 
@@ -56,7 +56,7 @@ class Line:
         Returns whether it was printed.
         """
         now = time.monotonic()
-        self.first = done if self.first is None else self.first
+        self.first = done if self.first is None else min(self.first, done)
         interval = 0.5 if self.live else 10.0
         if not final and self.printed is not None and now - self.printed < interval:
             return False

@@ -51,6 +51,17 @@ def test_progress_line_rate_excludes_rows_of_interrupted_run(capsys: pytest.Capt
     )
 
 
+def test_progress_line_rate_counts_repeated_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    line = progress.Line("train", 300)
+    line.show(110)  # the log of the interrupted run
+    line.start -= 10
+    line.show(100, final=True)  # its last checkpoint
+    line.show(120, final=True)
+    resumed, repeated = capsys.readouterr().out.splitlines()[1:]
+    assert "left" not in resumed
+    assert re.search(r"120/300 rows  0:1\d, 1:\d\d left, \d(\.\d)? rows/s", repeated)
+
+
 def test_progress_line_reports_wait_until_first_row(capsys: pytest.CaptureFixture[str]) -> None:
     line = progress.Line("score", 700, waiting="loading the model")
     line.show(0)
