@@ -137,7 +137,8 @@ def test_prompt_p_tags_match_transformers(llm: LLM, model: Any) -> None:
 
 def test_searches_match_transformers(llm: LLM, model: Any) -> None:
     def searches() -> list[Search]:
-        common: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": 10}
+        length = 10 if RUNNER == "V1" else 3  # kernels in Triton's interpreter take seconds for a step
+        common: dict[str, Any] = {"tag_id": TAG, "eos_ids": {EOS}, "max_new_tokens": length}
         return [
             Search(SearchSettings(**common)),
             Search(SearchSettings(**common, beam_size=3, num_candidates=5, drop_share=0.25)),
