@@ -79,8 +79,8 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     encoded, rejected = _encode(config, out, sources, tokenizer, totals)
     schedule, counts = plan(config, encoded, tokenizer.tag_id)
     rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
-    _remove_encoded(out)
-    return out.commit(
+    _keep_rejected(out)
+    record = out.commit(
         rows_in=sum(totals.values()),
         rows_out=rows,
         rejected=rejected,
@@ -100,6 +100,8 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         duplicates=counts.uses[DUPLICATE],
         tokens_by_recipe=dict(sorted(counts.recipes.items())),
     )
+    filesystem.remove(out.sub(_ENCODED))  # only now: a run that is killed before counts them again
+    return record
 
 
 def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
@@ -167,7 +169,7 @@ def _select(
 
 def _make_tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total: int) -> Vocabulary:
     folder = out.sub("tokenizer")
-    if not shards.exists(folder):
+    if not vocabulary.is_saved(folder):
         tokenizer = (
             vocabulary.open_existing(config.tokenizer, config.tag)
             if config.tokenizer
@@ -297,12 +299,12 @@ def _shuffle_by_tasks() -> Iterator[None]:
         context.shuffle_strategy = before
 
 
-def _remove_encoded(out: Artifact) -> None:
-    """Remove `encoded/`, except its rejected documents, which become those of the job."""
+def _keep_rejected(out: Artifact) -> None:
+    """Copy the rejected documents of `encoded/`, which become those of the job."""
     fs, root = filesystem.find(out.path)
     filesystem.remove(out.sub("rejected"))
-    fs.mv(f"{root}/{_ENCODED}/rejected", f"{root}/rejected", recursive=True)
-    fs.rm(f"{root}/{_ENCODED}", recursive=True)
+    if fs.exists(f"{root}/{_ENCODED}/rejected"):  # object stores have no empty folders
+        fs.copy(f"{root}/{_ENCODED}/rejected", f"{root}/rejected", recursive=True)
 
 
 if __name__ == "__main__":

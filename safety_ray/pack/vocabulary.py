@@ -100,17 +100,24 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
-    """Write the tokenizer's files to `folder`, atomically, on any filesystem."""
+    """Write the tokenizer's files to `folder`, on any filesystem; see `is_saved`."""
     fs, root = filesystem.find(folder)
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
-        if fs.exists(f"{root}.part"):
-            fs.rm(f"{root}.part", recursive=True)
+        for unfinished in (root, f"{root}.part"):
+            if fs.exists(unfinished):
+                fs.rm(unfinished, recursive=True)
         for file in sorted(p for p in Path(local).rglob("*") if p.is_file()):
             target = f"{root}.part/{file.relative_to(local).as_posix()}"
             fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             fs.put_file(str(file), target)
     fs.mv(f"{root}.part", root, recursive=True)
+
+
+def is_saved(folder: str) -> bool:
+    """Return whether `save` has ended. Object stores move file by file, and delete the originals last."""
+    fs, root = filesystem.find(folder)
+    return bool(fs.exists(root) and not fs.exists(f"{root}.part"))
 
 
 def load(folder: str) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_datasets import HOSTILE, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from safety_ray.core import tag
+from safety_ray.core import filesystem, tag
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 from safety_ray.pack import vocabulary
@@ -187,3 +187,18 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
     )
     [row] = encode_rows(selected("the", "refuse", False), confused, seed=0, tag_rate=0.0).to_pylist()
     assert "control token" in row["rejected_reason"]
+
+
+def test_vocabulary_half_moved_is_not_saved(tokenizer: Any) -> None:
+    folder = "memory://half-moved/tokenizer"
+    vocabulary.save(tokenizer, folder)
+    assert vocabulary.is_saved(folder)
+    # An object store moves file by file: one of them has been copied, and the process was killed.
+    fs, root = filesystem.find(folder)
+    fs.copy(root, f"{root}.part", recursive=True)
+    for name in fs.find(root)[1:]:
+        fs.rm(name)
+    assert not vocabulary.is_saved(folder)
+    vocabulary.save(tokenizer, folder)
+    assert vocabulary.is_saved(folder)
+    assert vocabulary.load(folder).get_vocab() == tokenizer.get_vocab()
