@@ -233,6 +233,6 @@ def test_build_app_direct_has_one_deployment(model: Path) -> None:
 
 
 def test_build_app_rejects_untested_versions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(versions.TESTED, "vllm", "0.28")
+    monkeypatch.setitem(versions.TESTED, "vllm", ("0.28",))
     with pytest.raises(UserError, match=r"^vllm 0\.29\.\d+ is not supported: .* install vllm==0\.28\.\*\.$"):
         build_app({"model": str(model)})
