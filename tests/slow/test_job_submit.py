@@ -129,7 +129,7 @@ def test_job_submit_runs_every_job(ended: dict[str, Ended], head: Head, output: 
     assert set(ended) | stages == set(JOBS)
     assert all("succeeded" in done.stdout for done in ended.values())
     assert f"Ray dashboard: {head.jobs}/#/jobs/" in ended["label"].stdout
-    assert re.search(r"^  ingest +█+ 560/560 rows  \d+:\d\d", text, re.MULTILINE), "progress comes back"
+    assert re.search(r"^  score +█+ (\d+)/\1 rows  \d+:\d\d", text, re.MULTILINE), "progress comes back"
     assert re.search(r"^  train +█+ 20/20 steps  \d+:\d\d.* · loss \d", text, re.MULTILINE)
     folders = {event["output"] for event in events if event["event"] == "stage_finished"}
     assert len(folders) > len(stages), "the ablation has a pack, a pretrain and an evaluate of its own"
@@ -168,7 +168,7 @@ def test_secrets_are_in_no_file_log_or_page(
 def serve(head: Head, output: Path, key: str) -> None:
     """Submit the endpoint, send requests with and without its key, and stop it."""
     port = free_port()
-    words = [f"model={output}/pretrain", f"port={port}", "max_model_len=512", "max_num_seqs=16"]
+    words = [f"model={output}/pretrain", f"port={port}", "max_model_len=512", "max_num_seqs=32"]
     words += [f"api_keys=env:{SERVED_KEYS}"]
     submitted = submit(head, "python", "-m", "serve.app", *words, id="endpoint")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
@@ -177,6 +177,7 @@ def serve(head: Head, output: Path, key: str) -> None:
         600,
         lambda: log(head, "endpoint"),
     )
+    assert status(head, "endpoint") == "RUNNING", log(head, "endpoint")
     url = f"http://127.0.0.1:{port}"
     body = {"model": "pretrain", "prompt": "Once", "max_tokens": 4}
     header = {"Authorization": f"Bearer {key}"}
