@@ -179,7 +179,7 @@ def serve(head: Head, output: Path, key: str) -> None:
     )
     assert status(head, "endpoint") == "RUNNING", log(head, "endpoint")
     url = f"http://127.0.0.1:{port}"
-    body = {"model": "pretrain", "prompt": "Once", "max_tokens": 4}
+    body = {"model": "safety-ray", "prompt": "Once", "max_tokens": 4}
     header = {"Authorization": f"Bearer {key}"}
     replies = [
         httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=300)
