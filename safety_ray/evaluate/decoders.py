@@ -39,19 +39,11 @@ class Decoder:
 
 
 def _greedy(decoding: Decoding, seed: int) -> Search:
-    return _beam_search(decoding, beam_size=1, num_candidates=1, drop_share=0.0)
+    return Search(_greedy_settings(decoding))
 
 
 def _stop(decoding: Decoding, seed: int) -> Search:
-    settings = SearchSettings(
-        tag_id=decoding.tag_id,
-        eos_ids=decoding.eos_ids,
-        max_new_tokens=decoding.max_new_tokens,
-        beam_size=1,
-        num_candidates=1,
-        drop_share=0.0,
-    )
-    return StopSearch(settings, decoding.stop_threshold)
+    return StopSearch(_greedy_settings(decoding), decoding.stop_threshold)
 
 
 def _sample(decoding: Decoding, seed: int) -> Search:
@@ -78,15 +70,19 @@ def _sampling(decoding: Decoding, seed: int, candidates: int, drop_share: float)
 
 
 def _beam(decoding: Decoding, seed: int) -> Search:
-    return _beam_search(decoding, drop_share=0.0)
+    return Search(_settings(decoding, drop_share=0.0))
 
 
 def _safebeam(decoding: Decoding, seed: int) -> Search:
-    return _beam_search(decoding)
+    return Search(_settings(decoding))
 
 
-def _beam_search(decoding: Decoding, **other: Any) -> Search:
-    """Return a search with the values of `decoding`, of which `other` replaces some."""
+def _greedy_settings(decoding: Decoding) -> SearchSettings:
+    return _settings(decoding, beam_size=1, num_candidates=1, drop_share=0.0)
+
+
+def _settings(decoding: Decoding, **other: Any) -> SearchSettings:
+    """Return the settings of a search with the values of `decoding`, of which `other` replaces some."""
     names = (
         "beam_size",
         "num_candidates",
@@ -97,13 +93,11 @@ def _beam_search(decoding: Decoding, **other: Any) -> Search:
         "words",
     )
     values = {name: getattr(decoding, name) for name in names}
-    return Search(
-        SearchSettings(
-            tag_id=decoding.tag_id,
-            eos_ids=decoding.eos_ids,
-            max_new_tokens=decoding.max_new_tokens,
-            **{**values, **other},
-        )
+    return SearchSettings(
+        tag_id=decoding.tag_id,
+        eos_ids=decoding.eos_ids,
+        max_new_tokens=decoding.max_new_tokens,
+        **{**values, **other},
     )
 
 
