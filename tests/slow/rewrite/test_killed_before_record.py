@@ -32,6 +32,10 @@ def interrupt(run: Callable[[Any], dict[str, Any]], config: Any) -> None:
             run(config)
 
 
+def texts_requested(endpoint: Endpoint) -> int:
+    return sum(bool(request["body"]) for request in endpoint.requests)  # other requests ask for the models
+
+
 def test_rewrite_stage_killed_before_record_counts_attempts(
     tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
 ) -> None:
@@ -40,9 +44,9 @@ def test_rewrite_stage_killed_before_record_counts_attempts(
             endpoint, scored, classifier, str(tmp_path / "out"), recipes=["rephrase", "refuse"]
         )
         interrupt(rewrite_documents, config)
-        requests = len(endpoint.requests)
+        requests = texts_requested(endpoint)
         record = rewrite_documents(config)
-        assert len(endpoint.requests) == requests, "nothing was written twice"
+        assert texts_requested(endpoint) == requests, "nothing was written twice"
     outcomes = record["attempts"]
     assert sum(sum(counts.values()) for counts in outcomes.values()) == requests
     assert sum(outcomes["direct"].values()) > outcomes["direct"]["accepted"], "and some were tried again"
