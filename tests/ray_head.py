@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +19,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -27,8 +29,12 @@ from safety_ray.core.ports import free_ports
 
 T = TypeVar("T")
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
+FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
+"""id that the fake provider of Ray's autoscaler gives to the head"""
 TRIES = 4
 STARTED_S = 180.0
+STORE_MB = 200
 # Leader of the process group in which Ray is started. Kills the group on SIGTERM or once process $0 has
 # ended, so that no cluster outlives a killed pytest. `ray start --block` is not used because it stops the
 # whole node if Ray Client's server, which is not used here, starts late.
@@ -52,14 +58,24 @@ class Node:
 
     leader: subprocess.Popen[bytes]
     folder: Path
+    id: str = ""
+    """Ray's id of the node; empty for a head"""
 
-    def raylet(self) -> int:
-        """Return the process id of the node's raylet."""
+    def raylets(self) -> list[int]:
+        """Return the process ids of the raylets of the node and, on a head, of nodes that it has started."""
+        found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 if process.name() == "raylet" and os.getpgid(process.pid) == self.leader.pid:
-                    return process.pid
-        raise ProcessLookupError("the node has no raylet")
+                    found.append(process.pid)
+        return found
+
+    def raylet(self) -> int:
+        """Return the process id of the node's raylet."""
+        found = self.raylets()
+        if not found:
+            raise ProcessLookupError("the node has no raylet")
+        return found[0]
 
     def workers(self, title: str) -> list[psutil.Process]:
         """Return the node's worker processes whose process title contains `title`."""
@@ -80,7 +96,7 @@ class Node:
         self.leader.wait()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Head(Node):
     """A head node, with the settings that a driver or a job needs to connect."""
 
@@ -90,23 +106,54 @@ class Head(Node):
     """URL of the job server; empty without a dashboard"""
     env: dict[str, str]
 
+    def kill(self) -> None:
+        """Kill all processes of the node with SIGKILL."""
+        os.killpg(self.leader.pid, signal.SIGKILL)
+        self.leader.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-def start_head(cpus: int, *, dashboard: bool = False, while_alive: int | None = None) -> Head:
+
+def start_head(
+    cpus: int,
+    *,
+    dashboard: bool = False,
+    while_alive: int | None = None,
+    autoscaling: Callable[[str], dict[str, Any]] | None = None,
+    store_mb: int = STORE_MB,
+) -> Head:
     """Start a head node with the token of this process (see conftest.py).
 
-    The node stops when process `while_alive` (default: this one) ends.
+    The node stops when process `while_alive` (default: this one) ends. `autoscaling` returns the
+    configuration of an autoscaler with the fake provider for the address of the cluster. The object store
+    has `store_mb` megabytes.
     Raises DidNotStart after `TRIES` tries.
     """
-    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid()))
+    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid(), autoscaling, store_mb))
 
 
 def add_node(head: Head, cpus: int, resource: str) -> Node:
     """Add a node with one unit of `resource` to the cluster; it stops when this process ends."""
-    return _again(
-        lambda: _start_node(
+
+    def start() -> Node:
+        if head.leader.poll() is not None:
+            raise DidNotStart("the head has ended")
+        id = secrets.token_hex(28)
+        node = _start_node(
             [f"--address={head.address}", f"--resources={json.dumps({resource: 1})}"],
-            ["--dashboard-agent-listen-port"], cpus, head.env, _folder(), os.getpid(), lambda: True,
-        )
+            ["--dashboard-agent-listen-port"], cpus, head.env | {NODE_ID: id}, _folder(), os.getpid(),
+        )  # fmt: skip
+        return replace(node, id=id)
+
+    return _again(start)
+
+
+def announce_preemption(head: Head, node: Node, seconds: int) -> None:
+    """Tell Ray that `node` will be preempted in `seconds` seconds, as a cloud's notice does."""
+    subprocess.run(
+        [*RAY, "drain-node", f"--address={head.address}", f"--node-id={node.id}",
+         "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=preempted",
+         f"--deadline-remaining-seconds={seconds}"],
+        env=head.env, check=True, capture_output=True,
     )  # fmt: skip
 
 
@@ -132,7 +179,13 @@ def _again(start: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
+def _start_head(
+    cpus: int,
+    dashboard: bool,
+    while_alive: int,
+    autoscaling: Callable[[str], dict[str, Any]] | None,
+    store_mb: int,
+) -> Head:
     folder = _folder()
     port, jobs_port = free_ports(2)
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_JOB_ID")}
@@ -147,26 +200,31 @@ def _start_head(cpus: int, dashboard: bool, while_alive: int) -> Head:
     flags = ["--head", f"--temp-dir={folder}", f"--port={port}", f"--dashboard-port={jobs_port}"]
     flags += [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
     flags += ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
+    if autoscaling:
+        (folder / "autoscaling.json").write_text(json.dumps(autoscaling(f"127.0.0.1:{port}")))
+        flags += [f"--autoscaling-config={folder}/autoscaling.json"]
+        env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1"}
+        env |= dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", NODE_ID), FAKE_HEAD_ID)
     node = _start_node(
         flags,
         ["--dashboard-agent-listen-port", "--ray-client-server-port", "--metrics-export-port"],
-        cpus, env, folder, while_alive,
+        cpus, env, folder, while_alive, store_mb=store_mb,
         # The job server may answer while the node still fails to start.
-        lambda: not jobs or job_server_status(jobs, os.environ["RAY_AUTH_TOKEN"]) == 200,
+        answers=lambda: not jobs or job_server_status(jobs, os.environ["RAY_AUTH_TOKEN"]) == 200,
     )  # fmt: skip
-    return Head(node.leader, folder, f"127.0.0.1:{port}", jobs, env)
+    return Head(node.leader, folder, address=f"127.0.0.1:{port}", jobs=jobs, env=env)
 
 
 def _start_node(
     flags: list[str], ports: list[str], cpus: int, env: dict[str, str], folder: Path, while_alive: int,
-    answers: Callable[[], bool],
+    answers: Callable[[], bool] = lambda: True, store_mb: int = STORE_MB,
 ) -> Node:  # fmt: skip
     named = [f"{name}={port}" for name, port in zip(ports, free_ports(len(ports)), strict=True)]
     command = [*RAY, "start", *flags, *named, f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
     with open(folder / "start.log", "w") as log:
         leader = subprocess.Popen(
             ["bash", "-c", LEADER, str(while_alive), str(folder), *command,
-             "--object-store-memory=200000000"],
+             f"--object-store-memory={store_mb}000000"],
             env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True,
         )  # fmt: skip
     node, end = Node(leader, folder), time.monotonic() + STARTED_S

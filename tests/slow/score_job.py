@@ -1,4 +1,4 @@
-"""A scoring job in a separate process, to be killed: `python score_job.py FOLDER CLASSIFIER NODES`.
+"""A scoring job in a separate process, to be killed: `python score_job.py FOLDER CLASSIFIER ACTORS`.
 
 Its scorer records each completed row in FOLDER/seen/<pid>, and pauses once the number of rows reaches
 the limit in FOLDER/allowed. FOLDER/done exists once the job has returned.
@@ -49,16 +49,17 @@ def _prediction(text: str) -> Prediction:
     return Prediction(score, [1.0 if n == score else 0.0 for n in range(6)], [score])
 
 
-def main(folder: Path, classifier: str, nodes: int) -> None:
+def main(folder: Path, classifier: str, actors: int) -> None:
     quiet()
+    two_nodes = (folder / "wait").exists()
     killed.join(folder)
-    if nodes > 1:
+    if two_nodes:
         killed.second_node_id()
     score.ScoreBatch = scorer(folder)  # type: ignore[misc]
     score_documents(
         ScoreConfig(
             documents=str(folder / "in"), output=str(folder / "out"), classifier=classifier,
-            actors=2 * nodes, batch_rows=BATCH, write_rows=BATCH,
+            actors=actors, batch_rows=BATCH, write_rows=BATCH,
         )
     )  # fmt: skip
     (folder / "done").touch()

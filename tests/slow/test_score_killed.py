@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
-from ray_head import Head
+from ray_head import Head, announce_preemption, start_head
 from score_runs import BATCH, ROWS, allow, check_output, done_twice, seen, write_documents
 from waiting import eventually
 
@@ -23,35 +23,53 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_score_stage_recovers_from_actor_and_driver_kill(folder: Path, classifier: Path, head: Head) -> None:
-    allow(folder, int(0.4 * ROWS))
-    process = start("score_job.py", head, folder, str(classifier), "1")
-    kept = wait_for_checkpoints(folder, int(0.3 * ROWS), process)
+def test_score_stage_recovers_from_actor_driver_and_head_kill(
+    folder: Path, classifier: Path, head: Head
+) -> None:
+    allow(folder, int(0.3 * ROWS))
+    process = start("score_job.py", head, folder, str(classifier), "2")
+    kept = wait_for_checkpoints(folder, int(0.2 * ROWS), process)
     actors = seen(folder)
     os.kill(next(pid for pid, ids in actors.items() if ids), signal.SIGKILL)
     eventually(lambda: len(seen(folder)) == len(actors) + 1, 600, told=lambda: "no actor took its place")
-    allow(folder, int(0.7 * ROWS))
-    kept |= wait_for_checkpoints(folder, int(0.6 * ROWS), process)
+    allow(folder, int(0.5 * ROWS))
+    kept |= wait_for_checkpoints(folder, int(0.4 * ROWS), process)
     assert len(done_twice(folder)) <= BATCH, "no more than the killed actor's batch"
     process.kill()
     process.wait()
     kept |= checkpointed(folder / "out")
     assert not (folder / "out" / "record.json").exists()
+    allow(folder, int(0.8 * ROWS))
+    process = start("score_job.py", head, folder, str(classifier), "2")
+    kept |= wait_for_checkpoints(folder, int(0.7 * ROWS), process)
+    head.kill()
+    assert process.wait() != 0, "a driver does not outlive its cluster"
+    kept |= checkpointed(folder / "out")
+    assert not (folder / "out" / "record.json").exists()
     allow(folder, 2 * ROWS)
-    ended(start("score_job.py", head, folder, str(classifier), "1"), folder)
+    other = start_head(4)
+    try:
+        ended(start("score_job.py", other, folder, str(classifier), "2"), folder)
+    finally:
+        other.stop()
     check_output(folder)
     assert not done_twice(folder) & kept
     print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")
 
 
-def test_score_stage_recovers_from_node_kill(folder: Path, classifier: Path, head: Head) -> None:
+@pytest.mark.parametrize("notice", [False, True])
+def test_score_stage_recovers_from_node_kill(
+    notice: bool, folder: Path, classifier: Path, head: Head
+) -> None:
     (folder / "wait").touch()
     allow(folder, int(0.6 * ROWS))
-    process = start("score_job.py", head, folder, str(classifier), "2")
+    process = start("score_job.py", head, folder, str(classifier), "4")
     node = with_second_node(head, folder, process, cpus=3)
     try:
         kept = wait_for_checkpoints(folder, ROWS // 2, process)
         actors = seen(folder)
+        if notice:
+            announce_preemption(head, node, seconds=3600)
         os.kill(node.raylet(), signal.SIGKILL)
         allow(folder, 2 * ROWS)
         ended(process, folder)

@@ -1,0 +1,131 @@
+"""Kill processes of a Ray cluster of two nodes on this machine at random, and replace the nodes."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+from tests.ray_head import DidNotStart, Node, add_node, announce_preemption, start_head
+
+KINDS = {"worker": 8, "actor": 8, "node": 2, "preempted": 2, "driver": 3, "head": 1}
+"""Kinds of kills, and how often each occurs relative to the others, if there is such a process."""
+_CPUS = 4
+_NOTICE_S = 5
+_ACTOR = re.compile(r"(?!Read|Write)_?[A-Z]\w*(\.\w+)?|_?MapWorker.*")
+
+
+class Chaos:
+    """A cluster of a head and a second node. A node that was killed joins again some time later."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.kills: Counter[str] = Counter()
+        self.head = start_head(_CPUS)
+        self.node: Node | None = None
+        self._threads: list[threading.Thread] = []
+        self._join()
+
+    def kill(self, driver: subprocess.Popen[bytes]) -> str:
+        """Kill one process of a random kind. Returns the kind, and what is known about the process."""
+        tasks, actors = self._busy()
+        found = {"worker": tasks, "actor": actors}
+        kinds = {kind: share for kind, share in KINDS.items() if found.get(kind, True)}
+        if self.node is None:
+            kinds = {kind: share for kind, share in kinds.items() if kind not in ("node", "preempted")}
+        kind, title = self.random.choices(list(kinds), list(kinds.values()))[0], ""
+        if kind == "driver":
+            driver.kill()
+        elif kind == "head":
+            self._restart_head()
+        elif kind in ("node", "preempted"):
+            self._replace_node(notice=kind == "preempted")
+        else:
+            process, title = self.random.choice(found[kind])
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.kills[kind] += 1
+        return f"{kind} {title}".strip()
+
+    def stop(self) -> None:
+        """Stop both nodes."""
+        for thread in self._threads:
+            thread.join()
+        if self.node:
+            self.node.stop()
+        self.head.stop()
+
+    def _join(self) -> None:
+        """Start the second node in the background, so that it joins late."""
+        head = self.head
+
+        def start() -> None:
+            with suppress(DidNotStart):
+                node = add_node(head, _CPUS, "second_node")
+                if self.head is head:
+                    self.node = node
+                else:
+                    node.stop()
+
+        self._in_background(start)
+
+    def _replace_node(self, notice: bool) -> None:
+        """Kill the second node, if `notice` some seconds after Ray was told, and start another one."""
+        head, node = self.head, self.node
+        assert node is not None
+        self.node = None
+
+        def replace_it() -> None:
+            if notice:
+                with suppress(subprocess.CalledProcessError):  # the head may be killed meanwhile
+                    announce_preemption(head, node, _NOTICE_S)
+                time.sleep(_NOTICE_S)
+            with suppress(ProcessLookupError):
+                os.kill(node.raylet(), signal.SIGKILL)
+            node.stop()
+            if self.head is head:
+                self._join()
+
+        self._in_background(replace_it)
+
+    def _restart_head(self) -> None:
+        """Kill all processes of the head, and start another one with a second node of its own."""
+        node, self.node = self.node, None
+        self.head.kill()
+        self.head = start_head(_CPUS)
+        if node:
+            node.stop()
+        self._join()
+
+    def _in_background(self, function: Callable[[], None]) -> None:
+        thread = threading.Thread(target=function)
+        self._threads.append(thread)
+        thread.start()
+
+    def _busy(self) -> tuple[list[tuple[psutil.Process, str]], list[tuple[psutil.Process, str]]]:
+        """Return the processes of tasks and of actors, each with its title."""
+        tasks, actors = [], []
+        for node in filter(None, (self.head, self.node)):
+            with suppress(psutil.Error, ProcessLookupError):
+                for process in psutil.Process(node.raylet()).children(recursive=True):
+                    title = _title(process)
+                    if title.startswith("ray::") and not title.startswith("ray::IDLE"):
+                        is_actor = _ACTOR.fullmatch(title.removeprefix("ray::"))
+                        (actors if is_actor else tasks).append((process, title))
+        return tasks, actors
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""

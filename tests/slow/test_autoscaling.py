@@ -1,0 +1,91 @@
+"""Ray's autoscaler (v2) with its fake provider: nodes come for the actors of a job, and go after its end."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from killed import LONG_S, ended, start
+from ray_head import Head, start_head
+from waiting import eventually
+
+from safety_ray.core import dataset
+from safety_ray.core.artifact import read_record
+
+pytestmark = pytest.mark.covers("jobs.score", "safety_ray.classifier", "safety_ray.core.cluster")
+HEAD_CPUS, NODE_CPUS, NODES = 4, 3, 2
+ROWS, IDLE_S = 400, 10
+ACTORS = HEAD_CPUS + NODE_CPUS * (NODES - 1)
+"""with the actor that skips finished rows, more than fit without the last node"""
+
+
+def autoscaling(address: str) -> dict[str, Any]:
+    """Return the configuration of an autoscaler of the cluster at `address`, with no worker at first."""
+    none: dict[str, list[str]] = {
+        name: []
+        for name in (
+            "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands",
+            "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
+            "rsync_filter",
+        )
+    }  # fmt: skip
+    worker = {"CPU": NODE_CPUS, "object_store_memory": 150_000_000}
+    return none | {
+        "cluster_name": "fake",
+        "max_workers": NODES,
+        "idle_timeout_minutes": IDLE_S / 60,
+        "provider": {"type": "fake_multinode", "gcs_address": address, "launch_multiple": True},
+        "available_node_types": {
+            "head": {"resources": {"CPU": HEAD_CPUS}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": NODES},
+        },
+        "head_node_type": "head",
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+    }
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    started = start_head(HEAD_CPUS, autoscaling=autoscaling)
+    yield started
+    started.stop()
+
+
+def seconds_until(holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> float:
+    """Wait until `holds` while `process` runs, and return the seconds."""
+    started = time.monotonic()
+    eventually(lambda: holds() or (process and process.poll() is not None), LONG_S, every=0.2)
+    assert holds(), "the job has ended"
+    return time.monotonic() - started
+
+
+def test_nodes_come_for_waiting_actors_and_go(head: Head, classifier: Path, tmp_path: Path) -> None:
+    def workers() -> int:
+        return len(head.raylets()) - 1
+
+    rows = pa.table({"id": [f"d{n:03}" for n in range(ROWS)], "text": [f"text {n}" for n in range(ROWS)]})
+    dataset.write_table(rows, str(tmp_path / "in" / "rows.parquet"))
+    (tmp_path / "allowed").write_text("0")  # the job waits until all nodes have come
+    assert workers() == 0
+    process = start("score_job.py", head, tmp_path, str(classifier), str(ACTORS))
+    try:
+        first = seconds_until(lambda: workers() > 0, process)
+        rest = seconds_until(lambda: workers() == NODES, process)
+        eventually(lambda: len(list((tmp_path / "seen").glob("*"))) == ACTORS, LONG_S)
+        (tmp_path / "allowed").write_text(str(2 * ROWS))
+        ended(process, tmp_path)
+    finally:
+        process.kill()
+    record = read_record(str(tmp_path / "out"))
+    assert record is not None
+    assert (record["rows_in"], record["rows_out"]) == (ROWS, ROWS)
+    gone = seconds_until(lambda: workers() == 0)
+    print(f"first node after {first:.0f} s, all after {first + rest:.0f} s, gone {gone:.0f} s after the job")
