@@ -36,7 +36,9 @@ class LabelConfig:
     output: str = setting("folder to write", identity=False)
     engine: DocumentJudge = setting("the judge: vllm or openai", factory=DocumentJudge)
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=dataset.LLM_ROWS, identity=False
+        "rows in a write task: the maximum that a failure repeats; 0: 256, or more for over 10^7 documents",
+        default=0,
+        identity=False,
     )
     max_rejected: float = setting(
         "share of rejected rows above which the job fails", default=0.3, identity=False
@@ -47,8 +49,8 @@ class LabelConfig:
     def __post_init__(self) -> None:
         check_is_model(self.engine, "engine")
         partition.check(self.partition)
-        if self.write_rows < 1 or not 0 <= self.max_rejected <= 1:
-            raise UserError("write_rows must be positive, and max_rejected in [0, 1].")
+        if self.write_rows < 0 or not 0 <= self.max_rejected <= 1:
+            raise UserError("write_rows must be 0 or positive, and max_rejected in [0, 1].")
 
 
 def label_documents(config: LabelConfig) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def judge_rows(
     classifier's highest score. `finish` adds columns that depend on the judgement.
     """
     # Strict blocks of the size of a write task limit what a failure repeats.
-    write_rows = write_rows or dataset.LLM_ROWS
+    write_rows = dataset.llm_rows(write_rows, total)
     ds = ds.repartition(target_num_rows_per_block=write_rows, strict=True)
 
     def judge_pass(rows: Dataset, judge: DocumentJudge, total: int, again: bool) -> dataset.Counts:

@@ -193,6 +193,7 @@ def run_pass(
     config: RewriteConfig, out: Artifact, this: Pass, ds: Dataset, source_id: str, total: int
 ) -> Counts:
     """Generate, score and accept or reject the texts of one pass. Returns the counts of its part."""
+    config = replace(config, write_rows=dataset.llm_rows(config.write_rows, total))
     rows = Rows(
         ds.map_batches(partial(tasks.select_length, long=this.long, max_chars=config.max_chars), **_ARROW),
         total, resume_by="source_id", read_as=source_id,

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.scale import count, heldout, ids, packing, reading, repeats, resume
+from benchmarks.scale import count, heldout, ids, metadata, packing, reading, repeats, resume
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.job import main
@@ -29,6 +29,7 @@ PARTS = {
     "repeats": repeats.run,
     "resume": resume.run,
     "count": count.run,
+    "metadata": metadata.run,
     "pack": packing.run,
     "heldout": heldout.run,
     "reading": reading.run,

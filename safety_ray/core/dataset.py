@@ -33,8 +33,7 @@ SOURCE = "rejected_source"
 _HIDDEN = (REASON, SOURCE, "set_aside", "set_aside_source")  # the last two: names in earlier versions
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
 _CHECKPOINT = "_checkpoint"
-LLM_ROWS = 256
-"""rows in a write task of a language model: what a failure repeats"""
+_LLM_ROWS, _MAX_LLM_ROWS, _LLM_FILES = 256, 4096, 50_000
 _MIN_BYTES, _MAX_BYTES = 1 << 19, 1 << 27
 _BYTES_PER_ROW = 2
 
@@ -223,6 +222,15 @@ def file_bytes(rows: int | None) -> int:
     if rows is None:
         return _MAX_BYTES
     return max(_MIN_BYTES, min(_MAX_BYTES, _BYTES_PER_ROW * rows))
+
+
+def llm_rows(requested: int, total: int | None) -> int:
+    """Return the rows in a write task of a language model: what a failure repeats.
+
+    These are `requested` rows, or, if that is 0, 256, and up to 4,096 where the dataset would otherwise have
+    more than 50,000 files.
+    """
+    return requested or max(_LLM_ROWS, min(_MAX_LLM_ROWS, (total or 0) // _LLM_FILES))
 
 
 def _prepare(fs: Any, root: str, part: str, resume_by: str | None, keep: bool) -> str | None:

@@ -8,7 +8,6 @@ from safety_ray.classifier import packaged
 from safety_ray.classifier.pool import Pool
 from safety_ray.core import partition
 from safety_ray.core.config import setting
-from safety_ray.core.dataset import LLM_ROWS
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 from safety_ray.judge.settings import DocumentJudge
@@ -57,7 +56,9 @@ class RewriteConfig(Pool):
         factory=DocumentJudge,
     )
     write_rows: int = setting(
-        "rows in a write task: the maximum that a failure repeats", default=LLM_ROWS, identity=False
+        "rows in a write task: the maximum that a failure repeats; 0: 256, or more for over 10^7 tasks",
+        default=0,
+        identity=False,
     )
     max_rejected: float = setting(
         "share of rejected tasks above which the job fails", default=0.5, identity=False
@@ -79,8 +80,6 @@ class RewriteConfig(Pool):
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
         partition.check(self.partition)
-        if self.write_rows < 1:
-            raise UserError("write_rows must be positive.")
         if not self.recipes:
             raise UserError(f"recipes is empty; choose from {', '.join(RECIPES)}.")
         for name in self.recipes:

@@ -120,6 +120,16 @@ def test_file_bytes_bound_the_number_of_files(rows: int, files: int) -> None:
     assert rows * 2000 / dataset.file_bytes(rows) == pytest.approx(files, rel=0.05, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("total", "rows", "files"),
+    [(None, 256, 0), (1000, 256, 4), (10**7, 256, 39_063), (10**8, 2000, 50_000), (10**9, 4096, 244_141)],
+)
+def test_llm_rows_bound_the_number_of_files(total: int | None, rows: int, files: int) -> None:
+    assert dataset.llm_rows(0, total) == rows
+    assert -(-(total or 0) // rows) == files
+    assert dataset.llm_rows(7, total) == 7
+
+
 def test_check_share_raises_for_too_many_rejected_rows(tmp_path: Path) -> None:
     reasons = pa.table({"rejected_reason": ["a", "b", "b"]})
     dataset.write_table(reasons, str(tmp_path / "rejected" / "x.parquet"))
