@@ -35,7 +35,7 @@ def run(rows: int, folder: str) -> dict[str, float]:
         shares = [Share.of(folder, n, _PARTITIONS).select(names) for n in range(1, _PARTITIONS + 1)]
         assert sum(map(len, shares)) == files
         divided = time.monotonic()
-        first = dataset.read(folder, (Column("id", pa.string()),)).limit(1).take_all()
+        first = dataset.read(folder, (Column("id", pa.string(), "unique"),)).limit(1).take_all()
         assert len(first) == 1
         read = time.monotonic()
     return values | {
