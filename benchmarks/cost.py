@@ -1,4 +1,4 @@
-"""What a corpus costs at each stage: machine time, money, storage and files, calculated from speeds.
+"""Calculate what a corpus costs at each stage: machine time, money, storage and files.
 
     python -m benchmarks.cost documents=runs/ingest rows=runs/pack tokens=[6e11,15e12]
 
