@@ -159,18 +159,18 @@ def test_lm_eval_gets_values_of_transformers(
     found = run_lm_eval(programs, url, folder, tmp_path, stops)
 
     for (text, *options), responses in zip(MULTIPLE_CHOICE, found["choices"], strict=True):
-        for option, [(log_likelihood, _)] in zip(options, responses, strict=True):
+        for option, [(value, _)] in zip(options, responses, strict=True):
             expected = log_likelihood(reference, reference.ids(text), reference.ids(option))
-            assert float(log_likelihood) == pytest.approx(expected, abs=1e-3)
+            assert float(value) == pytest.approx(expected, abs=1e-3)
 
-    for text, [[log_likelihood]] in zip(PAGES, found["pages"], strict=True):
+    for text, [[value]] in zip(PAGES, found["pages"], strict=True):
         ids, start, expected = reference.ids(text), 0, 0.0
         while start < len(ids):  # the windows of lm-evaluation-harness
             end = min(start + MAX_LENGTH - 2, len(ids))
             context = ids[end - MAX_LENGTH + 1 : start] if start else [reference.end]
             expected += log_likelihood(reference, context, ids[start:end])
             start = end
-        assert float(log_likelihood) == pytest.approx(expected, rel=1e-5, abs=1e-3)
+        assert float(value) == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
     expected_answers = [reference.answer(reference.ids(text), NEW_TOKENS, stops) for text in PROMPTS]
     assert [answer for [[answer]] in found["answers"]] == expected_answers
