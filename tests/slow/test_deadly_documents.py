@@ -179,7 +179,7 @@ def test_pack_rejects_document_that_ends_its_workers(
     monkeypatch.setattr(pack, "encode_watched", dying)
     config = PackConfig(
         scored=str(tmp_path / "in"), output=str(tmp_path / "out"), vocab_size=500, row_length=64,
-        heldout_share=0.0, shards=1, tag_rate=0.3,
+        heldout_share=0.0, shards=1, tag_rate=0.3, max_rejected=0.1,
     )  # fmt: skip
     record = pack_documents(config)
     assert (record["rows_in"], record["rejected"], record["documents"]) == (40, 1, 39)
