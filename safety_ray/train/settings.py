@@ -80,7 +80,7 @@ class TrainingConfig:
     """Settings that pretraining and finetuning share."""
 
     output: str = setting(
-        "folder to write, on a file system that all workers share; the model is in <output>/model",
+        "folder that all workers share, or URL, to write; the model is in <output>/model",
         identity=False,
     )
     seed: int = setting("seed of new weights and of the order of rows", default=0)
