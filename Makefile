@@ -9,7 +9,7 @@ help:  ## show this
 setup:  ## make .venv with exact versions (instant when it is up to date)
 	@scripts/setup.sh
 
-demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a report
+demo: setup  ## the whole pipeline on this machine, from the shipped corpus to an endpoint
 	@$(PY) -m jobs.pipeline configs/pipeline/demo.yaml
 
 reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, under an hour

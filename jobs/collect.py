@@ -1,8 +1,8 @@
-"""published label sets → scored documents: texts that people labelled, for training and evaluation.
+"""published label sets → scored documents: published texts with labels, for training and evaluation.
 
 <output>/data/       all documents, with split train or heldout
 <output>/heldout/    the documents with split=heldout
-<output>/rejected/   texts that a person found harmful, but whose label may be below or above `unsafe_from`
+<output>/rejected/   harmful texts whose label may be below or above `unsafe_from`
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class CorpusConfig:
     """Write the corpus of the demo: labelled web-like documents generated from the shipped seeds."""
 
     output: str = setting("folder to write", identity=False)
-    documents: int = setting("number of documents, about the same for every seed", default=4000)
+    documents: int = setting("number of documents, spread evenly over the seed documents", default=4000)
     seed: int = setting("seed of the generator", default=0)
 
     def __post_init__(self) -> None:

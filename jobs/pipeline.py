@@ -55,8 +55,8 @@ class PipelineConfig:
     output: str = setting("folder that holds one folder per stage, and summary.json")
     input: str = setting("documents: file, folder or glob; empty: the shipped corpus", default="")
     classifier: str = setting(
-        f"use this classifier and fit none ({packaged.SETTING}); empty: {packaged.DEFAULT} with an input and "
-        "without a section fit or label, else fit one",
+        f"classifier to use instead of fitting one ({packaged.SETTING}); empty: {packaged.DEFAULT} if there "
+        "is an input and no section fit or label, else fit one",
         default="",
     )
     from_: str = setting("first stage to run; earlier stages must be finished", default="")

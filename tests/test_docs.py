@@ -19,7 +19,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ex
 GUIDES = [page for page in PAGES if page.name != "log.md" and page.parent.name != "how-to"]
 _PATH = re.compile(r"`((?:safety_ray|jobs|serve|configs|tests|benchmarks|examples|docs|scripts)/[\w./*-]+)`")
 _CONFIG = re.compile(r"\bconfigs/[\w-]+/[\w.-]+\.yaml")
-_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+_LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _COMMAND = re.compile(r"(?:python -m jobs\.|safety-ray |python -m )(serve\.app|[a-z]+) ((?:[^\n`\\]|\\\n)*)")
 _JOB = re.compile(r"(?:python -m jobs\.|safety-ray )([a-z]+) ")
 
@@ -48,7 +49,16 @@ def test_guide_commands_have_valid_settings(page: Path) -> None:
                 load(cls, [word for word in words if "=" in word or word.endswith((".yaml", "help"))])
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(text)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
-def test_page_links_to_existing_files(page: Path) -> None:
-    missing = [link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()]
-    assert missing == []
+def test_page_links_to_existing_files_and_headings(page: Path) -> None:
+    links = [
+        ((page.parent / path) if path else page, anchor) for path, anchor in _LINK.findall(page.read_text())
+    ]
+    assert [str(path) for path, _ in links if not path.exists()] == []
+    assert [f"{path}#{anchor}" for path, anchor in links if anchor and anchor not in anchors(path)] == []

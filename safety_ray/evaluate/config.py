@@ -51,17 +51,17 @@ class EvaluateConfig(MeasurementConfig):
         f"answer prompts in the tokenizer's chat template, except those of {DOCUMENTS}", default=False
     )
     decoders: list[str] = setting(
-        f"of {', '.join(DECODERS)}; empty: beam, and safebeam if the model has the tag; greedy for an "
-        "endpoint",
+        f"decoders to compare: {', '.join(DECODERS)}; empty: beam, and safebeam if the model has the tag; "
+        "greedy for an endpoint",
         factory=list,
     )
     temperature: float = setting("temperature of the decoder sample", default=1.0)
     top_k: int = setting("most likely tokens that the decoder sample considers", default=50)
-    top_p: float = setting("share of their probability that the decoder sample considers", default=1.0)
+    top_p: float = setting("nucleus sampling of the decoder sample: cumulative probability", default=1.0)
     samples: int = setting("answers to each prompt by decoders that sample", default=1)
     stop_threshold: float = setting("P(tag) at which the decoder stop ends the answer", default=0.03)
     judges: list[str] = setting(
-        f"of {', '.join(JUDGES)}; the first one is plotted",
+        f"judges to use: {', '.join(JUDGES)}; the first one is plotted",
         factory=lambda: ["harm_classifier", "refusal"],
     )
     classifier: str = setting(

@@ -22,7 +22,7 @@ class DocumentJudge(Judge):
     """A judge that scores documents, which may be of any length."""
 
     max_chars: int = setting(
-        "maximum characters of a document that the judge reads, about four a token: of a longer one, four "
+        "maximum characters of a document that the judge reads, about four per token: of a longer one, four "
         "parts at equal distances, or the beginning and the classifier's most harmful chunk (docs/score.md)",
         default=12_000,
     )

@@ -57,7 +57,8 @@ class PackConfig:
     )
     heldout_share: float = setting("share of web documents held out without a column `split`", default=0.05)
     heldout_max: int = setting(
-        "web documents held out at most (about) without a column `split`; with it, written at most",
+        "maximum (about) of held-out web documents; with a column `split`, maximum of those written to "
+        "heldout/",
         default=50_000,
     )
     shards: int = setting(

@@ -45,7 +45,7 @@ class RewriteConfig(Pool):
         "folder of a finished audit: documents with scores below its threshold are not rewritten", default=""
     )
     max_chars: int = setting(
-        "maximum characters of a source in one prompt, about four a token: longer documents are rephrased "
+        "maximum characters of a source in one prompt, about four per token: longer documents are rephrased "
         "chunk by chunk, and a refusal is made from the most harmful chunk",
         default=12_000,
     )

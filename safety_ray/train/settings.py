@@ -80,7 +80,7 @@ class TrainingConfig:
     """Settings that pretraining and finetuning share."""
 
     output: str = setting(
-        "folder to write, on a file system that all workers share; the model is in <output>/model",
+        "folder that all workers share, or URL, to write; the model is in <output>/model",
         identity=False,
     )
     seed: int = setting("seed of new weights and of the order of rows", default=0)
@@ -92,7 +92,7 @@ class TrainingConfig:
         "rows per step, over all workers; fastest if divisible by their number", default=16
     )
     micro_batch_rows: int = setting(
-        "rows per forward pass of a worker; 0: its whole share of the batch", default=0
+        "rows per forward pass of a worker; 0: the worker's whole share of the batch", default=0
     )
     lr: float = setting("peak learning rate", default=2e-3)
     weight_decay: float = setting("weight decay of matrices; vectors have none", default=0.01)
@@ -117,14 +117,14 @@ class TrainingConfig:
         identity=False,
     )
     shard_within: Literal["all", "node"] = setting(
-        "shard the model over all workers, or one copy per node over the workers of the node",
+        "all: shard the model over all workers; node: one copy per node, sharded over its workers",
         default="all",
         identity=False,
     )
     gather: Literal["auto", "step", "use"] = setting(
-        "gather the sharded weights and reduce gradients once per step, which needs the memory of unsharded "
-        "weights and gradients, or for each use and micro-batch; auto: step if that is at most a fourth of "
-        "the GPU's memory",
+        "step: gather the sharded weights and reduce gradients once per step, which needs the memory of "
+        "unsharded weights and gradients; use: for each use and micro-batch; auto: step if that memory is at "
+        "most a fourth of the GPU's",
         default="auto",
         identity=False,
     )
@@ -246,8 +246,8 @@ class FinetuneConfig(TrainingConfig):
     lr: float = setting("peak learning rate", default=3e-4)
     batch_rows: int = setting("chats per step, over all workers", default=16)
     micro_batch_rows: int = setting(
-        "chats per forward pass of a worker, sorted by length: fewer have less padding; 0: its share of "
-        "the batch",
+        "chats per forward pass of a worker, sorted by length: fewer chats need less padding; 0: the "
+        "worker's whole share of the batch",
         default=8,
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
