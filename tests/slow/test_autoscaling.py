@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from killed import LONG_S, ended, start
-from ray_head import Head, start_head
+from ray_head import FAKE_HEAD_ID, Head, start_head
 from waiting import eventually
 
 from safety_ray.core import dataset
@@ -20,6 +20,8 @@ from safety_ray.core.artifact import read_record
 pytestmark = pytest.mark.covers("jobs.score", "safety_ray.classifier", "safety_ray.core.cluster")
 HEAD_CPUS, NODE_CPUS, NODES = 4, 3, 2
 ROWS, IDLE_S = 400, 10
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+HEAD = "ray.head.default"  # the name that this provider gives it
 ACTORS = HEAD_CPUS + NODE_CPUS * (NODES - 1)
 """with the actor that skips finished rows, more than fit without the last node"""
 
@@ -39,12 +41,19 @@ def autoscaling(address: str) -> dict[str, Any]:
         "cluster_name": "fake",
         "max_workers": NODES,
         "idle_timeout_minutes": IDLE_S / 60,
-        "provider": {"type": "fake_multinode", "gcs_address": address, "launch_multiple": True},
+        # Not the type `fake_multinode`, whose defaults are in a file that Ray's wheel lacks.
+        "provider": {
+            "type": "external",
+            "module": PROVIDER,
+            "gcs_address": address,
+            "head_node_id": FAKE_HEAD_ID,
+            "launch_multiple": True,
+        },
         "available_node_types": {
-            "head": {"resources": {"CPU": HEAD_CPUS}, "node_config": {}, "max_workers": 0},
+            HEAD: {"resources": {"CPU": HEAD_CPUS}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": NODES},
         },
-        "head_node_type": "head",
+        "head_node_type": HEAD,
         "upscaling_speed": 1.0,
         "auth": {},
         "file_mounts": {},
