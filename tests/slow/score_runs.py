@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-from killed import repeated
+from killed import checkpointed, repeated
 
 from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
@@ -32,6 +33,18 @@ def allow(folder: Path, rows: int) -> None:
 def seen(folder: Path) -> dict[int, list[str]]:
     """Return the ids completed by each actor's process; the last line may be incomplete."""
     return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}
+
+
+def times(folder: Path) -> Counter[str]:
+    """Return how often each row was scored."""
+    return Counter(id for ids in seen(folder).values() for id in ids)
+
+
+def times_of_checkpointed(folder: Path) -> dict[str, int]:
+    """Return how often the rows that have been checkpointed were scored until now."""
+    kept = checkpointed(folder / "out")
+    done = times(folder)
+    return {id: done[id] for id in kept}
 
 
 def done_twice(folder: Path) -> set[str]:

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.covers(
     "jobs.ingest", "jobs.score", "jobs.pack", "safety_ray.core", "safety_ray.pack"
 )
 STORE_MB = 80  # Ray's minimum is 79
-DOCUMENTS, FILES, WORDS = 48, 4, 500_000
+DOCUMENTS, FILES, WORDS = 480, 4, 50_000
 
 
 def test_stages_spill_rows_that_the_object_store_cannot_hold(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     words = np.array(["moss", "fern", "reed", "sage", "mint", "kelp", "rush", "teas"])
-    texts = {f"d{n:02}": " ".join(random.choice(words, WORDS + n)) for n in range(DOCUMENTS)}
+    texts = {f"d{n:03}": " ".join(random.choice(words, WORDS + n)) for n in range(DOCUMENTS)}
     assert sum(map(len, texts.values())) > STORE_MB * 1_000_000
     ids = sorted(texts)
     for n in range(FILES):

@@ -7,9 +7,19 @@ import signal
 from pathlib import Path
 
 import pytest
-from killed import checkpointed, ended, start, wait_for_checkpoints, with_second_node
+from killed import ended, start, wait_for_checkpoints, with_second_node
 from ray_head import Head, announce_preemption, start_head
-from score_runs import BATCH, ROWS, allow, check_output, done_twice, seen, write_documents
+from score_runs import (
+    BATCH,
+    ROWS,
+    allow,
+    check_output,
+    done_twice,
+    seen,
+    times,
+    times_of_checkpointed,
+    write_documents,
+)
 from waiting import eventually
 
 pytestmark = pytest.mark.covers(
@@ -28,23 +38,24 @@ def test_score_stage_recovers_from_actor_driver_and_head_kill(
 ) -> None:
     allow(folder, int(0.3 * ROWS))
     process = start("score_job.py", head, folder, str(classifier), "2")
-    kept = wait_for_checkpoints(folder, int(0.2 * ROWS), process)
+    wait_for_checkpoints(folder, int(0.2 * ROWS), process)
     actors = seen(folder)
     os.kill(next(pid for pid, ids in actors.items() if ids), signal.SIGKILL)
     eventually(lambda: len(seen(folder)) == len(actors) + 1, 600, told=lambda: "no actor took its place")
     allow(folder, int(0.5 * ROWS))
-    kept |= wait_for_checkpoints(folder, int(0.4 * ROWS), process)
+    wait_for_checkpoints(folder, int(0.4 * ROWS), process)
     assert len(done_twice(folder)) <= BATCH, "no more than the killed actor's batch"
     process.kill()
     process.wait()
-    kept |= checkpointed(folder / "out")
+    after_driver = times_of_checkpointed(folder)
     assert not (folder / "out" / "record.json").exists()
     allow(folder, int(0.8 * ROWS))
     process = start("score_job.py", head, folder, str(classifier), "2")
-    kept |= wait_for_checkpoints(folder, int(0.7 * ROWS), process)
+    wait_for_checkpoints(folder, int(0.7 * ROWS), process)
     head.kill()
     assert process.wait() != 0, "a driver does not outlive its cluster"
-    kept |= checkpointed(folder / "out")
+    after_head = times_of_checkpointed(folder)
+    assert len(after_head) > len(after_driver)
     assert not (folder / "out" / "record.json").exists()
     allow(folder, 2 * ROWS)
     other = start_head(4)
@@ -53,7 +64,9 @@ def test_score_stage_recovers_from_actor_driver_and_head_kill(
     finally:
         other.stop()
     check_output(folder)
-    assert not done_twice(folder) & kept
+    done = times(folder)
+    for checkpointed in (after_driver, after_head):
+        assert not {id for id, before in checkpointed.items() if done[id] > before}
     print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")
 
 
