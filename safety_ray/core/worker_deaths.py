@@ -26,6 +26,7 @@ Alone = Callable[[str], AbstractContextManager[str | None]]
 BATCH_TRIES = ROW_TRIES = 2
 LOST_NODES = 3
 """Lost nodes that count as one death"""
+_REJECTED = f"its processing ended the worker process {ROW_TRIES} times, for example for want of memory"
 _TOGETHER: AbstractContextManager[None] = nullcontext()
 _ALONE = threading.Lock()  # of all threads of a worker, only one processes a row alone
 
@@ -87,9 +88,18 @@ class Watch:
 
     @contextmanager
     def alone(self, key: str) -> Iterator[str | None]:
-        """Announce a row while the block runs, in which no other thread announces one. See `Alone`."""
-        with _ALONE, self.work(f"row {key}") as deaths:
-            yield _reason(deaths) if deaths >= ROW_TRIES else None
+        """Announce a row while the block runs, in which no other thread announces one. See `Alone`.
+
+        The deaths of a rejected row are kept: if another row ends the worker, the same rows are repeated.
+        """
+        key = f"row {key}"
+        with _ALONE:
+            rejected = self._start(key) >= ROW_TRIES
+            try:
+                yield _REJECTED if rejected else None
+            finally:
+                if not rejected:
+                    self._end(key)
 
     def call(
         self,
@@ -110,7 +120,3 @@ class Watch:
                     row = batch.slice(n, 1)
                     rows.append(function(row) if reason is None else reject(row, reason))
             return pa.concat_tables(rows, promote_options="default")
-
-
-def _reason(deaths: int) -> str:
-    return f"its processing ended the worker process {deaths} times, for example for want of memory"

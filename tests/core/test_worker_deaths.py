@@ -51,6 +51,36 @@ def test_watch_rejects_only_the_row_that_died_alone() -> None:
     assert "ended the worker process 2 times" in b["why"]
 
 
+def test_watch_rejects_several_rows_of_a_repeated_batch() -> None:
+    class Dead(BaseException):
+        """The worker's process has ended."""
+
+    class DyingWatch(LocalWatch):
+        dead = False
+
+        def _end(self, key: str) -> None:
+            if not self.dead:  # a dead process ends nothing
+                super()._end(key)
+
+    watch, deaths = DyingWatch(), 0
+
+    def die(batch: pa.Table) -> pa.Table:
+        if batch.column("id").to_pylist() == ["b"]:
+            return batch
+        watch.dead = True
+        raise Dead
+
+    rows = None
+    while rows is None:
+        watch.dead = False
+        try:
+            rows = watch.call(die, BATCH, lambda row, reason: row.append_column("why", pa.array([reason])))
+        except Dead:
+            deaths += 1
+    assert [bool(why) for why in rows.column("why").to_pylist()] == [True, False, True]
+    assert deaths == 6, "two with the whole batch, and two for each of the deadly rows"
+
+
 def test_watch_keeps_row_whose_nodes_were_lost() -> None:
     watch = CallingWatch()
     watch.die("batch of 3 from a", 2)
