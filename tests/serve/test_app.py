@@ -106,6 +106,8 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
         ({"max_model_len": 0}, "max_model_len must be above 0"),
         ({"direct": True, "max_replicas": 2}, "direct=true needs max_replicas=1 and route_prefix=/"),
         ({"direct": True, "route_prefix": "/a"}, "direct=true needs max_replicas=1 and route_prefix=/"),
+        ({"direct": True, "autoscaling": {"max_replicas": 2}}, r"autoscaling\.max_replicas: remove it"),
+        ({"drain_s": float("nan")}, "drain_s=nan must be a finite number"),
         ({"max_num_seqs": 16}, "max_rows=32 must be at most max_num_seqs=16"),
         ({"engine_args": {"max_num_seqs": 31}}, "max_rows=32 must be at most max_num_seqs=31"),
         ({"thresholt": 0.1}, "the nearest is 'threshold'"),
