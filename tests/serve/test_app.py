@@ -18,7 +18,7 @@ from safety_ray.core import device
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
-from serve.app import ServeConfig, build_app, check_port, main
+from serve.app import ServeConfig, build_app, check_listens_here, check_port, main
 from serve.build import deployment_config, engine_args, public_settings
 from serve.model import check_model, model_folder
 from serve.options import parse_options
@@ -232,6 +232,14 @@ def test_build_app_direct_has_one_deployment(model: Path) -> None:
     hook = llm.callback_config.callback_class(llm)
     asyncio.run(hook.run_callback("on_before_node_init"))
     assert not hook.ctx.run_init_node, "the model is a folder, so nothing is downloaded"
+
+
+def test_check_listens_here_rejects_port_without_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check_listens_here("127.0.0.1", port)
+    with pytest.raises(UserError, match=rf"port {port} on 127\.0\.0\.1 has no server .*use direct=false"):
+        check_listens_here("127.0.0.1", port)
 
 
 def test_build_app_rejects_untested_versions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
