@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import shutil
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from known_model import POSITIONS, log_table, small_tokenizer, write_model
+from ray.llm._internal.serve import constants
 from ray.serve.deployment import Application
 
 from safety_ray.compat import versions
@@ -219,6 +221,17 @@ def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None
     [engine] = ingress.init_kwargs["llm_deployments"].values()
     for deployment in (ingress, engine._bound_deployment):
         assert deployment._deployment_config.graceful_shutdown_timeout_s == 77
+
+
+def test_build_app_lets_the_replica_end_long_answers(model: Path) -> None:
+    """Ray Serve LLM's ingress, which is a part of the replica in direct mode, would end them after 600 s."""
+    name = "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT"
+    assert name in inspect.getsource(constants)
+    ingress = build_app({"model": str(model), "request_timeout_s": 900.0})._bound_deployment
+    [engine] = ingress.init_kwargs["llm_deployments"].values()
+    settings = engine._bound_deployment.init_kwargs["llm_config"].runtime_env
+    for env in (ingress.ray_actor_options["runtime_env"], settings):
+        assert float(env["env_vars"][name]) > 900
 
 
 def test_build_app_direct_has_one_deployment(model: Path) -> None:
