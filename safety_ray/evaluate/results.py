@@ -96,7 +96,8 @@ def read(path: str) -> list[Row]:
             raise UserError(f"'{root}', line {number} repeats id '{row['id']}' of {row['prompt_set']}.")
         seen.add(key)
         row.pop("verdicts", None)
-        rows.append({**row, "group": row["id"] if row.get("group") is None else str(row["group"])})
+        group = row.get("group")
+        rows.append({**row, "group": row["id"] if group in (None, "") else str(group)})
     if not rows:
         raise UserError(f"'{root}' has no rows.")
     return rows

@@ -156,7 +156,7 @@ def test_results_read_accepts_answers_of_other_software(tmp_path: Path) -> None:
     row = {"prompt_set": "s", "kind": HARMFUL, "id": "1", "prompt": "p", "decoder": "api", "answer": "a"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     assert results.read(str(tmp_path / "mine.jsonl")) == [{**row, "group": "1"}]
-    rows = [{**row, "group": None}, {**row, "id": "2", "group": None}, {**row, "id": "3", "group": 7}]
+    rows = [{**row, "group": None}, {**row, "id": "2", "group": ""}, {**row, "id": "3", "group": 7}]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [row["group"] for row in results.read(str(tmp_path / "mine.jsonl"))] == ["1", "2", "7"]
 
