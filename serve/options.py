@@ -185,7 +185,7 @@ def options_in_xargs(xargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_fields(request: Any) -> None:
     """Raise UserError for fields of vLLM's requests that would bypass the guard."""
-    for name in ("kv_transfer_params", "ec_transfer_params"):
+    for name in ("kv_transfer_params", "ec_transfer_params", "return_assistant_tokens_mask"):
         if getattr(request, name, None):
             raise UserError(f"{name} is not supported: it would bypass the guard.")
     if getattr(request, "use_beam_search", False):
