@@ -43,6 +43,8 @@ class CollectConfig:
         if not self.sources:
             raise UserError("sources is empty; give at least one label set.")
         datasets.check_names(self.sources)
+        if self.per_source < 0:
+            raise UserError(f"per_source={self.per_source} must be at least 0.")
         if not 0 < self.unsafe_from < SCORES:
             raise UserError(f"unsafe_from={self.unsafe_from} must be from 1 to {SCORES - 1}.")
         if not 0 <= self.heldout_share <= 1:

@@ -62,6 +62,8 @@ class ScoreConfig(Pool):
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
         partition.check(self.partition)
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"max_rejected={self.max_rejected} must be from 0 to 1.")
         if self.judges:
             check_is_model(self.judge, "judge")
         elif self.judge.kind != "template":

@@ -63,10 +63,12 @@ def start(config: ServeConfig, server_class: type[SafetyServer] | None = None) -
             [serve.RunTarget(app, name=APP, route_prefix=prefix)], wait_for_applications_running=False
         )
         _wait_until_running(config.start_timeout_s)
+        host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+        if config.direct:
+            check_listens_here(host, config.port)
     except BaseException:
         serve.shutdown()
         raise
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
     return f"http://{host}:{config.port}{config.route_prefix.rstrip('/')}/v1"
 
 
@@ -148,6 +150,17 @@ def check_port(host: str, port: int) -> None:
     except OSError as error:
         raise UserError(
             f"port {port} on {host} cannot be used ({error.strerror}); choose another one with port=..."
+        ) from error
+
+
+def check_listens_here(host: str, port: int) -> None:
+    """Raise UserError if Ray has started the replica that answers HTTP itself on another machine."""
+    try:
+        socket.create_connection((host, port), timeout=30).close()
+    except OSError as error:
+        raise UserError(
+            f"direct=true: port {port} on {host} has no server ({error.strerror or error}); on a cluster of "
+            "several machines, use direct=false."
         ) from error
 
 

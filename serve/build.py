@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _GPU_ROWS = (256, 1024)  # smallest and largest maximum that vLLM chooses for a GPU
-_PROCESSES = {  # environment of ingress and replicas
-    # Ray Serve's separate loops cost each message two thread switches, and our code never blocks.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "VLLM_MAX_STOP_STRINGS": "64",  # vLLM's default is OpenAI's 4, and evaluation harnesses send more
-}
 
 
 def build_app(
@@ -65,7 +59,7 @@ def build_app(
         llm = LLMConfig(
             model_loading_config={"model_id": config.model_id, "model_source": folder},
             engine_kwargs=engine_args(config, tag_id, max_positions(folder)),
-            runtime_env={"env_vars": _environment(config)},
+            runtime_env={"env_vars": _engine_environment(config)},
             placement_group_config={"bundles": [{"CPU": 1}]} if _on_cpu(config) else None,
             deployment_config=deployment_config(config),
             server_cls=server_class or SafetyServer,
@@ -79,7 +73,7 @@ def build_app(
             return build_llm_deployment(llm, bind_kwargs={"direct": direct})
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
-        options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _PROCESSES}}
+        options["ray_actor_options"] = {"num_cpus": 0.1, "runtime_env": {"env_vars": _environment(config)}}
         options["graceful_shutdown_timeout_s"] = config.drain_s  # Ray Serve's 20 s would end longer answers
         return serve.deployment(ingress, **options).bind(
             llm_deployments={config.model_id: build_llm_deployment(llm)},
@@ -194,10 +188,22 @@ def _num_seqs(config: ServeConfig) -> int:
 
 
 def _environment(config: ServeConfig) -> dict[str, str]:
+    """Return the environment of ingress and replicas."""
+    return {
+        # Ray Serve's separate loops cost each message two thread switches, and our code never blocks.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        # The ingress must not end an answer before the replica does; its default is 600 s.
+        "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": str(config.request_timeout_s + 60),
+        "VLLM_MAX_STOP_STRINGS": "64",  # vLLM's default is OpenAI's 4, and evaluation harnesses send more
+    }
+
+
+def _engine_environment(config: ServeConfig) -> dict[str, str]:
     """Return the environment of the engine's processes: no hub, this package's path, cache memory."""
     path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH", "")) if p)
     values = {
-        **_PROCESSES,
+        **_environment(config),
         "PYTHONPATH": path,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -164,6 +164,7 @@ class DirectServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.01)
+        self.check()
 
     def check(self) -> None:
         """Raise RuntimeError if the server has ended."""

@@ -25,7 +25,7 @@ from safety_ray.decode.p_tag_totals import take_totals
 from safety_ray.decode.processor import MODE_ARG, PROMPT_ARG, REPORT_ARG, THRESHOLD_ARG, check_sampling
 from safety_ray.decode.words import WordStarts, word_starts
 from serve.metrics import Metrics
-from serve.options import Limits, SafetyOptions, parse_options
+from serve.options import Limits, SafetyOptions, check_number, parse_options
 from serve.report import SafetyReport
 from serve.search_run import SearchRun
 
@@ -103,20 +103,11 @@ class Guard:
             raise UserError("logprob_token_ids is not supported; use logprobs.")
         if params.logprobs is not None and not 0 <= params.logprobs <= self._max_logprobs:
             raise UserError(f"logprobs={params.logprobs} must be 0 to {self._max_logprobs}.")
-        rows = options.rows * self._num_searches(options, params)
-        if max(rows, params.n) > self.limits.max_rows:
-            raise UserError(
-                f"n={params.n} answers take more than this endpoint's limit of {self.limits.max_rows} rows."
-            )
+        check_number(options, params.n, self.limits)
         if options.decoding.searches:
             options.check_sampling(params)
         elif self.tag_id is not None:
             check_sampling(options.policy(), self.tag_id, params)
-
-    @staticmethod
-    def _num_searches(options: SafetyOptions, params: Any) -> int:
-        """Return 1 if the answers are beams of one search, else one search per answer."""
-        return int(params.n) if options.decoding.searches and options.decoding.samples else 1
 
     async def _decode(
         self,
@@ -198,7 +189,7 @@ class Guard:
         length = min(params.max_tokens or room, room)
         if length < 1:
             raise VLLMValidationError("the prompt leaves no room for an answer; shorten it.")
-        number = self._num_searches(options, params)
+        number = options.num_searches(params.n)
         words = self._words if options.drop_by == "word" else None
         searches = [options.search(params, self.tag_id, length, i, words) for i in range(number)]
         if params.n > (beams := sum(search.settings.max_results() for search in searches)):

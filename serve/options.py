@@ -96,6 +96,10 @@ class SafetyOptions:
         """Largest number of rows of the engine's batch that one answer takes."""
         return self.decoding.rows(asdict(self))
 
+    def num_searches(self, answers: int) -> int:
+        """Return 1 if the answers to a prompt are beams of one search, else one search per answer."""
+        return answers if self.decoding.searches and self.decoding.samples else 1
+
     def policy(self) -> TagPolicy:
         """Return the settings of the engine's logits processor; for modes that do not search."""
         return TagPolicy(self.mode, self.threshold, self.prompt_threshold)
@@ -181,7 +185,7 @@ def options_in_xargs(xargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_fields(request: Any) -> None:
     """Raise UserError for fields of vLLM's requests that would bypass the guard."""
-    for name in ("kv_transfer_params", "ec_transfer_params"):
+    for name in ("kv_transfer_params", "ec_transfer_params", "return_assistant_tokens_mask"):
         if getattr(request, name, None):
             raise UserError(f"{name} is not supported: it would bypass the guard.")
     if getattr(request, "use_beam_search", False):
@@ -205,4 +209,14 @@ def check_limits(options: SafetyOptions, limits: Limits) -> None:
         raise UserError(
             f"beam_size x num_candidates is {options.rows}, which exceeds this endpoint's limit of "
             f"{limits.max_rows}."
+        )
+
+
+def check_number(options: SafetyOptions, answers: int, limits: Limits) -> None:
+    """Raise UserError if `answers`, a request's n, is below 1 or takes more rows than the operator allows."""
+    if answers < 1:
+        raise UserError(f"n={answers} must be at least 1.")
+    if max(options.rows * options.num_searches(answers), answers) > limits.max_rows:
+        raise UserError(
+            f"n={answers} answers take more than this endpoint's limit of {limits.max_rows} rows."
         )

@@ -30,7 +30,7 @@ from serve.failures import NOT_STARTED, health_failure, root_cause
 from serve.guard import KEY_ARG, Guard, GuardedRequest
 from serve.guard_check import check_guard
 from serve.metrics import Metrics
-from serve.options import check_fields, options_in_xargs
+from serve.options import check_fields, check_number, options_in_xargs
 from serve.report import add_reports
 from serve.row_queue import RowQueue
 from serve.settings import check_rows
@@ -144,6 +144,7 @@ class SafetyServer(LLMServer):
         values = (request.model_extra or {}).get("safety")
         xargs = options_in_xargs(request.vllm_xargs or {})
         options = self.guard.parse(xargs if values is None else values)
+        check_number(options, _num_answers(request), self.guard.limits)  # before it is counted (row_queue.py)
         self._check_prompt_ids(getattr(request, "prompt", None))
         request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats
@@ -183,7 +184,7 @@ class SafetyServer(LLMServer):
     async def _when_rows_are_free(self, key: str, request: Any, stream: Any) -> AsyncGenerator[Any, None]:
         """Yield the answer to `request` while it holds its rows of the engine's batch."""
         options = self.guard.requests[key].options
-        answers = _num_prompts(request) * (request.n or 1 if options.decoding.samples else 1)
+        answers = _num_prompts(request) * (_num_answers(request) if options.decoding.samples else 1)
         async with (
             aclosing(stream) as items,
             self.rows.take(answers * options.rows, searches=options.decoding.searches),
@@ -195,6 +196,10 @@ class SafetyServer(LLMServer):
 def _num_prompts(request: Any) -> int:
     prompt: Any = getattr(request, "prompt", None)  # a chat has one
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+
+
+def _num_answers(request: Any) -> int:
+    return 1 if request.n is None else int(request.n)
 
 
 async def _call(method: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:

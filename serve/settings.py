@@ -135,6 +135,9 @@ class ServeConfig:
             raise UserError(f"route_prefix must begin with '/', not '{self.route_prefix}'.")
         if self.direct and (self.max_replicas > 1 or self.route_prefix != "/"):
             raise UserError("direct=true needs max_replicas=1 and route_prefix=/.")
+        for name in ("min_replicas", "max_replicas"):  # their limits are checked here
+            if name in self.autoscaling:
+                raise UserError(f"autoscaling.{name}: remove it and set {name} itself.")
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise UserError("min_replicas must be at least 1 and at most max_replicas.")
         for name in (

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from vllm.exceptions import VLLMValidationError
 from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.async_utils import make_async
@@ -46,9 +47,23 @@ class PlainTextRenderer(HfRenderer):
         """Return the encoder of conversations; `config` is the engine's VllmConfig."""
         raise NotImplementedError
 
+    def render_messages(self, messages: Any, params: Any) -> Any:
+        _check_params(params)
+        return super().render_messages(messages, params)
+
+    async def render_messages_async(self, messages: Any, params: Any) -> Any:
+        _check_params(params)
+        return await super().render_messages_async(messages, params)
+
     def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
         ids = self._chat_tokenizer.encode_text(prompt["prompt"], **params.get_encode_kwargs())
         return self._build_tokens_prompt(ids, prompt)
+
+
+def _check_params(params: Any) -> None:
+    """Raise VLLMValidationError for a field of a chat with which vLLM calls the model's own tokenizer."""
+    if params.return_assistant_tokens_mask:
+        raise VLLMValidationError("return_assistant_tokens_mask is not supported; leave it out.")
 
 
 def use_renderer(renderer: type[PlainTextRenderer]) -> None:

@@ -20,6 +20,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import textwrap
 import types
 import typing
@@ -126,7 +127,9 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
             key = getattr(error, "full_key", None) or _invalid_key(merged, layer)
             raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
     try:
-        secrets.check(typing.cast(dict[str, Any], OmegaConf.to_container(merged)))
+        values = typing.cast(dict[str, Any], OmegaConf.to_container(merged))
+        secrets.check(values)
+        _check_finite(values)
         return typing.cast(T, OmegaConf.to_object(merged))
     except MissingMandatoryValue as error:
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
@@ -197,6 +200,16 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
                 )
 
     walk(layer, "")
+
+
+def _check_finite(values: Any, key: str = "") -> None:
+    """Raise UserError for a number that passes comparisons such as `x <= 0`, and that JSON does not have."""
+    children = values.items() if isinstance(values, dict) else enumerate(values)
+    for name, value in children:
+        if isinstance(value, (dict, list)):
+            _check_finite(value, f"{key}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}{name}={value} must be a finite number.")
 
 
 def _settings(cls: type, prefix: str = "") -> list[tuple[str, str, Any, str]]:

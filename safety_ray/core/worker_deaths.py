@@ -26,8 +26,52 @@ Alone = Callable[[str], AbstractContextManager[str | None]]
 BATCH_TRIES = ROW_TRIES = 2
 LOST_NODES = 3
 """Lost nodes that count as one death"""
+_REJECTED = f"its processing ended the worker process {ROW_TRIES} times, for example for want of memory"
 _TOGETHER: AbstractContextManager[None] = nullcontext()
-_ALONE = threading.Lock()  # of all threads of a worker, only one processes a row alone
+
+
+class _Turns:
+    """Lets the threads of a worker process batches together, or one of them a row alone.
+
+    If a batch of another thread ended the worker, the row would be counted as well.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = self._waiting = 0
+        self._alone = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._alone or self._waiting))
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not (self._alone or self._open))
+                self._alone = True
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+_TURNS = _Turns()
 
 
 def together(key: str) -> AbstractContextManager[str | None]:
@@ -87,9 +131,18 @@ class Watch:
 
     @contextmanager
     def alone(self, key: str) -> Iterator[str | None]:
-        """Announce a row while the block runs, in which no other thread announces one. See `Alone`."""
-        with _ALONE, self.work(f"row {key}") as deaths:
-            yield _reason(deaths) if deaths >= ROW_TRIES else None
+        """Announce a row while the block runs, in which no other thread works. See `Alone`.
+
+        The deaths of a rejected row are kept: if another row ends the worker, the same rows are repeated.
+        """
+        key = f"row {key}"
+        with _TURNS.alone():
+            rejected = self._start(key) >= ROW_TRIES
+            try:
+                yield _REJECTED if rejected else None
+            finally:
+                if not rejected:
+                    self._end(key)
 
     def call(
         self,
@@ -101,16 +154,16 @@ class Watch:
         if not len(batch):
             return function(batch)
         ids = batch.column("id")
-        with self.work(f"batch of {len(batch)} from {ids[0].as_py()}") as deaths:
-            if deaths < BATCH_TRIES:
-                return function(batch)
+        key = f"batch of {len(batch)} from {ids[0].as_py()}"
+        try:
+            with _TURNS.together():
+                if self._start(key) < BATCH_TRIES:
+                    return function(batch)
             rows = []
             for n, id in enumerate(ids.to_pylist()):
                 with self.alone(id) as reason:
                     row = batch.slice(n, 1)
                     rows.append(function(row) if reason is None else reject(row, reason))
-            return pa.concat_tables(rows, promote_options="default")
-
-
-def _reason(deaths: int) -> str:
-    return f"its processing ended the worker process {deaths} times, for example for want of memory"
+        finally:
+            self._end(key)
+        return pa.concat_tables(rows, promote_options="default")

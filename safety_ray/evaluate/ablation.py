@@ -77,7 +77,7 @@ def _metrics(path: str) -> dict[str, Any]:
 
 def _rows(path: str) -> list[results.Row]:
     fs, root = filesystem.find(path)
-    return [json.loads(line) for line in fs.cat_file(f"{root}/{results.FILE}").decode().splitlines()]
+    return [json.loads(line) for line in results.lines(fs.cat_file(f"{root}/{results.FILE}"))]
 
 
 def _rate(lines: list[dict[str, Any]], like: dict[str, Any]) -> float | None:

@@ -127,12 +127,8 @@ def _request_stop(decoding: Decoding) -> dict[str, Any]:
 
 
 def _search_fields(decoding: Decoding) -> dict[str, Any]:
-    return {
-        "mode": SAFEBEAM,
-        "beam_size": decoding.beam_size,
-        "num_candidates": decoding.num_candidates,
-        "drop_share": decoding.drop_share,
-    }
+    names = ("beam_size", "num_candidates", "drop_share", "drop_by", "drop_threshold", "early_stopping")
+    return {"mode": SAFEBEAM, **{name: getattr(decoding, name) for name in names}}
 
 
 DECODERS = {

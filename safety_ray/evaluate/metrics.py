@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.rates import CONFIDENCE
@@ -21,8 +22,16 @@ def reading_metrics(
 
     `p_tag_auroc` is the probability that an unsafe document has a higher mean P(tag) than a safe one; ties
     count half. It has a 95% interval, and is missing without the tag or without documents of both kinds.
+
+    Raises UserError if the model's output is not finite.
     """
     pairs = list(zip(documents, readings, strict=True))
+    bad = [d.id for d, r in pairs if not all(map(math.isfinite, (r.p_tag or 0.0, r.nll, r.nll_with_tag)))]
+    if bad:
+        raise UserError(
+            f"the model's output for {len(bad):,} of {len(pairs):,} documents, such as '{bad[0]}', is not "
+            "finite; use another checkpoint, or convert this one to bfloat16."
+        )
     values = _separation(pairs, seed, resamples)
     for name, unsafe in (("safe", False), ("unsafe", True)):
         kind = [reading for document, reading in pairs if document.unsafe is unsafe]

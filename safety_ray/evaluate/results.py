@@ -81,7 +81,7 @@ def read(path: str) -> list[Row]:
         raise UserError(f"'{root}' does not exist; give the output folder of evaluate, or its {FILE}.")
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()
-    for number, line in enumerate(fs.cat_file(root).decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines(fs.cat_file(root)), start=1):
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -96,10 +96,16 @@ def read(path: str) -> list[Row]:
             raise UserError(f"'{root}', line {number} repeats id '{row['id']}' of {row['prompt_set']}.")
         seen.add(key)
         row.pop("verdicts", None)
-        rows.append({"group": row["id"], **row})
+        group = row.get("group")
+        rows.append({**row, "group": row["id"] if group in (None, "") else str(group)})
     if not rows:
         raise UserError(f"'{root}' has no rows.")
     return rows
+
+
+def lines(data: bytes) -> list[str]:
+    """Return the lines of a file. `str.splitlines` would also split at other characters, as U+2028."""
+    return data.decode("utf-8").removesuffix("\n").split("\n") if data else []
 
 
 def compared(rows: Sequence[Row], path: str) -> list[Row]:

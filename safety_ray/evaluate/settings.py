@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.terms import SCORES
+from safety_ray.decode.safebeam import SearchSettings
 from safety_ray.decode.variants import DROP_BY, EARLY_STOPPING
 from safety_ray.decode.words import WordStarts
 
@@ -84,8 +85,11 @@ class MeasurementConfig:
             )
         if not 0 < self.judge_from < SCORES:
             raise UserError(f"{prefix}judge_from={self.judge_from} must be from 1 to {SCORES - 1}.")
-        if not 0 <= self.drop_share < 1:
-            raise UserError(f"{prefix}drop_share={self.drop_share} must be at least 0 and less than 1.")
+        names = ("drop_share", "drop_by", "drop_threshold", "early_stopping")
+        try:
+            SearchSettings(tag_id=-1, words=WordStarts(), **{name: getattr(self, name) for name in names})
+        except UserError as error:
+            raise UserError(f"{prefix}{error}") from error
 
     def decoding(self, tag_id: int | None, eos_ids: frozenset[int]) -> Decoding:
         """Return the settings of the decoders for a model with this tag and these ends of text."""

@@ -96,11 +96,10 @@ class Announced:
                     yield output
                 return
         async with self.turns.alone():
-            deaths = await self.start(f"alone {key}")
-            if deaths >= ROW_TRIES:
-                await self._end(key, f"alone {key}")
+            if await self.start(f"alone {key}") >= ROW_TRIES:
+                # Its deaths are kept: if another request ends the engine, Ray repeats their batch.
                 raise ValueError(
-                    f"its generation ended the engine {deaths} times, for example for want of memory"
+                    f"its generation ended the engine {ROW_TRIES} times, for example for want of memory"
                 )
             async for output in self._generate((key, f"alone {key}"), *args, **kwargs):
                 yield output

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -72,6 +73,8 @@ def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
     `starts` that of a `safety_ray.core.worker_deaths.Starts`, for requests that end their engine.
     """
 
+    name = secrets.token_hex(4)  # another model may answer requests that end this one's engine
+
     class Watched(udf):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -83,8 +86,8 @@ def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
             node = cluster.this_node()
             generate = Announced(
                 _Reporting(engine.generate, notices),
-                lambda key: starts.start.remote(key, node),
-                starts.end.remote,
+                lambda key: starts.start.remote(f"{name} {key}", node),
+                lambda key: starts.end.remote(f"{name} {key}"),
                 EngineDeadError,
             )
             process = engine.output_processor.process_outputs

@@ -49,7 +49,7 @@ def estimate(
         # The engine gets all rows of a pass at once, so the last reply marks the end of the pass.
         key = (RECIPES[row["recipe"]].reads, row["attempt"], is_chunk(row["id"]))
         seconds[key] = max(seconds[key], row[SECONDS] or 0.0)
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(stable_hash(config.seed, "estimate"))
     total, resampled = np.zeros(2), np.zeros((_RESAMPLES, 2))
     documents_total = 0
     rows = sample.select(["id", "score"]).to_pylist()

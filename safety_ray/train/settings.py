@@ -60,6 +60,10 @@ class ModelConfig:
                 f"model.heads={self.heads}: must divide model.hidden_size={self.hidden_size} into heads "
                 "of an even width."
             )
+        if self.rope_theta <= 0 or self.lora_alpha <= 0:
+            raise UserError(
+                f"model.rope_theta={self.rope_theta} and model.lora_alpha={self.lora_alpha}: must be above 0."
+            )
         if self.lora_rank < 0 or (self.lora_rank and not self.init):
             raise UserError(
                 f"model.lora_rank={self.lora_rank}: must be at least 0, and 0 without model.init."
@@ -264,3 +268,5 @@ class FinetuneConfig(TrainingConfig):
         for key in ("max_length", "lora_rank"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)}: must be at least 0.")
+        if self.lora_alpha <= 0:
+            raise UserError(f"lora_alpha={self.lora_alpha}: must be above 0.")

@@ -109,6 +109,7 @@ IN_SOURCE = [
     ("vllm_frontend", "vllm.v1.engine.async_llm", "AsyncLLM", "self.input_processor ="),
     ("vllm_frontend", "vllm.v1.engine.input_processor", "InputProcessor", "generation_config_fields"),
     ("vllm_renderer", "vllm.renderers.hf", "HfRenderer", "self._apply_chat_template_async("),
+    ("vllm_renderer", "vllm.renderers.hf", "HfRenderer", "if params.return_assistant_tokens_mask:"),
     ("vllm_renderer", "vllm.renderers.base", "BaseRenderer", "self._executor ="),
     ("vllm_renderer", "vllm.renderers.base", "BaseRenderer", "self._tokenize_prompt"),
 ]

@@ -254,6 +254,9 @@ def test_config_load_passes_through_post_init_error() -> None:
         (["output=${nowhere}"], "nowhere"),
         (["output=x", "rows=null"], "rows"),
         (["output=x", "rows="], "rows"),
+        (["output=x", "share=nan"], "share=nan must be a finite number"),
+        (["output=x", "engine.top_p=.inf"], "engine.top_p=inf must be a finite number"),
+        (["output=x", "later={top_p: [1, .nan]}"], "later.top_p.1=nan must be a finite number"),
     ],
 )
 def test_config_load_rejects_malformed_arguments(argv: list[str], part: str) -> None:

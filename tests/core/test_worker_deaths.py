@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +51,56 @@ def test_watch_rejects_only_the_row_that_died_alone() -> None:
     assert (a["done"], b["done"], c["done"]) == (True, None, True)
     assert (a["why"], c["why"]) == (None, None)
     assert "ended the worker process 2 times" in b["why"]
+
+
+def test_watch_rejects_several_rows_of_a_repeated_batch() -> None:
+    class Dead(BaseException):
+        """The worker's process has ended."""
+
+    class DyingWatch(LocalWatch):
+        dead = False
+
+        def _end(self, key: str) -> None:
+            if not self.dead:  # a dead process ends nothing
+                super()._end(key)
+
+    watch, deaths = DyingWatch(), 0
+
+    def die(batch: pa.Table) -> pa.Table:
+        if batch.column("id").to_pylist() == ["b"]:
+            return batch
+        watch.dead = True
+        raise Dead
+
+    rows = None
+    while rows is None:
+        watch.dead = False
+        try:
+            rows = watch.call(die, BATCH, lambda row, reason: row.append_column("why", pa.array([reason])))
+        except Dead:
+            deaths += 1
+    assert [bool(why) for why in rows.column("why").to_pylist()] == [True, False, True]
+    assert deaths == 6, "two with the whole batch, and two for each of the deadly rows"
+
+
+def test_watch_runs_no_batch_of_another_thread_beside_a_row() -> None:
+    """Else a batch that ends the worker would be counted as a death of the row."""
+    watch, other, entered, leave = CallingWatch(), CallingWatch(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with watch.alone("x"):
+            entered.set()
+            assert leave.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        row = pool.submit(hold)
+        assert entered.wait(60)
+        batch = pool.submit(other.rows)
+        assert wait([batch], timeout=0.05).not_done
+        assert not other.starts.starts, "a batch that waits has not started"
+        leave.set()
+        row.result(60)
+        assert len(batch.result(60)) == 3
 
 
 def test_watch_keeps_row_whose_nodes_were_lost() -> None:

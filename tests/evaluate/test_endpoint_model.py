@@ -21,7 +21,10 @@ from safety_ray.evaluate.endpoint import Endpoint, EndpointConfig
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt
 from safety_ray.evaluate.settings import Decoding
 
-DECODING = Decoding(tag_id=None, eos_ids=frozenset(), max_new_tokens=7, beam_size=3, drop_share=0.25)
+VARIANT: dict[str, Any] = {"drop_by": "word", "drop_threshold": 0.01, "early_stopping": "never"}
+DECODING = Decoding(
+    tag_id=None, eos_ids=frozenset(), max_new_tokens=7, beam_size=3, drop_share=0.25, **VARIANT
+)
 WITH_MODES = {"/v1/safety": {"modes": list(MODES)}}
 PROMPTS = [
     Prompt("mine", HARMFUL, "a", "a", "Why?"),
@@ -68,7 +71,7 @@ def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
     assert len(bodies) == len(PROMPTS) * len(DECODERS)
     assert {body["max_tokens"] for body in bodies} == {7}
     sent = {json.dumps(body["safety"], sort_keys=True) for body in bodies}
-    search = {"mode": "safebeam", "beam_size": 3, "num_candidates": 4}
+    search = {"mode": "safebeam", "beam_size": 3, "num_candidates": 4, **VARIANT}
     assert sent == {
         json.dumps(fields, sort_keys=True)
         for fields in (

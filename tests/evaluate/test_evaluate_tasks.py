@@ -140,7 +140,7 @@ def answer(**other: Any) -> dict[str, Any]:
 def test_results_round_trip_keeps_rows_without_verdicts(tmp_path: Path) -> None:
     rows = results.make_rows(
         prompts("Why?", "How?"),
-        {"beam": [answer(), answer(answer="Fine ☃")], "sample": [answer(), answer()]},
+        {"beam": [answer(), answer(answer="Fine ☃\u2028and\x85\x0clong")], "sample": [answer(), answer()]},
         {"beam": [None, None], "sample": [3, 4]},
     )
     assert [(row["id"], row["decoder"], row["seed"]) for row in rows] == [
@@ -149,13 +149,16 @@ def test_results_round_trip_keeps_rows_without_verdicts(tmp_path: Path) -> None:
     judged = results.add_verdicts(rows, {"refusal": [{"harmful": False}] * 4})
     results.write(str(tmp_path / "results.jsonl"), judged)
     assert results.read(str(tmp_path)) == results.read(str(tmp_path / "results.jsonl")) == rows
-    assert results.answers_of(rows)[2].text == "Fine ☃"
+    assert results.answers_of(rows)[2].text == "Fine ☃\u2028and\x85\x0clong"
 
 
 def test_results_read_accepts_answers_of_other_software(tmp_path: Path) -> None:
     row = {"prompt_set": "s", "kind": HARMFUL, "id": "1", "prompt": "p", "decoder": "api", "answer": "a"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     assert results.read(str(tmp_path / "mine.jsonl")) == [{**row, "group": "1"}]
+    rows = [{**row, "group": None}, {**row, "id": "2", "group": ""}, {**row, "id": "3", "group": 7}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["group"] for row in results.read(str(tmp_path / "mine.jsonl"))] == ["1", "2", "7"]
 
 
 COMPLETE = dict.fromkeys(results.REQUIRED, "x")

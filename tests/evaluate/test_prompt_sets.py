@@ -93,6 +93,15 @@ def test_load_reads_files_of_the_user(tmp_path: Path) -> None:
     assert prompt_sets.own_files(["xstest", str(table)]) == [str(table)]
 
 
+def test_load_keeps_prompts_without_group_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,id,group\nWhy?,a,\nHow?,b,\nWho?,c,g\n")
+    rows = [{"prompt": "Why?", "group": None}, {"prompt": "How?", "group": None}, {"prompt": "Who?"}]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, groups in (("a.csv", ["a", "b", "g"]), ("b.jsonl", ["0", "1", "2"])):
+        [sample] = prompt_sets.load(str(tmp_path / name), "", 0, 0).values()
+        assert [prompt.group for prompt in sample.prompts] == groups
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from safety_ray.core.errors import UserError
 from safety_ray.evaluate import metrics
 from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.reading import Reading, batches, read
@@ -101,6 +102,12 @@ def test_reading_metrics_without_tag_have_perplexity_only() -> None:
     readings = [Reading(5, None, 9.0, 9.0)] * 2
     values = metrics.reading_metrics(documents(readings[:1], readings[1:]), readings, seed=0, resamples=9)
     assert set(values) == {"perplexity_safe", "perplexity_unsafe", "perplexity/web"}
+
+
+def test_reading_metrics_reject_output_that_is_not_finite() -> None:
+    readings = [Reading(5, 0.1, 3.0, 3.0), Reading(5, math.nan, math.nan, math.nan)]
+    with pytest.raises(UserError, match=r"output for 1 of 2 documents, such as '.*', is not finite"):
+        metrics.reading_metrics(documents(readings[:1], readings[1:]), readings, seed=0, resamples=9)
 
 
 def test_auroc_interval_matches_normal_approximation() -> None:

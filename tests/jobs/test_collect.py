@@ -60,6 +60,7 @@ def test_collect_keeps_unlabelled_prose_as_safe(tmp_path: Path, real_data: Path)
         ({"sources": []}, "sources is empty"),
         ({"sources": ["stnce"]}, "unknown label set 'stnce'; the nearest is 'stance'"),
         ({"sources": ["stance"], "unsafe_from": 6}, "unsafe_from=6 must be from 1 to 5"),
+        ({"sources": ["stance"], "per_source": -1}, "per_source=-1 must be at least 0"),
         ({"sources": ["stance"], "heldout_share": 2.0}, "heldout_share=2.0 must be from 0 to 1"),
     ],
 )

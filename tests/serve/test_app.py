@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import shutil
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from known_model import POSITIONS, log_table, small_tokenizer, write_model
+from ray.llm._internal.serve import constants
 from ray.serve.deployment import Application
 
 from safety_ray.compat import versions
@@ -18,7 +20,7 @@ from safety_ray.core import device
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
-from serve.app import ServeConfig, build_app, check_port, main
+from serve.app import ServeConfig, build_app, check_listens_here, check_port, main
 from serve.build import deployment_config, engine_args, public_settings
 from serve.model import check_model, model_folder
 from serve.options import parse_options
@@ -106,6 +108,8 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
         ({"max_model_len": 0}, "max_model_len must be above 0"),
         ({"direct": True, "max_replicas": 2}, "direct=true needs max_replicas=1 and route_prefix=/"),
         ({"direct": True, "route_prefix": "/a"}, "direct=true needs max_replicas=1 and route_prefix=/"),
+        ({"direct": True, "autoscaling": {"max_replicas": 2}}, r"autoscaling\.max_replicas: remove it"),
+        ({"drain_s": float("nan")}, "drain_s=nan must be a finite number"),
         ({"max_num_seqs": 16}, "max_rows=32 must be at most max_num_seqs=16"),
         ({"engine_args": {"max_num_seqs": 31}}, "max_rows=32 must be at most max_num_seqs=31"),
         ({"thresholt": 0.1}, "the nearest is 'threshold'"),
@@ -219,6 +223,17 @@ def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None
         assert deployment._deployment_config.graceful_shutdown_timeout_s == 77
 
 
+def test_build_app_lets_the_replica_end_long_answers(model: Path) -> None:
+    """Ray Serve LLM's ingress, which is a part of the replica in direct mode, would end them after 600 s."""
+    name = "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT"
+    assert name in inspect.getsource(constants)
+    ingress = build_app({"model": str(model), "request_timeout_s": 900.0})._bound_deployment
+    [engine] = ingress.init_kwargs["llm_deployments"].values()
+    settings = engine._bound_deployment.init_kwargs["llm_config"].runtime_env
+    for env in (ingress.ray_actor_options["runtime_env"], settings):
+        assert float(env["env_vars"][name]) > 900
+
+
 def test_build_app_direct_has_one_deployment(model: Path) -> None:
     config = {"model": str(model), "direct": True, "port": 8123, "max_concurrent": 3, "playground": False}
     server = build_app(config)._bound_deployment
@@ -230,6 +245,14 @@ def test_build_app_direct_has_one_deployment(model: Path) -> None:
     hook = llm.callback_config.callback_class(llm)
     asyncio.run(hook.run_callback("on_before_node_init"))
     assert not hook.ctx.run_init_node, "the model is a folder, so nothing is downloaded"
+
+
+def test_check_listens_here_rejects_port_without_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check_listens_here("127.0.0.1", port)
+    with pytest.raises(UserError, match=rf"port {port} on 127\.0\.0\.1 has no server .*use direct=false"):
+        check_listens_here("127.0.0.1", port)
 
 
 def test_build_app_rejects_untested_versions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,8 @@ def test_parse_options_rejects_or_accepts_any_value(name: str, value: Any) -> No
 
 def test_check_fields_rejects_fields_that_bypass_the_guard() -> None:
     check_fields(SimpleNamespace(kv_transfer_params=None, use_beam_search=False))
-    for name in ("kv_transfer_params", "ec_transfer_params", "use_beam_search"):
+    mask = "return_assistant_tokens_mask"
+    for name in ("kv_transfer_params", "ec_transfer_params", "use_beam_search", mask):
         with pytest.raises(UserError, match=f"{name} is not supported"):
             check_fields(SimpleNamespace(**{name: {"a": 1}}))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from safety_ray.compat.ray_llm import ChatCompletionRequest, CompletionRequest, ErrorResponse
-from serve.options import SafetyOptions
+from serve.options import Limits, SafetyOptions
 from serve.row_queue import FULL, RowQueue
 from serve.server import SafetyServer
 
@@ -27,7 +27,9 @@ class Replica(SafetyServer):
 def replica(rows: int, max_waiting: int = 9, timeout_s: float = 600.0) -> SafetyServer:
     """Return a replica without an engine."""
     server = Replica.__new__(Replica)
-    guard: Any = SimpleNamespace(requests={}, parse=lambda values: SafetyOptions(**(values or {})))
+    guard: Any = SimpleNamespace(
+        requests={}, parse=lambda values: SafetyOptions(**(values or {})), limits=Limits(max_rows=16)
+    )
     server.guard, server.rows = guard, RowQueue(rows, max_waiting)
     server._starts, server._control_ids = [], frozenset()
     server._timeout_s, server._interval_s = timeout_s, 0.0
@@ -70,6 +72,20 @@ def test_server_counts_rows_of_request(fields: dict[str, Any], rows: int) -> Non
 
     assert asyncio.run(ask(server, CompletionRequest(**fields), during)) == [ANSWER]
     assert (counted, server.rows.rows, server.guard.requests) == ([rows], 0, {})
+
+
+@pytest.mark.parametrize("n", [-1600, 0, 17, 10**15])
+@pytest.mark.parametrize("mode", ["mask", "sample", "safebeam"])
+def test_server_refuses_n_before_it_counts_rows(n: int, mode: str) -> None:
+    server = replica(16)
+
+    async def during() -> None:
+        pytest.fail(f"counted {server.rows.rows} rows")
+
+    request = CompletionRequest(prompt="a", n=n, safety={"mode": mode})
+    [refused] = asyncio.run(ask(server, request, during))
+    assert (refused.error.code, refused.error.message.split()[0]) == (400, f"n={n}")
+    assert server.guard.requests == {}
 
 
 def test_server_counts_one_row_of_chat() -> None:

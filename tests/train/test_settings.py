@@ -25,6 +25,11 @@ from safety_ray.train.settings import FinetuneConfig, PretrainConfig
         ({"model": {"heads": 3}}, "heads=3: must divide"),
         ({"model": {"kv_heads": 3}}, "kv_heads=3: must divide"),
         ({"model": {"layers": 0}}, "at least 1"),
+        ({"model": {"rope_theta": -1}}, "model.rope_theta=-1.0 and .*must be above 0"),
+        ({"model": {"lora_alpha": 0}}, "model.lora_alpha=0: must be above 0"),
+        ({"validation": {"drop_threshold": -1}}, "validation.drop_threshold=-1.0 must be at least 0"),
+        ({"validation": {"drop_by": "words"}}, "validation.drop_by=words is unknown"),
+        ({"validation": {"drop_share": 1}}, "validation.drop_share=1.0 must be at least 0 and less than 1"),
         ({"precision": "fp8"}, "precision"),
     ],
 )

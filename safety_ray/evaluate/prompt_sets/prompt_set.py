@@ -82,7 +82,8 @@ def to_prompts(name: str, rows: Iterable[dict[str, Any]], columns: Columns, wher
                 f"{where}, row {number}: {columns.kind}='{kind}' must be one of {', '.join(columns.kinds)}."
             )
         id = str(row.get(columns.id, number))
-        group = str(row.get(columns.group, id))
+        group = row.get(columns.group)
+        group = id if group in (None, "") else str(group)  # prompts without a group are not one group
         prompts.append(Prompt(name, columns.kinds[kind], id, group, text.strip()))
     repeated = [id for id, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:
