@@ -37,6 +37,10 @@ def _prediction(text: str) -> Prediction:
 
 def main(folder: Path) -> None:
     quiet()
+    import ray
+
+    # Ray Data starts one task in ten seconds where a block of the largest size (128 MB) does not fit.
+    ray.data.DataContext.get_current().target_max_block_size = 4 << 20
     score.ScoreBatch = ByLength  # type: ignore[misc]
     ingest_documents(IngestConfig(input=f"{folder}/in", output=f"{folder}/ingest"))
     score_documents(ScoreConfig(documents=f"{folder}/ingest", output=f"{folder}/score", actors=1))
@@ -46,8 +50,6 @@ def main(folder: Path) -> None:
             raw_scores=list(range(6)), recipes=[], heldout_share=0.0, shards=2,
         )
     )  # fmt: skip
-    import ray
-
     summary = ray._private.internal_api.memory_summary(stats_only=True)
     spilled = [line for line in summary.splitlines() if line.startswith("Spilled")]
     (folder / "spilled").write_text("\n".join(spilled))
