@@ -119,16 +119,14 @@ def start_head(
     dashboard: bool = False,
     while_alive: int | None = None,
     autoscaling: Callable[[str], dict[str, Any]] | None = None,
-    store_mb: int = STORE_MB,
 ) -> Head:
     """Start a head node with the token of this process (see conftest.py).
 
     The node stops when process `while_alive` (default: this one) ends. `autoscaling` returns the
-    configuration of an autoscaler with the fake provider for the address of the cluster. The object store
-    has `store_mb` megabytes.
+    configuration of an autoscaler with the fake provider for the address of the cluster.
     Raises DidNotStart after `TRIES` tries.
     """
-    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid(), autoscaling, store_mb))
+    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid(), autoscaling))
 
 
 def add_node(head: Head, cpus: int, resource: str) -> Node:
@@ -184,7 +182,6 @@ def _start_head(
     dashboard: bool,
     while_alive: int,
     autoscaling: Callable[[str], dict[str, Any]] | None,
-    store_mb: int,
 ) -> Head:
     folder = _folder()
     port, jobs_port = free_ports(2)
@@ -208,7 +205,7 @@ def _start_head(
     node = _start_node(
         flags,
         ["--dashboard-agent-listen-port", "--ray-client-server-port", "--metrics-export-port"],
-        cpus, env, folder, while_alive, store_mb=store_mb,
+        cpus, env, folder, while_alive,
         # The job server may answer while the node still fails to start.
         answers=lambda: not jobs or job_server_status(jobs, os.environ["RAY_AUTH_TOKEN"]) == 200,
     )  # fmt: skip
@@ -217,14 +214,14 @@ def _start_head(
 
 def _start_node(
     flags: list[str], ports: list[str], cpus: int, env: dict[str, str], folder: Path, while_alive: int,
-    answers: Callable[[], bool] = lambda: True, store_mb: int = STORE_MB,
+    answers: Callable[[], bool] = lambda: True,
 ) -> Node:  # fmt: skip
     named = [f"{name}={port}" for name, port in zip(ports, free_ports(len(ports)), strict=True)]
     command = [*RAY, "start", *flags, *named, f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
     with open(folder / "start.log", "w") as log:
         leader = subprocess.Popen(
             ["bash", "-c", LEADER, str(while_alive), str(folder), *command,
-             f"--object-store-memory={store_mb}000000"],
+             f"--object-store-memory={STORE_MB}000000"],
             env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True,
         )  # fmt: skip
     node, end = Node(leader, folder), time.monotonic() + STARTED_S
