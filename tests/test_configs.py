@@ -125,5 +125,5 @@ def test_job_help_runs_from_command_line() -> None:
     )
     head, meaning = entry(done.stdout, "documents")
     assert head == "  documents: int = 4000"
-    assert "number of documents, about the same" in meaning
+    assert "number of documents" in meaning
     assert entry(done.stdout, "output")[0] == "  output: str  (required)"
