@@ -34,7 +34,6 @@ FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 """id that the fake provider of Ray's autoscaler gives to the head"""
 TRIES = 4
 STARTED_S = 180.0
-STORE_MB = 200
 # Leader of the process group in which Ray is started. Kills the group on SIGTERM or once process $0 has
 # ended, so that no cluster outlives a killed pytest. `ray start --block` is not used because it stops the
 # whole node if Ray Client's server, which is not used here, starts late.
@@ -221,7 +220,7 @@ def _start_node(
     with open(folder / "start.log", "w") as log:
         leader = subprocess.Popen(
             ["bash", "-c", LEADER, str(while_alive), str(folder), *command,
-             f"--object-store-memory={STORE_MB}000000"],
+             "--object-store-memory=200000000"],
             env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True,
         )  # fmt: skip
     node, end = Node(leader, folder), time.monotonic() + STARTED_S

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,9 +93,3 @@ def ended(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait for a job that is not killed, and check that it succeeded."""
     process.wait()
     assert (folder / "done").exists(), (folder / "log").read_text()
-
-
-def repeated(done: Iterable[str]) -> set[str]:
-    """Return the items that occur more than once."""
-    seen: set[str] = set()
-    return {id for id in done if id in seen or seen.add(id)}  # type: ignore[func-returns-value]

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-from killed import checkpointed, repeated
+from killed import checkpointed
 
 from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
@@ -48,7 +48,7 @@ def times_of_checkpointed(folder: Path) -> dict[str, int]:
 
 
 def done_twice(folder: Path) -> set[str]:
-    return repeated(id for ids in seen(folder).values() for id in ids)
+    return {id for id, number in times(folder).items() if number > 1}
 
 
 def check_output(folder: Path) -> None:
