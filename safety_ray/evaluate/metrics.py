@@ -11,7 +11,7 @@ import numpy as np
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document
-from safety_ray.evaluate.rates import CONFIDENCE
+from safety_ray.evaluate.rates import CONFIDENCE, PRIOR
 from safety_ray.evaluate.reading import Reading
 
 
@@ -68,23 +68,36 @@ def auroc_interval(
 ) -> list[float]:
     """Return a 95% interval of the AUROC by the Bayesian bootstrap over groups (see rates.py).
 
-    With scores that separate both kinds perfectly, all resamples do, and the interval is 1 to 1.
+    As for rates, half a group of each extreme outcome is added to each resample, here to the safe and to the
+    unsafe rows: half a group with the lowest score and half a group with the highest. Without them, scores
+    that separate a few documents perfectly would have the interval 1 to 1.
     """
-    score, label = np.asarray(scores, float), np.asarray(labels, bool)
+    label = np.asarray(labels, bool)
+    # Ranks, because the added rows are below and above all others.
+    score = np.unique(np.asarray(scores, float), return_inverse=True)[1].astype(float)
     index = {group: n for n, group in enumerate(dict.fromkeys(groups))}
     of_row = np.array([index[group] for group in groups])
-    member = np.zeros((len(index), len(scores)))
+    member = np.zeros((len(index) + 4, len(scores) + 4))
     member[of_row, np.arange(len(scores))] = 1
+    for n, kind in enumerate((False, False, True, True)):
+        rows_of_kind = len(of_row[label == kind]) / len(np.unique(of_row[label == kind]))
+        member[len(index) + n, len(scores) + n] = rows_of_kind
+    score = np.append(score, [-1, len(scores)] * 2)
+    label = np.append(label, [False, False, True, True])
     difference = score[label][:, None] - score[~label][None, :]
     wins = (difference > 0) + 0.5 * (difference == 0)
     unsafe, safe = member[:, label], member[:, ~label]
     group_wins = unsafe @ wins @ safe.T
     rng = np.random.default_rng(stable_hash(seed, "bootstrap"))
-    weights = rng.standard_gamma(1.0, (resamples, len(index)))
+    shapes = [1.0] * len(index) + [PRIOR] * 4
+    weights = rng.standard_gamma(shapes, (resamples, len(shapes)))
     totals = (weights @ unsafe.sum(axis=1)) * (weights @ safe.sum(axis=1))
     samples = ((weights @ group_wins) * weights).sum(axis=1) / totals
     tail = (1 - CONFIDENCE) / 2
-    return [round(float(bound), 4) for bound in np.quantile(samples, [tail, 1 - tail])]
+    low, high = (float(bound) for bound in np.quantile(samples, [tail, 1 - tail]))
+    value = float(wins[:-2, :-2].mean())
+    # A central interval excludes an AUROC of exactly 0 or 1.
+    return [round(min(low, value), 4), round(max(high, value), 4)]
 
 
 def perplexity(nll: list[float], tokens: list[int]) -> float | None:

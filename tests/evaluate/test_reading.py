@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
@@ -120,6 +121,28 @@ def test_auroc_interval_matches_normal_approximation() -> None:
     groups = [str(n) for n in range(300)]
     low, high = metrics.auroc_interval(labels, scores, groups, seed=0, resamples=4000)
     assert [low, high] == pytest.approx([wins.mean() - 1.96 * error, wins.mean() + 1.96 * error], abs=0.01)
+
+
+@pytest.mark.parametrize(("documents", "shift"), [(3, 2.0), (5, 2.0), (10, 3.0), (10, 0.0)])
+def test_auroc_interval_contains_true_value_with_few_documents(documents: int, shift: float) -> None:
+    """The AUROC of two normal distributions with this distance between their means is known."""
+    true = statistics.NormalDist().cdf(shift / math.sqrt(2))
+    rng = np.random.default_rng(0)
+    labels, groups = [False] * documents + [True] * documents, [str(n) for n in range(2 * documents)]
+    contained = 0
+    for seed in range(200):
+        scores = [*rng.normal(0, 1, documents), *rng.normal(shift, 1, documents)]
+        low, high = metrics.auroc_interval(labels, scores, groups, seed=seed, resamples=300)
+        contained += low <= true <= high
+    assert contained >= 160
+
+
+def test_auroc_interval_of_perfect_separation_has_width() -> None:
+    for documents, widest in ((1, 1.0), (10, 0.4), (100, 0.06)):
+        labels, groups = [False] * documents + [True] * documents, [str(n) for n in range(2 * documents)]
+        low, high = metrics.auroc_interval(labels, list(map(float, labels)), groups, seed=0, resamples=2000)
+        assert high == 1
+        assert 0.02 < high - low < widest
 
 
 def test_auroc_interval_treats_repeated_rows_of_groups_as_one() -> None:
