@@ -78,7 +78,7 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
         dataset.check(config.scored, needed)
         if not config.labels:
             engine.check(config.judge)
-    out = artifact.begin(config.output, config, inputs={"scored": config.scored})
+    out = artifact.begin(config.output, config, inputs={"scored": config.scored}, temporary=(_SAMPLE,))
     if out.record is not None:
         return out.record
     cluster.start()
@@ -106,13 +106,11 @@ def audit_scores(config: AuditConfig) -> dict[str, Any]:
     fs.pipe_file(f"{root}/audit.png", page.plot(result))
     fs.pipe_file(f"{root}/README.md", page.readme(result).encode())
     print(page.table(result), flush=True)
-    record = out.commit(
+    return out.commit(
         rows_in=len(sample), rows_out=counts.rows_out, rejected=counts.rejected,
         threshold=result["threshold"], wanted=dict(config.wanted), labelled_by=result["labelled_by"],
         label_shortened=None if config.labels else count_shortened(out),
     )  # fmt: skip
-    filesystem.remove(out.sub(_SAMPLE))
-    return record
 
 
 def _sample(config: AuditConfig, ids: list[str]) -> pa.Table:

@@ -59,7 +59,7 @@ __all__ = ["EvaluateConfig", "evaluate_model"]
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     """Answer prompts, judge the answers, read documents. Returns the record; a finished folder is skipped."""
-    out = artifact.begin(config.output, config, inputs=_inputs(config))
+    out = artifact.begin(config.output, config, inputs=_inputs(config), temporary=("parts", "data"))
     if out.record is not None:
         return out.record
     if config.needs("classifier"):
@@ -90,10 +90,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     values |= {"judges": measure.judge_errors(models), "rates": table, "differences": differences}
     _write(out, rows, values, title=config.model or config.endpoint.model or config.answers)
     prompts = len({(row["prompt_set"], row["kind"], row["id"]) for row in rows})
-    record = out.commit(rows_in=prompts + too_long, rows_out=prompts, rejected=too_long, results=values)
-    for leftover in ("parts", "data"):
-        filesystem.remove(out.sub(leftover))
-    return record
+    return out.commit(rows_in=prompts + too_long, rows_out=prompts, rejected=too_long, results=values)
 
 
 def _model_of_judge(config: EvaluateConfig, name: str) -> str:

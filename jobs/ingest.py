@@ -25,6 +25,7 @@ from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
 from safety_ray.ingest.html import Extraction
 
+_REPORTS = "ignored"
 _KEYS_PER_BLOCK = 4_000_000
 _REWRITE_TASKS = 256
 _MAX_TASKS = 10_000
@@ -77,11 +78,11 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     # All partitions have the same columns, whatever the fields of their files are.
     optional = fields | set(config.columns) | (set(OPTIONAL.names) if config.partition else set())
     columns = row_schema([name for name in OPTIONAL.names if name in optional])
-    out = artifact.begin(config.output, config, inputs={"input": config.input})
+    out = artifact.begin(config.output, config, inputs={"input": config.input}, temporary=(_REPORTS,))
     if out.record is not None:
         return out.record
     cluster.start()
-    reports = out.sub("ignored")
+    reports = out.sub(_REPORTS)
     if dataset.written(out) is None:
         write_documents(config, remaining_files(config, files, out, reports), columns, out, reports)
     reject_repeated_ids(unique_ids.stored_files(out.path), files)
@@ -90,7 +91,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     if counts.rows_out == 0 and not config.partition:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     read = finished_files.read_reports(reports)
-    record = out.commit(
+    return out.commit(
         rows_in=counts.rows_out + counts.rejected,
         rows_out=counts.rows_out,
         rejected=counts.rejected,
@@ -100,8 +101,6 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         values_unreadable=finished_files.sum_counts(read, "unreadable"),
         **partition.record("ingest", config.input, partial(readers.list_files, format=config.format)),
     )
-    filesystem.remove(reports)
-    return record
 
 
 def check_columns(config: IngestConfig, files: list[str], listed: list[str]) -> set[str]:

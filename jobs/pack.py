@@ -46,7 +46,7 @@ _ENCODED = "encoded"
 def pack_documents(config: PackConfig) -> dict[str, Any]:
     """Write the token rows. Returns the record; a finished folder is skipped."""
     original, config = config, inputs.with_threshold(config)
-    out = artifact.begin(config.output, original, inputs.paths(config))
+    out = artifact.begin(config.output, original, inputs.paths(config), temporary=(_ENCODED,))
     if out.record is not None:
         return out.record
     cluster.start()
@@ -80,7 +80,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     schedule, counts = plan(config, encoded, tokenizer.tag_id)
     rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
     _keep_rejected(out)
-    record = out.commit(
+    return out.commit(
         rows_in=sum(totals.values()),
         rows_out=rows,
         rejected=rejected,
@@ -100,8 +100,6 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         duplicates=counts.uses[DUPLICATE],
         tokens_by_recipe=dict(sorted(counts.recipes.items())),
     )
-    filesystem.remove(out.sub(_ENCODED))  # only now: a run that is killed before counts them again
-    return record
 
 
 def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:

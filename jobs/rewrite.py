@@ -79,7 +79,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     if config.dry_run:
         cluster.start()
         return dry_run(config, recipe_of)
-    out = artifact.begin(config.output, config, inputs=inputs)
+    out = artifact.begin(config.output, config, inputs=inputs, temporary=(_DRAFTS, outcomes.OUTCOMES))
     if out.record is not None:
         return out.record
     cluster.start()
@@ -93,14 +93,11 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
         dataset.write_table(_EMPTY, out.sub("data", "empty.parquet"))
     engines = outcomes.count_engines(out)
-    record = out.commit(
+    return out.commit(
         rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
         engine=config.engine.label, engines=engines, attempts=attempts, **more,
         **partition.record("rewrite", config.scored, dataset.files),
     )  # fmt: skip
-    for name in (_DRAFTS, outcomes.OUTCOMES):  # only now: a run that is killed before counts them again
-        filesystem.remove(out.sub(name))
-    return record
 
 
 def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) -> tuple[int, Counts]:

@@ -23,7 +23,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.classifier.deduplication import Duplicates
 from safety_ray.classifier.pool import Pool
 from safety_ray.classifier.token_totals import TokenTotals
-from safety_ray.core import artifact, cluster, dataset, digests, filesystem, partition
+from safety_ray.core import artifact, cluster, dataset, digests, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
@@ -93,7 +93,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     inputs = {"documents": config.documents}
     if config.classifies:
         inputs |= packaged.as_input(config.classifier)
-    out = artifact.begin(config.output, config, inputs=inputs)
+    out = artifact.begin(config.output, config, inputs=inputs, temporary=(_CLASSIFIED,))
     if out.record is not None:
         return out.record
     cluster.start()
@@ -125,13 +125,11 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
         more = {"judge": config.judge.label, "judge_shortened": count_shortened(out, ensemble.JUDGED)}
     if totals is not None:
         more["tokens"] = cluster.result(totals.record.remote())
-    record = out.commit(
+    return out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
         scored_texts=rows - number, copies=number, **more,
         **partition.record("score", config.documents, dataset.files),
     )  # fmt: skip
-    filesystem.remove(out.sub(_CLASSIFIED))
-    return record
 
 
 def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], int]:

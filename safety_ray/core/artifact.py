@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class Artifact:
     """dotted keys of settings that may differ when the folder is resumed"""
     record: dict[str, Any] | None = None
     """the content of record.json if the folder is finished"""
+    temporary: tuple[str, ...] = ()
+    """names in the folder that are removed once it is finished"""
     resumed: bool = False
     started: float = field(default_factory=time.time)
 
@@ -65,7 +68,7 @@ class Artifact:
     def commit(
         self, *, rows_in: int, rows_out: int, rejected: int = 0, balanced: bool = True, **more: Any
     ) -> dict[str, Any]:
-        """Write record.json, which finishes the folder, and return its content.
+        """Write record.json, which finishes the folder, remove `temporary`, and return the record.
 
         If `balanced`, raise RuntimeError unless rows_in = rows_out + rejected.
         """
@@ -89,15 +92,29 @@ class Artifact:
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
+        self._remove_temporary()
         numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
         events.emit("stage_finished", output=self.path, **numbers)
         return record
 
+    def _remove_temporary(self) -> None:
+        for name in self.temporary:
+            filesystem.remove(self.sub(name))
 
-def begin(path: str, config: Any, inputs: dict[str, str], *, existing: tuple[str, ...] = ()) -> Artifact:
+
+def begin(
+    path: str,
+    config: Any,
+    inputs: dict[str, str],
+    *,
+    existing: tuple[str, ...] = (),
+    temporary: tuple[str, ...] = (),
+) -> Artifact:
     """Create or reopen the output folder `path` for `config`.
 
     `inputs` maps names to paths, or to a `Fingerprint`. `existing` names what a new folder may have.
+    `temporary` names what a finished folder does not keep: `commit` removes it after it has written the
+    record, because a run that is killed before needs it, and `begin` removes what a kill in between left.
 
     Raises UserError if the folder was written with other settings or inputs, or an input does not exist.
     """
@@ -118,8 +135,11 @@ def begin(path: str, config: Any, inputs: dict[str, str], *, existing: tuple[str
             written["inputs"],
             fingerprints,
         )
-        artifact = Artifact(path, values, fingerprints, ignored, resumed=True)
-        artifact.record = read_record(path) if fs.exists(f"{root}/record.json") else None
+        artifact = Artifact(path, values, fingerprints, ignored, temporary=temporary, resumed=True)
+        if is_finished(path):
+            artifact.record = read_record(path)
+            with suppress(OSError):  # a finished folder may be read-only
+                artifact._remove_temporary()
         events.emit("stage_skipped" if artifact.finished else "stage_resumed", output=path)
         return artifact
     if not existing and fs.exists(f"{root}/{partition.FOLDER}"):
@@ -135,7 +155,7 @@ def begin(path: str, config: Any, inputs: dict[str, str], *, existing: tuple[str
     except OSError as error:
         raise UserError(f"the output folder '{path}' cannot be written: {error}.") from error
     events.emit("stage_started", output=path)
-    return Artifact(path, values, fingerprints, ignored)
+    return Artifact(path, values, fingerprints, ignored, temporary=temporary)
 
 
 def local_input(name: str, path: str) -> dict[str, str]:

@@ -110,6 +110,24 @@ def test_artifact_begin_returns_record_of_finished_folder(config: Settings, sour
     assert again.record == record
 
 
+def test_artifact_removes_temporary_folders_once_finished(config: Settings) -> None:
+    def start_stage() -> tuple[Artifact, Path, Path]:
+        out = begin(config.output, config, {}, temporary=("drafts", "absent"))
+        for name in ("drafts", "data"):
+            Path(out.sub(name)).mkdir(exist_ok=True)
+            Path(out.sub(name, "0.parquet")).touch()
+        return out, Path(out.sub("drafts")), Path(out.sub("data"))
+
+    start_stage()
+    out, drafts, data = start_stage()
+    assert drafts.exists(), "a resumed run needs it"
+    out.commit(rows_in=0, rows_out=0)
+    assert (drafts.exists(), data.exists()) == (False, True)
+    start_stage()  # now as if the run had been killed between the record and the removal
+    begin(config.output, config, {}, temporary=("drafts", "absent"))
+    assert (drafts.exists(), data.exists()) == (False, True)
+
+
 def test_artifact_begin_resumes_interrupted_run(config: Settings, source: Path) -> None:
     first = start(config, pages=str(source))
     Path(first.sub("rows")).mkdir()
