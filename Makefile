@@ -40,7 +40,7 @@ test: check  ## before each commit: all checks and the fast tests
 
 test-all: check  ## what `test` runs, then tests/slow; with SAFETY_RAY_DATA also on published data
 	$(PY) -m pytest -n 2
-	$(PY) -m pytest tests/slow -v
+	$(PY) -m pytest -n 2 tests/slow -v
 
 pins:  ## rewrite requirements/ from the packages in .venv
 	@. scripts/uv.sh && pip_config=$$($(PY) -m pip config list) && configure_uv && $(PY) scripts/pins.py

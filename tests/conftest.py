@@ -30,6 +30,8 @@ _TESTS = Path(__file__).parent
 _LONGEST = (
     "serve/test_endpoint_metrics.py", "serve", "rewrite", "jobs/test_pipeline.py", "train/test_stage.py",
     "train/test_validation.py", "llm/test_engine_vllm.py", "jobs", "judge", "classifier", "train",
+    "slow/test_job_submit.py", "slow/test_score_killed.py", "slow/train/test_train_preempted.py",
+    "slow/serve",
 )  # fmt: skip
 _TOGETHER = {
     "the endpoint": ("tests/serve/",),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +34,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(f" {item.nodeid}: {time.monotonic() - started:.0f} s")
+class Durations:
+    """The seconds of each test, its fixtures included, in the output of the process that has the terminal."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._seconds = config, Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] += report.duration
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.when == "teardown" and reporter is not None:
+            reporter.write_line(f" {report.nodeid}: {self._seconds[report.nodeid]:.0f} s")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Durations(config))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from killed import LONG_S, ended, start
 from ray_head import FAKE_HEAD_ID, Head, start_head
+from score_runs import allow
 from waiting import eventually
 
 from safety_ray.core import dataset
@@ -82,14 +83,14 @@ def test_nodes_come_for_waiting_actors_and_go(head: Head, classifier: Path, tmp_
 
     rows = pa.table({"id": [f"d{n:03}" for n in range(ROWS)], "text": [f"text {n}" for n in range(ROWS)]})
     dataset.write_table(rows, str(tmp_path / "in" / "rows.parquet"))
-    (tmp_path / "allowed").write_text("0")  # the job waits until all nodes have come
+    allow(tmp_path, 0)  # the job waits until all nodes have come
     assert workers() == 0
     process = start("score_job.py", head, tmp_path, str(classifier), str(ACTORS))
     try:
         first = seconds_until(lambda: workers() > 0, process)
         rest = seconds_until(lambda: workers() == NODES, process)
         eventually(lambda: len(list((tmp_path / "seen").glob("*"))) == ACTORS, LONG_S)
-        (tmp_path / "allowed").write_text(str(2 * ROWS))
+        allow(tmp_path, 2 * ROWS)
         ended(process, tmp_path)
     finally:
         process.kill()
