@@ -56,6 +56,7 @@ class TreeScheduler(AsyncScheduler):
         self._holders: dict[Row, None] = {}  # finished rows with blocks, in the order in which they ended
         self._rows_first = False  # before the requests that wait
         self._num_in_flight = 0  # batches
+        self._scheduled = self._sleeps_next = False  # see has_requests
         self._refusal = reason_against_trees(self)
         if self._refusal:
             logger.warning(self._refusal)
@@ -129,8 +130,14 @@ class TreeScheduler(AsyncScheduler):
         return number + len(self._ready) + len(self._failed)
 
     def has_requests(self) -> bool:
-        """Return whether there is something to schedule; a second batch is for rows only."""
-        if self._two_batches and self._num_in_flight and not self._ready:
+        """Return whether there is something to schedule; a second batch is for rows only.
+
+        With two batches, the engine core makes a batch in one step and takes its output in the next one. After
+        a step that made no batch it sleeps for a millisecond if there are requests, to let other threads work.
+        This would be a fifth of the time of a small model's token, so that call returns False.
+        """
+        sleeps, self._sleeps_next, self._scheduled = self._sleeps_next, False, False
+        if self._two_batches and (sleeps or (self._num_in_flight and not self._ready)):
             return False
         return bool(super().has_requests())
 
@@ -153,6 +160,7 @@ class TreeScheduler(AsyncScheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         self._add_rows()
+        self._scheduled = True
         output = super().schedule(throttle_prefills)
         self._num_in_flight += bool(output.total_num_scheduled_tokens)
         for new in output.scheduled_new_reqs:
@@ -196,6 +204,7 @@ class TreeScheduler(AsyncScheduler):
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
         self._num_in_flight -= bool(scheduler_output.total_num_scheduled_tokens)
+        self._sleeps_next = not self._scheduled
         batches: dict[int, EngineCoreOutputs] = super().update_from_output(
             scheduler_output, model_runner_output
         )

@@ -69,6 +69,12 @@ IN_SOURCE = [
     ("vllm_forced_tokens", "vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "self.sampler("),
     ("vllm_rows", "vllm.v1.request", "Request", "self._block_hasher"),
     ("vllm_scheduler", "vllm.v1.engine.core", "EngineCore", "if self.scheduler.has_requests():"),
+    (
+        "vllm_scheduler",
+        "vllm.v1.engine.core",
+        "EngineCoreProc",
+        "if not model_executed and self.scheduler.has_requests():",
+    ),
     (*SCHEDULER, "self._get_local_prefix_cache_hit(request)"),
     (*SCHEDULER, "self._free_request_blocks(request)"),
     (*SCHEDULER, "self._enqueue_waiting_request(request)"),

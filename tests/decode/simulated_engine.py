@@ -104,7 +104,7 @@ class SimulatedEngine:
         self.computed: dict[str, int] = {}  # tokens by request
         self.most_batches, self.depth, self.in_flight = 0, depth, deque[tuple[Any, Any]]()
         self.received: dict[str, list[Any]] = {}  # outputs by request
-        self.tag = 0
+        self.tag = self.sleeps = 0
         self.free_at_start = self.num_free()
 
     def num_free(self) -> int:
@@ -119,18 +119,24 @@ class SimulatedEngine:
         self.scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED)
 
     def step(self) -> None:
-        """Run a batch, and process the oldest output if the queue is full or nothing was scheduled."""
+        """Run a batch, and process the oldest output if the queue is full or nothing was scheduled.
+
+        After a step without a batch, vLLM's engine core sleeps if there are requests.
+        """
+        executed = False
         if self.scheduler.has_requests():
             output = self.scheduler.schedule()
             self.in_flight.appendleft((output, self._execute(output)))
             busy = sum(bool(output.total_num_scheduled_tokens) for output, _ in self.in_flight)
             self.most_batches = max(self.most_batches, busy)
+            executed = output.total_num_scheduled_tokens > 0
             if len(self.in_flight) < self.depth and output.total_num_scheduled_tokens:
                 return
         if self.in_flight:
             for batch in self.scheduler.update_from_output(*self.in_flight.pop()).values():
                 for item in batch.outputs:
                     self.received[item.request_id].append(item)
+        self.sleeps += not executed and self.scheduler.has_requests()
 
     def run(self, steps: int | None = None) -> None:
         """Run this number of steps, or until nothing is left."""

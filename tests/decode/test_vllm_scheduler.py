@@ -137,12 +137,13 @@ def test_search_scheduler_is_exact_with_sliding_windows(
 
 def test_search_scheduler_has_two_batches_for_two_searches(config: Any) -> None:
     plain = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True)
-    for numbers, batches in ((range(1), 1), (range(2), 2), (range(5), 2)):
+    for numbers, batches in ((range(0), 1), (range(1), 1), (range(2), 2), (range(5), 2)):
         engine = SimulatedEngine(config, depth=2)
         engine.add("plain", [3, 4], plain)
         start(engine, numbers)
         engine.run()
         assert engine.most_batches == batches
+        assert engine.sleeps == 0
         assert engine.sampled("plain") == greedy([3, 4], 30)
         assert_exact(engine, numbers)
         assert_empty(engine)
