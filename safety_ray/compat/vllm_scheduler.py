@@ -132,9 +132,9 @@ class TreeScheduler(AsyncScheduler):
     def has_requests(self) -> bool:
         """Return whether there is something to schedule; a second batch is for rows only.
 
-        With two batches, the engine core makes a batch in one step and takes its output in the next one. After
-        a step that made no batch it sleeps for a millisecond if there are requests, to let other threads work.
-        This would be a fifth of the time of a small model's token, so that call returns False.
+        With two batches, the engine core makes a batch in one step and takes its output in the next one.
+        After a step that made no batch it sleeps for a millisecond if there are requests, to let other
+        threads work. This would be a fifth of the time of a small model's token, so that call returns False.
         """
         sleeps, self._sleeps_next, self._scheduled = self._sleeps_next, False, False
         if self._two_batches and (sleeps or (self._num_in_flight and not self._ready)):
