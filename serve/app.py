@@ -16,13 +16,14 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from safety_ray.core import cluster
 from safety_ray.core.config import load
 from safety_ray.core.errors import UserError, user_error_in
 from safety_ray.core.job import quiet
-from serve.build import build_app
+from serve.build import build_app, on_cpu
 from serve.failures import NOT_STARTED
 from serve.model import check_model
 from serve.settings import ServeConfig
@@ -52,24 +53,34 @@ def start(config: ServeConfig, server_class: type[SafetyServer] | None = None) -
         raise UserError(
             "Ray Serve already runs on this cluster; stop it, or use `serve deploy` to add an application."
         )
-    app = build_app(config, server_class)
+    in_replica = answers_in_replica(config)
+    app = build_app(replace(config, http="replica" if in_replica else "proxy"), server_class)
     try:
-        if config.direct:
+        if in_replica:
             serve.start(proxy_location="Disabled")
         else:
             serve.start(http_options={"host": config.host, "port": config.port})
-        prefix = None if config.direct else config.route_prefix
+        prefix = None if in_replica else config.route_prefix
         serve.run_many(
             [serve.RunTarget(app, name=APP, route_prefix=prefix)], wait_for_applications_running=False
         )
         _wait_until_running(config.start_timeout_s)
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-        if config.direct:
+        if in_replica:
             check_listens_here(host, config.port)
     except BaseException:
         serve.shutdown()
         raise
     return f"http://{host}:{config.port}{config.route_prefix.rstrip('/')}/v1"
+
+
+def answers_in_replica(config: ServeConfig) -> bool:
+    """Return whether the replica answers HTTP itself, on the cluster that this process has joined."""
+    if config.http != "auto":
+        return config.http == "replica"
+    device = "CPU" if on_cpu(config) else "GPU"
+    one_machine = len(cluster.alive_nodes()) == 1 and cluster.resources().get(device, 0) > 0
+    return one_machine and config.fits_one_replica()
 
 
 def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
@@ -80,7 +91,7 @@ def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
     """
     from ray import serve
 
-    if config.direct:
+    if not serve.status().proxies:
         _drain(config)
     serve.delete(APP, _blocking=False)  # a shutdown alone would close the connections of running answers
     end = time.monotonic() + config.drain_s + timeout_s
@@ -159,8 +170,8 @@ def check_listens_here(host: str, port: int) -> None:
         socket.create_connection((host, port), timeout=30).close()
     except OSError as error:
         raise UserError(
-            f"direct=true: port {port} on {host} has no server ({error.strerror or error}); on a cluster of "
-            "several machines, use direct=false."
+            f"http=replica: port {port} on {host} has no server ({error.strerror or error}): Ray has started "
+            "the engine on another machine; use http=proxy."
         ) from error
 
 

@@ -34,9 +34,9 @@ def build_app(
 ) -> Application:
     """Return the Ray Serve application of a config or its values (`import_path: serve.app:build_app`).
 
-    `server_class` replaces SafetyServer as the class of the replicas. Without `direct`, `host` and `port` are
-    settings of Ray Serve itself and are not used here. Raises UserError if the model does not exist or lacks
-    the tag that a mode needs, for unknown engine arguments, and for untested versions of Ray or vLLM.
+    `server_class` replaces SafetyServer as the class of the replicas. Unless http=replica, `host` and `port`
+    are settings of Ray Serve itself and are not used here. Raises UserError if the model does not exist or
+    lacks the tag that a mode needs, for unknown engine arguments, and for untested versions of Ray or vLLM.
     """
     config = args if isinstance(args, ServeConfig) else from_dict(ServeConfig, args, "the application's args")
     try:
@@ -60,7 +60,7 @@ def build_app(
             model_loading_config={"model_id": config.model_id, "model_source": folder},
             engine_kwargs=engine_args(config, tag_id, max_positions(folder)),
             runtime_env={"env_vars": _engine_environment(config)},
-            placement_group_config={"bundles": [{"CPU": 1}]} if _on_cpu(config) else None,
+            placement_group_config={"bundles": [{"CPU": 1}]} if on_cpu(config) else None,
             deployment_config=deployment_config(config),
             server_cls=server_class or SafetyServer,
             log_engine_metrics=False,
@@ -68,7 +68,7 @@ def build_app(
             experimental_configs={"stream_batching_interval_ms": 0},  # streams.py batches events
         )
         public = public_settings(config, folder, tag_id)
-        if config.direct:
+        if config.http == "replica":
             direct = DirectSettings(config.host, config.port, config.access(), config.playground, public)
             return build_llm_deployment(llm, bind_kwargs={"direct": direct})
         ingress = ingress_class(config.access(), config.playground)
@@ -136,7 +136,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "scheduler_cls": SCHEDULER,
         "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
     }
-    if _on_cpu(config):
+    if on_cpu(config):
         # Each candidate of a search copies the last block of its parent.
         args |= {**cpu_engine_args(), "block_size": 32, "worker_extension_cls": BLOCK_COPIES}
     if num_seqs := _num_seqs(config):
@@ -174,7 +174,8 @@ def _root_logger_unchanged() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _on_cpu(config: ServeConfig) -> bool:
+def on_cpu(config: ServeConfig) -> bool:
+    """Return whether the engines compute on CPUs."""
     if config.device != "auto":
         return config.device == "cpu"
     import ray
@@ -184,7 +185,7 @@ def _on_cpu(config: ServeConfig) -> bool:
 
 def _num_seqs(config: ServeConfig) -> int:
     """Return the maximum rows of the engine's batch, or 0 if vLLM chooses it."""
-    return config.num_seqs() or (CPU_ROWS if _on_cpu(config) else 0)
+    return config.num_seqs() or (CPU_ROWS if on_cpu(config) else 0)
 
 
 def _environment(config: ServeConfig) -> dict[str, str]:
@@ -210,7 +211,7 @@ def _engine_environment(config: ServeConfig) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
     }
-    if _on_cpu(config):
+    if on_cpu(config):
         values["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
         if config.engine_args.get("enforce_eager", True):
             values["TORCH_COMPILE_DISABLE"] = "1"  # compilation would delay the first request by 10 s

@@ -92,10 +92,11 @@ class ServeConfig:
     )
     port: int = setting("port to listen on", default=8000)
     route_prefix: str = setting("path before /v1", default="/")
-    direct: bool = setting(
-        "answer HTTP in the engine's own process, without Ray Serve's proxy and ingress: one replica, on the "
-        "machine that starts the endpoint",
-        default=False,
+    http: Literal["auto", "replica", "proxy"] = setting(
+        "process that answers HTTP; replica: the only engine's own, on the machine that starts the endpoint; "
+        "proxy: Ray Serve's proxy and ingress, for any number of engines; auto: replica on a cluster of one "
+        "machine, with max_replicas=1 and route_prefix=/",
+        default="auto",
     )
     playground: bool = setting("serve a page to try the modes at the endpoint's root", default=True)
 
@@ -133,8 +134,8 @@ class ServeConfig:
             raise UserError(f"port must be 1 to 65535, not {self.port}.")
         if not self.route_prefix.startswith("/"):
             raise UserError(f"route_prefix must begin with '/', not '{self.route_prefix}'.")
-        if self.direct and (self.max_replicas > 1 or self.route_prefix != "/"):
-            raise UserError("direct=true needs max_replicas=1 and route_prefix=/.")
+        if self.http == "replica" and not self.fits_one_replica():
+            raise UserError("http=replica needs max_replicas=1 and route_prefix=/.")
         for name in ("min_replicas", "max_replicas"):  # their limits are checked here
             if name in self.autoscaling:
                 raise UserError(f"autoscaling.{name}: remove it and set {name} itself.")
@@ -161,6 +162,10 @@ class ServeConfig:
             check_origin(origin)
         if not self.api_keys.startswith("env:"):  # the variable is set on the machines that serve
             read_keys(self.api_keys)
+
+    def fits_one_replica(self) -> bool:
+        """Return whether one replica can answer all requests itself."""
+        return self.max_replicas == 1 and self.route_prefix == "/"
 
     def num_seqs(self) -> int:
         """Return the maximum rows of the engine's batch, or 0 if no setting says it."""

@@ -114,8 +114,8 @@ def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
         ("bare vLLM server", bare_server(folder), None),
         ("endpoint, mode off", endpoint(folder, report=False), off),
         ("endpoint, mode mask, P(tag) reported", endpoint(folder), mask),
-        ("direct endpoint, mode off", endpoint(folder, report=False, direct=True), off),
-        ("direct endpoint, mode mask, P(tag) reported", endpoint(folder, direct=True), mask),
+        ("http=proxy, mode off", endpoint(folder, report=False, http="proxy"), off),
+        ("http=proxy, mode mask, P(tag) reported", endpoint(folder, http="proxy"), mask),
     ]
     bare: dict[int, tuple[float, float]] = {}
     for name, server, safety in servers:

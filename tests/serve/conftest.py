@@ -11,6 +11,7 @@ from one_endpoint import (
     model,
     no_endpoint,
     open_page,
+    serve_config,
     stop_running,
     tokenizer,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "model",
     "no_endpoint",
     "open_page",
+    "serve_config",
     "tokenizer",
 ]
 

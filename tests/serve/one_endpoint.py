@@ -36,7 +36,7 @@ _running: list[tuple[OpenAI, ServeConfig]] = []  # the shared endpoint, while it
 
 
 @pytest.fixture(scope="session")
-def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+def serve_config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text(f"# for the tests\n{KEY}\n{OTHER_KEY}\n")
     return ServeConfig(
@@ -50,6 +50,11 @@ def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig
         health_check_period_s=1.0,
         drain_s=120.0,
     )
+
+
+@pytest.fixture(scope="session")
+def config(serve_config: ServeConfig) -> ServeConfig:
+    return serve_config
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from ray.llm._internal.serve import constants
 from ray.serve.deployment import Application
 
 from safety_ray.compat import versions
-from safety_ray.core import device
+from safety_ray.core import cluster, device
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
-from serve.app import ServeConfig, build_app, check_listens_here, check_port, main
+from serve.app import ServeConfig, answers_in_replica, build_app, check_listens_here, check_port, main
 from serve.build import deployment_config, engine_args, public_settings
 from serve.model import check_model, model_folder
 from serve.options import parse_options
@@ -106,9 +106,9 @@ def test_build_app_rejects_ordinary_token_as_tag(tmp_path: Path) -> None:
         ({"route_prefix": "v2"}, "route_prefix must begin with '/'"),
         ({"min_replicas": 2}, "at most max_replicas"),
         ({"max_model_len": 0}, "max_model_len must be above 0"),
-        ({"direct": True, "max_replicas": 2}, "direct=true needs max_replicas=1 and route_prefix=/"),
-        ({"direct": True, "route_prefix": "/a"}, "direct=true needs max_replicas=1 and route_prefix=/"),
-        ({"direct": True, "autoscaling": {"max_replicas": 2}}, r"autoscaling\.max_replicas: remove it"),
+        ({"http": "replica", "max_replicas": 2}, "http=replica needs max_replicas=1 and route_prefix=/"),
+        ({"http": "replica", "route_prefix": "/a"}, "http=replica needs max_replicas=1 and route_prefix=/"),
+        ({"http": "replica", "autoscaling": {"max_replicas": 2}}, r"autoscaling\.max_replicas: remove it"),
         ({"drain_s": float("nan")}, "drain_s=nan must be a finite number"),
         ({"max_num_seqs": 16}, "max_rows=32 must be at most max_num_seqs=16"),
         ({"engine_args": {"max_num_seqs": 31}}, "max_rows=32 must be at most max_num_seqs=31"),
@@ -224,7 +224,7 @@ def test_build_app_applies_drain_timeout_to_all_deployments(model: Path) -> None
 
 
 def test_build_app_lets_the_replica_end_long_answers(model: Path) -> None:
-    """Ray Serve LLM's ingress, which is a part of the replica in direct mode, would end them after 600 s."""
+    """Ray Serve LLM's ingress, which may be a part of the replica, would end them after 600 s."""
     name = "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT"
     assert name in inspect.getsource(constants)
     ingress = build_app({"model": str(model), "request_timeout_s": 900.0})._bound_deployment
@@ -234,8 +234,8 @@ def test_build_app_lets_the_replica_end_long_answers(model: Path) -> None:
         assert float(env["env_vars"][name]) > 900
 
 
-def test_build_app_direct_has_one_deployment(model: Path) -> None:
-    config = {"model": str(model), "direct": True, "port": 8123, "max_concurrent": 3, "playground": False}
+def test_build_app_without_proxy_has_one_deployment(model: Path) -> None:
+    config = {"model": str(model), "http": "replica", "port": 8123, "max_concurrent": 3, "playground": False}
     server = build_app(config)._bound_deployment
     direct = server.init_kwargs["direct"]
     assert (direct.host, direct.port, direct.rules.max_concurrent) == ("127.0.0.1", 8123, 3)
@@ -247,11 +247,29 @@ def test_build_app_direct_has_one_deployment(model: Path) -> None:
     assert not hook.ctx.run_init_node, "the model is a folder, so nothing is downloaded"
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"max_replicas": 2}, False),
+        ({"route_prefix": "/model"}, False),
+        ({"device": "gpu"}, False),  # an autoscaling cluster would add a machine for it
+        ({"http": "proxy"}, False),
+        ({"http": "replica", "device": "gpu"}, True),
+    ],
+)
+def test_replica_answers_http_only_where_it_can(
+    ray_cluster: None, settings: dict[str, Any], expected: bool
+) -> None:
+    cluster.start()
+    assert answers_in_replica(ServeConfig(model="m", **settings)) == expected
+
+
 def test_check_listens_here_rejects_port_without_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         check_listens_here("127.0.0.1", port)
-    with pytest.raises(UserError, match=rf"port {port} on 127\.0\.0\.1 has no server .*use direct=false"):
+    with pytest.raises(UserError, match=rf"port {port} on 127\.0\.0\.1 has no server .*use http=proxy"):
         check_listens_here("127.0.0.1", port)
 
 

@@ -38,7 +38,7 @@ def running() -> list[ServeConfig]:
 def direct(ray_cluster: Head, no_endpoint: None, config: ServeConfig, running: Any) -> Iterator[OpenAI]:
     """The endpoint of this module, which is started by its first test."""
     if not running:
-        settings = dataclasses.replace(config, direct=True, port=free_port())
+        settings = dataclasses.replace(config, http="auto", port=free_port())
         start(settings)
         running.append(settings)
     with OpenAI(
