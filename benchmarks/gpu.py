@@ -131,7 +131,10 @@ def train(run: Run, shape: str, way: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode(run: Run, shape: str) -> dict[str, Any]:
-    """Return milliseconds per token of greedy decoding and of Safe Beam Search, for one and four prompts."""
+    """Return milliseconds per token of greedy decoding and of Safe Beam Search, for one and four prompts.
+
+    The search runs with and without a CUDA graph, whose captures count.
+    """
     new, prompt = (4, 16) if run.tiny else (32, 512)
     tokenizer = tokenizer_of(SHAPES[shape]["vocabulary"])
     size = {key: value for key, value in SHAPES[shape].items() if key != "vocabulary"}
@@ -151,15 +154,20 @@ def decode(run: Run, shape: str) -> dict[str, Any]:
                 do_sample=False, max_new_tokens=new, min_new_tokens=new,
             )  # fmt: skip
 
-        def search(prompts: torch.Tensor = prompts) -> None:
-            safe_beam_search_batch(network, prompts.tolist(), tag_id=0, eos_id=None, max_new_tokens=new)
+        def search(prompts: torch.Tensor = prompts, cuda_graph: bool = False) -> None:
+            safe_beam_search_batch(
+                network, prompts.tolist(), tag_id=0, eos_id=None, max_new_tokens=new, cuda_graph=cuda_graph
+            )
 
-        for name, function in (("greedy", greedy), ("safe_beam_search", search)):
+        graph = "safe_beam_search_graph"
+        ways = (("greedy", greedy), ("safe_beam_search", search), (graph, partial(search, cuda_graph=True)))
+        for name, function in ways:
             function()
             milliseconds = statistics.median(_seconds(function) for _ in range(3)) / new / number * 1e3
             values[f"{name}_{number}_ms_per_token"] = round(milliseconds, 3)
-        ratio = values[f"safe_beam_search_{number}_ms_per_token"] / values[f"greedy_{number}_ms_per_token"]
-        values[f"ratio_{number}"] = round(ratio, 2)
+        for name in ("safe_beam_search", graph):
+            ratio = values[f"{name}_{number}_ms_per_token"] / values[f"greedy_{number}_ms_per_token"]
+            values[f"{name}_{number}_times_greedy"] = round(ratio, 2)
     return {**values, **_memory(run)}
 
 

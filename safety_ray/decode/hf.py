@@ -37,6 +37,7 @@ def safe_beam_search(
     drop_threshold: float = 0.0,
     early_stopping: str = "always",
     words: WordStarts | None = None,
+    cuda_graph: bool = False,
 ) -> list[Hypothesis]:
     """Return the `beam_size` best continuations of a prompt found by Safe Beam Search (paper, section 4).
 
@@ -55,6 +56,7 @@ def safe_beam_search(
         drop_threshold: of the share, drop only candidates for which `drop_by` reaches this value.
         early_stopping: when the search ends (`variants.EARLY_STOPPING`).
         words: tokens that begin a word (`words.word_starts(tokenizer)`), for drop_by "word".
+        cuda_graph: capture the forward pass of a step as a CUDA graph (tree_step.py). Not yet run on a GPU.
 
     Returns:
         Hypotheses with the generated tokens, best first.
@@ -77,6 +79,7 @@ def safe_beam_search(
         drop_threshold=drop_threshold,
         early_stopping=early_stopping,
         words=words,
+        cuda_graph=cuda_graph,
     )[0]
 
 
@@ -86,6 +89,7 @@ def safe_beam_search_batch(
     *,
     tag_id: int,
     eos_id: int | Collection[int] | None,
+    cuda_graph: bool = False,
     **settings: Any,
 ) -> list[list[Hypothesis]]:
     """Return `safe_beam_search` of each prompt with the same `settings`, computed in one batch.
@@ -95,7 +99,8 @@ def safe_beam_search_batch(
     tree.py does not fit the model, each candidate does. Choose the number of prompts by memory.
     """
     search_settings = SearchSettings(tag_id=tag_id, eos_ids=_eos_ids(eos_id), **settings)
-    return run_searches(model, prompts, [Search(search_settings) for _ in prompts])
+    searches = [Search(search_settings) for _ in prompts]
+    return run_searches(model, prompts, searches, cuda_graph=cuda_graph)
 
 
 def safe_sample(
@@ -155,18 +160,24 @@ def safe_sample(
 
 @torch.inference_mode()
 def run_searches(
-    model: Any, prompts: Sequence[Sequence[int]], searches: Sequence[Search]
+    model: Any, prompts: Sequence[Sequence[int]], searches: Sequence[Search], *, cuda_graph: bool = False
 ) -> list[list[Hypothesis]]:
     """Run the i-th search on the i-th prompt, all in one batch, and return their results.
 
-    All searches must have the same `tag_id`. Raises UserError if a prompt does not fit the model.
+    All searches must have the same `tag_id`. Raises UserError if a prompt does not fit the model, or if the
+    model cannot be searched with `cuda_graph`.
     """
     if not prompts:
         return []
     for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
         _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {index}")
     rows = Rows(model, prompts)
-    drive(Tree(rows) if fits(rows) else rows, searches)
+    if cuda_graph and not fits(rows):
+        raise UserError(
+            "cuda_graph=True: this model cannot be searched as a tree (safety_ray/decode/tree.py)."
+        )
+    queries = max(s.settings.beam_size * s.settings.num_candidates for s in searches) if cuda_graph else 0
+    drive(Tree(rows, queries=queries) if fits(rows) else rows, searches)
     return [search.hypotheses() for search in searches]
 
 

@@ -1,4 +1,4 @@
-"""Casting, document masks, attention kernels and the loss on a GPU, compared with fp32 on the CPU.
+"""Casting, document masks, attention kernels, the loss and searches on a GPU, compared with the CPU in fp32.
 
 The functions take the device and import no pytest, because benchmarks/gpu.py also runs them, on machines with
 torch and transformers only.
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from safety_ray.core.device import cast_parameters
+from safety_ray.decode.hf import safe_beam_search_batch
 from safety_ray.train import attention, loss
 from safety_ray.train.model import LanguageModel
 
@@ -94,6 +95,23 @@ def test_loss_matches_pytorch_on_device(device: str) -> None:
         torch.testing.assert_close(losses.cpu().double(), expected, rtol=1e-2, atol=1e-2)
         for found, gradient in zip(torch.autograd.grad(total, ours), gradients, strict=True):
             assert (found.cpu().double() - gradient).norm() < 0.02 * gradient.norm()
+
+
+def test_captured_search_equals_search_on_cpu(device: str) -> None:
+    prompts = [ids[:length].tolist() for ids, length in zip(random_ids(3), (7, 40, 21), strict=True)]
+    found = []
+    for place, captured in (("cpu", False), (device, False), (device, True), (device, True)):
+        model = network("sdpa", place)
+        model.lm_head.weight.data *= 30  # otherwise all tokens are about equally likely
+        found.append(
+            safe_beam_search_batch(
+                model, prompts, tag_id=3, eos_id=range(300, 330), max_new_tokens=40, cuda_graph=captured
+            )
+        )
+    expected = [[(h.token_ids, h.finished) for h in search] for search in found[0]]
+    assert len({len(search[0].token_ids) for search in found[0]}) > 1, "all searches end at the same step"
+    for searches in found[1:]:
+        assert [[(h.token_ids, h.finished) for h in search] for search in searches] == expected
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
