@@ -299,10 +299,8 @@ def _shuffle_by_tasks() -> Iterator[None]:
 
 def _keep_rejected(out: Artifact) -> None:
     """Copy the rejected documents of `encoded/`, which become those of the job."""
-    fs, root = filesystem.find(out.path)
     filesystem.remove(out.sub("rejected"))
-    if fs.exists(f"{root}/{_ENCODED}/rejected"):  # object stores have no empty folders
-        fs.copy(f"{root}/{_ENCODED}/rejected", f"{root}/rejected", recursive=True)
+    filesystem.copy_files(out.sub(f"{_ENCODED}/rejected"), out.sub("rejected"))
 
 
 if __name__ == "__main__":

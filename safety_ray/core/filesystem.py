@@ -59,11 +59,15 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
-def upload(folder: str, path: str) -> None:
-    """Copy the files of the local `folder` to `path`, in place of the files that it has."""
+def upload(folder: str, path: str, last: str = "") -> None:
+    """Copy the files of the local `folder` to `path`, in place of the files that it has.
+
+    The file named `last` is copied last, so that it exists only if all others do.
+    """
     fs, root = find(path)
     remove(path)
-    for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
+    files = [file for file in Path(folder).rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: (file.name == last, file)):
         target = f"{root}/{file.relative_to(folder).as_posix()}"
         fs.makedirs(posixpath.dirname(target), exist_ok=True)
         fs.put_file(str(file), target)
@@ -96,6 +100,18 @@ def local_copy(path: str) -> str:
                 if not (caches / key).exists():  # else another process was faster
                     raise
     return str(caches / key)
+
+
+def copy_files(source: str, target: str) -> None:
+    """Copy the files of the folder `source` to the folder `target`, on the same filesystem.
+
+    fsspec's own recursive copies and moves fail on object stores, which have no folders to copy.
+    """
+    fs, root = find(source)
+    for name in fs.find(root):
+        copied = f"{find(target)[1]}/{name[len(root) :].lstrip('/')}"
+        fs.makedirs(posixpath.dirname(copied), exist_ok=True)
+        fs.copy(name, copied)
 
 
 def remove(path: str) -> None:

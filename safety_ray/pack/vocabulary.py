@@ -24,6 +24,8 @@ from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag, is_c
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_LAST = "tokenizer_config.json"  # the file that is written last
+
 MIN_VOCAB_SIZE = 256 + 4
 """Size of a vocabulary without merges: all bytes, end-of-text, two delimiters of chats and the tag"""
 
@@ -101,23 +103,15 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
     """Write the tokenizer's files to `folder`, on any filesystem; see `is_saved`."""
-    fs, root = filesystem.find(folder)
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
-        for unfinished in (root, f"{root}.part"):
-            if fs.exists(unfinished):
-                fs.rm(unfinished, recursive=True)
-        for file in sorted(p for p in Path(local).rglob("*") if p.is_file()):
-            target = f"{root}.part/{file.relative_to(local).as_posix()}"
-            fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            fs.put_file(str(file), target)
-    fs.mv(f"{root}.part", root, recursive=True)
+        filesystem.upload(local, folder, last=_LAST)
 
 
 def is_saved(folder: str) -> bool:
-    """Return whether `save` has ended. Object stores move file by file, and delete the originals last."""
+    """Return whether `save` has ended."""
     fs, root = filesystem.find(folder)
-    return bool(fs.exists(root) and not fs.exists(f"{root}.part"))
+    return bool(fs.exists(f"{root}/{_LAST}"))
 
 
 def load(folder: str) -> PreTrainedTokenizerFast:

@@ -7,15 +7,17 @@ import random
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small_datasets import HOSTILE, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from safety_ray.core import filesystem, tag
+from safety_ray.core import tag
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, TAG
 from safety_ray.pack import vocabulary
@@ -189,16 +191,30 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
     assert "control token" in row["rejected_reason"]
 
 
-def test_vocabulary_half_moved_is_not_saved(tokenizer: Any) -> None:
-    folder = "memory://half-moved/tokenizer"
+class FullStore(MemoryFileSystem):  # type: ignore[misc]
+    """A store with room for `room` more files."""
+
+    protocol, room = "full", 0
+
+    def put_file(self, *args: Any, **settings: Any) -> None:
+        if self.room == 0:
+            raise OSError("full")
+        FullStore.room -= 1
+        super().put_file(*args, **settings)
+
+
+def test_vocabulary_that_is_partly_written_is_not_saved(tokenizer: Any) -> None:
+    fsspec.register_implementation("full", FullStore, clobber=True)
+    folder, FullStore.room = "full://store/tokenizer", 99
     vocabulary.save(tokenizer, folder)
-    assert vocabulary.is_saved(folder)
-    # An object store moves file by file: one of them has been copied, and the process was killed.
-    fs, root = filesystem.find(folder)
-    fs.copy(root, f"{root}.part", recursive=True)
-    for name in fs.find(root)[1:]:
-        fs.rm(name)
-    assert not vocabulary.is_saved(folder)
+    needed = 99 - FullStore.room
+    assert needed > 1
+    for room in range(needed):
+        FullStore.room = room
+        with pytest.raises(OSError, match="full"):
+            vocabulary.save(tokenizer, folder)
+        assert not vocabulary.is_saved(folder), room
+    FullStore.room = needed
     vocabulary.save(tokenizer, folder)
     assert vocabulary.is_saved(folder)
     assert vocabulary.load(folder).get_vocab() == tokenizer.get_vocab()

@@ -23,11 +23,15 @@ from jobs.corpus import SCHEMA, documents
 from safety_ray.core import artifact, dataset, row_sink
 from safety_ray.ingest.readers import list_files
 
-pytestmark = pytest.mark.covers("jobs", "safety_ray.core", "safety_ray.ingest", "safety_ray.train")
+pytestmark = pytest.mark.covers("jobs", "safety_ray.core", "safety_ray.pack", "safety_ray.train")
 __all__ = ["alone", "tokenizer", "write_rows"]
 ROOT = Path(__file__).parents[2]
 FILES = 10_000
 DOCUMENTS = 140
+SMALL = (
+    "classifier=default", "rewrite.engine.kind=template", "rewrite.max_rejected=0.9",
+    "pack.vocab_size=1024", "pack.row_length=128",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,26 @@ def test_write_file_uploads_parts_to_a_busy_server(server: S3Server) -> None:
     assert server.refused > 3
     found = dataset.table(f"s3://{BUCKET}/large")
     assert np.array_equal(found.column("x").to_numpy(), values)
+
+
+def test_pipeline_runs_on_a_busy_server(server: S3Server, head: Head) -> None:
+    ids = corpus(server)
+    server.refuse = lambda method, path, number: SLOW_DOWN if number % 11 == 0 else None
+    words = ("configs/pipeline/demo.yaml", *SMALL, "until=pack")
+    places = (f"input=s3://{BUCKET}/pages", f"output=s3://{BUCKET}/runs")
+    done = run(head, "pipeline", *words, *places)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dataset.table(f"s3://{BUCKET}/runs/score").column("id").to_pylist() == ids
+    for stage in ("ingest", "score"):
+        record = record_of(server, f"runs/{stage}")
+        assert (record["rows_in"], record["rows_out"], record["rejected"]) == (DOCUMENTS, DOCUMENTS, 0)
+    packed = record_of(server, "runs/pack")
+    assert packed["rows_out"] == dataset.count(f"s3://{BUCKET}/runs/pack")
+    assert server.keys("runs/report/card.html")
+    assert not [key for key in server.keys("runs/") if "_checkpoint" in key or "_INCOMPLETE" in key]
+    again = run(head, "pipeline", *words, *places)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("finished earlier, skipped") == 5
 
 
 def test_training_resumes_from_checkpoints_on_a_busy_server(
