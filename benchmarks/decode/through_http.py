@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -107,42 +107,65 @@ async def load(
     return answers, time.perf_counter() - start_s
 
 
+@dataclass(slots=True)
+class Measured:
+    """One method with one number of clients: a value per turn, but the times to first token of all turns."""
+
+    speeds: list[float] = field(default_factory=list)
+    medians_ms: list[float] = field(default_factory=list)
+    firsts_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+
+    def measure(self, name: str, url: str, clients: int, safety: Any) -> None:
+        requests, cpu_s = max(4 * clients, 24), _cpu_of_servers()
+        answers, seconds = asyncio.run(load(url, clients, requests, 64, safety))
+        self.cpu_ms.append((_cpu_of_servers() - cpu_s) / requests * 1000)
+        if any(answer.tokens != 64 for answer in answers):
+            raise AssertionError(f"{name}: {Counter(answer.outcome for answer in answers)}")
+        firsts = [answer.first_s * 1000 for answer in answers]
+        self.speeds.append(sum(answer.tokens for answer in answers) / seconds)
+        self.medians_ms.append(statistics.median(firsts))
+        self.firsts_ms += firsts
+
+    def compared_with(self, bare: Measured) -> str:
+        ratios = sorted(a / b for a, b in zip(self.speeds, bare.speeds, strict=True))
+        later = [a - b for a, b in zip(self.medians_ms, bare.medians_ms, strict=True)]
+        return (
+            f"{statistics.median(ratios):.2f} x bare ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
+            f"first token {statistics.median(later):+.0f} ms"
+        )
+
+    def note(self) -> str:
+        p50, p99 = statistics.median(self.firsts_ms), _percentile(self.firsts_ms, 99)
+        cpu_ms = statistics.median(self.cpu_ms)
+        return f"first token p50 {p50:.0f} ms, p99 {p99:.0f} ms; {cpu_ms:.0f} CPU ms per answer"
+
+
 def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
-    """Yield time to first token, tokens/s and CPU time with 1, 8 and 32 clients."""
-    off, mask = {"mode": "off"}, {"mode": "mask"}
-    servers: list[tuple[str, Any, Any]] = [
-        ("bare vLLM server", bare_server(folder), None),
-        ("endpoint, mode off", endpoint(folder, report=False), off),
-        ("endpoint, mode mask, P(tag) reported", endpoint(folder), mask),
-        ("http=proxy, mode off", endpoint(folder, report=False, http="proxy"), off),
-        ("http=proxy, mode mask, P(tag) reported", endpoint(folder, http="proxy"), mask),
-    ]
-    bare: dict[int, tuple[float, float]] = {}
-    for name, server, safety in servers:
-        with server as url:
-            asyncio.run(load(url, 4, 8, 16, safety))  # warm up
-            for concurrency in (1, 8, 32):
-                requests = max(4 * concurrency, 24)
-                cpu_s = _cpu_of_servers()
-                answers, seconds = asyncio.run(load(url, concurrency, requests, 64, safety))
-                cpu_s = _cpu_of_servers() - cpu_s
-                wrong = [answer for answer in answers if answer.tokens != 64]
-                if wrong:
-                    raise AssertionError(f"{name}: {Counter(answer.outcome for answer in wrong)}")
-                first = [answer.first_s * 1000 for answer in answers]
-                speed = sum(answer.tokens for answer in answers) / seconds
-                p50, p99 = statistics.median(first), _percentile(first, 99)
-                bare.setdefault(concurrency, (speed, p50))
-                comparison = ""
-                if safety:
-                    base, base_first = bare[concurrency]
-                    comparison = f"{speed / base:.2f} x bare, first token {p50 - base_first:+.0f} ms"
-                note = f"first token p50 {p50:.0f} ms, p99 {p99:.0f} ms"
-                speeds = [answer.tokens / answer.whole_s for answer in answers]
-                slow = _percentile(speeds, 1)
-                note += f"; per client p50 {statistics.median(speeds):.0f}, p99 {slow:.0f} tokens/s"
-                note += f"; {cpu_s / requests * 1000:.0f} CPU ms per answer"
-                yield Row(f"{name}, {concurrency} clients", speed, comparison, "", note)
+    """Yield tokens/s, time to first token and CPU time of 1, 8 and 32 clients.
+
+    The endpoint and a bare server run side by side and answer in turns, so that other work on the machine
+    affects both.
+    """
+    for http in ("replica", "proxy"):
+        with bare_server(folder) as bare, endpoint(folder, http=http) as url:
+            methods = [
+                (f"bare vLLM server, beside http={http}", bare, None),
+                (f"endpoint, http={http}, mode off", url, {"mode": "off"}),
+                (f"endpoint, http={http}, mode mask", url, {"mode": "mask"}),
+            ]
+            for _, server, safety in methods:
+                asyncio.run(load(server, 4, 8, 16, safety))  # warm up
+            for clients in (1, 8, 32):
+                found = {name: Measured() for name, *_ in methods}
+                for _ in range(config.repeats):
+                    for name, server, safety in methods:
+                        found[name].measure(name, server, clients, safety)
+                unguarded = found[methods[0][0]]
+                for name, _, safety in methods:
+                    speed = statistics.median(found[name].speeds)
+                    comparison = found[name].compared_with(unguarded) if safety else ""
+                    yield Row(f"{name}, {clients} clients", speed, comparison, "", found[name].note())
 
 
 def soak_rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from safety_ray.classifier import packaged
 from safety_ray.classifier.encoder import Encoder
 from safety_ray.classifier.sequence import SequenceClassifier
+from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 
@@ -75,9 +76,14 @@ class Classifier:
         return self.head(self.encoder.embed(chunks, batch_tokens))
 
     def save(self, folder: str | Path, own_encoder: bool = False) -> None:
-        """Write the folder that `load` reads: with the encoder's weights if `own_encoder`, else its name."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the folder or URL that `load` reads.
+
+        With `own_encoder` it has the encoder's weights, else the encoder's name.
+        """
+        with filesystem.written_at_once(str(folder)) as part:
+            self._write(Path(part), own_encoder)
+
+    def _write(self, folder: Path, own_encoder: bool) -> None:
         settings: dict[str, Any] = {
             "kind": "sequence" if self.head is None else "head",
             "encoder": _ENCODER if own_encoder else self.encoder.name,
@@ -98,18 +104,19 @@ class Classifier:
     def load(cls, path: str | Path, device: str | None = None) -> Classifier:
         """Load the shipped classifier (`default`), that of a finished fit, or a sequence classifier.
 
-        `path` is a name, a folder or a hub id. Raises UserError if it is no classifier; a sequence classifier
-        is one of transformers with six labels.
+        `path` is a name, a folder, a URL or a hub id. Raises UserError if it is no classifier; a sequence
+        classifier is one of transformers with six labels.
         """
         if packaged.is_default(path):
             path = packaged.default_folder()
             packaged.fingerprint(path)  # an installation without the files fails here, with a message
-        folder = Path(path)
-        folder = folder / "classifier" if (folder / "classifier").is_dir() else folder
+        fs, root = filesystem.find(str(path))
+        path = f"{path}/classifier" if fs.isdir(f"{root}/classifier") else str(path)
+        folder = Path(filesystem.local_copy(path))
         if not (folder / _SETTINGS).is_file():
             if folder.is_dir() and not _is_checkpoint(folder):
                 raise UserError(f"'{path}' has no classifier; create one with python -m jobs.fit.")
-            return cls(SequenceClassifier(str(path), device=device))
+            return cls(SequenceClassifier(str(folder), device=device))
         settings = json.loads((folder / _SETTINGS).read_text())
         if "kind" not in settings:
             raise UserError(f"'{path}' was written by an earlier version; run its fit again.")

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,22 @@ def _state(path: str, info: dict[str, Any]) -> list[Any]:
 def is_local(path: str) -> bool:
     """Return whether `path` is on a filesystem of this machine, and no URL."""
     return "://" not in path
+
+
+@contextmanager
+def written_at_once(path: str) -> Iterator[str]:
+    """Yield a local folder whose files replace those of the folder or URL `path` at the end."""
+    if is_local(path):
+        part = f"{path}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        os.makedirs(part)
+        yield part
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(part, path)
+        return
+    with tempfile.TemporaryDirectory() as part:
+        yield part
+        upload(part, path)
 
 
 def upload(folder: str, path: str, last: str = "") -> None:

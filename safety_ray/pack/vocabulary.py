@@ -79,14 +79,14 @@ def train(texts: Iterable[list[str]], vocab_size: int, tag: str, max_length: int
 
 
 def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a folder or a hub id, and add the tag. Existing tokens keep their ids.
+    """Load the tokenizer of a folder, URL or hub id, and add the tag. Existing tokens keep their ids.
 
     Raises UserError if it cannot be loaded, is not a fast tokenizer, or has the tag as an ordinary token.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, split_special_tokens=True)
+        tokenizer = AutoTokenizer.from_pretrained(filesystem.local_copy(name), split_special_tokens=True)
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().split("\n")[0]
         raise UserError(

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,25 +40,10 @@ def export(model: LanguageModel, tokenizer: Any, path: str, *, precision: str) -
         plain.generation_config = model.network.generation_config
         plain.generation_config.eos_token_id = _ends(tokenizer)
         transformers.utils.logging.disable_progress_bar()
-        with _written_at_once(path) as part:
+        with filesystem.written_at_once(path) as part:
             plain.save_pretrained(part, state_dict=weights)
             tokenizer.save_pretrained(part)
     dist.barrier()
-
-
-@contextmanager
-def _written_at_once(path: str) -> Iterator[str]:
-    """Yield a local folder whose files replace those of the folder or URL `path` at the end."""
-    if filesystem.is_local(path):
-        part = f"{path}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        yield part
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(part, path)
-        return
-    with tempfile.TemporaryDirectory() as part:
-        yield part
-        filesystem.upload(part, path)
 
 
 def write_card(path: str, text: str) -> None:

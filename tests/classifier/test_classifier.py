@@ -53,3 +53,16 @@ def test_classifier_and_encoder_reject_wrong_folder_or_weights(tmp_path, monkeyp
     monkeypatch.setattr(encoder_module, "_PACKAGED_SHA256", "0" * 64)
     with pytest.raises(UserError, match="is not the official all-MiniLM-L6-v2"):
         packaged_folder.__wrapped__()
+
+
+def test_classifier_is_saved_to_and_loaded_from_url(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fitted = Classifier.load(classifier)
+    url = "memory://models/fit"
+    fitted.save(f"{url}/classifier")
+    for place in (url, f"{url}/classifier"):
+        assert Classifier.load(place).predict(["a text"]) == fitted.predict(["a text"])
+    with pytest.raises(UserError, match="'memory://models/none' does not exist"):
+        Classifier.load("memory://models/none")

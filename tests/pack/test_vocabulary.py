@@ -218,3 +218,10 @@ def test_vocabulary_that_is_partly_written_is_not_saved(tokenizer: Any) -> None:
     vocabulary.save(tokenizer, folder)
     assert vocabulary.is_saved(folder)
     assert vocabulary.load(folder).get_vocab() == tokenizer.get_vocab()
+
+
+def test_vocabulary_open_existing_reads_url(tokenizer: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    vocabulary.save(tokenizer, "memory://existing/tokenizer")
+    found = vocabulary.open_existing("memory://existing/tokenizer", TAG)
+    assert found.get_vocab() == tokenizer.get_vocab()

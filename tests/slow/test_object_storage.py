@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 FILES = 10_000
 DOCUMENTS = 140
 SMALL = (
-    "classifier=default", "rewrite.engine.kind=template", "rewrite.max_rejected=0.9",
+    f"classifier=s3://{BUCKET}/fit", "rewrite.engine.kind=template", "rewrite.max_rejected=0.9",
     "pack.vocab_size=1024", "pack.row_length=128",
 )  # fmt: skip
 
@@ -110,6 +110,8 @@ def test_write_file_uploads_parts_to_a_busy_server(server: S3Server) -> None:
 def test_pipeline_runs_on_a_busy_server(server: S3Server, head: Head) -> None:
     ids = corpus(server)
     server.refuse = lambda method, path, number: SLOW_DOWN if number % 11 == 0 else None
+    fitted = run(head, "fit", f"labelled=s3://{BUCKET}/pages", f"output=s3://{BUCKET}/fit")
+    assert fitted.returncode == 0, fitted.stdout + fitted.stderr
     words = ("configs/pipeline/demo.yaml", *SMALL, "until=pack")
     places = (f"input=s3://{BUCKET}/pages", f"output=s3://{BUCKET}/runs")
     done = run(head, "pipeline", *words, *places)
