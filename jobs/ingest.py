@@ -91,6 +91,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     if counts.rows_out == 0 and not config.partition:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     read = finished_files.read_reports(reports)
+    lost = check_bytes(config, finished_files.sum_counts(read, "bytes"))
     return out.commit(
         rows_in=counts.rows_out + counts.rejected,
         rows_out=counts.rows_out,
@@ -99,8 +100,20 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         files_passed_over=others,
         records_passed_over=finished_files.sum_counts(read, "ignored"),
         values_unreadable=finished_files.sum_counts(read, "unreadable"),
+        bytes_unreadable=lost,
         **partition.record("ingest", config.input, partial(readers.list_files, format=config.format)),
     )
+
+
+def check_bytes(config: IngestConfig, counts: dict[str, int]) -> int:
+    """Return the bytes in which no record could be read. Raises UserError if they exceed max_rejected."""
+    lost, total = counts.get("lost", 0), sum(counts.values())
+    if lost > config.max_rejected * total:
+        raise UserError(
+            f"{lost:,} of {total:,} bytes of '{config.input}' are damaged or follow damage, more than "
+            f"max_rejected={config.max_rejected}. See {config.output}/rejected."
+        )
+    return lost
 
 
 def check_columns(config: IngestConfig, files: list[str], listed: list[str]) -> set[str]:
@@ -228,13 +241,14 @@ def read_tables(
     ignored: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    size = total = 0
+    size = total = lost = 0
     records = readers.read(file, config.max_bytes, config.format, config.extraction, ignored, alone)
     for number, raw in enumerate(records):
         with alone(f"row {number}") as reason:
             raw = raw if reason is None else replace(raw, value=None, problem=reason)
             row = to_row(raw, columns, config.max_bytes, column_map, unreadable)
         rows.append(row)
+        lost += raw.lost
         size += len(row["text"] or "")
         if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:
             yield pa.Table.from_pylist(rows, columns)
@@ -242,8 +256,10 @@ def read_tables(
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
     total += len(rows)
-    if ignored or unreadable or readers.kind_of(file, config.format) != "html":
-        finished_files.write_report(reports, file, total, ignored, unreadable)
+    if ignored or unreadable or lost or readers.kind_of(file, config.format) != "html":
+        finished_files.write_report(
+            reports, file, total, ignored, unreadable, size=filesystem.size(file), lost=lost
+        )
 
 
 if __name__ == "__main__":

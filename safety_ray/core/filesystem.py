@@ -57,6 +57,12 @@ def _state(path: str, info: dict[str, Any]) -> list[Any]:
     return [path.rsplit("/", 1)[-1], info.get("size"), str(changed)]
 
 
+def size(path: str) -> int:
+    """Return the bytes of a file, or 0 if the server does not report them."""
+    fs, root = find(path)
+    return int(fs.size(root) or 0)
+
+
 def is_local(path: str) -> bool:
     """Return whether `path` is on a filesystem of this machine, and no URL."""
     return "://" not in path

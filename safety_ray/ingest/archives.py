@@ -42,6 +42,8 @@ class Record:
     """the stored body; that of a response has no HTTP header"""
     problem: str | None = None
     """reason why the record cannot be used"""
+    lost: int = 0
+    """bytes of the file after the problem in which no record can be read"""
 
 
 def read_records(file: ResumableFile, max_bytes: int, ignored: Counter[str]) -> Iterator[Record]:
@@ -59,7 +61,7 @@ def read_records(file: ResumableFile, max_bytes: int, ignored: Counter[str]) -> 
                 yield record
         damage = stream.close_section()
         if damage is not None:
-            yield Record(damage.offset, problem=f"the file is damaged: {damage.reason}")
+            yield Record(damage.offset, problem=f"the file is damaged: {damage.reason}", lost=damage.lost)
 
 
 def _read_section(stream: _SectionStream, max_bytes: int) -> Iterator[Record]:
@@ -80,14 +82,18 @@ def _read_section(stream: _SectionStream, max_bytes: int) -> Iterator[Record]:
         if last is not None:
             problem, end = stream.check_record(last)
             last.problem = problem or last.problem
-            yield last
             if problem:
                 failure = failure or problem
-            elif failure:
-                yield Record(*stream.location(end), problem=f"no WARC record begins here ({failure})")
-        elif failure:
-            yield Record(*stream.location(start), problem=f"no WARC record begins here ({failure})")
-        if not failure or not stream.seek_record(end):
+            else:
+                yield last
+                last = None
+        if not failure:
+            return
+        invalid = last or Record(*stream.location(end), problem=f"no WARC record begins here ({failure})")
+        found = stream.seek_record(end)
+        invalid.lost = stream.lost_since(end)
+        yield invalid
+        if not found:
             return
 
 
@@ -200,6 +206,13 @@ class _SectionStream:
         self._unread = window[index + 1 :] + self._unread
         self._rewind(self.position - (len(window) - index - 1))
         return True
+
+    def lost_since(self, position: int) -> int:
+        """Return the bytes of the file from a position in the section to the present one.
+
+        0 for a compressed file: the bytes of its members have been read.
+        """
+        return 0 if self._compressed else max(self.position - position, 0)
 
     def _forget(self, size: int) -> None:
         del self._kept[:size]

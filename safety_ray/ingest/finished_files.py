@@ -30,11 +30,29 @@ Sources = dict[str, int]
 """Rows by input file"""
 
 
-def write_report(folder: str, file: str, rows: int, ignored: Counter[str], unreadable: Counter[str]) -> None:
-    """Report that an input file has been read: its rows, ignored records, and unreadable values."""
+def write_report(
+    folder: str,
+    file: str,
+    rows: int,
+    ignored: Counter[str],
+    unreadable: Counter[str],
+    *,
+    size: int = 0,
+    lost: int = 0,
+) -> None:
+    """Report that an input file has been read: its rows, ignored records and unreadable values.
+
+    `lost` of its `size` bytes could not be read.
+    """
     fs, root = filesystem.find(f"{folder}/{_report_name(file)}")  # a repeated task overwrites its report
     fs.makedirs(posixpath.dirname(root), exist_ok=True)
-    fs.pipe_file(root, json.dumps({"rows": rows, "ignored": ignored, "unreadable": unreadable}).encode())
+    report = {
+        "rows": rows,
+        "ignored": ignored,
+        "unreadable": unreadable,
+        "bytes": {"lost": lost, "read": max(size - lost, 0)},
+    }
+    fs.pipe_file(root, json.dumps(report).encode())
 
 
 def read_reports(folder: str) -> dict[str, dict[str, Any]]:
@@ -46,7 +64,7 @@ def read_reports(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def sum_counts(reports: dict[str, dict[str, Any]], name: str) -> dict[str, int]:
-    """Return the sum over all files of the counts `name`: of "ignored" records or "unreadable" values."""
+    """Return the sum over all files of the counts `name`: "ignored", "unreadable" or "bytes"."""
     total: Counter[str] = Counter()
     for report in reports.values():
         total.update(report.get(name, {}))

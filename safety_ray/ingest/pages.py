@@ -76,7 +76,7 @@ def _document(path: str, record: Record, dump: str | None, max_bytes: int, extra
         problem = f"the record cannot be read: {type(error).__name__}: {error}"
     if "language" not in value and (language := payload.language(http.get("content-language"))):
         value["language"] = language
-    return RawRecord(path, record.offset, value or None, problem)
+    return RawRecord(path, record.offset, value or None, problem, lost=record.lost)
 
 
 def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str) -> str | None:

@@ -18,3 +18,5 @@ class RawRecord:
     """the reason why the record is not a document"""
     unreadable: dict[str, str] = field(default_factory=dict)
     """fields that `value` lacks because they cannot be read, with the reasons"""
+    lost: int = 0
+    """bytes of the file from the problem on in which no record could be read"""

@@ -48,6 +48,10 @@ class ResumableFile(io.RawIOBase):
         self._position = offset
         return offset
 
+    def size(self) -> int:
+        """Return the number of bytes of the file, or 0 if the server does not report it."""
+        return filesystem.size(self.path)
+
     def readinto(self, buffer: Any) -> int:
         size = len(buffer)
         for delay in (*RETRY_DELAYS, None):

@@ -37,7 +37,10 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
             if too_long:
                 _skip_line(stream)
             if not line.endswith(b"\n") and unpacked.damage is not None and (too_long or not stream.peek(1)):
-                yield RawRecord(path, position, None, f"the file is damaged: {unpacked.damage.reason}")
+                damage = unpacked.damage
+                yield RawRecord(
+                    path, position, None, f"the file is damaged: {damage.reason}", lost=damage.lost
+                )
                 return
             if too_long:
                 yield RawRecord(path, position, None, f"the line is longer than max_bytes={max_bytes}")
@@ -50,18 +53,27 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
 
 
 def read_parquet(path: str) -> Iterator[RawRecord]:
-    """Read the records of a Parquet file. Positions are row numbers from 0."""
-    position = 0
+    """Read the records of a Parquet file. Positions are row numbers from 0.
+
+    Of a damaged row group, the rows of the batches before the damage are read.
+    """
+    start = 0
     with ResumableFile(path) as file:
-        try:
-            for batch in _open_parquet(path, file).iter_batches(_BATCH_ROWS):
-                for value, unreadable in to_rows(batch):
-                    yield RawRecord(path, position, value, unreadable=unreadable)
-                    position += 1
-        except UserError:  # a broken connection
-            raise
-        except Exception as error:
-            yield RawRecord(path, position, None, f"the Parquet file cannot be read further: {error}")
+        parquet_file = _open_parquet(path, file)
+        for number in range(parquet_file.num_row_groups):
+            group = parquet_file.metadata.row_group(number)
+            position = start
+            try:
+                for batch in parquet_file.iter_batches(_BATCH_ROWS, [number]):
+                    for value, unreadable in to_rows(batch):
+                        yield RawRecord(path, position, value, unreadable=unreadable)
+                        position += 1
+            except UserError:  # a broken connection
+                raise
+            except Exception as error:
+                problem = f"the rest of this row group of the Parquet file cannot be read: {error}"
+                yield RawRecord(path, position, None, problem, lost=_size(group))
+            start += group.num_rows
 
 
 def first_fields(path: str, parquet: bool) -> set[str]:
@@ -95,6 +107,10 @@ def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
 def _open_parquet(path: str, file: ResumableFile) -> pq.ParquetFile:
     with parquet.readable(path):
         return pq.ParquetFile(file)
+
+
+def _size(group: pq.RowGroupMetaData) -> int:
+    return sum(group.column(n).total_compressed_size for n in range(group.num_columns))
 
 
 def _parse(path: str, position: int, line: bytes) -> RawRecord:

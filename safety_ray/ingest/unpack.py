@@ -43,6 +43,8 @@ class Damage:
 
     offset: int
     reason: str
+    lost: int
+    """bytes of the file from the damage to the next member that is read, or to the end"""
 
 
 def unpack(file: ResumableFile, resume_at: bytes = b"") -> Iterator[Chunk | Damage]:
@@ -186,7 +188,8 @@ def _members(
             next_member = _find_member(file, begin + 1, start, magic, resume_at) if resume_at else None
             if next_member is not None and truncated:  # other members follow, so the file is not truncated
                 problem = f"the {name} that begins at byte {begin:,} is damaged (it has no end)"
-            yield Damage(begin, problem)
+            resumed = file.size() if next_member is None else next_member[0]
+            yield Damage(begin, problem, max(resumed - position, 0))
             if next_member is None:
                 return
             position, compressed = next_member

@@ -101,7 +101,7 @@ def test_stream_pushes_columns_into_reads(folder: Path, ray_cluster: None) -> No
     assert sorted(row["id"] for row in rows.take_all()) == sorted(f"{f}{n}" for f in "ac" for n in range(99))
 
 
-def test_ingest_rejects_rest_of_file_with_damaged_pages(folder: Path) -> None:
+def test_ingest_rejects_rest_of_damaged_row_group(folder: Path) -> None:
     *_, last = readers.read(str(folder / "b.parquet"), 1000)
     assert last.problem is not None
-    assert last.problem.startswith("the Parquet file cannot be read further: ")
+    assert last.problem.startswith("the rest of this row group of the Parquet file cannot be read: ")
