@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from safety_ray.core import cluster
 from safety_ray.core.config import load
 from safety_ray.core.errors import UserError, user_error_in
 from safety_ray.core.job import quiet
-from serve.build import build_app, on_cpu
+from serve.build import build_app, needed_resource
 from serve.failures import NOT_STARTED
 from serve.model import check_model
 from serve.settings import ServeConfig
@@ -48,8 +47,7 @@ def start(config: ServeConfig, server_class: type[SafetyServer] | None = None) -
 
     quiet()
     cluster.start()
-    status = serve.status()
-    if status.proxies or status.applications:
+    if _serve_actors():
         raise UserError(
             "Ray Serve already runs on this cluster; stop it, or use `serve deploy` to add an application."
         )
@@ -78,9 +76,9 @@ def answers_in_replica(config: ServeConfig) -> bool:
     """Return whether the replica answers HTTP itself, on the cluster that this process has joined."""
     if config.http != "auto":
         return config.http == "replica"
-    device = "CPU" if on_cpu(config) else "GPU"
-    one_machine = len(cluster.alive_nodes()) == 1 and cluster.resources().get(device, 0) > 0
-    return one_machine and config.fits_one_replica()
+    name, number = needed_resource(config)
+    fits = cluster.resources().get(name, 0) >= number  # else an autoscaling cluster adds a machine
+    return config.fits_one_replica() and fits and cluster.alive_nodes() == {cluster.this_node()}
 
 
 def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
@@ -91,8 +89,6 @@ def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
     """
     from ray import serve
 
-    if not serve.status().proxies:
-        _drain(config)
     serve.delete(APP, _blocking=False)  # a shutdown alone would close the connections of running answers
     end = time.monotonic() + config.drain_s + timeout_s
     while APP in serve.status().applications and time.monotonic() < end:
@@ -105,28 +101,23 @@ def stop(config: ServeConfig, timeout_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def _drain(config: ServeConfig) -> None:
-    """Wait for the running answers of a replica that answers HTTP itself, which Ray Serve does not know."""
-    from ray import serve
-    from ray.exceptions import RayError
-    from ray.serve.exceptions import RayServeException
-
-    with suppress(RayError, RayServeException, TimeoutError):  # there may be no running replica
-        serve.get_app_handle(APP).drain.remote(config.drain_s).result(timeout_s=config.drain_s + 10)
-
-
 def _remaining(config: ServeConfig) -> str:
     """Describe what still runs of an endpoint that ends; empty if nothing does."""
-    import ray
-
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    if names := [actor["name"] for actor in actors if actor["namespace"] == "serve"]:
+    if names := _serve_actors():
         return f"still running: {', '.join(names)}."
     try:
         check_port(config.host, config.port)
     except UserError as error:
         return str(error)
     return ""
+
+
+def _serve_actors() -> list[str]:
+    """Return the names of Ray Serve's actors on this cluster."""
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in actors if actor["namespace"] == "serve"]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from serve.server import SafetyServer
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
+_END_S = 15  # for the end of an engine, after the answers of a replica that answers HTTP itself
 _GPU_ROWS = (256, 1024)  # smallest and largest maximum that vLLM chooses for a GPU
 
 
@@ -39,6 +41,8 @@ def build_app(
     lacks the tag that a mode needs, for unknown engine arguments, and for untested versions of Ray or vLLM.
     """
     config = args if isinstance(args, ServeConfig) else from_dict(ServeConfig, args, "the application's args")
+    if config.http == "replica" and config is not args:
+        raise UserError("http=replica is not for `serve deploy`, which has a proxy: remove it, or use auto.")
     try:
         check_versions("ray", "vllm")
     except UntestedVersion as error:
@@ -69,7 +73,10 @@ def build_app(
         )
         public = public_settings(config, folder, tag_id)
         if config.http == "replica":
-            direct = DirectSettings(config.host, config.port, config.access(), config.playground, public)
+            access = config.access()
+            direct = DirectSettings(
+                config.host, config.port, config.drain_s, access, config.playground, public
+            )
             return build_llm_deployment(llm, bind_kwargs={"direct": direct})
         ingress = ingress_class(config.access(), config.playground)
         options = OpenAiIngress.get_deployment_options([llm])
@@ -100,7 +107,7 @@ def deployment_config(config: ServeConfig) -> dict[str, Any]:
         "max_ongoing_requests": (known or _GPU_ROWS[1]) + config.max_queued_requests,
         "max_queued_requests": config.max_queued_requests,
         "health_check_period_s": config.health_check_period_s,
-        "graceful_shutdown_timeout_s": config.drain_s,
+        "graceful_shutdown_timeout_s": config.drain_s + (_END_S if config.http == "replica" else 0),
         # A replica takes no CPU beyond the engine's bundle, so that an endpoint runs on two cores.
         "ray_actor_options": {"num_cpus": 0},
         "max_constructor_retry_count": config.start_tries,
@@ -174,8 +181,13 @@ def _root_logger_unchanged() -> Iterator[None]:
         root.setLevel(level)
 
 
+def needed_resource(config: ServeConfig) -> tuple[str, int]:
+    """Return what an engine needs of Ray's resources: CPUs or GPUs."""
+    sizes = (config.engine_args.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline"))
+    return ("CPU", 1) if on_cpu(config) else ("GPU", math.prod(map(int, sizes)))
+
+
 def on_cpu(config: ServeConfig) -> bool:
-    """Return whether the engines compute on CPUs."""
     if config.device != "auto":
         return config.device == "cpu"
     import ray

@@ -106,10 +106,14 @@ class CancelOnDisconnect:
 
 @dataclass(frozen=True, slots=True)
 class DirectSettings:
-    """The address at which a replica answers HTTP itself, and the arguments of its ingress."""
+    """The address at which a replica answers HTTP itself, and the arguments of its ingress.
+
+    When the replica ends, its running answers have `drain_s` seconds: Ray Serve does not know them.
+    """
 
     host: str
     port: int
+    drain_s: float
     rules: AccessRules
     playground: bool
     public_settings: dict[str, Any]

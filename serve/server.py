@@ -96,10 +96,10 @@ class SafetyServer(LLMServer):
             raise RuntimeError(f"{NOT_STARTED}{error}") from error
         self._metrics.enabled = True
 
-    async def drain(self, seconds: float) -> None:
-        """End the running answers of a replica that answers HTTP itself; wait at most `seconds`."""
-        if self._http is not None:
-            await self._http.drain(seconds)
+    async def __del__(self) -> None:  # Ray Serve awaits it when the replica ends
+        if self._direct is not None and self._http is not None:
+            await self._http.drain(self._direct.drain_s)
+        await super().__del__()
 
     def install_renderer(self) -> None:
         """Make the engine tokenize a request's text without control tokens."""

@@ -95,7 +95,11 @@ def upload(folder: str, path: str, last: str = "") -> None:
     for file in sorted(files, key=lambda file: (file.name == last, file)):
         target = f"{root}/{file.relative_to(folder).as_posix()}"
         fs.makedirs(posixpath.dirname(target), exist_ok=True)
-        fs.put_file(str(file), target)
+        if not is_local(path):
+            fs.put_file(str(file), target)
+            continue
+        shutil.copyfile(file, f"{target}.part")
+        os.replace(f"{target}.part", target)  # at once, as object stores do it
 
 
 def local_copy(path: str) -> str:
@@ -130,13 +134,13 @@ def local_copy(path: str) -> str:
 def copy_files(source: str, target: str) -> None:
     """Copy the files of the folder `source` to the folder `target`, on the same filesystem.
 
-    fsspec's own recursive copies and moves fail on object stores, which have no folders to copy.
+    fsspec's own recursive move fails on object stores, which have no folders.
     """
     fs, root = find(source)
     for name in fs.find(root):
         copied = f"{find(target)[1]}/{name[len(root) :].lstrip('/')}"
         fs.makedirs(posixpath.dirname(copied), exist_ok=True)
-        fs.copy(name, copied)
+        fs.cp_file(name, copied)
 
 
 def remove(path: str) -> None:

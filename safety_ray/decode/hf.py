@@ -17,7 +17,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.decode.hf_rows import Rows
 from safety_ray.decode.safebeam import Expansion, Hypothesis, Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
-from safety_ray.decode.tree import Tree, fits
+from safety_ray.decode.tree import Tree, can_be_captured, fits
 from safety_ray.decode.words import WordStarts
 
 
@@ -172,9 +172,9 @@ def run_searches(
     for index, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
         _check(model, prompt, search.settings, "the prompt" if len(prompts) == 1 else f"prompt {index}")
     rows = Rows(model, prompts)
-    if cuda_graph and not fits(rows):
+    if cuda_graph and not can_be_captured(rows):
         raise UserError(
-            "cuda_graph=True: this model cannot be searched as a tree (safety_ray/decode/tree.py)."
+            "cuda_graph=True: not possible for this model (safety_ray/decode/tree.py); use False."
         )
     queries = max(s.settings.beam_size * s.settings.num_candidates for s in searches) if cuda_graph else 0
     drive(Tree(rows, queries=queries) if fits(rows) else rows, searches)

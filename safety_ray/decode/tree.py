@@ -26,6 +26,12 @@ _COLUMNS = 64  # that a pool grows by, at least
 _FIXED_COLUMNS = 256  # the same with a CUDA graph, which is captured again when the pool grows
 
 
+def can_be_captured(rows: Rows) -> bool:
+    """Return whether a step of a tree can be a CUDA graph: positions must not depend on the longest text."""
+    rope = getattr(rows.model.config, "rope_parameters", None) or {}
+    return fits(rows) and not any(kind in str(rope) for kind in ("dynamic", "longrope"))
+
+
 def fits(rows: Rows) -> bool:
     """Return whether the model of `rows`, which have read their prompts, can be searched as a tree."""
     config = rows.model.config
@@ -63,8 +69,10 @@ class Tree:
         padded = [[*rows, *[rows[0] if rows else (0, 0)] * (queries - len(rows))] for rows in children]
         parents_BQ, token_ids_BQ = self._tensor(padded).unbind(-1)
         self.visible_BQC = self.visible_BQC[self._search_numbers(), parents_BQ]
+        runs_B = sizes_B > 0
+        self.visible_BQC[:, :, 1:] &= runs_B[:, None, None]  # what an ended search computes is not used
         columns_BQ = self._place(queries)
-        self.positions_B = self.positions_B + 1
+        self.positions_B = self.positions_B + runs_B
         hidden_BQC = ~self.visible_BQC
         dtype = self.model.dtype
         mask_BQC = torch.zeros_like(hidden_BQC, dtype=dtype).masked_fill(hidden_BQC, torch.finfo(dtype).min)
@@ -93,8 +101,9 @@ class Tree:
 
     def _in_fixed_shapes(self, arguments: list[torch.Tensor]) -> torch.Tensor:
         if self._step is None or not self._step.fits(arguments):
+            self._step = None  # frees the memory of its graph before the next one is captured
             self._step = FixedStep(self._forward, arguments)
-        return self._step(*arguments)
+        return self._step(self._forward, arguments)
 
     def _place(self, queries: int) -> torch.Tensor:
         """Give each query a free column of its search, the first ones [B, Q], and show it to the query."""

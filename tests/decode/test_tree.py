@@ -89,7 +89,7 @@ def test_tree_does_not_fit_sliding_windows_or_other_models() -> None:
     with torch.inference_mode():
         windows = random_model("mistral", sliding_window=4)
         assert not fits(Rows(windows, [[1, 2, 3]]))
-        with pytest.raises(UserError, match="cuda_graph=True: this model cannot be searched as a tree"):
+        with pytest.raises(UserError, match="cuda_graph=True: not possible for this model"):
             safe_beam_search(windows, [1], tag_id=TAG, eos_id=None, max_new_tokens=4, cuda_graph=True)
         model = random_model("llama")
         assert fits(Rows(model, [[1, 2, 3]]))

@@ -17,6 +17,7 @@ from ray.serve.deployment import Application
 
 from safety_ray.compat import versions
 from safety_ray.core import cluster, device
+from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT
 from serve import app
@@ -235,8 +236,11 @@ def test_build_app_lets_the_replica_end_long_answers(model: Path) -> None:
 
 
 def test_build_app_without_proxy_has_one_deployment(model: Path) -> None:
-    config = {"model": str(model), "http": "replica", "port": 8123, "max_concurrent": 3, "playground": False}
-    server = build_app(config)._bound_deployment
+    values = {"model": str(model), "http": "replica", "port": 8123, "max_concurrent": 3, "playground": False}
+    server = build_app(from_dict(ServeConfig, values))._bound_deployment
+    assert server._deployment_config.graceful_shutdown_timeout_s > server.init_kwargs["direct"].drain_s == 60
+    with pytest.raises(UserError, match="http=replica is not for `serve deploy`"):
+        build_app(values)
     direct = server.init_kwargs["direct"]
     assert (direct.host, direct.port, direct.rules.max_concurrent) == ("127.0.0.1", 8123, 3)
     assert (direct.playground, direct.public_settings["model"]) == (False, "safety-ray")
@@ -254,6 +258,7 @@ def test_build_app_without_proxy_has_one_deployment(model: Path) -> None:
         ({"max_replicas": 2}, False),
         ({"route_prefix": "/model"}, False),
         ({"device": "gpu"}, False),  # an autoscaling cluster would add a machine for it
+        ({"device": "cpu", "engine_args": {"tensor_parallel_size": 2}}, True),  # Ray counts one CPU
         ({"http": "proxy"}, False),
         ({"http": "replica", "device": "gpu"}, True),
     ],

@@ -51,7 +51,7 @@ class Server:
 
 def app_of(server: Server, monkeypatch: pytest.MonkeyPatch, **rules: Any) -> Any:
     monkeypatch.setenv("THE_KEYS", KEY)
-    settings = DirectSettings("h", 1, AccessRules("env:THE_KEYS", **rules), True, {"model": MODEL})
+    settings = DirectSettings("h", 1, 60.0, AccessRules("env:THE_KEYS", **rules), True, {"model": MODEL})
     return direct_app(server, settings, {"id": MODEL})
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from endpoint_metrics import wait_for_searches
-from known_model import LETTERS, REFUSAL
+from known_model import KEY, LETTERS, REFUSAL
 from openai import OpenAI
 from ray_head import Head
 
+from safety_ray.core.ports import free_port
 from safety_ray.decode.modes import MODES
+from serve.app import ServeConfig, start, stop
 
 pytestmark = pytest.mark.covers("serve", "safety_ray.decode")
 MODEL = "safety-ray"
@@ -31,6 +35,17 @@ REQUESTS: list[tuple[dict[str, Any], str | None]] = [
 
 def test_soak_covers_all_modes() -> None:
     assert [safety["mode"] for safety, _ in REQUESTS] == list(MODES)
+
+
+@pytest.fixture
+def client(ray_cluster: Head, no_endpoint: None, serve_config: ServeConfig) -> Iterator[OpenAI]:
+    """An endpoint with the default, which answers HTTP in the replica."""
+    settings = dataclasses.replace(serve_config, port=free_port())
+    try:
+        with OpenAI(base_url=start(settings), api_key=KEY, timeout=600, max_retries=0) as client:
+            yield client
+    finally:
+        stop(settings)
 
 
 def test_endpoint_survives_soak(client: OpenAI, ray_cluster: Head) -> None:
