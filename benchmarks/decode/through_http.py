@@ -144,7 +144,7 @@ class Measured:
 def rows(config: DecodeBenchmark, folder: str) -> Iterator[Row]:
     """Yield tokens/s, time to first token and CPU time of 1, 8 and 32 clients.
 
-    The endpoint and a bare server run side by side and answer in turns, so that other work on the machine
+    The endpoint and a bare server run side by side and answer alternately, so that other work on the machine
     affects both.
     """
     for http in ("replica", "proxy"):

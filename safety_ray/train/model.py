@@ -84,6 +84,8 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     name = config.attention
     if name == "auto":
         name = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
+        if device != "cpu" and config.document_mask:
+            name = "flex_attention"  # sdpa would need a dense mask
     if config.init:
         network, added = _load(config.init, tokenizer, context, name)
         if config.lora_rank:

@@ -36,8 +36,8 @@ class ModelConfig:
     tie_embeddings: bool = setting("use one matrix for input and output embeddings", default=True)
     rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = setting(
-        "attention implementation; auto: sdpa, without a mask where the model allows it, but eager for short "
-        "rows on CPUs, where it is faster; flex_attention: on GPUs, with document_mask",
+        "attention implementation; auto: on GPUs with document_mask flex_attention, for short rows on CPUs "
+        "eager, which is faster there, else sdpa, without a mask where the model allows it",
         default="auto",
     )
     lora_rank: int = setting("train only adapters of this rank (LoRA); 0: train all parameters", default=0)

@@ -101,6 +101,13 @@ def test_build_selects_attention(
     assert attention.CAUSAL not in str(model.network.config.to_dict())  # not in an exported config.json
 
 
+def test_build_selects_flex_attention_for_documents_on_gpus(tokenizer: Any) -> None:
+    config = ModelConfig(hidden_size=16, layers=1, heads=2, kv_heads=2, document_mask=True)
+    model = build(config, tokenizer, context=1024, device="cuda")
+    assert model.network.config._attn_implementation == "flex_attention"
+    assert model.block_mask
+
+
 def test_attention_settings_that_do_not_work_are_refused(tokenizer: Any) -> None:
     with pytest.raises(UserError, match="flash_attention_2 does not mask documents"):
         ModelConfig(attention="flash_attention_2", document_mask=True)
