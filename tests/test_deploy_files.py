@@ -118,7 +118,7 @@ def test_kuberay_cluster_is_private_and_scales_from_zero(name: str) -> None:
             "falls back to on-demand"
         )
         gpus = pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
-        assert (group["groupName"] == "gpu") == (int(gpus) > 0)
+        assert (group["groupName"] == "cpu") == (int(gpus) == 0)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
