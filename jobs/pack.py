@@ -201,7 +201,12 @@ def _encode(
     """
     encoded, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
     watch = Watch()
-    settings = {"seed": config.seed, "tag_rate": config.tag_rate, "tag_from": config.tag_from}
+    settings = {
+        "seed": config.seed,
+        "tag_rate": config.tag_rate,
+        "tag_from": config.tag_from,
+        "at_beginning": config.tag_scope == "beginning",
+    }
     for name, documents in sources.items():
         counts = dataset.write(
             documents.map_batches(
@@ -264,7 +269,9 @@ def _write_shards(
             row_length=config.row_length,
             end_id=tokenizer.end_id,
             first_rows=first_rows,
-            not_learned=None if config.learn_tags else tokenizer.tag_id,
+            tag_id=tokenizer.tag_id,
+            learn_tags=config.learn_tags,
+            learn_unsafe=config.learn_unsafe,
         )
         counter = progress.RowCounter(out.sub("data"))
         with _shuffle_by_tasks(), progress.watch("pack", rows, counter):

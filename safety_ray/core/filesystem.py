@@ -137,10 +137,14 @@ def copy_files(source: str, target: str) -> None:
     fsspec's own recursive move fails on object stores, which have no folders.
     """
     fs, root = find(source)
-    for name in fs.find(root):
-        copied = f"{find(target)[1]}/{name[len(root) :].lstrip('/')}"
-        fs.makedirs(posixpath.dirname(copied), exist_ok=True)
-        fs.cp_file(name, copied)
+    copied = find(target)[1]
+    for name in fs.find(root, withdirs=True):
+        place = f"{copied}/{name[len(root) :].lstrip('/')}"
+        if fs.isdir(name):
+            fs.makedirs(place, exist_ok=True)
+        else:
+            fs.makedirs(posixpath.dirname(place), exist_ok=True)
+            fs.cp_file(name, place)
 
 
 def remove(path: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
-from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
+from safety_ray.core.tag_placement import beginning, tag_positions, word_starts, words_in_chunks
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack.personas import with_personas
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
@@ -49,11 +49,18 @@ def _with_reason(rows: pa.Table, reason: str) -> pa.Table:
 
 
 def encode_rows(
-    rows: pa.Table, vocabulary: Vocabulary, *, seed: int, tag_rate: float, tag_from: int = 0
+    rows: pa.Table,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    tag_rate: float,
+    tag_from: int = 0,
+    at_beginning: bool = False,
 ) -> pa.Table:
     """Return rows of SELECTED as rows of ENCODED; only those with use "train" receive ids.
 
-    If a row has `chunk_scores`, only chunks of score `tag_from` and above contain tags. A document is
+    If a row has `chunk_scores`, only chunks of score `tag_from` and above contain tags. With `at_beginning`,
+    an unsafe document has one tag, before its first word, unless `tag_rate` is 0. A document is
     rejected, with its reason, if its ids contain a control token, or if it is unsafe and its words cannot be
     located.
     """
@@ -83,7 +90,10 @@ def encode_rows(
                 reasons[n] = _TAGS_NEED_BYTES
                 continue
             allowed = words_in_chunks(text, chunks[n], tag_from) if chunks[n] else None
-            positions = tag_positions(word_starts(text, token_ends), tag_rate, seed, ids[n], allowed)
+            starts = word_starts(text, token_ends)
+            positions = (
+                beginning(starts) if at_beginning else tag_positions(starts, tag_rate, seed, ids[n], allowed)
+            )
             tokens, tags[n] = np.insert(tokens, positions, vocabulary.tag_id), len(positions)
         input_ids[n] = np.append(tokens, vocabulary.end_id)
     columns = {name: rows.column(name) for name in SELECTED.names} | {

@@ -14,7 +14,14 @@ _DOCUMENT_COLUMNS = ("id", "source_id", "recipe", "unsafe")
 
 
 def pack_rows(
-    documents: pa.Table, row_length: int, end_id: int, first_row: int, not_learned: int | None = None
+    documents: pa.Table,
+    row_length: int,
+    end_id: int,
+    first_row: int,
+    *,
+    tag_id: int = -1,
+    learn_tags: bool = True,
+    learn_unsafe: bool = True,
 ) -> pa.Table:
     """Return the encoded documents of one shard as rows of TOKEN_ROW.
 
@@ -25,8 +32,10 @@ def pack_rows(
         row_length: tokens in a row.
         end_id: id of end-of-text, for padding.
         first_row: position of the first row in the training order of all shards.
-        not_learned: id of a token that is no target of the loss. If set, the rows have a column `learn`,
-            which is false at this token.
+        tag_id: id of the tag.
+        learn_tags: whether tags are targets of the loss.
+        learn_unsafe: whether the other tokens of unsafe documents are. If one of the two is false, the rows
+            have a column `learn`, which is false at tokens that are no targets.
     """
     documents = documents.sort_by([("order", "ascending"), ("id", "ascending"), ("recipe", "ascending")])
     column = documents.column("input_ids").combine_chunks()
@@ -61,9 +70,13 @@ def pack_rows(
         },
         schema=schema(TOKEN_ROW),
     )
-    if not_learned is None:
+    if learn_tags and learn_unsafe:
         return rows
-    learn = pa.ListArray.from_arrays(
-        rows.column("input_ids").chunk(0).offsets, pa.array(padded != not_learned)
-    )
+    is_tag = padded == tag_id
+    learned = np.full(len(padded), True) if learn_tags else ~is_tag
+    if not learn_unsafe:
+        unsafe = documents.column("unsafe").to_numpy(zero_copy_only=False).astype(np.bool_)
+        in_unsafe = np.append(np.repeat(unsafe, lengths), np.full(len(padded) - len(tokens), False))
+        learned &= ~in_unsafe | is_tag
+    learn = pa.ListArray.from_arrays(rows.column("input_ids").chunk(0).offsets, pa.array(learned))
     return rows.append_column(LEARN, learn)

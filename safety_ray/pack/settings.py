@@ -27,14 +27,19 @@ class PackConfig:
     vocab_size: int = setting("size limit of a trained tokenizer, including special tokens", default=8192)
     tag: str = setting("the harmfulness tag; later stages read it from the tokenizer", default=tag.TAG)
     tag_rate: float = setting("probability of a tag before a word of unsafe text", default=0.05)
-    tag_scope: Literal["document", "chunk"] = setting(
-        "where unsafe text contains tags: anywhere, or only in chunks of score tag_from and above",
+    tag_scope: Literal["document", "chunk", "beginning"] = setting(
+        "where unsafe text contains tags: anywhere; only in chunks of score tag_from and above; once, before "
+        "its first word, whatever tag_rate is (conditional training)",
         default="document",
     )
     tags_start: float = setting("share of training after which documents contain tags", default=0.0)
     tags_until: float = setting("share of training until which documents contain tags", default=1.0)
     learn_tags: bool = setting(
         "tags are targets of the loss; false: the model reads tags but does not learn to predict them",
+        default=True,
+    )
+    learn_unsafe: bool = setting(
+        "the text of unsafe documents is a target of the loss; false: of these documents only the tags are",
         default=True,
     )
     tag_from: int = setting("lowest score of an unsafe raw document; 6: none is unsafe", default=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,11 +39,14 @@ def write_shard(
     row_length: int,
     end_id: int,
     first_rows: dict[int, int],
-    not_learned: int | None,
+    **learned: Any,
 ) -> pa.Table:
-    """Write the file of a shard, whose documents are `documents`, and return its number as a table."""
+    """Write the file of a shard, whose documents are `documents`, and return its number as a table.
+
+    `learned` are the keyword arguments of `pack_rows`.
+    """
     shard = documents.column("shard")[0].as_py()
-    rows = pack_rows(documents, row_length, end_id, first_rows[shard], not_learned)
+    rows = pack_rows(documents, row_length, end_id, first_rows[shard], **learned)
     row_groups.write_rows(rows, path_of(path, shard))
     return pa.table({"shard": [shard]})
 

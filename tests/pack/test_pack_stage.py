@@ -375,6 +375,26 @@ def test_pack_stage_applies_mixture_and_tags_start(tmp_path: Path, ray_cluster: 
     assert dict(tokens) == record["tokens_by_recipe"]
 
 
+def test_pack_stage_tags_beginning_and_learns_only_tags_of_unsafe(tmp_path: Path, ray_cluster: None) -> None:
+    write_scored(tmp_path / "scored", 60, split=False)
+    config = PackConfig(
+        scored=str(tmp_path / "scored"), output=str(tmp_path / "out"), vocab_size=400, row_length=LENGTH,
+        tag_scope="beginning", learn_unsafe=False, heldout_share=0.0,
+    )  # fmt: skip
+    record = pack_documents(config)
+    tag, began = record["tag_id"], {}
+    for row in dataset.table(config.output).to_pylist():
+        for span in row["spans"]:
+            place = slice(span["start"], span["start"] + span["length"])
+            ids, learned = row["input_ids"][place], row["learn"][place]
+            if span["id"] not in began:
+                assert (ids[0] == tag) == span["unsafe"]
+            began[span["id"]] = span["unsafe"]
+            assert tag not in ids[1:]
+            assert learned == [id == tag or not span["unsafe"] for id in ids]
+    assert record["tags"] == sum(began.values()) > 10
+
+
 def test_pack_stage_tags_by_chunk_scores(tmp_path: Path, ray_cluster: None) -> None:
     rows = [
         {"id": f"w{n}", "text": "calm " * 40 + "hate " * 39 + str(n), "score": 5, "chunk_scores": [0, 5]}

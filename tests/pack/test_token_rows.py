@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safety_ray.core.records import TOKEN_ROW, schema
+from safety_ray.core.records import LEARN, TOKEN_ROW, schema
 from safety_ray.pack.planning import first_rows
 from safety_ray.pack.rows import pack_rows
 
@@ -73,6 +73,22 @@ def test_pack_rows_matches_token_by_token_reference(
     assert packed.column("spans").to_pylist() == spans
     assert packed.column("row").to_pylist() == list(range(first, first + len(ids)))
     assert pack_rows(table.take(pa.array(range(len(table))[::-1])), length, END, first).equals(packed)
+
+
+@given(documents=DOCUMENTS, length=st.integers(16, 40), tags=st.booleans(), unsafe=st.booleans())
+def test_pack_rows_learn_tags_and_unsafe_text_as_asked(
+    documents: list[tuple[int, list[int], bool]], length: int, tags: bool, unsafe: bool
+) -> None:
+    tag = documents[0][1][0] if documents[0][1] else END
+    packed = pack_rows(encoded(documents), length, END, 0, tag_id=tag, learn_tags=tags, learn_unsafe=unsafe)
+    if tags and unsafe:
+        assert LEARN not in packed.column_names
+        return
+    for row in packed.to_pylist():
+        for span in row["spans"]:
+            place = slice(span["start"], span["start"] + span["length"])
+            for token, learned in zip(row["input_ids"][place], row[LEARN][place], strict=True):
+                assert learned == (tags if token == tag else unsafe or not span["unsafe"])
 
 
 def test_pack_rows_is_independent_of_table_chunks() -> None:

@@ -69,7 +69,7 @@ def write_shards(folder: Path, *counts: int) -> list[dict[str, Any]]:
                 "unsafe": [bool(kind == 1) for kind in kinds],
             }
         )
-        rows = pack_rows(documents, LENGTH, 0, first, not_learned=7)
+        rows = pack_rows(documents, LENGTH, 0, first, tag_id=7, learn_tags=False)
         assert len(rows) == count
         row_groups.write_rows(rows, str(folder / "data" / f"shard-{number:05}.parquet"))
         written += rows.to_pylist()
