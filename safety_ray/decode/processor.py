@@ -265,6 +265,15 @@ class TagRows:
     def _log_p_tag(self, logits_BV: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return log P(tag) of `rows`, float32."""
         # For most of the batch, one pass over all rows is cheaper than a copy of the selected ones.
-        log_total_B = logits_BV.float().logsumexp(dim=-1) if 2 * len(rows) > len(logits_BV) else None
-        log_total_R = logits_BV[rows].float().logsumexp(dim=-1) if log_total_B is None else log_total_B[rows]
-        return logits_BV[rows, self.tag].float() - log_total_R
+        if 2 * len(rows) > len(logits_BV):
+            return log_probability(logits_BV, self.tag)[rows]
+        return log_probability(logits_BV[rows], self.tag)
+
+
+def log_probability(logits_BV: torch.Tensor, token: int) -> torch.Tensor:
+    """Return the log-probability of one token for each row, float32.
+
+    The loss is a single kernel, on CPUs twice as fast as a logsumexp.
+    """
+    targets_B = torch.full(logits_BV.shape[:1], token, device=logits_BV.device)
+    return -torch.nn.functional.cross_entropy(logits_BV.float(), targets_B, reduction="none")

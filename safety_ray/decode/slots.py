@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safety_ray.decode.processor import CERTAIN, TagPolicy
+from safety_ray.decode.processor import CERTAIN, TagPolicy, log_probability
 
 
 class TagSlots:
@@ -64,8 +64,7 @@ class TagSlots:
         """Return log P(tag) of all rows, float32, from unchanged logits; None if no row stops or reports."""
         if not (self._stops[slots_on_host] | self._reports[slots_on_host]).any():
             return None
-        logits_BV = logits_BV.float()
-        return logits_BV[:, self.tag] - logits_BV.logsumexp(dim=-1)
+        return log_probability(logits_BV, self.tag)
 
     def apply(
         self,
