@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -30,7 +31,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
 
 
 def test_pretrain_stage_recovers_from_killed_worker(
-    tmp_path: Path, write_rows: WriteRows, ray_cluster: Head
+    tmp_path: Path, write_rows: WriteRows, ray_cluster: Head, alone: None
 ) -> None:
     output = tmp_path / "out"
     config = from_dict(
@@ -38,7 +39,7 @@ def test_pretrain_stage_recovers_from_killed_worker(
         {
             "rows": write_rows(tmp_path / "rows", length=64), "output": str(output), "model": TINY,
             "batch_rows": 8, "log_every": 1, "workers": 2, "min_workers": 1, "max_steps": 150,
-            "checkpoint_every": 5, "epochs": 99.0,
+            "checkpoint_every": 5, "epochs": 99.0, "precision": "fp32",
         },
     )  # fmt: skip
     killed: list[int] = []
@@ -51,6 +52,10 @@ def test_pretrain_stage_recovers_from_killed_worker(
     assert [line["step"] for line in lines] == list(range(1, 151))
     assert record["steps"] == 150
     assert record["tokens"] == lines[-1]["tokens"] > 150 * 8 * 50
+    undisturbed = replace(config, output=str(tmp_path / "whole"), workers=1, min_workers=0)
+    run(undisturbed)
+    found, expected = ([loss for _, loss, _ in losses(c.output)] for c in (config, undisturbed))
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def kill_a_worker(head: Head, metrics: Metrics, killed: list[int]) -> None:
