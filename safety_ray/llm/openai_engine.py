@@ -122,8 +122,11 @@ class _Endpoint:
             async with asyncio.TaskGroup() as group:  # a UserError of one request cancels the others
                 start = time.monotonic()
                 requests = [group.create_task(self.request(row, start)) for row in batch.to_pylist()]
-        except* UserError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as group_error:  # Python 3.11.2 makes a group of what `except*` raises
+            for error in group_error.exceptions:
+                if isinstance(error, UserError):
+                    raise error from None
+            raise
         return with_outcomes(batch, [request.result() for request in requests])
 
     async def request(self, row: dict[str, Any], start: float) -> Outcome:
