@@ -42,7 +42,7 @@ def write_report(
 ) -> None:
     """Report that an input file has been read: its rows, ignored records and unreadable values.
 
-    `lost` of its `size` bytes could not be read.
+    `lost` of its `size` bytes could not be read; `size` is 0 if the server does not report it.
     """
     fs, root = filesystem.find(f"{folder}/{_report_name(file)}")  # a repeated task overwrites its report
     fs.makedirs(posixpath.dirname(root), exist_ok=True)
@@ -50,7 +50,7 @@ def write_report(
         "rows": rows,
         "ignored": ignored,
         "unreadable": unreadable,
-        "bytes": {"lost": lost, "read": max(size - lost, 0)},
+        "bytes": {"lost": min(lost, size), "read": max(size - lost, 0)},
     }
     fs.pipe_file(root, json.dumps(report).encode())
 
