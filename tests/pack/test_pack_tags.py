@@ -1,4 +1,4 @@
-"""Which documents and words of token rows have tags, and which tokens are learned."""
+"""Tags of token rows: in which documents, before which words; and which tokens are learned."""
 
 from __future__ import annotations
 
