@@ -46,7 +46,7 @@ def noter(folder: Path, stage: str) -> Callable[[pa.Table], None]:
 
 def note_rows(folder: Path) -> None:
     """Make the workers of ingest, score and pack note their rows."""
-    read_watched, encode_rows = ingest.read_watched, pack.encode_rows
+    read_watched, encode_watched = ingest.read_watched, pack.encode_watched
     ingested, scored, packed = (noter(folder, name) for name in ("ingest", "score", "pack"))
 
     def noting_tables(*settings: Any) -> Iterator[pa.Table]:
@@ -55,7 +55,7 @@ def note_rows(folder: Path) -> None:
             yield table
 
     def noting_encoded(batch: pa.Table, **settings: Any) -> pa.Table:
-        encoded = encode_rows(batch, **settings)
+        encoded = encode_watched(batch, **settings)
         packed(batch)
         return encoded
 
@@ -66,7 +66,7 @@ def note_rows(folder: Path) -> None:
                 scored(batch)
             return found
 
-    ingest.read_watched, pack.encode_rows = noting_tables, noting_encoded
+    ingest.read_watched, pack.encode_watched = noting_tables, noting_encoded
     score.ScoreBatch = NotingScoreBatch  # type: ignore[misc]
 
 
