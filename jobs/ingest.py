@@ -256,7 +256,7 @@ def read_tables(
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
     total += len(rows)
-    if ignored or unreadable or lost or readers.kind_of(file, config.format) != "html":
+    if ignored or unreadable or readers.kind_of(file, config.format) != "html":
         finished_files.write_report(
             reports, file, total, ignored, unreadable, size=filesystem.size(file), lost=lost
         )

@@ -64,7 +64,7 @@ def build_app(
             model_loading_config={"model_id": config.model_id, "model_source": folder},
             engine_kwargs=engine_args(config, tag_id, max_positions(folder)),
             runtime_env={"env_vars": _engine_environment(config)},
-            placement_group_config={"bundles": [{"CPU": 1}]} if on_cpu(config) else None,
+            placement_group_config={"bundles": [{"CPU": 1}]} if _on_cpu(config) else None,
             deployment_config=deployment_config(config),
             server_cls=server_class or SafetyServer,
             log_engine_metrics=False,
@@ -143,7 +143,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "scheduler_cls": SCHEDULER,
         "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
     }
-    if on_cpu(config):
+    if _on_cpu(config):
         # Each candidate of a search copies the last block of its parent.
         args |= {**cpu_engine_args(), "block_size": 32, "worker_extension_cls": BLOCK_COPIES}
     if num_seqs := _num_seqs(config):
@@ -184,10 +184,10 @@ def _root_logger_unchanged() -> Iterator[None]:
 def needed_resource(config: ServeConfig) -> tuple[str, int]:
     """Return what an engine needs of Ray's resources: CPUs or GPUs."""
     sizes = (config.engine_args.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline"))
-    return ("CPU", 1) if on_cpu(config) else ("GPU", math.prod(map(int, sizes)))
+    return ("CPU", 1) if _on_cpu(config) else ("GPU", math.prod(map(int, sizes)))
 
 
-def on_cpu(config: ServeConfig) -> bool:
+def _on_cpu(config: ServeConfig) -> bool:
     if config.device != "auto":
         return config.device == "cpu"
     import ray
@@ -197,7 +197,7 @@ def on_cpu(config: ServeConfig) -> bool:
 
 def _num_seqs(config: ServeConfig) -> int:
     """Return the maximum rows of the engine's batch, or 0 if vLLM chooses it."""
-    return config.num_seqs() or (CPU_ROWS if on_cpu(config) else 0)
+    return config.num_seqs() or (CPU_ROWS if _on_cpu(config) else 0)
 
 
 def _environment(config: ServeConfig) -> dict[str, str]:
@@ -223,7 +223,7 @@ def _engine_environment(config: ServeConfig) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
     }
-    if on_cpu(config):
+    if _on_cpu(config):
         values["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
         if config.engine_args.get("enforce_eager", True):
             values["TORCH_COMPILE_DISABLE"] = "1"  # compilation would delay the first request by 10 s

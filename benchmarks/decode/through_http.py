@@ -49,7 +49,6 @@ def endpoint(folder: str, **settings: Any) -> Iterator[str]:
 @dataclass(slots=True)
 class Answer:
     first_s: float = 0.0
-    whole_s: float = 0.0
     tokens: int = 0
     outcome: str = "incomplete"
 
@@ -82,7 +81,7 @@ async def ask(
                 if event["choices"][0]["finish_reason"]:
                     answer.outcome = event["choices"][0]["finish_reason"]
             elif event.get("usage"):
-                answer.tokens, answer.whole_s = event["usage"]["completion_tokens"], now
+                answer.tokens = event["usage"]["completion_tokens"]
             if leave_after and now > leave_after:
                 answer.outcome = "disconnected"
                 return answer

@@ -78,8 +78,13 @@ class Classifier:
     def save(self, folder: str | Path, own_encoder: bool = False) -> None:
         """Write the folder or URL that `load` reads.
 
-        With `own_encoder` it has the encoder's weights, else the encoder's name.
+        With `own_encoder` it has the encoder's weights, else the encoder's name. A folder keeps its other
+        files, a URL does not.
         """
+        if filesystem.is_local(str(folder)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._write(Path(folder), own_encoder)
+            return
         with filesystem.written_at_once(str(folder)) as part:
             self._write(Path(part), own_encoder)
 

@@ -69,10 +69,14 @@ def is_local(path: str) -> bool:
 
 
 @contextmanager
-def written_at_once(path: str) -> Iterator[str]:
-    """Yield a local folder whose files replace those of the folder or URL `path` at the end."""
+def written_at_once(path: str, last: str = "") -> Iterator[str]:
+    """Yield a local folder whose files replace those of the folder or URL `path` at the end.
+
+    A folder is replaced at once. To a URL the files are copied one by one, and the file named `last` is the
+    last of them, so that it exists only if all others do.
+    """
     if is_local(path):
-        part = f"{path}.part"
+        part = f"{path.rstrip('/')}.part"
         shutil.rmtree(part, ignore_errors=True)
         os.makedirs(part)
         yield part
@@ -81,25 +85,13 @@ def written_at_once(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as part:
         yield part
-        upload(part, path)
-
-
-def upload(folder: str, path: str, last: str = "") -> None:
-    """Copy the files of the local `folder` to `path`, in place of the files that it has.
-
-    The file named `last` is copied last, so that it exists only if all others do.
-    """
-    fs, root = find(path)
-    remove(path)
-    files = [file for file in Path(folder).rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: (file.name == last, file)):
-        target = f"{root}/{file.relative_to(folder).as_posix()}"
-        fs.makedirs(posixpath.dirname(target), exist_ok=True)
-        if not is_local(path):
+        fs, root = find(path)
+        remove(path)
+        files = [file for file in Path(part).rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: (file.name == last, file)):
+            target = f"{root}/{file.relative_to(part).as_posix()}"
+            fs.makedirs(posixpath.dirname(target), exist_ok=True)
             fs.put_file(str(file), target)
-            continue
-        shutil.copyfile(file, f"{target}.part")
-        os.replace(f"{target}.part", target)  # at once, as object stores do it
 
 
 def local_copy(path: str) -> str:

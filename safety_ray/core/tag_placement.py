@@ -78,11 +78,6 @@ def tag_positions(starts: Ints, rate: float, seed: int, document: str, allowed: 
     return np.unique(positions[positions > starts[0]])
 
 
-def beginning(starts: Ints) -> Ints:
-    """Return the position of the first word as the only one, or none for a text without words."""
-    return starts[:1]
-
-
 def _characters(text: str) -> tuple[npt.NDArray[np.uint32], Bools]:
     """Return the code points of `text`, and which of them begin a word."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)

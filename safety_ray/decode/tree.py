@@ -70,13 +70,14 @@ class Tree:
         parents_BQ, token_ids_BQ = self._tensor(padded).unbind(-1)
         self.visible_BQC = self.visible_BQC[self._search_numbers(), parents_BQ]
         runs_B = sizes_B > 0
-        self.visible_BQC[:, :, 1:] &= runs_B[:, None, None]  # what an ended search computes is not used
+        if self.queries:
+            self.visible_BQC[:, :, 1:] &= runs_B[:, None, None]  # what an ended search computes is not used
         columns_BQ = self._place(queries)
         self.positions_B = self.positions_B + runs_B
-        hidden_BQC = ~self.visible_BQC
+        hidden_BQW = ~self.visible_BQC[:, :, : self.layers[0].width]
         dtype = self.model.dtype
-        mask_BQC = torch.zeros_like(hidden_BQC, dtype=dtype).masked_fill(hidden_BQC, torch.finfo(dtype).min)
-        arguments = [token_ids_BQ, mask_BQC, self.positions_B[:, None].expand(-1, queries), columns_BQ]
+        mask_BQW = torch.zeros_like(hidden_BQW, dtype=dtype).masked_fill(hidden_BQW, torch.finfo(dtype).min)
+        arguments = [token_ids_BQ, mask_BQW, self.positions_B[:, None].expand(-1, queries), columns_BQ]
         logits_BQV = self._in_fixed_shapes(arguments) if self.queries else self._forward(*arguments)
         is_row_BQ = torch.arange(queries, device=self.model.device) < sizes_B[:, None]
         self.logits = logits_BQV[is_row_BQ]
@@ -84,7 +85,7 @@ class Tree:
     def _forward(
         self,
         token_ids_BQ: torch.Tensor,
-        mask_BQC: torch.Tensor,
+        mask_BQW: torch.Tensor,
         positions_BQ: torch.Tensor,
         columns_BQ: torch.Tensor,
     ) -> torch.Tensor:
@@ -92,7 +93,7 @@ class Tree:
             layer.searches, layer.columns = self._search_numbers(), columns_BQ
         logits: torch.Tensor = self.model(
             input_ids=token_ids_BQ,
-            attention_mask=mask_BQC[:, None, :, : self.layers[0].width],
+            attention_mask=mask_BQW[:, None],
             position_ids=positions_BQ,
             past_key_values=self.cache,
             use_cache=True,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from safety_ray.core import tag
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
-from safety_ray.core.tag_placement import beginning, tag_positions, word_starts, words_in_chunks
+from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack.personas import with_personas
 from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
@@ -91,9 +91,7 @@ def encode_rows(
                 continue
             allowed = words_in_chunks(text, chunks[n], tag_from) if chunks[n] else None
             starts = word_starts(text, token_ends)
-            positions = (
-                beginning(starts) if at_beginning else tag_positions(starts, tag_rate, seed, ids[n], allowed)
-            )
+            positions = starts[:1] if at_beginning else tag_positions(starts, tag_rate, seed, ids[n], allowed)
             tokens, tags[n] = np.insert(tokens, positions, vocabulary.tag_id), len(positions)
         input_ids[n] = np.append(tokens, vocabulary.end_id)
     columns = {name: rows.column(name) for name in SELECTED.names} | {

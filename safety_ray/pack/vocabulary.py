@@ -103,9 +103,8 @@ def open_existing(name: str, tag: str) -> PreTrainedTokenizerFast:
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
     """Write the tokenizer's files to `folder`, on any filesystem; see `is_saved`."""
-    with tempfile.TemporaryDirectory() as local:
-        tokenizer.save_pretrained(local)
-        filesystem.upload(local, folder, last=_LAST)
+    with filesystem.written_at_once(folder, last=_LAST) as part:
+        tokenizer.save_pretrained(part)
 
 
 def is_saved(folder: str) -> bool:

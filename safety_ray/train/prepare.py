@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,9 +85,8 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             "into their content, in the form that the template writes.",
             ignored,
         )
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        filesystem.upload(folder, out.sub("tokenizer"))
+    with filesystem.written_at_once(out.sub("tokenizer")) as part:
+        tokenizer.save_pretrained(part)
     return out.commit(
         rows_in=len(chats) + len(rejected),
         rows_out=len(chats),
