@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Collection, Iterator
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_RUST = re.compile(rf"\(os error ({'|'.join(map(str, (*_REFUSED, errno.EACCES, errno.EPERM)))})\)")
+"""Refusals as reported by tokenizers and safetensors, which are written in Rust: not as OSError"""
+_OF_TORCH = re.compile(r"inline_container\.cc.*(unexpected pos|file write failed)")
+"""A failed write as reported by torch.save; its reason is lost on the way from Ray's worker"""
 _REFUSED_BY_S3 = ("AWS Error ACCESS_DENIED", "AWS Error EXPIRED_TOKEN", "ExpiredToken", "token has expired")
 _RAY_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 
@@ -40,6 +45,8 @@ def storage_error_in(error: BaseException) -> UserError | None:
         full = type(current).__module__ == "ray.exceptions" and type(current).__name__ in _RAY_FULL
         if not isinstance(getattr(current, "cause", None), Exception) and (full or _is_refused(current)):
             problem = (str(current).strip() or type(current).__name__).splitlines()[0].rstrip(". ")
+            if _OF_TORCH.search(problem):
+                problem = "PyTorch could not write a file"
             return UserError(
                 f"the storage is full or refuses access ({problem}); correct this and run the same command "
                 "again, which resumes."
@@ -48,7 +55,9 @@ def storage_error_in(error: BaseException) -> UserError | None:
 
 
 def _is_refused(error: BaseException) -> bool:
-    return isinstance(error, OSError) and (
+    if not isinstance(error, OSError):
+        return any(pattern.search(str(error)) for pattern in (_OF_RUST, _OF_TORCH))
+    return (
         isinstance(error, PermissionError)
         or error.errno in _REFUSED
         or any(text in str(error) for text in _REFUSED_BY_S3)
@@ -69,6 +78,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = getattr(current, "cause", None)
         queue += [current.__cause__, current.__context__]
         queue += [cause] if isinstance(cause, BaseException) else []
-        # Ray Train keeps the errors of its workers in `worker_failures`.
-        failures = getattr(current, "worker_failures", None)
-        queue += list(failures.values()) if isinstance(failures, dict) else []
+        # Ray Train and PyTorch's checkpoints keep the errors of their workers, PyTorch with a traceback.
+        for name in ("worker_failures", "failures"):
+            failures = getattr(current, name, None)
+            if isinstance(failures, dict):
+                queue += [error[0] if isinstance(error, tuple) else error for error in failures.values()]

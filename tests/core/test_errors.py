@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import pickle
+from traceback import StackSummary
 
 import pytest
 
@@ -34,9 +36,15 @@ def test_user_error_in_follows_cause_and_ignores_other_errors() -> None:
         (PermissionError("Access Denied"), "Access Denied"),
         (OSError("When uploading part: AWS Error ACCESS_DENIED during PutObject operation"), "ACCESS_DENIED"),
         (OSError("The provided token has expired."), "token has expired"),
+        (Exception("No space left on device (os error 28)"), "No space left"),  # of tokenizers
+        (RuntimeError("Error while serializing: I/O error: Permission denied (os error 13)"), "denied"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+            "PyTorch could not write a file",
+        ),
     ],
 )
-def test_storage_error_in_names_the_refusal(cause: OSError, says: str) -> None:
+def test_storage_error_in_names_the_refusal(cause: Exception, says: str) -> None:
     error = RuntimeError("around it")
     error.__cause__ = cause
     found = storage_error_in(error)
@@ -45,6 +53,20 @@ def test_storage_error_in_names_the_refusal(cause: OSError, says: str) -> None:
     assert "run the same command again" in str(found)
 
 
+def test_storage_error_in_finds_error_of_checkpoint_in_ray_train_worker() -> None:
+    from ray.train import WorkerGroupError
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    full = CheckpointException("", {1: (OSError(errno.ENOSPC, "No space left on device"), StackSummary())})
+    sent = pickle.loads(pickle.dumps(WorkerGroupError("", {0: RuntimeError("another"), 1: full})))
+    assert "No space left on device" in str(storage_error_in(sent))
+
+
 def test_storage_error_in_ignores_other_errors() -> None:
-    for error in (OSError("a broken connection"), FileNotFoundError("x"), ValueError("No space left")):
+    for error in (
+        OSError("a broken connection"),
+        FileNotFoundError("x"),
+        ValueError("No space left"),
+        Exception("No such file or directory (os error 2)"),
+    ):
         assert storage_error_in(error) is None

@@ -13,12 +13,17 @@ import pyarrow as pa
 import pytest
 from ray_head import Head
 
+from benchmarks.chaos.__main__ import write_input
+from benchmarks.chaos.driver import DEMO, SMALL
+from benchmarks.chaos.outputs import contents, differences
 from safety_ray.core import dataset
 from safety_ray.core.artifact import is_finished, read_record
 
-pytestmark = pytest.mark.covers("jobs.ingest", "safety_ray.core")
+pytestmark = pytest.mark.covers("jobs", "safety_ray.core")
 ROOT = Path(__file__).parents[2]
 ROWS = 4000
+STAGES = ("ingest", "score", "rewrite", "report", "pack", "pretrain")
+FULL = "error: the storage is full or refuses access ("
 
 
 @pytest.fixture
@@ -32,6 +37,22 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+def resize(disk: Path, kilobytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+
+
+def kilobytes(folder: Path) -> int:
+    """Return what the files of `folder` take on a disk with pages of 4 KB."""
+    return sum(4 * -(-file.stat().st_size // 4096) for file in folder.rglob("*") if file.is_file())
+
+
+def run(head: Head, job: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}", *words],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": head.address}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
     random = np.random.default_rng(0)
     texts = [random.bytes(500).hex() for _ in range(ROWS)]  # 4 MB, which hardly compress below 2 MB
@@ -39,22 +60,41 @@ def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: 
         table = pa.table({"id": [f"d{i}" for i in range(n, ROWS, 4)], "text": texts[n::4]})
         dataset.write_table(table, str(tmp_path / "in" / f"{n}.parquet"))
 
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.ingest", f"input={tmp_path}/in", f"output={disk}/out"],
-            cwd=ROOT, env={**os.environ, "RAY_ADDRESS": head.address}, capture_output=True, text=True,
-        )  # fmt: skip
-
-    ended = run()
+    words = (f"input={tmp_path}/in", f"output={disk}/out")
+    ended = run(head, "ingest", *words)
     assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert "error: the storage is full or refuses access (" in ended.stderr
+    assert FULL in ended.stderr
     assert "No space left on device" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not is_finished(f"{disk}/out")
-    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-    resumed = run()
+    resize(disk, 64_000)
+    resumed = run(head, "ingest", *words)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     record = read_record(f"{disk}/out")
     assert record is not None
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (ROWS, ROWS, 0)
     assert dataset.table(f"{disk}/out").column("id").to_pylist() == sorted(f"d{n}" for n in range(ROWS))
+
+
+def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
+    """The disk becomes full in the middle of each stage, and is larger for the next run."""
+    write_input(tmp_path / "documents")
+    words = (DEMO, *SMALL, "pretrain.max_failures=0", f"input={tmp_path}/documents")
+    whole = run(head, "pipeline", *words, f"output={tmp_path}/runs")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    resumed = (*words, f"output={disk}/runs")
+    before = 8  # summary.json and its temporary file
+    for stage in STAGES:
+        needed = kilobytes(tmp_path / "runs" / stage)
+        resize(disk, before + needed // 2)
+        ended = run(head, "pipeline", *resumed)
+        assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
+        assert ended.stderr.startswith(FULL), ended.stderr
+        assert ended.stderr.count("\n") == 1, ended.stderr
+        finished = [is_finished(f"{disk}/runs/{name}") for name in STAGES]
+        assert finished.count(True) == STAGES.index(stage), f"not {stage}, but {finished}"
+        before += needed
+    resize(disk, 4 * before)
+    last = run(head, "pipeline", *resumed)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert differences(contents(tmp_path / "runs"), contents(disk / "runs")) == (0, [])

@@ -19,6 +19,8 @@ from token_rows import alone, tokenizer, write_rows
 from training_runs import TINY, losses, settings
 from training_runs import run as run_training
 
+from benchmarks.chaos.driver import DEMO
+from benchmarks.chaos.driver import SMALL as TINY_STAGES
 from jobs.corpus import SCHEMA, documents
 from safety_ray.core import artifact, dataset, row_sink
 from safety_ray.ingest.readers import list_files
@@ -26,6 +28,7 @@ from safety_ray.ingest.readers import list_files
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core", "safety_ray.pack", "safety_ray.train")
 __all__ = ["alone", "tokenizer", "write_rows"]
 ROOT = Path(__file__).parents[2]
+STAGES = ("ingest", "score", "rewrite", "report", "pack", "pretrain")
 FILES = 10_000
 DOCUMENTS = 140
 SMALL = (
@@ -220,3 +223,34 @@ def test_job_ends_with_one_line_and_resumes_when_writes_are_refused(
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     record = record_of(server, output)
     assert (record["rows_in"], record["rows_out"]) == (DOCUMENTS, DOCUMENTS)
+
+
+def test_every_stage_ends_when_writes_are_refused_and_resumes(server: S3Server, head: Head) -> None:
+    """Credentials expire in the middle of each stage, and are valid again for the next run."""
+    ids = corpus(server)
+    once = "pretrain.max_failures=0"
+    words = (DEMO, *TINY_STAGES, once, f"input=s3://{BUCKET}/pages", f"output=s3://{BUCKET}/refused")
+    for stage in STAGES:
+        written: list[str] = []
+
+        def refuse(
+            method: str, path: str, number: int, stage: str = stage, written: list[str] = written
+        ) -> Fault | None:
+            if method == "GET" or f"/refused/{stage}/" not in f"{path}/":
+                return None
+            written.append(path)
+            return EXPIRED if len(written) > 2 else None
+
+        server.refuse = refuse
+        ended = run(head, "pipeline", *words)
+        assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
+        assert "error: the storage is full or refuses access (" in ended.stderr
+        assert ended.stderr.count("\n") == 1, ended.stderr
+        assert not server.keys(f"refused/{stage}/record.json")
+    server.refuse = lambda method, path, number: None
+    finished = run(head, "pipeline", *words)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert dataset.table(f"s3://{BUCKET}/refused/score").column("id").to_pylist() == ids
+    packed = record_of(server, "refused/pack")
+    assert packed["rows_out"] == dataset.count(f"s3://{BUCKET}/refused/pack")
+    assert record_of(server, "refused/pretrain")["steps"] == 40
