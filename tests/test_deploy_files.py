@@ -179,7 +179,7 @@ def test_dockerfile_installs_pins_as_user_without_addresses(flavour: str) -> Non
     text = (DEPLOY / f"{flavour}.Dockerfile").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert [line.split()[0] for line in lines].count("FROM") == 1
-    user, build = lines.index("USER ray"), text.index("scripts/setup.sh &&")
+    user, build = lines.index("USER ray"), text.index("scripts/setup.sh \\")
     assert text.index("USER ray") < build, "packages are installed by the user, not by root"
     assert not [line for line in lines[user + 1 :] if line.startswith("USER")]
     assert f"EXTRA={flavour}" in text

@@ -317,20 +317,25 @@ def test_setup_script_gives_uv_settings_of_pip(machine: Machine) -> None:
     # An exact list with hashes takes no constraints.
     assert "UV_CONSTRAINT" not in asked
     assert machine.setup(EXTRA="gpu").returncode == 0
-    assert "UV_CONSTRAINT=/constraints.txt" in machine.asked().splitlines()
+    assert "UV_CONSTRAINT" not in machine.asked()
 
 
 def test_setup_script_detects_gpu_and_uses_extra_variable(machine: Machine) -> None:
     machine.python("python3.11", "3.11.7")
     machine.put("nvidia-smi", "echo 'GPU 0: one'")
     assert "for gpu" in machine.setup().stdout
-    assert commands(machine) == [GET_UV, "+ pip install -c requirements/gpu.txt -e .[gpu,dev]"]
+    assert commands(machine) == [
+        GET_UV,
+        "+ pip install --no-deps --require-hashes -r requirements/gpu.txt",
+        "+ pip install --no-deps --no-build-isolation -e .",
+    ]
     shutil.rmtree(machine.repo / ".venv")
     machine.python("python3.11", "3.11.7", uv="")
     assert "for gpu" in machine.setup().stdout
     assert commands(machine) == [
         GET_UV,
-        "+ uv pip install -c requirements/gpu.txt -e .[gpu,dev]",
+        "+ uv pip install --no-deps --require-hashes -r requirements/gpu.txt",
+        "+ uv pip install --no-deps --no-build-isolation -e .",
     ]
     assert "Python 3.11.7 for cpu" in machine.setup(EXTRA="cpu").stdout
     assert "EXTRA=tpu is neither cpu nor gpu" in refusal(machine.setup(EXTRA="tpu"))
