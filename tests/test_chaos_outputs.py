@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from benchmarks.chaos.outputs import contents, differences, repeated
 from safety_ray.core import dataset
@@ -44,4 +45,6 @@ def test_repeated_counts_rows_by_stage(tmp_path: Path) -> None:
     (tmp_path / "score-1").write_text("d0\nd1\n")
     (tmp_path / "score-2").write_text("d1\nd2\nd")  # the last line was interrupted
     (tmp_path / "pack-1").write_text("d1\n")
-    assert repeated(tmp_path) == (1, 4)
+    assert repeated(tmp_path, ["score", "pack"]) == (1, 4)
+    with pytest.raises(ValueError, match="no rows of ingest"):
+        repeated(tmp_path, ["ingest", "score"])

@@ -9,7 +9,7 @@ undisturbed run takes, so that kills reach all stages on any machine, and their 
 every run ends.
 
 Prints one line per seed: kills by kind; drivers that ended although they were not killed; rows that the
-undisturbed run has and this one has not; rows that ingest, score and pack processed again; seconds more than
+undisturbed run has and this one has not; rows that a stage before training processed again; seconds more than
 the undisturbed run; and what differs in rows, counts, weights and losses.
 """
 
@@ -30,6 +30,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.chaos.driver import STAGES
 from benchmarks.chaos.kills import KINDS, Chaos
 from benchmarks.chaos.outputs import contents, differences, repeated
 from jobs.corpus import SCHEMA, documents
@@ -134,7 +135,7 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
         write_input(folder / "documents")
     undisturbed = run_pipeline(folder / "undisturbed", 0, 0, 0.0)
     expected = contents(folder / "undisturbed" / "runs")
-    again, rows = repeated(folder / "undisturbed" / "seen")
+    again, rows = repeated(folder / "undisturbed" / "seen", STAGES)
     print(f"undisturbed: {undisturbed.seconds:.0f} s, {rows} rows noted, {again} of them again\n")
     columns = ["seed", *KINDS, "failed drivers", "rows lost", "rows repeated", "extra seconds", "differs"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
@@ -143,7 +144,7 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
         interval = undisturbed.seconds / config.kills
         run = run_pipeline(folder / f"seed-{seed}", seed, config.kills, interval)
         lost, different = differences(expected, contents(folder / f"seed-{seed}" / "runs"))
-        again, rows = repeated(folder / f"seed-{seed}" / "seen")
+        again, rows = repeated(folder / f"seed-{seed}" / "seen", STAGES)
         values = [
             seed, *(run.kills[kind] for kind in KINDS), run.failed, lost, f"{again / rows:.1%}",
             f"{run.seconds - undisturbed.seconds:.0f}", ", ".join(different) or "nothing",

@@ -22,6 +22,7 @@ from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.core.config import load
 from safety_ray.core.job import quiet
 
+STAGES = ("ingest", "score", "rewrite", "pack")
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = (
     "until=pretrain", "classifier=default", "rewrite.engine.kind=template", "rewrite.attempts=1",
@@ -45,9 +46,9 @@ def noter(folder: Path, stage: str) -> Callable[[pa.Table], None]:
 
 
 def note_rows(folder: Path) -> None:
-    """Make the workers of ingest, score and pack note their rows."""
+    """Make the workers of `STAGES` note their rows."""
     read_watched, encode_watched = ingest.read_watched, pack.encode_watched
-    ingested, scored, packed = (noter(folder, name) for name in ("ingest", "score", "pack"))
+    ingested, scored, rewritten, packed = (noter(folder, name) for name in STAGES)
 
     def noting_tables(*settings: Any) -> Iterator[pa.Table]:
         for table in read_watched(*settings):
@@ -62,8 +63,7 @@ def note_rows(folder: Path) -> None:
     class NotingScoreBatch(ScoreBatch):
         def __call__(self, batch: pa.Table) -> pa.Table:
             found = super().__call__(batch)
-            if "source_id" not in batch.column_names:  # not those of rewrite, which has several attempts
-                scored(batch)
+            (rewritten if "source_id" in batch.column_names else scored)(batch)
             return found
 
     ingest.read_watched, pack.encode_watched = noting_tables, noting_encoded

@@ -22,6 +22,8 @@ KINDS = {"worker": 8, "actor": 8, "node": 2, "preempted": 2, "driver": 3, "head"
 _CPUS = 4
 _NOTICE_S = 5
 _ACTOR = re.compile(r"(?!Read|Write)_?[A-Z]\w*(\.\w+)?|_?MapWorker.*")
+_AGENT = re.compile(r"\w+Agent")
+"""Ray's own processes of a node, without which its raylet ends: that would be the kill of a node."""
 
 
 class Chaos:
@@ -118,10 +120,17 @@ class Chaos:
             with suppress(psutil.Error, ProcessLookupError):
                 for process in psutil.Process(node.raylet()).children(recursive=True):
                     title = _title(process)
-                    if title.startswith("ray::") and not title.startswith("ray::IDLE"):
-                        is_actor = _ACTOR.fullmatch(title.removeprefix("ray::"))
-                        (actors if is_actor else tasks).append((process, title))
+                    if kind := kind_of(title):
+                        (actors if kind == "actor" else tasks).append((process, title))
         return tasks, actors
+
+
+def kind_of(title: str) -> str:
+    """Return `worker` for the process of a task, `actor` for that of an actor, and "" for others."""
+    name = title.removeprefix("ray::")
+    if name == title or name.startswith("IDLE") or _AGENT.fullmatch(name):
+        return ""
+    return "actor" if _ACTOR.fullmatch(name) else "worker"
 
 
 def _title(process: psutil.Process) -> str:

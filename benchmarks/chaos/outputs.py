@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,17 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> tuple[int, l
     return lost, sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
 
 
-def repeated(seen: Path) -> tuple[int, int]:
-    """Return the number of rows processed again, and of different rows; see driver.py."""
+def repeated(seen: Path, stages: Collection[str]) -> tuple[int, int]:
+    """Return the number of rows processed again, and of different rows; see driver.py.
+
+    Raises ValueError if a stage has noted none: its workers call another function than the one that notes.
+    """
     times: Counter[tuple[str, str]] = Counter()
     for file in seen.glob("*"):
         stage = file.name.split("-")[0]
         times.update((stage, id) for id in file.read_text().split("\n")[:-1])
+    if silent := set(stages) - {stage for stage, _ in times}:
+        raise ValueError(f"{seen} has no rows of {', '.join(sorted(silent))}.")
     return times.total() - len(times), len(times)
 
 
