@@ -53,6 +53,12 @@ CLUSTER = closed(
     rayVersion=TEXT,
     authOptions=closed([], mode={"enum": ["token", "disabled"]}, secretName=TEXT),
     enableInTreeAutoscaling=FLAG,
+    historyServerOptions=closed(
+        ["collectorOptions"],
+        collectorOptions=closed(
+            ["env"], image=TEXT, imagePullPolicy=TEXT, env={"type": "array"}, resources=OPEN
+        ),
+    ),
     autoscalerOptions=closed([], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
     headGroupSpec=closed(["template"], serviceType=TEXT, rayStartParams=PARAMS, template=TEMPLATE),
     workerGroupSpecs={
@@ -96,6 +102,26 @@ def test_kuberay_manifest_matches_schema(name: str) -> None:
     jsonschema.validate(values["spec"], SPECS[values["kind"]])
     with pytest.raises(jsonschema.ValidationError, match="backofLimit"):
         jsonschema.validate({**values["spec"], "backofLimit": 1}, SPECS[values["kind"]])
+
+
+def test_history_server_reads_what_the_commented_collector_writes() -> None:
+    text = (DEPLOY / "rayjob.yaml").read_text()
+    lines = [line.replace("    # ", "    ", 1) for line in text.splitlines() if "    # " in line[:6]]
+    start = next(n for n, line in enumerate(lines) if line.strip() == "historyServerOptions:")
+    options = yaml.safe_load("\n".join(line for line in lines[start:] if line.startswith(("    h", "     "))))
+    spec = read("rayjob.yaml")["spec"]
+    spec["rayClusterSpec"] |= options
+    jsonschema.validate(spec, SPECS["RayJob"])
+    service, deployment = yaml.safe_load_all((DEPLOY / "history.yaml").read_text())
+    assert service["spec"]["type"] == "ClusterIP", "not reachable from outside"
+    template = deployment["spec"]["template"]
+    assert service["spec"]["selector"] == template["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    (container,) = template["spec"]["containers"]
+    assert container["env"] == options["historyServerOptions"]["collectorOptions"]["env"]
+    assert container["ports"] == [{"containerPort": service["spec"]["ports"][0]["targetPort"]}]
+    images = [container["image"], options["historyServerOptions"]["collectorOptions"]["image"]]
+    assert not [image for image in images if "/" in image], "no registry is named"
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
