@@ -1,4 +1,4 @@
-"""Calculate what a corpus costs at each stage: machine time, money, storage and files.
+"""Calculate what a corpus costs at each stage: time, money, storage and files.
 
     python -m benchmarks.cost documents=runs/ingest rows=runs/pack tokens=[6e11,15e12]
 
@@ -53,6 +53,8 @@ class CostEstimate:
     train_use: float = setting("share of the peak in training", default=0.35)
     score_use: float = setting("share of the peak in scoring", default=0.3)
     rewrite_use: float = setting("share of the peak in generation", default=0.1)
+    gpus: float = setting("GPUs, for the elapsed time", default=64.0)
+    cores: float = setting("cores, for the elapsed time", default=512.0)
     gpu_hour: float = setting("price of a GPU for an hour", default=3.0)
     core_hour: float = setting("price of a core for an hour", default=0.04)
     tb_month: float = setting("price of a terabyte of storage for a month", default=23.0)
@@ -126,12 +128,13 @@ def run(config: CostEstimate) -> dict[str, Any]:
     for tokens in config.tokens:
         documents = int(tokens / config.tokens_per_page)
         print(f"\n{tokens:.3g} tokens, {documents:.3g} documents\n")
-        print("| stage | core-days | GPU-days | price | terabytes | price per month | files |")
-        print("|---|---:|---:|---:|---:|---:|---:|")
+        print("| stage | core-days | GPU-days | days | price | terabytes | price per month | files |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for stage in stages(config, tokens, text_bytes, row_bytes):
             price = (stage.core_seconds * config.core_hour + stage.gpu_seconds * config.gpu_hour) / _HOUR
             terabytes = stage.bytes / 1e12
-            days = f"{stage.core_seconds / _DAY:,.1f} | {stage.gpu_seconds / _DAY:,.1f}"
+            cores, gpus = stage.core_seconds / _DAY, stage.gpu_seconds / _DAY
+            days = f"{cores:,.1f} | {gpus:,.1f} | {cores / config.cores + gpus / config.gpus:,.1f}"
             storage = f"{terabytes:,.1f} | {terabytes * config.tb_month:,.0f}"
             print(f"| {stage.name} | {days} | {price:,.0f} | {storage} | {stage.files:,.0f} |")
     return {}
