@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -37,7 +38,7 @@ from safety_ray.train.optim import adamw, learning_rate
 from safety_ray.train.parallel import agreed_gather, agreed_precision, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.shared import check_shared
-from safety_ray.train.step import backward, read, update
+from safety_ray.train.step import Copy, backward, update
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -52,6 +53,7 @@ def train(
     preempted: Callable[[], bool] = lambda: False,
     on_checkpoint: OnCheckpoint = lambda step, path: frozenset(),
     validations: Validations | None = None,
+    read_late: bool | None = None,
 ) -> dict[str, Any]:
     """Train on the token rows `rows` and export the model to `<output>/model`.
 
@@ -69,6 +71,7 @@ def train(
             processes then write a checkpoint.
         on_checkpoint: called in every process for each checkpoint; see checkpoint.py.
         validations: validations to log.
+        read_late: read the result of a step after the next one has been queued; by default on GPUs.
 
     Returns:
         steps, skipped, tokens, tokens_per_second, final_loss, parameters, precision and
@@ -117,15 +120,16 @@ def train(
         closing(checkpoints),
     ):
         start = time.monotonic() - done.seconds
-        for step, batch in batches:
-            rate = learning_rate(step, steps, config)
-            sums = backward(model, batch, tag_id, config, gather_once=gather_once, preempted=preempted())
-            update(optimizer, sums, rate, grad_clip=config.grad_clip, limit=guard.limit())
-            result = read(sums)
+        unread: deque[tuple[Copy, float]] = deque()  # the steps after `done.step`
+        keep = int(device.type == "cuda" if read_late is None else read_late)
+
+        def record(copy: Copy, rate: float) -> bool:
+            """Record the step after `done.step`. Returns whether some worker will be preempted soon."""
+            result = copy.read()
             bad = guard.judge(result, rate)
             if not bad:
                 done.tokens += result.tokens
-            done.step, done.seconds = step + 1, time.monotonic() - start
+            done.step, done.seconds = done.step + 1, time.monotonic() - start
             if done.step % config.log_every == 0 or done.step == steps or bad:
                 line = meter.line(done, result, rate, waits=(batches.waited, checkpoints.waited), bad=bad)
                 if rank == 0:
@@ -135,10 +139,21 @@ def train(
                         run_loggers.validated(validation)
                 if report:
                     report(line)
-            if done.step % config.checkpoint_every == 0 or done.step == steps or result.preempted:
+            return result.preempted
+
+        for step, batch in batches:
+            rate = learning_rate(step, steps, config)
+            sums = backward(model, batch, tag_id, config, gather_once=gather_once, preempted=preempted())
+            update(optimizer, sums, rate, grad_clip=config.grad_clip, limit=guard.limit())
+            unread.append((Copy(sums), rate))
+            due = (step + 1) % config.checkpoint_every == 0 or step + 1 == steps
+            soon = False
+            while len(unread) > (0 if due or soon else keep):  # a checkpoint follows the last step
+                soon |= record(*unread.popleft())
+            if due or soon:
                 metrics.flush()  # a run that resumes from the checkpoint has the lines up to it
                 checkpoints.save(done, model, optimizer)
-            if result.preempted:
+            if soon:
                 checkpoints.wait()  # complete before the preemption; training continues until then
         # Before the last checkpoint is complete and the loggers are closed, each of which may fail.
         export(model, tokenizer, f"{config.output}/model", precision=precision)

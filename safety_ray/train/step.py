@@ -1,7 +1,8 @@
 """One step: losses and gradients of the global batch, and the update of the weights.
 
 `backward` and `update` read nothing from the device, so that all kernels of a step are queued while the first
-ones run. The device decides whether the step is applied; `read` waits for it.
+ones run. The device decides whether the step is applied; `read` waits for it. A `Copy` can be read after the
+next step has been queued, so that the device never waits for the host.
 """
 
 from __future__ import annotations
@@ -125,6 +126,22 @@ def read(sums: Tensor) -> StepResult:
         preempted=values[_PREEMPTED] > 0,
         applied=values[_APPLIED] > 0,
     )
+
+
+class Copy:
+    """The sums of a step, copied to the host while the device continues."""
+
+    def __init__(self, sums: Tensor) -> None:
+        self._sums = sums.to("cpu", non_blocking=True)  # from a GPU: into pinned memory
+        self._copied = torch.cuda.Event() if sums.is_cuda else None
+        if self._copied:
+            self._copied.record()
+
+    def read(self) -> StepResult:
+        """Wait until the device has finished the step; return its result."""
+        if self._copied:
+            self._copied.synchronize()
+        return read(self._sums)
 
 
 def _squared_norm(model: nn.Module) -> Tensor:
