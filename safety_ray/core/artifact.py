@@ -116,8 +116,11 @@ def begin(
     `temporary` names what a finished folder does not keep: `commit` removes it after it has written the
     record, because a run that is killed before needs it, and `begin` removes what a kill in between left.
 
-    Raises UserError if the folder was written with other settings or inputs, or an input does not exist.
+    Raises UserError if the folder was written with other settings or inputs, an input does not exist, or the
+    path cannot be an output.
     """
+    if "://" in path and any(character in path for character in "*?["):
+        raise UserError(f"output='{path}' is a URL with a pattern; leave out *, ? and [ ].")
     values, ignored = dump(config), not_identity(type(config))
     events.set_stage(type(config).__name__.removesuffix("Config").lower())
     fingerprints = {

@@ -81,10 +81,14 @@ def read(path: str) -> list[Row]:
         raise UserError(f"'{root}' does not exist; give the output folder of evaluate, or its {FILE}.")
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()
-    for number, line in enumerate(lines(fs.cat_file(root)), start=1):
+    try:
+        found = lines(fs.cat_file(root))
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{root}' is not UTF-8: {error.reason} at byte {error.start}.") from error
+    for number, line in enumerate(found, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{root}', line {number} is not valid JSON: {error}.") from error
         missing = [key for key in REQUIRED if not isinstance(row, dict) or not isinstance(row.get(key), str)]
         if missing:

@@ -59,8 +59,9 @@ def read_reports(folder: str) -> dict[str, dict[str, Any]]:
     """Return all reports in `folder`, by name."""
     fs, root = filesystem.find(folder)
     names = fs.find(root) if fs.exists(root) else []
-    contents = fs.cat(names) if names else {}  # at once, as each may take a round trip
-    return {posixpath.basename(name): _parse(content) for name, content in contents.items()}
+    # At once, as each may take a round trip; `fs.cat` would take a path with [ ] for a pattern.
+    contents = fs.cat_ranges(names, None, None, on_error="raise") if names else []
+    return {posixpath.basename(name): _parse(content) for name, content in zip(names, contents, strict=True)}
 
 
 def sum_counts(reports: dict[str, dict[str, Any]], name: str) -> dict[str, int]:

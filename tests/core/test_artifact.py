@@ -364,3 +364,10 @@ def test_artifact_begin_records_fingerprint_of_contents(config: Settings) -> Non
     assert finish(config, classifier=one)["inputs"] == {"classifier": one}
     assert start(config, classifier=one).finished
     assert "classifier changed" in mistake(config, classifier=other)
+
+
+@pytest.mark.parametrize("path", ["memory://runs/*", "memory://runs/a?", "s3://bucket/run[1]"])
+def test_artifact_begin_rejects_url_with_pattern(path: str) -> None:
+    """fsspec would take it for a pattern, and remove or move what matches."""
+    with pytest.raises(UserError, match=r"leave out \*, \? and \[ \]"):
+        begin(path, Settings(output=path), inputs={})

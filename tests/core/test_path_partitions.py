@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.ingest import IngestConfig, ingest_documents
 from safety_ray.core import dataset
+from safety_ray.core.artifact import is_finished
 from safety_ray.core.records import LABELLED
 from safety_ray.evaluate.documents import choose
 from safety_ray.ingest.readers import read
@@ -80,3 +82,18 @@ def test_other_readers_ignore_folders(folder: Path, rows: pa.Table) -> None:
 def test_dataset_stream_ignores_folders(folder: Path, rows: pa.Table, ray_cluster: None) -> None:
     assert dataset.read(str(folder), LABELLED).take_all() == rows.to_pylist()
     assert dataset.stream(dataset.files(str(folder))).take_all() == rows.to_pylist()
+
+
+def test_stage_writes_rows_unchanged_into_such_folders(
+    folder: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    output = tmp_path / "out" / FOLDERS
+    ingest_documents(IngestConfig(input=str(folder), output=str(output)))
+    written = dataset.table(str(output), ["id", "text", "language"])
+    assert written.to_pylist() == [
+        {"id": "a", "text": "one", "language": "en"},
+        {"id": "b", "text": "two", "language": "de"},
+        {"id": "c", "text": "three", "language": None},
+        {"id": "d", "text": "four", "language": "fr"},
+    ]
+    assert is_finished(str(output))

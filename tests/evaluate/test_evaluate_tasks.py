@@ -168,6 +168,7 @@ COMPLETE = dict.fromkeys(results.REQUIRED, "x")
     ("lines", "message"),
     [
         (["{"], "line 1 is not valid JSON"),
+        (["[" * 20_000 + "]" * 20_000], "line 1 is not valid JSON"),
         (['{"prompt_set": "s"}'], "line 1: the key 'kind' must be a text"),
         (["[]"], "line 1: the key 'prompt_set' must be a text"),
         ([json.dumps(dict.fromkeys(results.REQUIRED, "x"))], "line 1: kind must be one of harmful, harmless"),
@@ -184,3 +185,6 @@ def test_results_read_names_invalid_line(tmp_path: Path, lines: list[str], messa
         results.read(str(tmp_path))
     with pytest.raises(UserError, match="does not exist"):
         results.read(str(tmp_path / "none"))
+    (tmp_path / "results.jsonl").write_bytes('{"answer": "é"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"is not UTF-8: .* at byte 12"):
+        results.read(str(tmp_path))

@@ -49,6 +49,18 @@ def test_document_positions_isolate_packed_documents(tmp_path: Path, rows: str, 
         assert (across[:, 20] - logits[:, 20]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("share", "once"), [(1.0, True), (0.99, False)])
+def test_gather_auto_depends_on_memory_for_weights_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, alone: None, share: float, once: bool
+) -> None:
+    model = torch.nn.Linear(10, 10)
+    model.bias.requires_grad_(False)  # has no gradient
+    needed = 110 * 2 + 100 * 4  # bf16 weights, fp32 gradient
+    monkeypatch.setattr(parallel, "_CPU_BYTES", int(share * needed))
+    for setting, expected in (("auto", once), ("step", True), ("use", False)):
+        assert parallel.agreed_gather(setting, model, torch.device("cpu"), "bf16") is expected
+
+
 @pytest.mark.parametrize(
     ("setting", "native", "precision"),
     [("auto", True, "bf16"), ("auto", False, "fp32"), ("bf16", False, "bf16"), ("fp32", True, "fp32")],
