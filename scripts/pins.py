@@ -5,7 +5,8 @@
 A pin is a package that pyproject.toml leads to, directly or (on the CPU) through others, with the version
 that is installed here. Requirements are followed for every supported Python and processor, so that a
 package that only some of them need carries a marker. What the present environment does not hold
-cannot be pinned: the command then names it and fails.
+cannot be pinned: the command then names it and fails. gpu.txt and cloud.txt have further packages, whose
+versions uv chooses.
 
 Each pin has the sha256 of every file that one of these Pythons and processors may install. uv asks the
 package index for them; the files that are installed here are not trusted for it.
@@ -63,8 +64,8 @@ GPU_HEADER = """\
 # (protobuf below 7). Written by `make pins`; do not edit. NOT TESTED on a GPU.
 """
 CLOUD_HEADER = """\
-# What the nodes of cluster.yaml and deploy/gcp.yaml have besides cpu.txt or gpu.txt: the clients of AWS and
-# Google Cloud. Written by `make pins`; do not edit.
+# The clients of AWS and Google Cloud, which cluster.yaml, deploy/gcp.yaml and the images of deploy/ install
+# beside cpu.txt or gpu.txt. Written by `make pins`; do not edit.
 """
 CLOUD = ("boto3", "s3fs", "google-api-python-client", "cryptography", "gcsfs")
 UV_HEADER = """\
@@ -171,20 +172,36 @@ def near(wanted: list[str], name: str) -> list[str]:
         found = Path(folder) / "found.txt"
         shutil.copy(REQUIREMENTS / name, found)  # uv prefers the versions of a file that it replaces
         compile_pins(wanted, "--no-header", "--no-annotate", "--output-file", str(found))
-        return found.read_text().splitlines()
+        return [pin for pin in found.read_text().splitlines() if holds_anywhere(pin)]
 
 
 def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
-    """Return the pins that `CLOUD` needs besides, or instead of, those of cpu.txt and of gpu.txt."""
+    """Return the pins that `CLOUD` needs besides those of cpu.txt and of gpu.txt.
+
+    Exits if it needs another version of one of those: set-up would put the first version back.
+    """
     more = []
     for name, wanted in (("cpu.txt", on_cpu), ("gpu.txt", on_gpu)):
-        there = "".join((REQUIREMENTS / n).read_text() for n in (name, "torch-cuda.txt"))
-        pins = [pin for pin in near([*wanted, *CLOUD], name) if holds_anywhere(pin)]
-        more.append([pin for pin in pins if f"\n{pin.partition(' ')[0]}" not in there])
+        there = dict(pairs(name)) | dict(pairs("torch-cuda.txt"))
+        found = dict(pin.partition(" ")[0].split("==") for pin in near([*wanted, *CLOUD], name))
+        for package, version in found.items():
+            if there.get(package, version) != version:
+                sys.exit(
+                    f"the clouds need {package} {version}, not {there[package]} of {name}: install it here"
+                )
+        more.append({f"{package}=={found[package]}" for package in found.keys() - there.keys()})
     if more[0] != more[1]:
-        differ = ", ".join(sorted(set(more[0]) ^ set(more[1])))
+        differ = ", ".join(sorted(more[0] ^ more[1]))
         sys.exit(f"the clouds need other packages beside cpu.txt than beside gpu.txt: {differ}")
-    return more[0]
+    return sorted(more[0])
+
+
+def pairs(name: str) -> Iterator[tuple[str, str]]:
+    """Yield name and version of each package of a list."""
+    for line in (REQUIREMENTS / name).read_text().splitlines():
+        if line[:1].isalnum():
+            package, _, version = line.partition(" ")[0].partition("==")
+            yield package, version
 
 
 def holds_anywhere(pin: str) -> bool:

@@ -56,7 +56,7 @@ CLUSTER = closed(
     historyServerOptions=closed(
         ["collectorOptions"],
         collectorOptions=closed(
-            ["env"], image=TEXT, imagePullPolicy=TEXT, env={"type": "array"}, resources=OPEN
+            ["image", "env"], image=TEXT, imagePullPolicy=TEXT, env={"type": "array"}, resources=OPEN
         ),
     ),
     autoscalerOptions=closed([], version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=COUNT),
@@ -112,7 +112,10 @@ def test_history_server_reads_what_the_commented_collector_writes() -> None:
     spec = read("rayjob.yaml")["spec"]
     spec["rayClusterSpec"] |= options
     jsonschema.validate(spec, SPECS["RayJob"])
-    service, deployment = yaml.safe_load_all((DEPLOY / "history.yaml").read_text())
+    account, role, binding, service, deployment = yaml.safe_load_all((DEPLOY / "history.yaml").read_text())
+    assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == [account["metadata"]["name"]]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert service["spec"]["type"] == "ClusterIP", "not reachable from outside"
     template = deployment["spec"]["template"]
     assert service["spec"]["selector"] == template["metadata"]["labels"]

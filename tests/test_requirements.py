@@ -74,6 +74,14 @@ def test_requirements_pin_every_dependency_exactly(name: str, extras: tuple[str,
         )
 
 
+@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt"])
+def test_cloud_requirements_replace_no_package(name: str) -> None:
+    """The next set-up would put the other version back."""
+    assert not {Requirement(pin).name for pin in pins("cloud.txt")} & {
+        Requirement(pin).name for pin in pins(name)
+    }
+
+
 def test_requirements_exclude_torchvision_torchaudio_torchcodec() -> None:
     unwanted = {"torchvision", "torchaudio", "torchcodec"}
     assert not unwanted & {canonicalize_name(Requirement(line).name) for line in pins("cpu.txt")}

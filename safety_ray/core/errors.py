@@ -13,6 +13,8 @@ _OF_RUST = re.compile(rf"\(os error ({'|'.join(map(str, (*_REFUSED, errno.EACCES
 _OF_TORCH = re.compile(r"inline_container\.cc.*(unexpected pos|file write failed)")
 """A failed write as reported by torch.save; its reason is lost on the way from Ray's worker"""
 _REFUSED_BY_S3 = ("AWS Error ACCESS_DENIED", "AWS Error EXPIRED_TOKEN", "ExpiredToken", "token has expired")
+_OF_WORKERS = ("worker_failures", "failures")
+"""Where Ray Train and PyTorch's checkpoints keep the errors of their workers, PyTorch with a traceback"""
 _RAY_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 
 
@@ -43,7 +45,7 @@ def storage_error_in(error: BaseException) -> UserError | None:
     """Return a `UserError` if the cause is a storage that is full or refuses access, else None."""
     for current in _causes(error):
         full = type(current).__module__ == "ray.exceptions" and type(current).__name__ in _RAY_FULL
-        if not isinstance(getattr(current, "cause", None), Exception) and (full or _is_refused(current)):
+        if not _contains_others(current) and (full or _is_refused(current)):
             problem = (str(current).strip() or type(current).__name__).splitlines()[0].rstrip(". ")
             if _OF_TORCH.search(problem):
                 problem = "PyTorch could not write a file"
@@ -65,6 +67,13 @@ def _is_refused(error: BaseException) -> bool:
     )
 
 
+def _contains_others(error: BaseException) -> bool:
+    """Return whether the message of `error` quotes other errors, which `_causes` yields as well."""
+    return isinstance(getattr(error, "cause", None), Exception) or any(
+        isinstance(getattr(error, name, None), dict) for name in _OF_WORKERS
+    )
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and the exceptions that it was caused by, in Ray's workers too."""
     seen: set[int] = set()
@@ -78,8 +87,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = getattr(current, "cause", None)
         queue += [current.__cause__, current.__context__]
         queue += [cause] if isinstance(cause, BaseException) else []
-        # Ray Train and PyTorch's checkpoints keep the errors of their workers, PyTorch with a traceback.
-        for name in ("worker_failures", "failures"):
+        for name in _OF_WORKERS:
             failures = getattr(current, name, None)
-            if isinstance(failures, dict):
-                queue += [error[0] if isinstance(error, tuple) else error for error in failures.values()]
+            for failure in failures.values() if isinstance(failures, dict) else ():
+                first = failure[0] if isinstance(failure, tuple) and failure else failure
+                queue += [first] if isinstance(first, BaseException) else []

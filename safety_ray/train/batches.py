@@ -48,6 +48,10 @@ class Batch:
             *(tensor.to(device, non_blocking=True) for tensor in self._tensors()), widths=self.widths
         )
 
+    def pinned(self) -> Batch:
+        """Return the batch in pinned memory, from which a copy to a GPU does not wait for earlier kernels."""
+        return Batch(*(tensor.pin_memory() for tensor in self._tensors()), widths=self.widths)
+
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.ids, self.targets, self.sources, self.positions
 
@@ -103,10 +107,11 @@ class Batches:
         ids, learn, sources = ids[:, :width], learn[:, :width], sources[:, :width]
         # Positions restart at padding as well, which no target attends to.
         positions = document_positions(documents if self.by_document else torch.zeros_like(documents))
-        return Batch(
+        batch = Batch(
             ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1), positions[:, :width],
             widths=tuple(widths_B[order_B].tolist()),
         )  # fmt: skip
+        return batch.pinned() if self.device.type == "cuda" else batch
 
 
 def _widths(learn_BT: Tensor) -> Tensor:

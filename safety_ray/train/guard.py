@@ -28,7 +28,7 @@ class Guard:
         self.config, self.done, self.steps = config, done, steps
 
     def limit(self) -> float:
-        """Return the highest loss with which the step after `done.step` is applied."""
+        """Return the highest loss with which the next step is applied, by the losses read so far."""
         if not self.config.spike or len(self.done.recent) < _MIN_LOSSES:
             return math.inf
         return self.config.spike * statistics.median(self.done.recent)

@@ -51,6 +51,7 @@ def train(
     device: torch.device,
     report: Report | None = None,
     preempted: Callable[[], bool] = lambda: False,
+    after_preemption: Callable[[], None] = lambda: None,
     on_checkpoint: OnCheckpoint = lambda step, path: frozenset(),
     validations: Validations | None = None,
     read_late: bool | None = None,
@@ -59,7 +60,8 @@ def train(
 
     Every process of the default group calls this function. `output` is a folder that all of them share, or a
     URL. Training resumes from the newest complete checkpoint in `<output>/checkpoints`. The batch is a
-    function of seed and step, so the losses are those of a run without interruption.
+    function of seed and step, so the losses are those of a run without interruption. (With `spike` and late
+    reading, a step after a preemption may be judged by one more loss.)
 
     Args:
         config: settings of the run.
@@ -67,8 +69,9 @@ def train(
         rows: folder of token rows.
         device: device of this process.
         report: receives each line of `<output>/metrics.jsonl`, in every process.
-        preempted: returns true if the machine of this process will be preempted soon. After the step, all
-            processes then write a checkpoint.
+        preempted: returns true if the machine of this process will be preempted soon. After the step, or on
+            a GPU after the next one, all processes then write a checkpoint.
+        after_preemption: called in every process when that checkpoint is complete.
         on_checkpoint: called in every process for each checkpoint; see checkpoint.py.
         validations: validations to log.
         read_late: read the result of a step after the next one has been queued; by default on GPUs.
@@ -148,13 +151,14 @@ def train(
             unread.append((Copy(sums), rate))
             due = (step + 1) % config.checkpoint_every == 0 or step + 1 == steps
             soon = False
-            while len(unread) > (0 if due or soon else keep):  # a checkpoint follows the last step
+            while len(unread) > (0 if due or soon else keep):  # before a checkpoint, read all steps
                 soon |= record(*unread.popleft())
             if due or soon:
                 metrics.flush()  # a run that resumes from the checkpoint has the lines up to it
                 checkpoints.save(done, model, optimizer)
             if soon:
                 checkpoints.wait()  # complete before the preemption; training continues until then
+                after_preemption()
         # Before the last checkpoint is complete and the loggers are closed, each of which may fail.
         export(model, tokenizer, f"{config.output}/model", precision=precision)
 
@@ -170,20 +174,8 @@ def train(
     return summary
 
 
-class _SigtermHandler:
-    """Announces a preemption after SIGTERM; exits at the next step, when the checkpoint is complete."""
-
-    def __init__(self) -> None:
-        self.received = self.announced = False
-
-    def receive(self, *_: Any) -> None:
-        self.received = True
-
-    def __call__(self) -> bool:
-        if self.announced:
-            raise SystemExit(128 + signal.SIGTERM)
-        self.announced = self.received
-        return self.announced
+def _exit_after_sigterm() -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
@@ -207,11 +199,12 @@ def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
         out: artifact.Artifact = opened[0]
         if out.record is not None:
             return out.record
-        preempted = _SigtermHandler()
-        signal.signal(signal.SIGTERM, preempted.receive)
+        received: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
         result = train(
-            replace(config, output=out.path), config.model, config.rows, device=device, preempted=preempted
-        )
+            replace(config, output=out.path), config.model, config.rows, device=device,
+            preempted=lambda: bool(received), after_preemption=_exit_after_sigterm,
+        )  # fmt: skip
         if dist.get_rank() != 0:
             return {}
         return out.commit(balanced=False, rows_in=len(TokenRows(config.rows)), rows_out=1, **result)

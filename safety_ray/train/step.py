@@ -2,7 +2,7 @@
 
 `backward` and `update` read nothing from the device, so that all kernels of a step are queued while the first
 ones run. The device decides whether the step is applied; `read` waits for it. A `Copy` can be read after the
-next step has been queued, so that the device never waits for the host.
+next step has been queued, so that the device need not wait for the host.
 """
 
 from __future__ import annotations

@@ -58,8 +58,13 @@ def test_storage_error_in_finds_error_of_checkpoint_in_ray_train_worker() -> Non
     from torch.distributed.checkpoint.api import CheckpointException
 
     full = CheckpointException("", {1: (OSError(errno.ENOSPC, "No space left on device"), StackSummary())})
-    sent = pickle.loads(pickle.dumps(WorkerGroupError("", {0: RuntimeError("another"), 1: full})))
+    quoted = "Exception: Permission denied (os error 13)"  # Ray's message quotes the errors
+    failures = {0: RuntimeError("another"), 1: full}
+    sent = pickle.loads(pickle.dumps(WorkerGroupError(quoted, failures)))
     assert "No space left on device" in str(storage_error_in(sent))
+    odd = RuntimeError("odd")
+    odd.failures = {"a": "text", "b": ()}  # type: ignore[attr-defined]
+    assert storage_error_in(odd) is None
 
 
 def test_storage_error_in_ignores_other_errors() -> None:

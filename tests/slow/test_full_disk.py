@@ -90,6 +90,7 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
         ended = run(head, "pipeline", *resumed)
         assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
         assert ended.stderr.startswith(FULL), ended.stderr
+        assert "No space left" in ended.stderr or "could not write a file" in ended.stderr, ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
         finished = [is_finished(f"{disk}/runs/{name}") for name in STAGES]
         assert finished.count(True) == STAGES.index(stage), f"not {stage}, but {finished}"

@@ -75,3 +75,19 @@ def test_late_reading_saves_the_newest_step_before_a_preemption(
     run(config, read_late=True)
     assert losses(config.output) == losses(whole.output)
     assert weights(config) == weights(whole)
+
+
+def test_late_reading_saves_before_it_exits(tmp_path: Path, write_rows: WriteRows, alone: None) -> None:
+    config = settings(write_rows(tmp_path / "rows"), tmp_path / "out", checkpoint_every=100)
+
+    def leave() -> None:
+        raise SystemExit(143)
+
+    received: list[int] = []
+    with pytest.raises(SystemExit):
+        run(
+            config, read_late=True, report=lambda line: received.append(line["step"]),
+            preempted=lambda: 5 in received, after_preemption=leave,
+        )  # fmt: skip
+    assert names(config.checkpoint_folder()) == [f"step-{received[-1]:08}"]
+    assert received[-1] == 8, "step 5 is read in step 6, so step 7 has the notice, and is read in step 8"
