@@ -135,7 +135,7 @@ class Copy:
         self._sums = sums.to("cpu", non_blocking=True)  # from a GPU: into pinned memory
         self._copied = torch.cuda.Event() if sums.is_cuda else None
         if self._copied:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(sums.device))
 
     def read(self) -> StepResult:
         """Wait until the device has finished the step; return its result."""
