@@ -49,13 +49,16 @@ class ChaosBenchmark:
     seeds: int = setting("number of disturbed runs", default=10)
     first_seed: int = setting("seed of the first of them", default=0)
     kills: int = setting("kills of each run, at most", default=12)
+    per_run: int = setting(
+        "kills in the time that an undisturbed run takes; with many, they all hit the first stages", default=5
+    )
     folder: str = setting(
         "folder that keeps the runs: finished ones are not run again; empty: a temporary one", default=""
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or self.kills < 1:
-            raise UserError("seeds and kills must be at least 1.")
+        if min(self.seeds, self.kills, self.per_run) < 1:
+            raise UserError("seeds, kills and per_run must be at least 1.")
 
 
 @dataclass
@@ -141,7 +144,7 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     failed = False
     for seed in range(config.first_seed, config.first_seed + config.seeds):
-        interval = undisturbed.seconds / config.kills
+        interval = undisturbed.seconds / config.per_run
         run = run_pipeline(folder / f"seed-{seed}", seed, config.kills, interval)
         lost, different = differences(expected, contents(folder / f"seed-{seed}" / "runs"))
         again, rows = repeated(folder / f"seed-{seed}" / "seen", STAGES)

@@ -14,7 +14,7 @@ _OF_TORCH = re.compile(r"inline_container\.cc.*(unexpected pos|file write failed
 """A failed write as reported by torch.save; its reason is lost on the way from Ray's worker"""
 _REFUSED_BY_S3 = ("AWS Error ACCESS_DENIED", "AWS Error EXPIRED_TOKEN", "ExpiredToken", "token has expired")
 _OF_WORKERS = ("worker_failures", "failures")
-"""Where Ray Train and PyTorch's checkpoints keep the errors of their workers, PyTorch with a traceback"""
+"""Attributes with the errors of the workers of Ray Train and of PyTorch's checkpoints (with tracebacks)"""
 _RAY_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 
 
