@@ -182,7 +182,7 @@ def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
     """
     more = []
     for name, wanted in (("cpu.txt", on_cpu), ("gpu.txt", on_gpu)):
-        there = dict(pairs(name)) | dict(pairs("torch-cuda.txt"))
+        there = dict(pairs("torch-cuda.txt")) | dict(pairs(name))
         found = dict(pin.partition(" ")[0].split("==") for pin in near([*wanted, *CLOUD], name))
         for package, version in found.items():
             if there.get(package, version) != version:
