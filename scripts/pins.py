@@ -172,7 +172,7 @@ def near(wanted: list[str], name: str) -> list[str]:
         found = Path(folder) / "found.txt"
         shutil.copy(REQUIREMENTS / name, found)  # uv prefers the versions of a file that it replaces
         compile_pins(wanted, "--no-header", "--no-annotate", "--output-file", str(found))
-        return [pin for pin in found.read_text().splitlines() if holds_anywhere(pin)]
+        return [pin for pin in found.read_text().splitlines() if places_of(Requirement(pin).marker)]
 
 
 def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
@@ -204,11 +204,6 @@ def pairs(name: str) -> Iterator[tuple[str, str]]:
             yield package, version
 
 
-def holds_anywhere(pin: str) -> bool:
-    where = Requirement(pin).marker
-    return where is None or any(holds(where, place) for place in PLACES)
-
-
 def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]] | None = None) -> list[str]:
     """Return requirements with the hashes of the files that fit the places where a package is needed.
 
@@ -217,7 +212,7 @@ def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]] | None
     lines = []
     for package in packages:
         name = package["name"]
-        where = places_of(package) if needed is None else needed.get(name, [])
+        where = places_of(package.get("marker")) if needed is None else needed.get(name, [])
         if not where:
             continue
         hashes = set()
@@ -233,8 +228,9 @@ def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]] | None
     return lines
 
 
-def places_of(package: dict[str, Any]) -> list[Place]:
-    return [p for p in PLACES if "marker" not in package or holds(Marker(package["marker"]), p)]
+def places_of(marker: Marker | str | None) -> list[Place]:
+    """Return where a marker holds; none holds everywhere."""
+    return [place for place in PLACES if not marker or holds(Marker(str(marker)), place)]
 
 
 def requirement(pin: str, hashes: Iterable[str]) -> str:
@@ -293,7 +289,9 @@ def torch_cuda(version: str, needed: dict[str, list[Place]]) -> list[str]:
     packages = lock([f"torch=={version}"], "--constraint", str(REQUIREMENTS / "cpu.txt"))
     more = {
         package["name"]: [
-            place for place in places_of(package) if place not in needed.get(package["name"], [])
+            place
+            for place in places_of(package.get("marker"))
+            if place not in needed.get(package["name"], [])
         ]
         for package in packages
     }

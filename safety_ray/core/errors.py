@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OF_RUST = re.compile(rf"\(os error ({'|'.join(map(str, (*_REFUSED, errno.EACCES, errno.EPERM)))})\)")
@@ -45,7 +46,7 @@ def storage_error_in(error: BaseException) -> UserError | None:
     """Return a `UserError` if the cause is a storage that is full or refuses access, else None."""
     for current in _causes(error):
         full = type(current).__module__ == "ray.exceptions" and type(current).__name__ in _RAY_FULL
-        if not _contains_others(current) and (full or _is_refused(current)):
+        if not _quoted(current) and (full or _is_refused(current)):
             problem = (str(current).strip() or type(current).__name__).splitlines()[0].rstrip(". ")
             if _OF_TORCH.search(problem):
                 problem = "PyTorch could not write a file"
@@ -67,11 +68,14 @@ def _is_refused(error: BaseException) -> bool:
     )
 
 
-def _contains_others(error: BaseException) -> bool:
-    """Return whether the message of `error` quotes other errors, which `_causes` yields as well."""
-    return isinstance(getattr(error, "cause", None), Exception) or any(
-        isinstance(getattr(error, name, None), dict) for name in _OF_WORKERS
-    )
+def _quoted(error: BaseException) -> list[BaseException]:
+    """Return the errors of Ray's or PyTorch's workers that `error` holds, and quotes in its message."""
+    found: list[Any] = [getattr(error, "cause", None)]
+    for name in _OF_WORKERS:
+        failures = getattr(error, name, None)
+        for failure in failures.values() if isinstance(failures, dict) else ():
+            found.append(failure[0] if isinstance(failure, tuple) and failure else failure)
+    return [other for other in found if isinstance(other, BaseException)]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -84,11 +88,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        cause = getattr(current, "cause", None)
-        queue += [current.__cause__, current.__context__]
-        queue += [cause] if isinstance(cause, BaseException) else []
-        for name in _OF_WORKERS:
-            failures = getattr(current, name, None)
-            for failure in failures.values() if isinstance(failures, dict) else ():
-                first = failure[0] if isinstance(failure, tuple) and failure else failure
-                queue += [first] if isinstance(first, BaseException) else []
+        queue += [current.__cause__, current.__context__, *_quoted(current)]

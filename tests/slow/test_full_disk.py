@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ray_head import Head
+from refused import SAYS, STAGES, run
 
 from benchmarks.chaos.__main__ import write_input
 from benchmarks.chaos.driver import DEMO, SMALL
@@ -20,10 +19,7 @@ from safety_ray.core import dataset
 from safety_ray.core.artifact import is_finished, read_record
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core")
-ROOT = Path(__file__).parents[2]
 ROWS = 4000
-STAGES = ("ingest", "score", "rewrite", "report", "pack", "pretrain")
-FULL = "error: the storage is full or refuses access ("
 
 
 @pytest.fixture
@@ -46,13 +42,6 @@ def kilobytes(folder: Path) -> int:
     return sum(4 * -(-file.stat().st_size // 4096) for file in folder.rglob("*") if file.is_file())
 
 
-def run(head: Head, job: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"jobs.{job}", *words],
-        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": head.address}, capture_output=True, text=True,
-    )  # fmt: skip
-
-
 def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
     random = np.random.default_rng(0)
     texts = [random.bytes(500).hex() for _ in range(ROWS)]  # 4 MB, which hardly compress below 2 MB
@@ -63,7 +52,7 @@ def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: 
     words = (f"input={tmp_path}/in", f"output={disk}/out")
     ended = run(head, "ingest", *words)
     assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert FULL in ended.stderr
+    assert SAYS in ended.stderr
     assert "No space left on device" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not is_finished(f"{disk}/out")
@@ -89,7 +78,7 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
         resize(disk, before + needed // 2)
         ended = run(head, "pipeline", *resumed)
         assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
-        assert ended.stderr.startswith(FULL), ended.stderr
+        assert ended.stderr.startswith(SAYS), ended.stderr
         assert "No space left" in ended.stderr or "could not write a file" in ended.stderr, ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
         finished = [is_finished(f"{disk}/runs/{name}") for name in STAGES]
