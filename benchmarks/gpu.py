@@ -31,6 +31,7 @@ from benchmarks.gpu_models import ENCODERS, SHAPES, batch_of, encoder_folder, te
 from safety_ray.classifier.encoder import Encoder
 from safety_ray.core.device import cast_parameters
 from safety_ray.decode.hf import safe_beam_search_batch
+from safety_ray.train import float8
 from safety_ray.train.meter import peak_of
 from safety_ray.train.model import build
 from safety_ray.train.optim import adamw
@@ -39,10 +40,11 @@ from safety_ray.train.settings import ModelConfig, PretrainConfig
 from safety_ray.train.step import backward, read, update
 
 TESTS = Path(__file__).parents[1] / "tests" / "gpu" / "test_gpu_numerics.py"
-WAYS: dict[str, dict[str, Any]] = {  # settings of the model, and whether blocks are compiled
+WAYS: dict[str, dict[str, Any]] = {  # settings of the model, and whether blocks are compiled or use float8
     "eager": {},
     "compiled": {"compile": True},
     "compiled, loss too": {"compile": True, "compile_loss": True},
+    "compiled, loss too, fp8": {"compile": True, "compile_loss": True, "fp8": True},  # needs torchao
     "compiled, sdpa without cuDNN": {"compile": True, "attention": "sdpa"},
     "documents, dense mask": {"compile": True, "attention": "sdpa", "document_mask": True},
     "documents, block mask": {"compile": True, "attention": "flex_attention", "document_mask": True},
@@ -91,15 +93,20 @@ def passes(test: Callable[[str], None], device: str) -> dict[str, Any]:
 
 
 def train(run: Run, shape: str, way: dict[str, Any]) -> dict[str, Any]:
-    """Return speed, MFU and memory of training steps, and the attention kernels of one of them."""
+    """Return speed, MFU and memory of training steps, and the attention kernels of one of them.
+
+    With fp8, MFU is still the share of the peak in bf16.
+    """
     micro, length, steps = (2, 64, 3) if run.tiny else (8, 2048, 8)
-    settings = {key: value for key, value in way.items() if key != "compile"}
+    settings = {key: value for key, value in way.items() if key not in ("compile", "fp8")}
     tokenizer = tokenizer_of(SHAPES[shape]["vocabulary"])
     size = {key: value for key, value in SHAPES[shape].items() if key != "vocabulary"}
     torch.manual_seed(0)
     with run.device:
         model = build(ModelConfig(**size, **settings), tokenizer, context=length, device=run.device.type)
     flops = model.flops_per_token(length)
+    if way.get("fp8"):
+        float8.convert(model.blocks, emulate=run.device.type == "cpu")
     if way.get("compile"):
         for block in model.blocks:
             block.compile()

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from safety_ray.core import artifact, job
 from safety_ray.core.config import dump
 from safety_ray.core.errors import UserError
-from safety_ray.train import loggers
+from safety_ray.train import float8, loggers
 from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
 from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint
@@ -94,6 +94,9 @@ def train(
     model = build(model_config, tokenizer, context=data.length, device=device.type)
     parameters = sum(p.numel() for name, p in model.named_parameters() if not is_adapter(name))
     flops_per_token = model.flops_per_token(data.length)
+    if config.fp8:
+        float8.check(device)
+        float8.convert(model.blocks)
     if config.activation_checkpointing:
         recompute(model.blocks)
     if config.compile:

@@ -115,6 +115,11 @@ class TrainingConfig:
     compile: bool = setting(
         "torch.compile each block: takes about a minute, worthwhile in long runs", default=False
     )
+    fp8: bool = setting(
+        "matrix products of the blocks in float8, with torchao: needs compile=true and GPUs of compute "
+        "capability 8.9 (Ada, Hopper) or newer",
+        default=False,
+    )
     activation_checkpointing: bool = setting(
         "recompute each block in the backward pass: less memory, a third more compute",
         default=False,
@@ -191,6 +196,11 @@ class TrainingConfig:
             raise UserError(
                 f"warmup_share={self.warmup_share} and decay_share={self.decay_share}: both must be at "
                 "least 0 and their sum at most 1."
+            )
+        if self.fp8 and (not self.compile or self.precision == "fp32"):
+            raise UserError(
+                "fp8=true: needs compile=true, without which casts to float8 take longer than they save, and "
+                "precision=bf16."
             )
         if self.workers > self.batch_rows:
             raise UserError(f"workers={self.workers}: must be at most batch_rows={self.batch_rows}.")

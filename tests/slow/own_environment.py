@@ -1,4 +1,4 @@
-"""An environment beside this project's, for programs that a test needs and the project does not."""
+"""Packages that a test needs and the project does not: in an environment of their own, or beside this one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,27 @@ def own_environment(cache: Path, name: str, requirements: tuple[str, ...]) -> Pa
     finished = folder / "installed"
     if not finished.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements]
-        installed = subprocess.run(pip, capture_output=True, text=True)
-        if installed.returncode:
-            pytest.skip(f"{name} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
+        _install([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements], name)
         finished.touch()
     return folder / "bin"
+
+
+def beside(cache: Path, name: str, arguments: tuple[str, ...]) -> Path:
+    """Return a folder for PYTHONPATH with the packages of `arguments`, without their requirements.
+
+    The first call installs it below `cache`. Skips the test if the packages cannot be installed.
+    """
+    digest = hashlib.sha256(" ".join((sys.version, *arguments)).encode()).hexdigest()[:12]
+    folder = cache / f"{name}-{digest}"
+    finished = folder / "installed"
+    if not finished.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        _install([*pip, *arguments], name)
+        finished.touch()
+    return folder
+
+
+def _install(command: list[str], name: str) -> None:
+    installed = subprocess.run(command, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"{name} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")

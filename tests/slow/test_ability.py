@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from own_environment import beside
 from random_model import RandomModel
 
 pytestmark = pytest.mark.covers("safety_ray.evaluate", "jobs.evaluate")
-PACKAGES = [
+PACKAGES = (
     "lm-eval==0.4.13", "evaluate==0.4.6", "pytablewriter", "DataProperty", "mbstrdecoder", "pathvalidate",
     "tabledata", "tcolorpy", "typepy", "chardet", "rouge-score", "absl-py", "nltk", "sacrebleu",
     "portalocker", "tabulate", "colorama", "sqlitedict", "word2number", "more_itertools",
-]  # fmt: skip
+)  # fmt: skip
 CHOICES = [
     ("the cat sat on", " the mat", " a cloud"),
     ("one and one", " is three", " is two"),
@@ -35,24 +36,7 @@ POSITIONS, NEW_TOKENS = 256, 9
 @pytest.fixture(scope="module")
 def packages(request: pytest.FixtureRequest) -> Path:
     """Return the folder of lm-eval; skip the tests if it cannot be installed."""
-    folder = Path(request.config.cache.mkdir("safety_ray")) / "lm-eval-0.4.13"
-    if not (folder / "installed").exists():
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            str(folder),
-            *PACKAGES,
-        ]
-        installed = subprocess.run(pip, capture_output=True, text=True)
-        if installed.returncode:
-            pytest.skip(f"lm-eval cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
-        (folder / "installed").touch()
-    return folder
+    return beside(Path(request.config.cache.mkdir("safety_ray")), "lm-eval", PACKAGES)
 
 
 def log_likelihood(reference: RandomModel, context: str, continuation: str) -> float:

@@ -33,7 +33,8 @@ def test_gpu_benchmark_runs_without_ray_and_omegaconf(tmp_path: Path) -> None:
     )  # fmt: skip
     results = json.loads(out.read_text())
     assert all(result["passed"] for result in results["tests"].values())
-    assert results["train"].pop("tiny, documents, block mask")["error"].startswith("UserError")
+    for impossible in ("documents, block mask", "compiled, loss too, fp8"):  # on a CPU; without torchao
+        assert results["train"].pop(f"tiny, {impossible}")["error"].startswith("UserError")
     assert [case for part in results.values() for case in part.values() if "error" in case] == []
     assert all(case["losses"][1] < case["losses"][0] for case in results["train"].values())
     assert results.keys() == {"machine", "tests", "train", "score", "decode"}
