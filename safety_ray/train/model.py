@@ -77,7 +77,8 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     """Build a model in fp32 with the tokenizer's vocabulary, for rows of `context` tokens.
 
     New weights are sampled from torch's global generator, so seed it first. Raises UserError if the
-    checkpoint does not exist, has another tokenizer, has less context, or is not a decoder.
+    checkpoint does not exist, has another tokenizer, has less context, or is not a decoder, and if the
+    attention implementation cannot be used on this machine.
     """
     if config.attention == "flex_attention" and device == "cpu":
         raise UserError("model.attention=flex_attention: cannot be trained on a CPU; use auto.")
@@ -86,12 +87,15 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
         name = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
         if device != "cpu" and config.document_mask:
             name = "flex_attention"  # sdpa would need a dense mask
-    if config.init:
-        network, added = _load(config.init, tokenizer, context, name)
-        if config.lora_rank:
-            adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
-    else:
-        network = _new(config, len(tokenizer), context, name)
+    try:
+        if config.init:
+            network, added = _load(config.init, tokenizer, context, name)
+        else:
+            network, added = _new(config, len(tokenizer), context, name), []
+    except ImportError as error:  # transformers finds no package or no GPU for it
+        raise UserError(f"attention={name} cannot be used: {error} Use auto.") from error
+    if config.lora_rank:
+        adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
     if not hasattr(network.base_model, "layers"):
         raise UserError(
             f"model.init: '{config.init}' is not a decoder of the Llama family: it has no layers."

@@ -35,7 +35,9 @@ class ModelConfig:
     intermediate_size: int = setting("width of the feed-forward layers", default=688)
     tie_embeddings: bool = setting("use one matrix for input and output embeddings", default=True)
     rope_theta: float = setting("base of the rotary embedding", default=10_000.0)
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = setting(
+    attention: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = setting(
         "attention implementation; auto: on GPUs with document_mask flex_attention, for short rows on CPUs "
         "eager, which is faster there, else sdpa, without a mask where the model allows it",
         default="auto",
@@ -68,9 +70,9 @@ class ModelConfig:
             raise UserError(
                 f"model.lora_rank={self.lora_rank}: must be at least 0, and 0 without model.init."
             )
-        if self.attention == "flash_attention_2" and self.document_mask:
+        if self.attention.startswith("flash_attention") and self.document_mask:
             raise UserError(
-                "model.attention=flash_attention_2 does not mask documents in micro-batches of several "
+                f"model.attention={self.attention} does not mask documents in micro-batches of several "
                 "rows; use flex_attention or sdpa, or model.document_mask=false."
             )
         if self.attention == "flex_attention" and not self.document_mask:
@@ -264,7 +266,7 @@ class FinetuneConfig(TrainingConfig):
         "worker's whole share of the batch",
         default=8,
     )
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = setting(
         "attention implementation; auto: sdpa, but eager for short rows on CPUs", default="auto"
     )
     lora_rank: int = setting("train only adapters of this rank (LoRA); 0: train all parameters", default=0)

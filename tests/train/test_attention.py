@@ -109,8 +109,11 @@ def test_build_selects_flex_attention_for_documents_on_gpus(tokenizer: Any) -> N
 
 
 def test_attention_settings_that_do_not_work_are_refused(tokenizer: Any) -> None:
-    with pytest.raises(UserError, match="flash_attention_2 does not mask documents"):
-        ModelConfig(attention="flash_attention_2", document_mask=True)
+    for name in ("flash_attention_2", "flash_attention_3"):
+        with pytest.raises(UserError, match=f"{name} does not mask documents"):
+            ModelConfig(attention=name, document_mask=True)
+        with pytest.raises(UserError, match=rf"attention={name} cannot be used: .*\. Use auto\."):
+            build(ModelConfig(attention=name), tokenizer, context=32, device="cpu")
     with pytest.raises(UserError, match=r"flex_attention is for model\.document_mask=true"):
         ModelConfig(attention="flex_attention")
     with pytest.raises(UserError, match="cannot be trained on a CPU"):
