@@ -123,6 +123,7 @@ def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Documen
     samples = prompts.choose(
         names, config.data, safe, unsafe,
         words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
+        skip=config.skip_prompts,
     )  # fmt: skip
     return safe, unsafe, samples
 

@@ -47,6 +47,10 @@ class EvaluateConfig(MeasurementConfig):
         factory=list,
     )
     max_prompts: int = setting("maximum prompts of each set and kind; 0: all", default=40)
+    skip_prompts: int = setting(
+        "leave out the first prompts of each set and kind, for example those by which settings were chosen",
+        default=0,
+    )
     chat: bool = setting(
         f"answer prompts in the tokenizer's chat template, except those of {DOCUMENTS}", default=False
     )
@@ -137,8 +141,9 @@ class EvaluateConfig(MeasurementConfig):
         for name in ("samples", "resamples", "workers", "cpus_per_worker", "prompts_at_once"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.max_prompts < 0:
-            raise UserError(f"max_prompts={self.max_prompts} must be at least 0.")
+        for name in ("max_prompts", "skip_prompts"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0.")
         if self.gpus_per_worker < 0:
             raise UserError(f"gpus_per_worker={self.gpus_per_worker} must be at least 0.")
         for name, value in (("tag_rate", self.tag_rate), ("stop_false_alarms", self.stop_false_alarms)):

@@ -136,11 +136,12 @@ def _first_rows(paths: list[str], ids: set[str]) -> dict[str, tuple[int, int]]:
     return first
 
 
-def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
-    """Return the first `words` words of the first `limit` documents with more words, as prompts (0: all).
+def beginnings(documents: list[Document], *, words: int, limit: int, skip: int = 0) -> Sample:
+    """Return the first `words` words of documents with more words, as prompts.
 
-    Whitespace between words is kept. A prompt ends at a word, so that most end in the middle of a sentence.
-    Repeated beginnings are left out. Raises UserError if no document has enough words.
+    Repeated beginnings are left out. Of the others the first `skip` are not used, and at most `limit` of the
+    following ones are (0: all). Whitespace between words is kept. A prompt ends at a word, so that most end
+    in the middle of a sentence. Raises UserError if no prompt remains.
     """
     beginning = re.compile(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)")
     left_out = {"too_short": 0, "repeated": 0, "not_sampled": 0}
@@ -152,8 +153,6 @@ def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
             left_out["too_short"] += 1
         elif text in unique:
             left_out["repeated"] += 1
-        elif limit and len(unique) == limit:
-            left_out["not_sampled"] += 1
         else:
             kind = HARMFUL if document.unsafe else HARMLESS
             unique[text] = Prompt(DOCUMENTS, kind, document.id, document.group or document.id, text)
@@ -163,7 +162,11 @@ def beginnings(documents: list[Document], *, words: int, limit: int) -> Sample:
             f"none of the {len(documents):,} {kind} documents has more than prompt_words={words} words; "
             "give longer documents, or lower prompt_words."
         )
-    return Sample(list(unique.values()), left_out)
+    sampled = list(unique.values())[skip : skip + limit if limit else None]
+    left_out["not_sampled"] = len(unique) - len(sampled)
+    if not sampled:
+        raise UserError(f"skip_prompts={skip} leaves none of {len(unique):,} prompts; use a lower number.")
+    return Sample(sampled, left_out)
 
 
 def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:

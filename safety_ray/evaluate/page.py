@@ -169,5 +169,5 @@ def _prompts(values: dict[str, Any]) -> list[str]:
         "",
         "`too long`: with its answer, the prompt exceeds the model's context. `refused`: the endpoint",
         "refused its request. `too short`: the document has no more words than a prompt. `excluded`: sexual",
-        "content with minors. `not sampled`: see `max_prompts`.",
+        "content with minors. `not sampled`: see `max_prompts`, `skip_prompts`.",
     ]

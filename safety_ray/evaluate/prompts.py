@@ -23,8 +23,9 @@ def choose(
     words: int,
     limit: int,
     seed: int,
+    skip: int = 0,
 ) -> Samples:
-    """Sample at most `limit` prompts (0: all) of each set in `names` and each kind.
+    """Sample at most `limit` prompts (0: all) of each set in `names` and each kind, after the first `skip`.
 
     Beginnings of `words` words of unsafe documents are harmful prompts, and those of safe ones harmless.
     Raises UserError if a set's file is missing or not as declared.
@@ -33,11 +34,11 @@ def choose(
     for name in names:
         if name == DOCUMENTS:
             samples[name] = {
-                kind: documents.beginnings(members, words=words, limit=limit)
+                kind: documents.beginnings(members, words=words, limit=limit, skip=skip)
                 for kind, members in ((HARMFUL, unsafe), (HARMLESS, safe))
             }
         else:
-            samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed)
+            samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed, skip)
     return samples
 
 

@@ -131,7 +131,7 @@ def compared(rows: Sequence[Row], path: str) -> list[Row]:
     if not found:
         raise UserError(
             f"compare_to: '{path}' has no prompt in common with this evaluation; evaluate both models with "
-            "the same prompt_sets, documents, prompt_words, max_prompts and seed."
+            "the same prompt_sets, documents, prompt_words, max_prompts, skip_prompts and seed."
         )
     return found
 

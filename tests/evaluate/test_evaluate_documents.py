@@ -131,5 +131,10 @@ def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
     assert [p.text for p in beginnings(documents, words=1, limit=0).prompts] == ["one", "a", "x"]
     [harmless] = beginnings([Document("s", "a b", False)], words=1, limit=0).prompts
     assert (harmless.kind, harmless.group) == ("harmless", "s")
+    after = beginnings(documents, words=1, limit=1, skip=1)
+    assert [p.text for p in after.prompts] == ["a"]
+    assert after.left_out == {"too_short": 0, "repeated": 2, "not_sampled": 2}
+    with pytest.raises(UserError, match="skip_prompts=3 leaves none of 3 prompts"):
+        beginnings(documents, words=1, limit=1, skip=3)
     with pytest.raises(UserError, match=r"none of the 5 unsafe .* more than prompt_words=9"):
         beginnings(documents, words=9, limit=2)

@@ -266,6 +266,7 @@ def test_evaluate_model_rejects_tag_outside_vocabulary(model_path: str, tmp_path
         ({"unsafe_from": 6}, "unsafe_from=6"),
         ({"judge_from": 0}, "judge_from=0"),
         ({"max_prompts": -1}, "max_prompts=-1"),
+        ({"skip_prompts": -1}, "skip_prompts=-1"),
         ({"document_tokens": 1}, "document_tokens=1"),
         ({"beam_size": 0}, "beam_size=0"),
         ({"drop_share": 1.0}, "drop_share=1.0"),

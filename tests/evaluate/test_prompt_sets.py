@@ -167,5 +167,16 @@ def test_sample_leaves_out_repeated_and_excluded_prompts() -> None:
     assert two.left_out["not_sampled"] == 1
 
 
+def test_sample_after_skipped_prompts_has_none_of_them() -> None:
+    prompts = [Prompt("s", HARMFUL, str(n), str(n), f"text {n}") for n in range(20)]
+    first, rest, three = (sample(prompts, limit, 0, skip) for limit, skip in ((8, 0), (0, 8), (3, 8)))
+    assert {p.id for p in first.prompts} | {p.id for p in rest.prompts} == {p.id for p in prompts}
+    assert (len(rest.prompts), len(three.prompts)) == (12, 3)
+    assert {p.id for p in three.prompts} < {p.id for p in rest.prompts}
+    assert three.left_out["not_sampled"] == 17
+    with pytest.raises(UserError, match="skip_prompts=20 leaves none of 20 prompts"):
+        sample(prompts, 3, 0, 20)
+
+
 def test_evaluate_docs_list_every_prompt_set() -> None:
     assert prompt_sets.markdown() in (ROOT / "docs" / "evaluate.md").read_text()

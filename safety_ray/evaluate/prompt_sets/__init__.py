@@ -72,8 +72,10 @@ def title(name: str) -> str:
     return Path(name).stem if _is_file(name) else name
 
 
-def load(name: str, data: str, limit: int, seed: int) -> dict[str, Sample]:
+def load(name: str, data: str, limit: int, seed: int, skip: int = 0) -> dict[str, Sample]:
     """Return the prompts of one set by kind, at most `limit` of each (0: all), sampled by `seed`.
+
+    The sample has none of the prompts that a sample of `skip` prompts has.
 
     `name` is a published set, whose file is below the folder `data`, or a file with a column `prompt` and
     optional columns `id`, `group` and `kind`. Raises UserError if the file is missing or not as expected.
@@ -87,7 +89,7 @@ def load(name: str, data: str, limit: int, seed: int) -> dict[str, Sample]:
             raise UserError(f"prompt_sets: the file '{name}' does not exist.")
         prompts = to_prompts(title(name), read_table(Path(name)), Columns(), f"'{name}'")
     of_kind = {kind: [prompt for prompt in prompts if prompt.kind == kind] for kind in KINDS}
-    return {kind: sample(members, limit, seed) for kind, members in of_kind.items() if members}
+    return {kind: sample(members, limit, seed, skip) for kind, members in of_kind.items() if members}
 
 
 def summary() -> str:

@@ -123,17 +123,20 @@ class Sample:
     left_out: dict[str, int]
 
 
-def sample(prompts: list[Prompt], limit: int, seed: int) -> Sample:
+def sample(prompts: list[Prompt], limit: int, seed: int, skip: int = 0) -> Sample:
     """Sample at most `limit` prompts (0: all) of one set and kind, in the order of the set.
 
-    Repeated texts, and prompts about sexual content with minors, are left out.
+    Repeated texts, and prompts about sexual content with minors, are left out, and so are the `skip` prompts
+    that a smaller sample has. Raises UserError if `skip` leaves none.
     """
     unique: dict[str, Prompt] = {}
     for prompt in prompts:
         unique.setdefault(prompt.text, prompt)
     allowed = [prompt for text, prompt in unique.items() if not _sexual_about_minors(text)]
     hashes = {prompt.id: stable_hash(seed, "prompt", prompt.id) for prompt in allowed}
-    chosen = set(sorted(hashes, key=hashes.__getitem__)[: limit or None])
+    chosen = set(sorted(hashes, key=hashes.__getitem__)[skip : skip + limit if limit else None])
+    if skip and not chosen:
+        raise UserError(f"skip_prompts={skip} leaves none of {len(allowed):,} prompts; use a lower number.")
     left_out = {
         "repeated": len(prompts) - len(unique),
         "excluded": len(unique) - len(allowed),
