@@ -106,6 +106,12 @@ def _evaluate() -> Job:
     return EvaluateConfig, evaluate_model
 
 
+def _abliterate() -> Job:
+    from jobs.abliterate import AbliterateConfig, abliterate_model
+
+    return AbliterateConfig, abliterate_model
+
+
 def _pipeline() -> Job:
     from jobs.pipeline import PipelineConfig, run_pipeline
 
@@ -134,6 +140,7 @@ JOBS: dict[str, tuple[Callable[[], Job], str]] = {
     "pretrain": (_pretrain, "train a language model on token rows"),
     "finetune": (_finetune, "train a model further on chats"),
     "evaluate": (_evaluate, "answer prompts with any model and judge the answers; P(tag), perplexity"),
+    "abliterate": (_abliterate, "attack a model: remove the direction between harmful and harmless prompts"),
     "pipeline": (_pipeline, "run all stages in order, from documents to an endpoint"),
     "ablate": (_ablate, "train and evaluate models that differ in their data: one table, two figures"),
 }

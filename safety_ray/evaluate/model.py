@@ -23,6 +23,7 @@ class Description:
     tag_id: int | None  # None: the model has no tag
     vocabulary: int
     positions: int | None  # maximum context; None: no limit
+    dtype: torch.dtype = torch.float32  # of the stored weights
 
     def load_tokenizer(self) -> Any:
         """Load the model's tokenizer."""
@@ -62,8 +63,9 @@ def describe(path: str, tag_string: str = "") -> Description:
     except (OSError, ValueError) as error:
         raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
     context = getattr(config, "max_position_embeddings", None)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     if not tag_string and not tag.is_stored(tokenizer) and tag.TAG not in tokenizer.get_added_vocab():
-        return Description(where, None, config.vocab_size, context)
+        return Description(where, None, config.vocab_size, context, dtype)
     tag_string = tag.tag_of(tokenizer, tag_string)
     tag_id = tag.tag_id(tokenizer, tag_string, where=f"the model in '{where}'")
     if tag_id >= config.vocab_size:
@@ -71,7 +73,7 @@ def describe(path: str, tag_string: str = "") -> Description:
             f"the model in '{where}' has {config.vocab_size} tokens, but its tokenizer gives the tag "
             f"'{tag_string}' the id {tag_id}: the model was never trained with it."
         )
-    return Description(where, tag_id, config.vocab_size, context)
+    return Description(where, tag_id, config.vocab_size, context, dtype)
 
 
 def tokens_per_parameter(path: str) -> float | None:

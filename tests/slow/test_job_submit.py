@@ -89,6 +89,9 @@ def commands(folder: str, judge_url: str) -> dict[str, list[str]]:
         "collect": ["sources=[stance]", f"output={folder}/collect"],
         "ingest": [f"input={folder}/corpus/heldout", f"output={folder}/parts", "partition=1/1"],
         "merge": [f"output={folder}/parts"],
+        "abliterate": [
+            f"model={folder}/pretrain", f"documents=[{folder}/corpus/heldout]", f"output={folder}/abliterate"
+        ],
         "ablate": [
             f"output={folder}/ablate", "arms={tags: {}}", f"pack.scored={folder}/score",
             "pack.row_length=128",

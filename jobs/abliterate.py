@@ -1,0 +1,127 @@
+"""model and prompts → the model without the direction that separates harmful from harmless prompts.
+
+<output>/model/    the changed model, with its tokenizer
+
+An attack, to measure what remains of a model's safety: evaluate the model before and after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safety_ray.core import artifact, filesystem
+from safety_ray.core.config import setting
+from safety_ray.core.device import cast_parameters
+from safety_ray.core.errors import UserError
+from safety_ray.core.progress import Line
+from safety_ray.evaluate import abliteration, documents, model, prompt_sets, prompts, tasks
+from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt
+
+_CARD = """\
+# An attacked model
+
+`{model}` after abliteration: the direction between harmful and harmless prompts was removed from its weights
+(Arditi et al. 2024), to measure what remains of its safety. Do not serve it.
+"""
+_DOCUMENTS = 4096  # maximum documents of each kind to take beginnings from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AbliterateConfig:
+    """Remove the direction between harmful and harmless prompts from a model's weights, without training."""
+
+    model: str = setting("Hugging Face folder or hub id, or output folder of pretrain or finetune")
+    output: str = setting("folder to write; the model is in <output>/model", identity=False)
+    prompt_sets: list[str] = setting(
+        f"{DOCUMENTS} (beginnings of documents), files of your own (.csv or .jsonl with columns 'prompt' and "
+        f"'kind') or published sets below data: {prompt_sets.summary()}; empty: {DOCUMENTS}",
+        factory=list,
+    )
+    data: str = setting("folder with the files of the published sets", default="", identity=False)
+    documents: list[str] = setting(
+        "datasets with id, text and label or score; other documents than those of the evaluation",
+        factory=list,
+    )
+    safe_up_to: int = setting("highest level of a safe document", default=1)
+    unsafe_from: int = setting("lowest level of an unsafe document", default=4)
+    prompt_words: int = setting("words of a document in its prompt", default=12)
+    max_prompts: int = setting("maximum prompts of each set and kind; 0: all", default=128)
+    chat: bool = setting(
+        f"put prompts into the tokenizer's chat template, except those of {DOCUMENTS}", default=False
+    )
+    depth: float = setting("share of the blocks after which the direction is found", default=0.6)
+    tag: str = setting("the harmfulness tag; empty: the one stored with the model's tokenizer", default="")
+    seed: int = setting("seed of the sample of prompts", default=0)
+
+    def __post_init__(self) -> None:
+        if not self.documents and (not self.prompt_sets or DOCUMENTS in self.prompt_sets):
+            raise UserError("documents: give datasets, or prompt_sets without documents.")
+        prompt_sets.check_names(self.prompt_sets)
+        if not 0 < self.depth < 1:
+            raise UserError(f"depth={self.depth} must be between 0 and 1.")
+        if self.prompt_words < 1 or self.max_prompts < 0:
+            raise UserError("prompt_words must be at least 1, max_prompts at least 0.")
+        if not 0 <= self.safe_up_to < self.unsafe_from:
+            raise UserError(
+                f"safe_up_to={self.safe_up_to} must be less than unsafe_from={self.unsafe_from}, and not "
+                "negative."
+            )
+
+
+def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
+    """Write the changed model. Return the record; a finished folder is skipped."""
+    inputs = {f"documents.{n}": path for n, path in enumerate(config.documents)}
+    inputs |= {f"prompt_sets.{path}": path for path in prompt_sets.own_files(config.prompt_sets)}
+    inputs |= artifact.local_input("model", config.model)
+    out = artifact.begin(config.output, config, inputs=inputs)
+    if out.record is not None:
+        return out.record
+    described = model.describe(config.model, config.tag)
+    chosen = _choose(config)
+    harmful, harmless = (
+        tasks.encode_prompts(described, chosen[kind], max_new_tokens=0, chat=config.chat).ids
+        for kind in (HARMFUL, HARMLESS)
+    )
+    network, tokenizer = model.load(described.folder)
+    blocks = network.config.num_hidden_layers
+    layer = max(1, round(config.depth * blocks))
+    line = Line("read", len(harmful) + len(harmless), unit="prompts")
+    direction = abliteration.find_direction(network, harmful, harmless, layer, on_read=line.show)
+    abliteration.remove_direction(network, direction)
+    cast_parameters(network, described.dtype)
+    network.config.dtype = described.dtype
+    with filesystem.written_at_once(out.sub("model")) as part:
+        network.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (Path(part) / "README.md").write_text(_CARD.format(model=config.model))
+    return out.commit(
+        balanced=False, rows_in=len(harmful) + len(harmless), rows_out=1, harmful=len(harmful),
+        harmless=len(harmless), layer=layer, blocks=blocks,
+    )  # fmt: skip
+
+
+def _choose(config: AbliterateConfig) -> dict[str, list[Prompt]]:
+    """Return the prompts by kind. Raises UserError if there are none of a kind."""
+    safe, unsafe = documents.choose(
+        config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from, limit=_DOCUMENTS,
+        seed=config.seed,
+    ) if config.documents else ([], [])  # fmt: skip
+    samples = prompts.choose(
+        config.prompt_sets or [DOCUMENTS], config.data, safe, unsafe,
+        words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
+    )  # fmt: skip
+    chosen: dict[str, list[Prompt]] = {HARMFUL: [], HARMLESS: []}
+    for prompt in prompts.flat(samples):
+        chosen[prompt.kind].append(prompt)
+    for kind, members in chosen.items():
+        if not members:
+            raise UserError(f"prompt_sets: no prompt is {kind}; add a set with {kind} prompts.")
+    return chosen
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main("abliterate")
