@@ -73,19 +73,9 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     from ray.data.llm import build_processor
 
     on_cpu = not ray.cluster_resources().get("GPU")
-    sampling: dict[str, Any] = {
-        "max_tokens": config.max_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-    }
-    if schema is not None:
-        # Otherwise a small model may fill its reply with whitespace, which JSON allows.
-        sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
-        if not config.sends_seeds:
-            return {"sampling_params": sampling}
-        return {"sampling_params": {**sampling, "seed": row_seed(config, row.pop("id"))}}
+        return {"sampling_params": sampling_params(config, schema, row["id"])}
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -114,6 +104,21 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     return lambda ds: build(ds.map_batches(_pack, batch_format="pyarrow")).map_batches(
         unpack, batch_format="pyarrow"
     )
+
+
+def sampling_params(config: EngineConfig, schema: dict[str, Any] | None, id: str) -> dict[str, Any]:
+    """Return the arguments of vLLM's SamplingParams for the row `id`."""
+    sampling: dict[str, Any] = {
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+    }
+    if schema is not None:
+        # Otherwise a small model may fill its reply with whitespace, which JSON allows.
+        sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
+    if config.sends_seeds:
+        sampling["seed"] = row_seed(config, id)
+    return sampling
 
 
 def processor_config(config: EngineConfig, on_cpu: bool) -> vLLMEngineProcessorConfig:

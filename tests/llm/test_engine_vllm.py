@@ -15,10 +15,10 @@ from safety_ray.core.errors import UserError
 from safety_ray.judge.rubric import PROMPT, add_messages
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
-from safety_ray.llm.vllm_engine import processor_config
+from safety_ray.llm.vllm_engine import processor_config, sampling_params
 from safety_ray.rewrite.recipes import RECIPES
 
-pytest.importorskip("vllm")
+SamplingParams = pytest.importorskip("vllm").SamplingParams
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -55,6 +55,16 @@ def test_vllm_engine_scales_chat_template_stage_with_replicas() -> None:
     on_cpu = processor_config(config, on_cpu=True)
     assert on_cpu.chat_template_stage == {"enabled": True, "num_cpus": 0.1, "concurrency": (1, 6)}
     assert {"seed", "dtype", "enforce_eager"} < set(on_cpu.engine_kwargs)
+
+
+def test_vllm_engine_sends_seeds_only_if_it_samples_with_them() -> None:
+    """A seed of its own turns vLLM's fast sampler off for the whole batch."""
+    for more, seeds in (({}, 0), ({"seeded": True, "temperature": 0.0}, 0), ({"seeded": True}, 3)):
+        config = EngineConfig(kind="vllm", model="m", **{"temperature": 0.7, **more})
+        sent = [sampling_params(config, None, id) for id in ("a", "b", "c", "a")]
+        assert len({params["seed"] for params in sent if "seed" in params}) == seeds
+        assert sent[0] == sent[3]
+        assert all(SamplingParams(**params).temperature == config.temperature for params in sent)
 
 
 def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_cluster: None) -> None:
