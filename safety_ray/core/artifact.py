@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_ray.core import events, filesystem, partition
-from safety_ray.core.config import dump, fingerprint, not_identity
+from safety_ray.core.config import defaults, dump, fingerprint, not_identity
 from safety_ray.core.errors import UserError
 
 PACKAGES = (
@@ -137,6 +137,7 @@ def begin(
             _identity(values, ignored),
             written["inputs"],
             fingerprints,
+            defaults(type(config)),
         )
         artifact = Artifact(path, values, fingerprints, ignored, temporary=temporary, resumed=True)
         if is_finished(path):
@@ -250,9 +251,15 @@ def _check_same(
     new: dict[str, Any],
     old_inputs: dict[str, str],
     new_inputs: dict[str, str],
+    default: dict[str, Any] | None = None,
 ) -> None:
-    """Raise UserError if settings or inputs of an existing folder differ from the new ones."""
+    """Raise UserError if settings or inputs of an existing folder differ from the new ones.
+
+    A setting that did not exist when the folder was written had its `default`.
+    """
     flat_old, flat_new = _flat(old), _flat(new)
+    added = flat_new.keys() - flat_old.keys()
+    flat_old |= {key: value for key, value in (default or {}).items() if key in added}
     keys = sorted(
         key for key in flat_old.keys() | flat_new.keys() if flat_old.get(key, "") != flat_new.get(key, "")
     )

@@ -89,6 +89,11 @@ def not_identity(cls: type) -> frozenset[str]:
     return frozenset(keys)
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """Return the default of each setting that has one, nested settings with dotted keys."""
+    return {key: default for key, _, default, _ in _settings(cls) if default is not REQUIRED}
+
+
 def fingerprint(values: Any) -> str:
     """Return a short hash of JSON values that is independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)

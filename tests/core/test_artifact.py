@@ -189,6 +189,20 @@ def test_artifact_begin_rejects_changed_settings(config: Settings, finished: boo
     assert before == {path: path.read_bytes() for path in Path(config.output).rglob("*")}
 
 
+def test_artifact_begin_accepts_default_of_setting_added_since(config: Settings) -> None:
+    record = finish(config)
+    written = on_disk(config, "config.json")
+    for values in (written["config"], written["config"]["engine"]):
+        values.pop("styles", None), values.pop("args", None)
+    (Path(config.output) / "config.json").write_text(json.dumps(written))
+    assert start(config).record == record
+    assert "styles (['talk'] there, ['essay'] now)" in mistake(replace(config, styles=["essay"]))
+    assert "engine.args.x ('absent' there, 1 now)" in mistake(replace(config, engine=Engine(args={"x": 1})))
+    written["config"]["engine"]["removed"] = 2
+    (Path(config.output) / "config.json").write_text(json.dumps(written))
+    assert "engine.removed (2 there, 'absent' now)" in mistake(config)
+
+
 def test_artifact_begin_truncates_list_of_changed_settings(tmp_path: Path) -> None:
     config = Settings(output=str(tmp_path / "o"), engine=Engine(args={str(n): n for n in range(9)}))
     start(config)
