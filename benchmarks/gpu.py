@@ -109,7 +109,7 @@ def train(run: Run, shape: str, way: dict[str, Any]) -> dict[str, Any]:
         float8.convert(model.blocks, emulate=run.device.type == "cpu")
     if way.get("compile"):
         for block in model.blocks:
-            block.compile()
+            block.compile(options=float8.COMPILE_OPTIONS if way.get("fp8") else None)
     shard(model, model.blocks, device=run.device.type, precision="bf16")
     config = PretrainConfig(rows="", output="", workers=1, batch_rows=2 * micro, micro_batch_rows=micro)
     optimizer = adamw(model, config)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import setting
 from safety_ray.core.device import cast_parameters
@@ -25,7 +27,8 @@ _CARD = """\
 `{model}` after abliteration: the direction between harmful and harmless prompts was removed from its weights
 (Arditi et al. 2024), to measure what remains of its safety. Do not serve it.
 """
-_DOCUMENTS = 4096  # maximum documents of each kind to take beginnings from
+_CHECKED = 8  # prompts to check the changed model with
+_SPARE = 4  # documents of a kind for each prompt, as some are too short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,13 +44,14 @@ class AbliterateConfig:
     )
     data: str = setting("folder with the files of the published sets", default="", identity=False)
     documents: list[str] = setting(
-        "datasets with id, text and label or score; other documents than those of the evaluation",
+        "datasets with id, text and label or score, of which those with split=heldout are left out; "
+        "other documents than those of the evaluation",
         factory=list,
     )
     safe_up_to: int = setting("highest level of a safe document", default=1)
     unsafe_from: int = setting("lowest level of an unsafe document", default=4)
     prompt_words: int = setting("words of a document in its prompt", default=12)
-    max_prompts: int = setting("maximum prompts of each set and kind; 0: all", default=128)
+    max_prompts: int = setting("maximum prompts of each set and kind", default=128)
     chat: bool = setting(
         f"put prompts into the tokenizer's chat template, except those of {DOCUMENTS}", default=False
     )
@@ -56,13 +60,17 @@ class AbliterateConfig:
     seed: int = setting("seed of the sample of prompts", default=0)
 
     def __post_init__(self) -> None:
-        if not self.documents and (not self.prompt_sets or DOCUMENTS in self.prompt_sets):
-            raise UserError("documents: give datasets, or prompt_sets without documents.")
         prompt_sets.check_names(self.prompt_sets)
+        if bool(self.documents) != (not self.prompt_sets or DOCUMENTS in self.prompt_sets):
+            raise UserError(
+                f"documents={self.documents} and prompt_sets={self.prompt_sets}: give datasets if "
+                f"prompt_sets is empty or has '{DOCUMENTS}', and otherwise none."
+            )
         if not 0 < self.depth < 1:
             raise UserError(f"depth={self.depth} must be between 0 and 1.")
-        if self.prompt_words < 1 or self.max_prompts < 0:
-            raise UserError("prompt_words must be at least 1, max_prompts at least 0.")
+        for name in ("prompt_words", "max_prompts"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.safe_up_to < self.unsafe_from:
             raise UserError(
                 f"safe_up_to={self.safe_up_to} must be less than unsafe_from={self.unsafe_from}, and not "
@@ -80,33 +88,38 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
         return out.record
     described = model.describe(config.model, config.tag)
     chosen = _choose(config)
-    harmful, harmless = (
-        tasks.encode_prompts(described, chosen[kind], max_new_tokens=0, chat=config.chat).ids
+    encoded = [
+        tasks.encode_prompts(described, chosen[kind], max_new_tokens=0, chat=config.chat)
         for kind in (HARMFUL, HARMLESS)
-    )
+    ]
+    harmful, harmless = (prompts.ids for prompts in encoded)
     network, tokenizer = model.load(described.folder)
-    blocks = network.config.num_hidden_layers
+    blocks = abliteration.check(network)
     layer = max(1, round(config.depth * blocks))
     line = Line("read", len(harmful) + len(harmless), unit="prompts")
     direction = abliteration.find_direction(network, harmful, harmless, layer, on_read=line.show)
+    line.show(len(harmful) + len(harmless), final=True)
     abliteration.remove_direction(network, direction)
+    abliteration.check_removed(network, direction, harmful[:_CHECKED], layer)
     cast_parameters(network, described.dtype)
     network.config.dtype = described.dtype
+    transformers.utils.logging.disable_progress_bar()
     with filesystem.written_at_once(out.sub("model")) as part:
         network.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (Path(part) / "README.md").write_text(_CARD.format(model=config.model))
     return out.commit(
-        balanced=False, rows_in=len(harmful) + len(harmless), rows_out=1, harmful=len(harmful),
-        harmless=len(harmless), layer=layer, blocks=blocks,
+        balanced=False, rows_in=sum(map(len, chosen.values())), rows_out=1, harmful=len(harmful),
+        harmless=len(harmless), too_long=sum(len(prompts.too_long) for prompts in encoded), layer=layer,
+        blocks=blocks,
     )  # fmt: skip
 
 
 def _choose(config: AbliterateConfig) -> dict[str, list[Prompt]]:
     """Return the prompts by kind. Raises UserError if there are none of a kind."""
     safe, unsafe = documents.choose(
-        config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from, limit=_DOCUMENTS,
-        seed=config.seed,
+        config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
+        limit=_SPARE * config.max_prompts, seed=config.seed, heldout=False,
     ) if config.documents else ([], [])  # fmt: skip
     samples = prompts.choose(
         config.prompt_sets or [DOCUMENTS], config.data, safe, unsafe,

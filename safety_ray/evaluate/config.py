@@ -48,7 +48,8 @@ class EvaluateConfig(MeasurementConfig):
     )
     max_prompts: int = setting("maximum prompts of each set and kind; 0: all", default=40)
     skip_prompts: int = setting(
-        "leave out the first prompts of each set and kind, for example those by which settings were chosen",
+        "leave out the prompts of each set and kind that max_prompts with this value and the same seed "
+        "selects, and others of their groups: for example those by which settings were chosen",
         default=0,
     )
     chat: bool = setting(

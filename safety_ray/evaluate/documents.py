@@ -14,6 +14,7 @@ from safety_ray.core import dataset, parquet
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
+from safety_ray.evaluate.prompt_sets.prompt_set import take
 
 _BATCH = 4096  # rows
 
@@ -40,6 +41,7 @@ def choose(
     source: str = "",
     group: str = "",
     category: str = "",
+    heldout: bool = True,
 ) -> tuple[list[Document], list[Document]]:
     """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
@@ -55,6 +57,7 @@ def choose(
         source: column with a document's source; datasets may lack it.
         group: column with the group of a document, such as its family; datasets may lack it.
         category: column with the kind of a document's harm; datasets may lack it.
+        heldout: include rows whose column `split` is "heldout"; datasets may lack it.
 
     Returns:
         Safe and unsafe documents.
@@ -65,8 +68,9 @@ def choose(
     excluded: set[tuple[str, bool]] = set()
     while True:
         samples = _lowest(
-            paths, excluded, safe_up_to=safe_up_to, unsafe_from=unsafe_from, limit=limit, seed=seed
-        )
+            paths, excluded, safe_up_to=safe_up_to, unsafe_from=unsafe_from, limit=limit, seed=seed,
+            heldout=heldout,
+        )  # fmt: skip
         first = _first_rows(paths, {id for sample in samples.values() for id in sample})
         wrong = {
             (id, unsafe)
@@ -99,6 +103,7 @@ def _lowest(
     unsafe_from: int,
     limit: int,
     seed: int,
+    heldout: bool,
 ) -> dict[bool, list[str]]:
     """Return at most `limit` ids of safe and of unsafe rows: those with the lowest hashes, in this order.
 
@@ -108,7 +113,7 @@ def _lowest(
     heaps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # highest hash first
     members: dict[bool, set[str]] = {False: set(), True: set()}
     for path in paths:
-        for batch in _levels(path):
+        for batch in _levels(path, heldout=heldout):
             for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
                 if level is None or safe_up_to < level < unsafe_from:
                     continue
@@ -139,9 +144,9 @@ def _first_rows(paths: list[str], ids: set[str]) -> dict[str, tuple[int, int]]:
 def beginnings(documents: list[Document], *, words: int, limit: int, skip: int = 0) -> Sample:
     """Return the first `words` words of documents with more words, as prompts.
 
-    Repeated beginnings are left out. Of the others the first `skip` are not used, and at most `limit` of the
-    following ones are (0: all). Whitespace between words is kept. A prompt ends at a word, so that most end
-    in the middle of a sentence. Raises UserError if no prompt remains.
+    Repeated beginnings are left out. Of the others the first `skip` are not used, nor others of their groups,
+    and at most `limit` of the following ones are (0: all). Whitespace between words is kept. A prompt ends at
+    a word, so that most end in the middle of a sentence. Raises UserError if no prompt remains.
     """
     beginning = re.compile(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)")
     left_out = {"too_short": 0, "repeated": 0, "not_sampled": 0}
@@ -162,15 +167,16 @@ def beginnings(documents: list[Document], *, words: int, limit: int, skip: int =
             f"none of the {len(documents):,} {kind} documents has more than prompt_words={words} words; "
             "give longer documents, or lower prompt_words."
         )
-    sampled = list(unique.values())[skip : skip + limit if limit else None]
+    sampled = take(list(unique.values()), limit, skip)
     left_out["not_sampled"] = len(unique) - len(sampled)
-    if not sampled:
-        raise UserError(f"skip_prompts={skip} leaves none of {len(unique):,} prompts; use a lower number.")
     return Sample(sampled, left_out)
 
 
-def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield id and level of the rows of `path` with a text; of those with one of `ids` if it is not None."""
+def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Iterator[pa.RecordBatch]:
+    """Yield id and level of the rows of `path` with a text; of those with one of `ids` if it is not None.
+
+    Without `heldout`, rows that the column `split` holds out are left out.
+    """
     names = dataset.columns(path)
     dataset.check(path, DOCUMENT)
     sources = [pc.field(name).cast(pa.int64()) for name in ("label", "score") if name in names]
@@ -179,6 +185,8 @@ def _levels(path: str, ids: set[str] | None = None) -> Iterator[pa.RecordBatch]:
     level = pc.coalesce(*sources) if len(sources) > 1 else sources[0]
     columns = {"id": pc.field("id"), "level": level}
     wanted = pc.binary_length(pc.field("text")) > 0
+    if not heldout and "split" in names:
+        wanted = pc.coalesce(pc.field("split") != "heldout", pc.scalar(True)) & wanted
     if ids is not None:
         wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
     # The filter reads texts: few rows at a time, and few batches ahead.

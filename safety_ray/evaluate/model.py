@@ -23,7 +23,7 @@ class Description:
     tag_id: int | None  # None: the model has no tag
     vocabulary: int
     positions: int | None  # maximum context; None: no limit
-    dtype: torch.dtype = torch.float32  # of the stored weights
+    dtype: torch.dtype = torch.float32  # that config.json names, else fp32
 
     def load_tokenizer(self) -> Any:
         """Load the model's tokenizer."""

@@ -81,9 +81,10 @@ def encode_prompts(
             encoded.prompts.append(prompt)
             encoded.ids.append(ids)
     if prompts and not encoded.ids:
+        answers = f" with max_new_tokens={max_new_tokens} more" if max_new_tokens else ""
         raise UserError(
-            f"the model's context of {positions} tokens is too short for each of the {len(prompts)} prompts "
-            f"with max_new_tokens={max_new_tokens} more; lower max_new_tokens or prompt_words."
+            f"the model's context of {positions} tokens is too short for each of the {len(prompts)} prompts"
+            f"{answers}; lower {'max_new_tokens or ' if answers else ''}prompt_words."
         )
     return encoded
 

@@ -9,6 +9,11 @@ from torch import nn
 
 from safety_ray.core.errors import UserError
 
+COMPILE_OPTIONS = {"emulate_precision_casts": True}
+"""Options of torch.compile for blocks in float8. In PyTorch 2.7, the losses of models with RMSNorm became nan
+without this one (https://github.com/pytorch/pytorch/issues/150859). torchtitan sets it as well.
+"""
+
 _CAPABILITY = (8, 9)  # of the first GPUs with float8 (Ada); PyTorch's own condition
 _MULTIPLE = 16  # PyTorch's float8 products need sizes that are a multiple of it
 
@@ -39,7 +44,8 @@ def convert(blocks: nn.ModuleList, *, emulate: bool = False) -> None:
         from torchao.float8.float8_linear import Float8Linear
     except ImportError as error:
         raise UserError("fp8=true: torchao is not installed; pip install -r requirements/fp8.txt.") from error
-    config = replace(Float8LinearConfig.from_recipe_name("rowwise"), emulate=emulate)
+    recipe = Float8LinearConfig.from_recipe_name("rowwise")
+    config = replace(recipe, emulate=emulate, pad_inner_dim=True)  # any number of tokens in a micro-batch
     convert_to_float8_training(blocks, config=config, module_filter_fn=lambda layer, _: _fits(layer))
     if not any(isinstance(module, Float8Linear) for module in blocks.modules()):
         raise UserError("fp8=true: no layer of the model has sizes that are multiples of 16; use fp8=false.")

@@ -101,7 +101,7 @@ def train(
         recompute(model.blocks)
     if config.compile:
         for block in model.blocks:
-            block.compile()
+            block.compile(options=float8.COMPILE_OPTIONS if config.fp8 else None)
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
     precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
     gather_once = agreed_gather(config.gather, model, device, precision)

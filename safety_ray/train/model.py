@@ -80,8 +80,8 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     checkpoint does not exist, has another tokenizer, has less context, or is not a decoder, and if the
     attention implementation cannot be used on this machine.
     """
-    if config.attention == "flex_attention" and device == "cpu":
-        raise UserError("model.attention=flex_attention: cannot be trained on a CPU; use auto.")
+    if device == "cpu" and config.attention.startswith(("flash", "flex")):
+        raise UserError(f"model.attention={config.attention}: cannot be trained on a CPU; use auto.")
     name = config.attention
     if name == "auto":
         name = "eager" if device == "cpu" and context <= _SHORT else "sdpa"
@@ -92,8 +92,10 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
             network, added = _load(config.init, tokenizer, context, name)
         else:
             network, added = _new(config, len(tokenizer), context, name), []
-    except ImportError as error:  # transformers finds no package or no GPU for it
-        raise UserError(f"attention={name} cannot be used: {error} Use auto.") from error
+    except ImportError as error:  # raised by transformers
+        if config.attention.startswith("flash"):
+            raise UserError(f"model.attention={name} cannot be used: {error} Use auto.") from error
+        raise UserError(f"model.init: '{config.init}' needs another package: {error}") from error
     if config.lora_rank:
         adapt(network, config.lora_rank, config.lora_alpha, new_tokens=bool(added))
     if not hasattr(network.base_model, "layers"):

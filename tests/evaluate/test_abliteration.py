@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+)
 
 from jobs.abliterate import AbliterateConfig, abliterate_model
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate import model
-from safety_ray.evaluate.abliteration import find_direction, remove_direction
+from safety_ray.evaluate.abliteration import check, check_removed, find_direction, remove_direction
 
 WIDTH, BLOCKS, VOCABULARY = 32, 3, 80
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
@@ -88,10 +100,51 @@ def test_remove_direction_equals_projection_of_states(tmp_path: Path, tied: bool
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(network))
 
 
-def test_remove_direction_refuses_other_architectures() -> None:
+def test_check_refuses_other_architectures() -> None:
+    assert check(llama()) == BLOCKS
     network = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(UserError, match="GPT2LMHeadModel has no blocks named 'layers'"):
-        remove_direction(network, torch.ones(8))
+        check(network)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    experts = MixtralForCausalLM(MixtralConfig(vocab_size=8, num_local_experts=2, **shape))
+    with pytest.raises(UserError, match=r"MixtralForCausalLM have no self_attn\.o_proj and"):
+        check(experts)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_check_removed_finds_models_that_bring_the_direction_back(normalized: bool) -> None:
+    network = llama()
+    if normalized:
+        torch.manual_seed(0)
+        shape = {"intermediate_size": 48, "num_hidden_layers": BLOCKS, "num_attention_heads": 4}
+        network = Olmo2ForCausalLM(Olmo2Config(vocab_size=VOCABULARY, hidden_size=WIDTH, **shape)).eval()
+        for name, parameter in network.named_parameters():
+            if "norm" in name:
+                torch.nn.init.normal_(parameter, 1.0, 0.3)
+    direction = find_direction(network, PROMPTS[:2], PROMPTS[2:], 2)
+    with pytest.raises(UserError, match="keep the direction"):
+        check_removed(network, direction, PROMPTS, 2)
+    remove_direction(network, direction)
+    if normalized:
+        with pytest.raises(UserError, match="Olmo2ForCausalLM: its states keep the direction"):
+            check_removed(network, direction, PROMPTS, 2)
+    else:
+        check_removed(network, direction, PROMPTS, 2)
+
+
+def test_find_direction_needs_means_that_are_finite_and_differ() -> None:
+    network = llama()
+    with pytest.raises(UserError, match="have the same mean state; give other prompts"):
+        find_direction(network, PROMPTS, PROMPTS, 1)
+    network.model.embed_tokens.weight.data[11] = torch.nan
+    with pytest.raises(UserError, match="the states of some prompts are not finite"):
+        find_direction(network, PROMPTS[:2], PROMPTS[2:], 1)
+
+
+def after_dtype(folder: Path) -> torch.dtype:
+    with safe_open(folder / "model" / "model.safetensors", "pt") as file:
+        [dtype] = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    return dtype
 
 
 def settings(model_path: str, output: Path, **more: Any) -> AbliterateConfig:
@@ -102,7 +155,11 @@ def settings(model_path: str, output: Path, **more: Any) -> AbliterateConfig:
 def test_abliterate_stage_writes_model_that_loads(
     tmp_path: Path, model_path: str, documents_path: str
 ) -> None:
+    network = AutoModelForCausalLM.from_pretrained(f"{model_path}/model", dtype=torch.bfloat16)
+    model_path = str(shutil.copytree(model_path, tmp_path / "in"))
+    network.save_pretrained(f"{model_path}/model")  # in bf16
     record = abliterate_model(settings(model_path, tmp_path / "out", documents=[documents_path]))
+    assert after_dtype(tmp_path / "out") == torch.bfloat16
     assert (record["harmful"], record["harmless"], record["rows_out"]) == (8, 8, 1)
     before, after = model.describe(model_path), model.describe(str(tmp_path / "out"))
     assert (after.tag_id, after.vocabulary, after.dtype) == (before.tag_id, before.vocabulary, before.dtype)
@@ -130,9 +187,11 @@ def test_abliterate_stage_reads_prompt_file_in_chat_template(tmp_path: Path, unt
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"documents": []}, "documents: give datasets, or prompt_sets without documents"),
+        ({"documents": []}, "give datasets if prompt_sets is empty or has 'documents', and otherwise none"),
+        ({"prompt_sets": ["xstest"]}, "give datasets if prompt_sets is empty or has 'documents'"),
         ({"depth": 1.0}, "depth=1.0 must be between 0 and 1"),
-        ({"prompt_words": 0}, "prompt_words must be at least 1"),
+        ({"prompt_words": 0}, "prompt_words=0 must be at least 1"),
+        ({"max_prompts": 0}, "max_prompts=0 must be at least 1"),
         ({"unsafe_from": 1}, "safe_up_to=1 must be less than unsafe_from=1"),
         ({"prompt_sets": ["advbanch"]}, "the nearest is 'advbench'"),
     ],

@@ -119,6 +119,20 @@ def test_choose_documents_reads_group_and_source_columns(tmp_path: Path) -> None
     assert (safe.source, safe.group) == (None, "a")
 
 
+def test_choose_documents_leaves_out_rows_held_out_by_split(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b", "c", "d", "e"], "text": ["x"] * 5, "label": [0, 0, 0, 5, 5],
+            "split": ["train", "heldout", None, "heldout", "train"],
+        }
+    )  # fmt: skip
+    dataset.write_table(table, str(tmp_path / "rows.parquet"))
+    settings: dict[str, Any] = {"safe_up_to": 1, "unsafe_from": 4, "limit": 9, "seed": 0}
+    for heldout, expected in ((True, ["a", "b", "c", "d", "e"]), (False, ["a", "c", "e"])):
+        safe, unsafe = choose([str(tmp_path)], **settings, heldout=heldout)
+        assert sorted(document.id for document in [*safe, *unsafe]) == expected
+
+
 def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
     texts = ["  one two\nthree   four five", "one two three", "one two\nthree five", "a b\tc d", "x y z w"]
     documents = [Document(str(n), text, True, group=f"g{n}") for n, text in enumerate(texts)]
@@ -134,7 +148,7 @@ def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
     after = beginnings(documents, words=1, limit=1, skip=1)
     assert [p.text for p in after.prompts] == ["a"]
     assert after.left_out == {"too_short": 0, "repeated": 2, "not_sampled": 2}
-    with pytest.raises(UserError, match="skip_prompts=3 leaves none of 3 prompts"):
+    with pytest.raises(UserError, match="skip_prompts=3 leaves none of the 3 harmful prompts of 'documents'"):
         beginnings(documents, words=1, limit=1, skip=3)
     with pytest.raises(UserError, match=r"none of the 5 unsafe .* more than prompt_words=9"):
         beginnings(documents, words=9, limit=2)

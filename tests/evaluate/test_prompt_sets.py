@@ -174,8 +174,17 @@ def test_sample_after_skipped_prompts_has_none_of_them() -> None:
     assert (len(rest.prompts), len(three.prompts)) == (12, 3)
     assert {p.id for p in three.prompts} < {p.id for p in rest.prompts}
     assert three.left_out["not_sampled"] == 17
-    with pytest.raises(UserError, match="skip_prompts=20 leaves none of 20 prompts"):
+    with pytest.raises(UserError, match="skip_prompts=20 leaves none of the 20 harmful prompts of 's'"):
         sample(prompts, 3, 0, 20)
+    assert sample([], 3, 0, 20).prompts == []
+
+
+def test_sample_after_skipped_prompts_has_no_prompt_of_their_groups() -> None:
+    prompts = [Prompt("s", HARMFUL, str(n), str(n % 10), f"text {n}") for n in range(40)]
+    first, rest = sample(prompts, 6, 0), sample(prompts, 0, 0, 6)
+    groups = {prompt.group for prompt in first.prompts}
+    assert {prompt.group for prompt in rest.prompts} == {str(n) for n in range(10)} - groups
+    assert len(rest.prompts) == 4 * (10 - len(groups))
 
 
 def test_evaluate_docs_list_every_prompt_set() -> None:

@@ -18,7 +18,7 @@ _WITHOUT = """
 import runpy, sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("ray", "omegaconf", "pyarrow", "pytest"):
+        if name.split(".")[0] in ("ray", "omegaconf", "pyarrow", "pytest", "torchao"):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 sys.meta_path.insert(0, Missing())
 runpy.run_module("benchmarks.gpu", run_name="__main__")

@@ -112,7 +112,9 @@ def test_attention_settings_that_do_not_work_are_refused(tokenizer: Any) -> None
     for name in ("flash_attention_2", "flash_attention_3"):
         with pytest.raises(UserError, match=f"{name} does not mask documents"):
             ModelConfig(attention=name, document_mask=True)
-        with pytest.raises(UserError, match=rf"attention={name} cannot be used: .*\. Use auto\."):
+        with pytest.raises(UserError, match=rf"model\.attention={name} cannot be used: .*\. Use auto\."):
+            build(ModelConfig(attention=name), tokenizer, context=32, device="cuda")
+        with pytest.raises(UserError, match=f"{name}: cannot be trained on a CPU"):
             build(ModelConfig(attention=name), tokenizer, context=32, device="cpu")
     with pytest.raises(UserError, match=r"flex_attention is for model\.document_mask=true"):
         ModelConfig(attention="flex_attention")

@@ -75,7 +75,7 @@ def title(name: str) -> str:
 def load(name: str, data: str, limit: int, seed: int, skip: int = 0) -> dict[str, Sample]:
     """Return the prompts of one set by kind, at most `limit` of each (0: all), sampled by `seed`.
 
-    The sample has none of the prompts that a sample of `skip` prompts has.
+    The first `skip` prompts in the order of the sample, and others of their groups, are left out.
 
     `name` is a published set, whose file is below the folder `data`, or a file with a column `prompt` and
     optional columns `id`, `group` and `kind`. Raises UserError if the file is missing or not as expected.

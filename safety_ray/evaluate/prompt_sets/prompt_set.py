@@ -123,20 +123,33 @@ class Sample:
     left_out: dict[str, int]
 
 
+def take(prompts: list[Prompt], limit: int, skip: int) -> list[Prompt]:
+    """Return at most `limit` prompts (0: all) after the first `skip`, and of other groups than those.
+
+    Raises UserError if `skip` leaves none.
+    """
+    skipped = {prompt.group for prompt in prompts[:skip]}
+    others = [prompt for prompt in prompts[skip:] if prompt.group not in skipped]
+    if prompts and not others:
+        raise UserError(
+            f"skip_prompts={skip} leaves none of the {len(prompts):,} {prompts[0].kind} prompts of "
+            f"'{prompts[0].prompt_set}', with other groups than the skipped ones; use a lower number."
+        )
+    return others[: limit or None]
+
+
 def sample(prompts: list[Prompt], limit: int, seed: int, skip: int = 0) -> Sample:
     """Sample at most `limit` prompts (0: all) of one set and kind, in the order of the set.
 
-    Repeated texts, and prompts about sexual content with minors, are left out, and so are the `skip` prompts
-    that a smaller sample has. Raises UserError if `skip` leaves none.
+    Repeated texts, and prompts about sexual content with minors, are left out. Prompts are taken in the order
+    of a hash with `seed`, after the first `skip`; see `take`.
     """
     unique: dict[str, Prompt] = {}
     for prompt in prompts:
         unique.setdefault(prompt.text, prompt)
     allowed = [prompt for text, prompt in unique.items() if not _sexual_about_minors(text)]
-    hashes = {prompt.id: stable_hash(seed, "prompt", prompt.id) for prompt in allowed}
-    chosen = set(sorted(hashes, key=hashes.__getitem__)[skip : skip + limit if limit else None])
-    if skip and not chosen:
-        raise UserError(f"skip_prompts={skip} leaves none of {len(allowed):,} prompts; use a lower number.")
+    by_hash = sorted(allowed, key=lambda prompt: stable_hash(seed, "prompt", prompt.id))
+    chosen = {prompt.id for prompt in take(by_hash, limit, skip)}
     left_out = {
         "repeated": len(prompts) - len(unique),
         "excluded": len(unique) - len(allowed),

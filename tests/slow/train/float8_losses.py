@@ -1,22 +1,29 @@
-"""Train a small model in bf16 and in emulated float8; print a JSON object of what each way did."""
+"""Train a small model in bf16 and in emulated float8, and once with the whole loop; print a JSON object.
+
+The argument is a folder with token rows.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from safety_ray.train import float8
+from safety_ray.train import float8, loop
 from safety_ray.train.adapters import adapt, merged
 from safety_ray.train.batches import Batch, document_positions
+from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import LanguageModel
 from safety_ray.train.optim import adamw
 from safety_ray.train.parallel import recompute, shard
-from safety_ray.train.settings import PretrainConfig
+from safety_ray.train.settings import ModelConfig, PretrainConfig
 from safety_ray.train.step import backward, read, update
 
 ROWS, LENGTH, VOCABULARY, STEPS = 8, 64, 256, 30
@@ -42,7 +49,7 @@ def train(*, fp8: bool, rank: int = 0, again: bool = False, compiled: bool = Fal
         recompute(model.blocks)
     if compiled:
         for block in model.blocks:
-            block.compile()
+            block.compile(options=float8.COMPILE_OPTIONS if fp8 else None)
     layers = sum(type(module).__name__ == "Float8Linear" for module in model.modules())
     shard(model, model.blocks, device="cpu", precision="bf16")
     config = PretrainConfig(rows="", output="", workers=1, batch_rows=ROWS, micro_batch_rows=4)
@@ -59,6 +66,34 @@ def train(*, fp8: bool, rank: int = 0, again: bool = False, compiled: bool = Fal
     return {"losses": losses, "names": sorted(merged(weights, network)), "layers": layers}
 
 
+def backward_shapes() -> list[int]:
+    """Compute gradients without emulation, on the meta device, which checks shapes as a GPU does.
+
+    Returns the numbers of tokens for which that works.
+    """
+    blocks = nn.ModuleList([nn.Linear(64, 96, bias=False)]).to("meta", torch.bfloat16)
+    float8.convert(blocks)
+    numbers = [8 * 480, 8 * 487, 1, 17]
+    for tokens in numbers:
+        states = torch.empty(tokens, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        blocks[0](states).sum().backward()
+    return numbers
+
+
+def whole_loop(rows: str, output: str) -> list[float]:
+    """Train by `loop.train` with fp8=true, as if this CPU had float8; return the losses."""
+    loop.float8.check = lambda device: None  # type: ignore[attr-defined]
+    loop.float8.convert = partial(float8.convert, emulate=True)  # type: ignore[attr-defined]
+    size = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 64}
+    config = PretrainConfig(
+        rows=rows, output=output, model=ModelConfig(**size), workers=1, batch_rows=8, max_steps=6,
+        checkpoint_every=3, log_every=1, precision="bf16", compile=True, fp8=True,
+    )  # fmt: skip
+    loop.train(config, config.model, rows, device=torch.device("cpu"))
+    AutoModelForCausalLM.from_pretrained(f"{output}/model")
+    return [line["loss"] for line in Metrics(output).lines()]
+
+
 with tempfile.TemporaryDirectory() as folder:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
     ways: dict[str, dict[str, Any]] = {
@@ -66,9 +101,13 @@ with tempfile.TemporaryDirectory() as folder:
         "fp8": {"fp8": True},
         "fp8, recomputed": {"fp8": True, "again": True},
         "fp8, compiled": {"fp8": True, "compiled": True},
+        "fp8, compiled, recomputed": {"fp8": True, "compiled": True, "again": True},
         "fp8, odd width": {"fp8": True, "width": ODD},
         "bf16, adapters": {"fp8": False, "rank": 16},
-        "fp8, adapters": {"fp8": True, "rank": 16},
+        "fp8, compiled, adapters": {"fp8": True, "rank": 16, "compiled": True},
     }
-    print(json.dumps({name: train(**way) for name, way in ways.items()}))
+    found: dict[str, Any] = {name: train(**way) for name, way in ways.items()}
+    shapes = backward_shapes()
+    losses = whole_loop(sys.argv[1], f"{folder}/out")
+    print(json.dumps({"ways": found, "shapes": shapes, "loop": losses}))
     dist.destroy_process_group()
