@@ -199,7 +199,7 @@ def run_ablation(config: AblateConfig) -> Settings:
         try:
             step.run(step.config)
         except Exception as error:
-            mistake = error if isinstance(error, UserError) else user_error_in(error)
+            mistake = user_error_in(error)
             if mistake is None:
                 traceback.print_exc()
             failed[step.arm, step.seed] = f"{what}: {str(mistake or repr(error)).splitlines()[0].rstrip('.')}"

@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        user_error = error if isinstance(error, UserError) else user_error_in(error)
+        user_error = user_error_in(error)
         if user_error is None:
             raise
         print(f"error: {user_error}", file=sys.stderr)

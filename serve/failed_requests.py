@@ -14,7 +14,7 @@ from vllm.exceptions import VLLMClientError, VLLMNotFoundError, VLLMUnprocessabl
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from safety_ray.compat.ray_llm import OpenAIHTTPException
-from safety_ray.core.errors import UserError
+from safety_ray.core.errors import UserError, original
 from serve.errors import CANNOT_PROCESS, HAS_FAILED, EndpointError, error_response
 from serve.row_queue import FULL
 
@@ -28,6 +28,7 @@ _BY_STATUS = {
 
 def describe(error: BaseException) -> EndpointError:
     """Return `error` as a client receives it; the reason of an unexpected error is only logged."""
+    error = original(error)
     if isinstance(error, EndpointError):
         return error
     if isinstance(error, UserError):

@@ -32,12 +32,19 @@ def nearest(name: str, known: Collection[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
+def original(error: BaseException) -> BaseException:
+    """Return the exception that a worker of Ray raised, if `error` is Ray's copy, else `error`.
+
+    The copy is an instance of the same class, but its message is a traceback.
+    """
+    cause = getattr(error, "cause", None) if type(error).__module__ == "ray.exceptions" else None
+    return original(cause) if isinstance(cause, BaseException) else error
+
+
 def user_error_in(error: BaseException) -> UserError | None:
     """Return the `UserError` that `error` is or was caused by, or None; Ray wraps exceptions."""
-    for current in _causes(error):
-        # RayTaskError keeps the original in `cause`. It may be a UserError itself, whose message is a
-        # traceback, so the original takes precedence.
-        if isinstance(current, UserError) and not isinstance(getattr(current, "cause", None), UserError):
+    for current in map(original, _causes(error)):
+        if isinstance(current, UserError):
             return current
     return None
 

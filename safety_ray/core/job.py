@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from safety_ray.core import cost, events
 from safety_ray.core.config import load
-from safety_ray.core.errors import UserError, storage_error_in, user_error_in
+from safety_ray.core.errors import storage_error_in, user_error_in
 
 T = TypeVar("T")
 _COUNTS = (("rows_in", "rows in"), ("rows_out", "rows out"), ("rejected", "rejected"))
@@ -47,7 +47,7 @@ def exit_codes() -> Iterator[None]:
         # process with code 1. The kernel ends the processes of a cluster that this process has started.
         os._exit(130)
     except Exception as error:
-        mistake = error if isinstance(error, UserError) else user_error_in(error) or storage_error_in(error)
+        mistake = user_error_in(error) or storage_error_in(error)
         if mistake is None:
             events.emit("job_failed", error=type(error).__name__)  # its message may be anything
             raise

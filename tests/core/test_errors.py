@@ -8,7 +8,7 @@ from traceback import StackSummary
 
 import pytest
 
-from safety_ray.core.errors import UserError, storage_error_in, user_error_in
+from safety_ray.core.errors import UserError, original, storage_error_in, user_error_in
 
 
 def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
@@ -20,6 +20,26 @@ def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011
         ray.data.range(3).map_batches(fail).materialize()
     assert str(user_error_in(caught.value)).splitlines()[0] == "row 'x' has no text."
+
+
+def test_original_is_what_a_worker_raised(ray_cluster) -> None:
+    import ray
+
+    @ray.remote
+    def fail():
+        raise UserError("row 'x' has no text.")
+
+    @ray.remote
+    def fail_because_of_another():
+        ray.get(fail.remote())
+
+    for task in (fail, fail_because_of_another):
+        with pytest.raises(UserError) as caught:
+            ray.get(task.remote())
+        assert "Traceback" in str(caught.value) or "ray::" in str(caught.value), "Ray's copy"
+        assert str(original(caught.value)) == str(user_error_in(caught.value)) == "row 'x' has no text."
+    plain = UserError("plain")
+    assert original(plain) is plain
 
 
 def test_user_error_in_follows_cause_and_ignores_other_errors() -> None:

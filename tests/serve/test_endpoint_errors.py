@@ -21,8 +21,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse
 from safety_ray.core.errors import UserError
 from serve.access import AccessRules
-from serve.errors import public_message
-from serve.failed_requests import ErrorBoundary
+from serve.errors import EndpointError, public_message
+from serve.failed_requests import ErrorBoundary, describe
 from serve.streams import with_public_errors
 
 SECRETS = (
@@ -167,6 +167,12 @@ FAULTS: list[tuple[Exception, int]] = [
     (BackPressureError(9, 9), 503),
     (DeploymentUnavailableError(DeploymentID("SafetyServer:worker-7", INTERNAL)), 503),
 ]
+
+
+def test_describe_keeps_the_sentence_that_a_replica_raised() -> None:
+    for cause, status in ((UserError("it is empty."), 400), (EndpointError(404, "no model."), 404)):
+        described = describe(RayTaskError("step", INTERNAL, cause).as_instanceof_cause())
+        assert (described.status, described.message) == (status, str(cause))
 
 
 def check_nothing_internal(text: str) -> None:

@@ -3,78 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from ray_head import Head, start_head
+from object_storage import DOCUMENTS, answering, corpus, head, record_of, server
+from ray_head import Head
 from refused import SAYS, STAGES, run
-from s3_server import BUCKET, DENIED, EXPIRED, SLOW_DOWN, Fault, S3Server, packages
+from s3_server import BUCKET, DENIED, EXPIRED, SLOW_DOWN, Fault, S3Server
 from token_rows import alone, tokenizer, write_rows
 from training_runs import TINY, losses, settings
 from training_runs import run as run_training
 
 from benchmarks.chaos.driver import DEMO
 from benchmarks.chaos.driver import SMALL as TINY_STAGES
-from jobs.corpus import SCHEMA, documents
 from safety_ray.core import artifact, dataset, row_sink
 from safety_ray.ingest.readers import list_files
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core", "safety_ray.pack", "safety_ray.train")
-__all__ = ["alone", "tokenizer", "write_rows"]
+__all__ = ["alone", "answering", "head", "server", "tokenizer", "write_rows"]
 FILES = 10_000
-DOCUMENTS = 140
 SMALL = (
     f"classifier=s3://{BUCKET}/fit", "rewrite.engine.kind=template", "rewrite.max_rejected=0.9",
     "pack.vocab_size=1024", "pack.row_length=128",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
-    """A server that this process and the processes it starts use."""
-    installed = str(packages(request.config.cache.mkdir("s3")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(installed)
-        patch.setenv("PYTHONPATH", installed, prepend=os.pathsep)
-        started = S3Server()
-        for name, value in started.environment.items():
-            patch.setenv(name, value)
-        yield started
-        started.stop()
-
-
-@pytest.fixture(scope="module")
-def head(server: S3Server) -> Iterator[Head]:
-    """A cluster whose workers use the server."""
-    started = start_head(4)
-    yield started
-    started.stop()
-
-
-@pytest.fixture(autouse=True)
-def answering(server: S3Server) -> Iterator[None]:
-    """Answer all requests after each test."""
-    yield
-    server.refuse = lambda method, path, number: None
-
-
-def corpus(server: S3Server) -> list[str]:
-    """Store documents of the demo's corpus under pages/, and return their ids."""
-    rows = documents(560, 0)[:: 560 // DOCUMENTS][:DOCUMENTS]
-    for n in range(4):
-        dataset.write_table(pa.Table.from_pylist(rows[n::4], SCHEMA), f"s3://{BUCKET}/pages/{n}.parquet")
-    return sorted(row["id"] for row in rows)
-
-
-def record_of(server: S3Server, stage: str) -> dict[str, Any]:
-    (found,) = server.keys(f"{stage}/record.json")
-    record: dict[str, Any] = json.loads(server.backend.get_object(BUCKET, found).value)
-    return record
 
 
 def test_readers_list_many_files_in_few_requests(server: S3Server) -> None:

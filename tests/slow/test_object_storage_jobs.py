@@ -1,0 +1,42 @@
+"""Every job with its inputs and outputs on an S3-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endpoint import Endpoint
+from every_job import JUDGE_KEY, commands, judge
+from object_storage import answering, head, record_of, server
+from ray_head import Head
+from refused import run
+from s3_server import BUCKET, S3Server
+
+from jobs.cli import JOBS
+
+pytestmark = pytest.mark.covers("jobs", "safety_ray")
+__all__ = ["answering", "head", "server"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[None]:
+    """Set the judge's key before the cluster starts, whose workers read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(JUDGE_KEY, "key")
+        yield
+
+
+def test_every_job_reads_and_writes_object_storage(
+    server: S3Server, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Endpoint(judge) as endpoint:
+        for name, words in commands(f"s3://{BUCKET}/all", endpoint.url).items():
+            ended = run(head, name, *words)
+            assert ended.returncode == 0, f"{name}: {ended.stdout}{ended.stderr}"
+    finished = {key.split("/")[1] for key in server.keys("all/") if key.endswith("/record.json")}
+    places = {"merge": "parts", "pipeline": "pipeline"}
+    assert {places.get(name, name) for name in JOBS} - finished <= {"pipeline"}
+    assert record_of(server, "all/label")["rows_out"] > 0
+    assert not Path("s3:").exists()
