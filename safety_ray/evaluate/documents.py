@@ -85,7 +85,8 @@ def choose(
         raise UserError(
             f"{', '.join(paths)}: {len(samples[False]):,} safe documents (level up to "
             f"safe_up_to={safe_up_to}) and {len(samples[True]):,} unsafe ones (from "
-            f"unsafe_from={unsafe_from}); give documents of both kinds."
+            f"unsafe_from={unsafe_from}){'' if heldout else ' without split=heldout'}; give documents of "
+            "both kinds."
         )
     columns = {"source": source, "group": group, "category": category}
     safe, unsafe = (

@@ -41,7 +41,7 @@ def commands(folder: str, judge_url: str) -> dict[str, list[str]]:
         "ingest": [f"input={folder}/corpus/heldout", f"output={folder}/parts", "partition=1/1"],
         "merge": [f"output={folder}/parts"],
         "abliterate": [
-            f"model={folder}/pretrain", f"documents=[{folder}/corpus/heldout]", f"output={folder}/abliterate"
+            f"model={folder}/pretrain", f"documents=[{folder}/score]", f"output={folder}/abliterate"
         ],
         "ablate": [
             f"output={folder}/ablate", "arms={tags: {}}", f"pack.scored={folder}/score",
