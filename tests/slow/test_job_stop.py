@@ -1,4 +1,4 @@
-"""`ray job stop` leaves an output folder from which the same command resumes."""
+"""`ray job stop` leaves output folders from which the same command resumes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from killed import checkpointed
 from ray_head import Head, start_head
+from refused import STAGES
 from score_runs import ROWS, allow, check_output, done_twice, write_documents
 from submitted import ROOT, log, status, stop, submit
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
 from waiting import eventually
 
-from safety_ray.core.artifact import read_record
+from benchmarks.chaos.driver import DEMO, SMALL
+from benchmarks.chaos.outputs import contents, differences
+from jobs.corpus import SCHEMA, documents
+from safety_ray.core import dataset
+from safety_ray.core.artifact import is_finished, read_record
 from safety_ray.train.metrics import Metrics
 
-pytestmark = pytest.mark.covers(
-    "jobs.score", "jobs.pretrain", "safety_ray.core.dataset", "safety_ray.core.job", "safety_ray.train"
-)
+pytestmark = pytest.mark.covers("jobs", "safety_ray.core.dataset", "safety_ray.core.job", "safety_ray.train")
 STEPS = 800
 LONG_S = 600.0
 
@@ -65,6 +69,26 @@ def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Pat
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     check_output(tmp_path)
     assert not done_twice(tmp_path) & kept
+
+
+def test_pipeline_stopped_in_every_stage_resumes(head: Head, tmp_path: Path) -> None:
+    rows = documents(560, 0)[::4]
+    dataset.write_table(pa.Table.from_pylist(rows, SCHEMA), str(tmp_path / "documents" / "0.parquet"))
+    command = ["python", "-m", "jobs.pipeline", DEMO, *SMALL, f"input={tmp_path}/documents"]
+    whole = submit(head, *command, f"output={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    runs = tmp_path / "stopped"
+    resumed = [*command, f"output={runs}"]
+    stopped = []
+    for stage in STAGES:
+        if not is_finished(str(runs / stage)):  # a stage may end before the job is stopped
+            id, line = f"pipeline-{stage}", f"] {stage}: "
+            stop_once(head, id, resumed, lambda id=id, line=line: line in log(head, id))
+            stopped.append(stage)
+    assert {"ingest", "pretrain"} <= set(stopped)
+    last = submit(head, *resumed)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert differences(contents(tmp_path / "whole"), contents(runs)) == (0, [])
 
 
 def test_stopped_training_resumes(head: Head, tmp_path: Path, write_rows: Callable[..., str]) -> None:
