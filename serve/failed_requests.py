@@ -28,7 +28,7 @@ _BY_STATUS = {
 
 def describe(error: BaseException) -> EndpointError:
     """Return `error` as a client receives it; the reason of an unexpected error is only logged."""
-    error = original(error)
+    raised, error = error, original(error)
     if isinstance(error, EndpointError):
         return error
     if isinstance(error, UserError):
@@ -47,7 +47,7 @@ def describe(error: BaseException) -> EndpointError:
         return EndpointError(503, FULL)
     if isinstance(error, (EngineDeadError, RayActorError, DeploymentUnavailableError)):
         return EndpointError(503, "the engine has ended and is started again; try again later.")
-    _logger.error("A request has failed.", exc_info=error)
+    _logger.error("A request has failed.", exc_info=raised)  # with the frames of the worker
     return EndpointError(500, HAS_FAILED)
 
 

@@ -79,7 +79,7 @@ def check_removed(network: Any, direction_D: Tensor, prompts: list[list[int]], l
     if not share < _LEFT:
         raise UserError(
             f"abliteration does not work for {type(network).__name__}: its states keep the direction (a "
-            f"share of {share:.2g}), because its blocks normalize their outputs."
+            f"share of {share:.2g}), as in models whose blocks normalize their outputs, such as Gemma 2."
         )
 
 

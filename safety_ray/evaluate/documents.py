@@ -71,7 +71,7 @@ def choose(
             paths, excluded, safe_up_to=safe_up_to, unsafe_from=unsafe_from, limit=limit, seed=seed,
             heldout=heldout,
         )  # fmt: skip
-        first = _first_rows(paths, {id for sample in samples.values() for id in sample})
+        first = _first_rows(paths, {id for sample in samples.values() for id in sample}, heldout)
         wrong = {
             (id, unsafe)
             for unsafe, sample in samples.items()
@@ -90,7 +90,9 @@ def choose(
         )
     columns = {"source": source, "group": group, "category": category}
     safe, unsafe = (
-        _with_text(paths, [(id, first[id][1]) for id in samples[unsafe]], unsafe=unsafe, **columns)
+        _with_text(
+            paths, [(id, first[id][1]) for id in samples[unsafe]], unsafe=unsafe, heldout=heldout, **columns
+        )
         for unsafe in (False, True)
     )
     return safe, unsafe
@@ -131,11 +133,11 @@ def _lowest(
     return {unsafe: [id for _, id in sorted(heap, reverse=True)] for unsafe, heap in heaps.items()}
 
 
-def _first_rows(paths: list[str], ids: set[str]) -> dict[str, tuple[int, int]]:
+def _first_rows(paths: list[str], ids: set[str], heldout: bool) -> dict[str, tuple[int, int]]:
     """Return the level of the first row of each id, and the number of its dataset."""
     first: dict[str, tuple[int, int]] = {}
     for number, path in enumerate(paths):
-        for batch in _levels(path, ids):
+        for batch in _levels(path, ids, heldout):
             for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
                 if level is not None:
                     first.setdefault(id, (level, number))
@@ -185,9 +187,7 @@ def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Ite
         raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
     level = pc.coalesce(*sources) if len(sources) > 1 else sources[0]
     columns = {"id": pc.field("id"), "level": level}
-    wanted = pc.binary_length(pc.field("text")) > 0
-    if not heldout and "split" in names:
-        wanted = pc.coalesce(pc.field("split") != "heldout", pc.scalar(True)) & wanted
+    wanted = _wanted(path, heldout)
     if ids is not None:
         wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
     # The filter reads texts: few rows at a time, and few batches ahead.
@@ -198,11 +198,20 @@ def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Ite
         yield from scanner.to_batches()
 
 
+def _wanted(path: str, heldout: bool) -> pc.Expression:
+    """Return the filter of the rows of `path` with a text, those with split=heldout only if `heldout`."""
+    wanted = pc.binary_length(pc.field("text")) > 0
+    if not heldout and "split" in dataset.columns(path):
+        wanted = pc.coalesce(pc.field("split") != "heldout", pc.scalar(True)) & wanted
+    return wanted
+
+
 def _with_text(
     paths: list[str],
     order: list[tuple[str, int]],
     *,
     unsafe: bool,
+    heldout: bool,
     source: str,
     group: str,
     category: str,
@@ -215,7 +224,7 @@ def _with_text(
         with parquet.readable(*dataset.files(path)):
             rows = dataset.rows_of(path).to_table(
                 columns=["id", "text", *({source, group, category} & set(dataset.columns(path)))],
-                filter=pc.field("id").isin(ids) & (pc.binary_length(pc.field("text")) > 0),
+                filter=pc.field("id").isin(ids) & _wanted(path, heldout),
             )
         for row in rows.to_pylist():
             document = Document(

@@ -93,7 +93,7 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
         else:
             network, added = _new(config, len(tokenizer), context, name), []
     except ImportError as error:  # raised by transformers
-        if config.attention.startswith("flash"):
+        if config.attention.startswith("flash") or not config.init:
             raise UserError(f"model.attention={name} cannot be used: {error} Use auto.") from error
         raise UserError(f"model.init: '{config.init}' needs another package: {error}") from error
     if config.lora_rank:

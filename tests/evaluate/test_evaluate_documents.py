@@ -131,6 +131,12 @@ def test_choose_documents_leaves_out_rows_held_out_by_split(tmp_path: Path) -> N
     for heldout, expected in ((True, ["a", "b", "c", "d", "e"]), (False, ["a", "c", "e"])):
         safe, unsafe = choose([str(tmp_path)], **settings, heldout=heldout)
         assert sorted(document.id for document in [*safe, *unsafe]) == expected
+    table = pa.table({"id": ["a", "b"], "text": ["y", "y"], "label": [5, 0], "split": ["heldout", "train"]})
+    dataset.write_table(table, str(tmp_path / "first" / "rows.parquet"))
+    safe, unsafe = choose(
+        [str(tmp_path / "first"), str(tmp_path / "rows.parquet")], **settings, heldout=False
+    )
+    assert {d.id: d.text for d in [*safe, *unsafe]} == {"a": "x", "b": "y", "c": "x", "e": "x"}
 
 
 def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
@@ -148,7 +154,7 @@ def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
     after = beginnings(documents, words=1, limit=1, skip=1)
     assert [p.text for p in after.prompts] == ["a"]
     assert after.left_out == {"too_short": 0, "repeated": 2, "not_sampled": 2}
-    with pytest.raises(UserError, match="skip_prompts=3 leaves none of the 3 harmful prompts of 'documents'"):
+    with pytest.raises(UserError, match="skip_prompts=3: all 3 harmful prompts of 'documents' are skipped"):
         beginnings(documents, words=1, limit=1, skip=3)
     with pytest.raises(UserError, match=r"none of the 5 unsafe .* more than prompt_words=9"):
         beginnings(documents, words=9, limit=2)

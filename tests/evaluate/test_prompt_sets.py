@@ -174,7 +174,7 @@ def test_sample_after_skipped_prompts_has_none_of_them() -> None:
     assert (len(rest.prompts), len(three.prompts)) == (12, 3)
     assert {p.id for p in three.prompts} < {p.id for p in rest.prompts}
     assert three.left_out["not_sampled"] == 17
-    with pytest.raises(UserError, match="skip_prompts=20 leaves none of the 20 harmful prompts of 's'"):
+    with pytest.raises(UserError, match="skip_prompts=20: all 20 harmful prompts of 's' are skipped"):
         sample(prompts, 3, 0, 20)
     assert sample([], 3, 0, 20).prompts == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -173,6 +174,16 @@ def test_describe_keeps_the_sentence_that_a_replica_raised() -> None:
     for cause, status in ((UserError("it is empty."), 400), (EndpointError(404, "no model."), 404)):
         described = describe(RayTaskError("step", INTERNAL, cause).as_instanceof_cause())
         assert (described.status, described.message) == (status, str(cause))
+
+
+def test_describe_logs_the_frames_of_a_worker(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    try:
+        assert describe(RayTaskError("step", "in inner", ValueError("x")).as_instanceof_cause()).status == 500
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "in inner" in caplog.text
 
 
 def check_nothing_internal(text: str) -> None:

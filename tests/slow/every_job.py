@@ -1,4 +1,4 @@
-"""Arguments of every job, for small runs whose inputs and outputs are all below one folder or URL."""
+"""Arguments of every job, for small runs with all files but the chats below one folder or URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from endpoint import completion
 from small_pipeline import DEMO, FIT, SMALL
 
+CHATS = "examples/chats.jsonl"
 JUDGE_KEY = "JUDGE_KEY"
 """Name of the environment variable with the key of the judge"""
 
@@ -20,7 +21,7 @@ def judge(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str,
     return 200, completion(json.dumps({"score": length % 6, "reason": "because of its words"}))
 
 
-def commands(folder: str, judge_url: str) -> dict[str, list[str]]:
+def commands(folder: str, judge_url: str, chats: str = CHATS) -> dict[str, list[str]]:
     """Return the arguments of the pipeline, and of each job that is none of its stages here."""
 
     def judged(section: str) -> list[str]:
@@ -31,7 +32,7 @@ def commands(folder: str, judge_url: str) -> dict[str, list[str]]:
     return {
         "pipeline": [
             DEMO, f"output={folder}", "corpus.documents=560", *FIT, *SMALL, "pretrain.max_steps=20",
-            "finetune.chats=examples/chats.jsonl", "finetune.epochs=1", "finetune.batch_rows=8",
+            f"finetune.chats={chats}", "finetune.epochs=1", "finetune.batch_rows=8",
             "finetune.tagged_share=0.5", "until=evaluate",
         ],
         "label": [f"documents={folder}/corpus/heldout", f"output={folder}/label", *judged("engine")],

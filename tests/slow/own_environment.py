@@ -26,11 +26,12 @@ def own_environment(cache: Path, name: str, requirements: tuple[str, ...]) -> Pa
 
 
 def beside(cache: Path, name: str, arguments: tuple[str, ...]) -> Path:
-    """Return a folder for PYTHONPATH with the packages of `arguments`, without their requirements.
+    """Return a folder for PYTHONPATH with the packages of pip's `arguments`, without their requirements.
 
     The first call installs it below `cache`. Skips the test if the packages cannot be installed.
     """
-    digest = hashlib.sha256(" ".join((sys.version, *arguments)).encode()).hexdigest()[:12]
+    files = [Path(argument).read_text() for argument in arguments if Path(argument).is_file()]
+    digest = hashlib.sha256(" ".join((sys.version, *arguments, *files)).encode()).hexdigest()[:12]
     folder = cache / f"{name}-{digest}"
     finished = folder / "installed"
     if not finished.exists():
@@ -42,5 +43,6 @@ def beside(cache: Path, name: str, arguments: tuple[str, ...]) -> Path:
 
 def _install(command: list[str], name: str) -> None:
     installed = subprocess.run(command, capture_output=True, text=True)
+    assert "DO NOT MATCH THE HASHES" not in installed.stderr, installed.stderr
     if installed.returncode:
         pytest.skip(f"{name} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")

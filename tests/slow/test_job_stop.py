@@ -71,7 +71,7 @@ def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Pat
     assert not done_twice(tmp_path) & kept
 
 
-def test_pipeline_stopped_in_every_stage_resumes(head: Head, tmp_path: Path) -> None:
+def test_pipeline_stopped_after_the_start_of_stages_resumes(head: Head, tmp_path: Path) -> None:
     rows = documents(560, 0)[::4]
     dataset.write_table(pa.Table.from_pylist(rows, SCHEMA), str(tmp_path / "documents" / "0.parquet"))
     command = ["python", "-m", "jobs.pipeline", DEMO, *SMALL, f"input={tmp_path}/documents"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from endpoint import Endpoint
-from every_job import JUDGE_KEY, commands, judge
+from every_job import CHATS, JUDGE_KEY, commands, judge
 from object_storage import answering, head, record_of, server
 from ray_head import Head
-from refused import run
+from refused import ROOT, run
 from s3_server import BUCKET, S3Server
 
 from jobs.cli import JOBS
@@ -31,12 +31,18 @@ def test_every_job_reads_and_writes_object_storage(
     server: S3Server, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server.put("chats.jsonl", (ROOT / CHATS).read_bytes())
     with Endpoint(judge) as endpoint:
-        for name, words in commands(f"s3://{BUCKET}/all", endpoint.url).items():
+        jobs = commands(f"s3://{BUCKET}/all", endpoint.url, chats=f"s3://{BUCKET}/chats.jsonl")
+        for name, words in jobs.items():
             ended = run(head, name, *words)
             assert ended.returncode == 0, f"{name}: {ended.stdout}{ended.stderr}"
-    finished = {key.split("/")[1] for key in server.keys("all/") if key.endswith("/record.json")}
-    places = {"merge": "parts", "pipeline": "pipeline"}
-    assert {places.get(name, name) for name in JOBS} - finished <= {"pipeline"}
+    files = {
+        "merge": "all/parts/record.json",
+        "ablate": "all/ablate/metrics.json",
+        "pipeline": "all/summary.json",
+    }
+    expected = {files.get(name, f"all/{name}/record.json") for name in JOBS}
+    assert expected <= set(server.keys("all/"))
     assert record_of(server, "all/label")["rows_out"] > 0
     assert not Path("s3:").exists()

@@ -132,8 +132,8 @@ def take(prompts: list[Prompt], limit: int, skip: int) -> list[Prompt]:
     others = [prompt for prompt in prompts[skip:] if prompt.group not in skipped]
     if prompts and not others:
         raise UserError(
-            f"skip_prompts={skip} leaves none of the {len(prompts):,} {prompts[0].kind} prompts of "
-            f"'{prompts[0].prompt_set}', with other groups than the skipped ones; use a lower number."
+            f"skip_prompts={skip}: all {len(prompts):,} {prompts[0].kind} prompts of "
+            f"'{prompts[0].prompt_set}' are skipped or in a group of a skipped one; use a lower number, or 0."
         )
     return others[: limit or None]
 
