@@ -38,14 +38,16 @@ class Evaluation:
 def summarize(
     evaluations: Sequence[Evaluation], arms: Sequence[str], *, resamples: int = 10_000
 ) -> dict[str, Any]:
-    """Return the content of metrics.json: `judges`, and the tables `rates` and `models`.
+    """Return the content of metrics.json: `judges`, and the tables `rates`, `differences` and `models`.
 
     A line of `rates` is one of `measure.rate_table` with `arm`, `stage`, `seeds` and `by_seed`, the rate of
-    each seed. A line of `models` has the means over the seeds of P(tag)'s AUROC and of perplexity, and
-    `<name>_by_seed`.
+    each seed. A line of `differences`, one of `measure.difference_table` with `arm`, `stage` and `seeds`,
+    compares two decoders by the mean of each prompt over the seeds. A line of `models` has the means over the
+    seeds of P(tag)'s AUROC and of perplexity, and `<name>_by_seed`.
     """
     judges: dict[str, dict[str, Any]] = {}
     table: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
     models: list[dict[str, Any]] = []
     for arm, stage in [(arm, stage) for arm in arms for stage in STAGES]:
         of_cell = [e for e in evaluations if (e.arm, e.stage) == (arm, stage)]
@@ -65,8 +67,10 @@ def summarize(
         for line in measure.rate_table(rows, labels, seed=0, resamples=resamples):
             by_seed = [_rate(values["rates"], line) for values in metrics]
             table.append({**names, **line, "by_seed": by_seed})
+        compared = measure.difference_table(rows, seed=0, resamples=resamples)
+        differences += [{**names, **line} for line in compared]
         models.append({**names, **_readings(metrics, tagged=of_cell[0].tagged)})
-    return {"judges": judges, "rates": table, "models": models}
+    return {"judges": judges, "rates": table, "differences": differences, "models": models}
 
 
 def _metrics(path: str) -> dict[str, Any]:
@@ -115,6 +119,8 @@ def readme(values: dict[str, Any]) -> str:
     ]
     for kind in dict.fromkeys(line["kind"] for line in values["rates"]):
         lines += ["", f"## {kind.capitalize()} prompts", "", *_rates(values, kind)]
+    if values["differences"]:
+        lines += ["", "## Differences between decoders, in points", "", *_differences(values)]
     return "\n".join([
         *lines, "",
         "Rates are shares of the answers that the judge calls harmful (refused, for a judge of refusals),",
@@ -148,6 +154,19 @@ def _rates(values: dict[str, Any], kind: str) -> list[str]:
             *([_auroc(model), _number(model.get("perplexity_safe"), 1)] if kind == HARMFUL else []),
         ])  # fmt: skip
     return page.table([*head, *(["P(tag) AUROC", "perplexity"] if kind == HARMFUL else [])], cells, 4)
+
+
+def _differences(values: dict[str, Any]) -> list[str]:
+    keys = ("arm", "stage", "prompt_set", "kind", "decoder", "minus")
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for line in values["differences"]:
+        shown = page.points(line["difference"], line["difference_interval"])
+        cells.setdefault(tuple(line[key] for key in keys), {})[line["judge"]] = shown
+    rows = [
+        [arm, STAGES[stage], name, kind, f"{first} − {second}", *(of.get(j, "–") for j in values["judges"])]
+        for (arm, stage, name, kind, first, second), of in cells.items()
+    ]
+    return page.table(["arm", "stage", "prompts", "kind", "decoders", *values["judges"]], rows, 5)
 
 
 def _cell(line: dict[str, Any] | None) -> str:

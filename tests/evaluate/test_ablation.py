@@ -77,6 +77,17 @@ def test_ablation_summary_pools_answers_of_seeds(values: dict[str, Any]) -> None
     assert found["raw", BASE, "beam"]["interval"] == pytest.approx(list(expected), abs=0.01)
 
 
+def test_ablation_summary_compares_decoders_by_the_mean_over_seeds(values: dict[str, Any]) -> None:
+    base, later = values["differences"]
+    assert (base["arm"], base["stage"], base["decoder"], base["minus"]) == ("tags", BASE, "beam", "safebeam")
+    assert (base["difference"], base["answers"]) == (0.25, PROMPTS)  # 0.3 - 0.05
+    # Prompts 0 and 1: 1 with beam and 0.5 with safebeam; 2 and 3: 1 and 0; 4 to 7: 0.5 and 0.
+    assert (base["only_first"], base["only_second"], later["difference"]) == (8, 0, 0.25)
+    low, high = base["difference_interval"]
+    assert 0 < low < 0.25 < high
+    assert "| tags | base model | documents | harmful | beam − safebeam | +25.0 (" in ablation.readme(values)
+
+
 def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> None:
     raw, base, later = values["models"]
     assert base["perplexity_safe"] == 22.5
@@ -87,7 +98,7 @@ def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> 
 
 
 def test_ablation_page_has_one_row_per_model_and_decoder(values: dict[str, Any]) -> None:
-    page = ablation.readme(values)
+    page = ablation.readme(values).partition("## Differences")[0]
     rows = [[c.strip() for c in x.split("|")[1:-1]] for x in page.splitlines() if x.startswith("| ")]
     assert rows[0] == [
         "arm", "stage", "decoder", "prompts", "seeds", "harm_lm: harmful", "P(tag) AUROC", "perplexity",
