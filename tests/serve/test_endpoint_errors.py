@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -21,6 +22,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse
 from safety_ray.core.errors import UserError
+from serve import failed_requests
 from serve.access import AccessRules
 from serve.errors import EndpointError, public_message
 from serve.failed_requests import ErrorBoundary, describe
@@ -176,14 +178,13 @@ def test_describe_keeps_the_sentence_that_a_replica_raised() -> None:
         assert (described.status, described.message) == (status, str(cause))
 
 
-def test_describe_logs_the_frames_of_a_worker(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("ray.serve")
-    logger.addHandler(caplog.handler)
-    try:
-        assert describe(RayTaskError("step", "in inner", ValueError("x")).as_instanceof_cause()).status == 500
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "in inner" in caplog.text
+def test_describe_logs_the_frames_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    logger = logging.Logger("of this test")  # other tests may have turned that of Ray Serve off
+    logger.addHandler(logging.StreamHandler(written))
+    monkeypatch.setattr(failed_requests, "_logger", logger)
+    assert describe(RayTaskError("step", "in inner", ValueError("x")).as_instanceof_cause()).status == 500
+    assert "in inner" in written.getvalue()
 
 
 def check_nothing_internal(text: str) -> None:
