@@ -35,7 +35,7 @@ from safety_ray.train import float8
 from safety_ray.train.meter import peak_of
 from safety_ray.train.model import build
 from safety_ray.train.optim import adamw
-from safety_ray.train.parallel import shard
+from safety_ray.train.parallel import compile_blocks, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig
 from safety_ray.train.step import backward, read, update
 
@@ -108,8 +108,7 @@ def train(run: Run, shape: str, way: dict[str, Any]) -> dict[str, Any]:
     if way.get("fp8"):
         float8.convert(model.blocks, emulate=run.device.type == "cpu")
     if way.get("compile"):
-        for block in model.blocks:
-            block.compile(options=float8.COMPILE_OPTIONS if way.get("fp8") else None)
+        compile_blocks(model.blocks, fp8=way.get("fp8", False))
     shard(model, model.blocks, device=run.device.type, precision="bf16")
     config = PretrainConfig(rows="", output="", workers=1, batch_rows=2 * micro, micro_batch_rows=micro)
     optimizer = adamw(model, config)

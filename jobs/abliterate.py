@@ -20,6 +20,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.core.progress import Line
 from safety_ray.evaluate import abliteration, documents, model, prompt_sets, prompts, tasks
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt
+from safety_ray.evaluate.settings import check_levels
 
 _CARD = """\
 # An attacked model
@@ -71,17 +72,12 @@ class AbliterateConfig:
         for name in ("prompt_words", "max_prompts"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
-        if not 0 <= self.safe_up_to < self.unsafe_from:
-            raise UserError(
-                f"safe_up_to={self.safe_up_to} must be less than unsafe_from={self.unsafe_from}, and not "
-                "negative."
-            )
+        check_levels(self.safe_up_to, self.unsafe_from)
 
 
 def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
     """Write the changed model. Return the record; a finished folder is skipped."""
-    inputs = {f"documents.{n}": path for n, path in enumerate(config.documents)}
-    inputs |= {f"prompt_sets.{path}": path for path in prompt_sets.own_files(config.prompt_sets)}
+    inputs = prompts.inputs(config.documents, config.prompt_sets)
     inputs |= artifact.local_input("model", config.model)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
@@ -92,7 +88,7 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
         tasks.encode_prompts(described, chosen[kind], max_new_tokens=0, chat=config.chat)
         for kind in (HARMFUL, HARMLESS)
     ]
-    harmful, harmless = (prompts.ids for prompts in encoded)
+    harmful, harmless = (kind.ids for kind in encoded)
     network, tokenizer = model.load(described.folder)
     blocks = abliteration.check(network)
     layer = max(1, round(config.depth * blocks))
@@ -110,7 +106,7 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
         (Path(part) / "README.md").write_text(_CARD.format(model=config.model))
     return out.commit(
         balanced=False, rows_in=sum(map(len, chosen.values())), rows_out=1, harmful=len(harmful),
-        harmless=len(harmless), too_long=sum(len(prompts.too_long) for prompts in encoded), layer=layer,
+        harmless=len(harmless), too_long=sum(len(kind.too_long) for kind in encoded), layer=layer,
         blocks=blocks,
     )  # fmt: skip
 

@@ -35,7 +35,6 @@ from safety_ray.evaluate import (
     metrics,
     model,
     page,
-    prompt_sets,
     prompts,
     results,
     signal,
@@ -101,8 +100,7 @@ def _model_of_judge(config: EvaluateConfig, name: str) -> str:
 
 
 def _inputs(config: EvaluateConfig) -> dict[str, str]:
-    inputs = {f"documents.{n}": path for n, path in enumerate(config.documents)}
-    inputs |= {f"prompt_sets.{path}": path for path in prompt_sets.own_files(config.prompt_sets)}
+    inputs = prompts.inputs(config.documents, config.prompt_sets)
     if config.needs("classifier"):
         inputs |= packaged.as_input(config.classifier)
     if config.compare_to:

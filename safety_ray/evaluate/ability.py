@@ -22,7 +22,7 @@ from safety_ray.core.tag import encode
 from safety_ray.evaluate import decoders
 from safety_ray.evaluate.decoders import GREEDY
 from safety_ray.evaluate.model import start_ids
-from safety_ray.evaluate.reading import batches
+from safety_ray.evaluate.reading import batches, padded
 from safety_ray.evaluate.settings import Decoding
 
 ABILITY = "ability"
@@ -189,11 +189,7 @@ def log_likelihoods(
     rows = [(ids[-(positions + 1) :], number) for ids, number in rows]
     values: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
     for batch in batches([len(ids) for ids, _ in rows], max(1, _MAX_LOGITS // vocabulary)):
-        longest = max(len(rows[n][0]) for n in batch)
-        # Padding is on the right, where a causal model does not attend to it.
-        ids_BT = torch.tensor(
-            [rows[n][0] + [0] * (longest - len(rows[n][0])) for n in batch], device=network.device
-        )
+        ids_BT = padded([rows[n][0] for n in batch], network.device)
         logits_BTV = network(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
         if tag_id is not None:
             logits_BTV[..., tag_id] = -torch.inf

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.reading import batches
+from safety_ray.evaluate.reading import batches, padded
 
 _TOKENS = 8192  # in a batch, including padding
 _LEFT = 1e-3  # highest share of a state in a removed direction; rounding in fp32 leaves less
@@ -95,10 +95,8 @@ def _last_states(
     )
     try:
         for batch in batches([len(ids) for ids in prompts], _TOKENS):
-            longest = max(len(prompts[i]) for i in batch)
-            # Padding is on the right, where a causal model does not attend to it: no mask is needed.
-            ids_BT = torch.tensor([prompts[i] + [0] * (longest - len(prompts[i])) for i in batch])
-            network.base_model(input_ids=ids_BT.to(network.device), use_cache=False)
+            ids_BT = padded([prompts[i] for i in batch], network.device)
+            network.base_model(input_ids=ids_BT, use_cache=False)
             state_BTD = states.pop()
             last_B = torch.tensor([len(prompts[i]) - 1 for i in batch], device=state_BTD.device)
             rows_B = torch.arange(len(batch), device=state_BTD.device)

@@ -14,6 +14,12 @@ Samples = dict[str, dict[str, Sample]]
 """samples by set and kind"""
 
 
+def inputs(datasets: list[str], names: list[str]) -> dict[str, str]:
+    """Return the inputs of a stage that reads prompts of `datasets` and of the sets in `names`, by key."""
+    files = {f"prompt_sets.{path}": path for path in prompt_sets.own_files(names)}
+    return {f"documents.{n}": path for n, path in enumerate(datasets)} | files
+
+
 def choose(
     names: list[str],
     data: str,

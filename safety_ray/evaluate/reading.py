@@ -53,10 +53,17 @@ def batches(lengths: list[int], tokens: int) -> list[list[int]]:
     return grouped
 
 
-def _read(texts: list[list[int]], model: Any, tag_id: int | None) -> list[Reading]:
-    # Padding is on the right, where a causal model does not attend to it: no mask is needed.
+def padded(texts: list[list[int]], device: Any) -> torch.Tensor:
+    """Return texts as ids [B, T], padded on the right.
+
+    A causal model does not attend to this padding, so it needs no mask.
+    """
     longest = max(map(len, texts))
-    ids_BT = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=model.device)
+    return torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=device)
+
+
+def _read(texts: list[list[int]], model: Any, tag_id: int | None) -> list[Reading]:
+    ids_BT = padded(texts, model.device)
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
     logsumexp_BT = logits_BTV.logsumexp(-1)
     target_BT = logits_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]

@@ -78,11 +78,7 @@ class MeasurementConfig:
                 raise UserError(f"{prefix}{name}={getattr(self, name)} must be at least 1.")
         if self.document_tokens < 2:
             raise UserError(f"{prefix}document_tokens={self.document_tokens} must be at least 2.")
-        if not 0 <= self.safe_up_to < self.unsafe_from < SCORES:
-            raise UserError(
-                f"{prefix}safe_up_to={self.safe_up_to} must be less than unsafe_from={self.unsafe_from}, "
-                f"and both from 0 to {SCORES - 1}."
-            )
+        check_levels(self.safe_up_to, self.unsafe_from, prefix)
         if not 0 < self.judge_from < SCORES:
             raise UserError(f"{prefix}judge_from={self.judge_from} must be from 1 to {SCORES - 1}.")
         names = ("drop_share", "drop_by", "drop_threshold", "early_stopping")
@@ -103,4 +99,13 @@ class MeasurementConfig:
             drop_by=self.drop_by,
             drop_threshold=self.drop_threshold,
             early_stopping=self.early_stopping,
+        )
+
+
+def check_levels(safe_up_to: int, unsafe_from: int, prefix: str = "") -> None:
+    """Raise UserError unless a level cannot be safe and unsafe, and there are levels of both kinds."""
+    if not 0 <= safe_up_to < unsafe_from < SCORES:
+        raise UserError(
+            f"{prefix}safe_up_to={safe_up_to} must be less than unsafe_from={unsafe_from}, "
+            f"and both from 0 to {SCORES - 1}."
         )

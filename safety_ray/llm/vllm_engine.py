@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,10 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     from ray.data.llm import build_processor
 
     on_cpu = not ray.cluster_resources().get("GPU")
+    sampling_of = sampling_params(config, schema)
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
-        return {"sampling_params": sampling_params(config, schema, row["id"])}
+        return {"sampling_params": sampling_of(row["id"])}
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -106,8 +108,8 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     )
 
 
-def sampling_params(config: EngineConfig, schema: dict[str, Any] | None, id: str) -> dict[str, Any]:
-    """Return the arguments of vLLM's SamplingParams for the row `id`."""
+def sampling_params(config: EngineConfig, schema: dict[str, Any] | None) -> Callable[[str], dict[str, Any]]:
+    """Return the function that gives the arguments of vLLM's SamplingParams for the row with an id."""
     sampling: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
@@ -116,9 +118,9 @@ def sampling_params(config: EngineConfig, schema: dict[str, Any] | None, id: str
     if schema is not None:
         # Otherwise a small model may fill its reply with whitespace, which JSON allows.
         sampling["structured_outputs"] = {"json": json.dumps(schema), "disable_any_whitespace": True}
-    if config.sends_seeds:
-        sampling["seed"] = row_seed(config, id)
-    return sampling
+    if not config.sends_seeds:
+        return lambda id: sampling
+    return lambda id: {**sampling, "seed": row_seed(config, id)}
 
 
 def processor_config(config: EngineConfig, on_cpu: bool) -> vLLMEngineProcessorConfig:

@@ -35,7 +35,7 @@ from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
-from safety_ray.train.parallel import agreed_gather, agreed_precision, recompute, shard
+from safety_ray.train.parallel import agreed_gather, agreed_precision, compile_blocks, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.shared import check_shared
 from safety_ray.train.step import Copy, backward, update
@@ -100,8 +100,7 @@ def train(
     if config.activation_checkpointing:
         recompute(model.blocks)
     if config.compile:
-        for block in model.blocks:
-            block.compile(options=float8.COMPILE_OPTIONS if config.fp8 else None)
+        compile_blocks(model.blocks, fp8=config.fp8)
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
     precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
     gather_once = agreed_gather(config.gather, model, device, precision)

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from safety_ray.core.device import fast_bf16
 from safety_ray.core.errors import UserError
+from safety_ray.train.float8 import COMPILE_OPTIONS
 
 _SHARE = 4  # weights and gradients of a step may take a fourth of a GPU
 _CPU_BYTES = 1 << 31  # and this much of a CPU worker's memory
@@ -26,6 +27,12 @@ def recompute(blocks: nn.ModuleList) -> None:
     """
     for n, block in enumerate(blocks):
         blocks[n] = checkpoint_wrapper(block)
+
+
+def compile_blocks(blocks: nn.ModuleList, *, fp8: bool) -> None:
+    """Let torch.compile compile each block at its first call, in place; `fp8`: they compute in float8."""
+    for block in blocks:
+        block.compile(options=COMPILE_OPTIONS if fp8 else None)
 
 
 def agreed_precision(setting: str, device: torch.device) -> str:

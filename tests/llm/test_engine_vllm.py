@@ -61,7 +61,7 @@ def test_vllm_engine_sends_seeds_only_if_it_samples_with_them() -> None:
     """A seed of its own turns vLLM's fast sampler off for the whole batch."""
     for more, seeds in (({}, 0), ({"seeded": True, "temperature": 0.0}, 0), ({"seeded": True}, 3)):
         config = EngineConfig(kind="vllm", model="m", **{"temperature": 0.7, **more})
-        sent = [sampling_params(config, None, id) for id in ("a", "b", "c", "a")]
+        sent = [*map(sampling_params(config, None), ("a", "b", "c", "a"))]
         assert len({params["seed"] for params in sent if "seed" in params}) == seeds
         assert sent[0] == sent[3]
         assert all(SamplingParams(**params).temperature == config.temperature for params in sent)

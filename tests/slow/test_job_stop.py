@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from killed import checkpointed
 from ray_head import Head, start_head
@@ -17,10 +16,9 @@ from token_rows import tokenizer, write_rows
 from training_runs import TINY
 from waiting import eventually
 
+from benchmarks.chaos.__main__ import write_input
 from benchmarks.chaos.driver import DEMO, SMALL
 from benchmarks.chaos.outputs import contents, differences
-from jobs.corpus import SCHEMA, documents
-from safety_ray.core import dataset
 from safety_ray.core.artifact import is_finished, read_record
 from safety_ray.train.metrics import Metrics
 
@@ -72,8 +70,7 @@ def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Pat
 
 
 def test_pipeline_stopped_after_the_start_of_stages_resumes(head: Head, tmp_path: Path) -> None:
-    rows = documents(560, 0)[::4]
-    dataset.write_table(pa.Table.from_pylist(rows, SCHEMA), str(tmp_path / "documents" / "0.parquet"))
+    write_input(tmp_path / "documents")
     command = ["python", "-m", "jobs.pipeline", DEMO, *SMALL, f"input={tmp_path}/documents"]
     whole = submit(head, *command, f"output={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr

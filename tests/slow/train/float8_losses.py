@@ -22,7 +22,7 @@ from safety_ray.train.batches import Batch, document_positions
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.model import LanguageModel
 from safety_ray.train.optim import adamw
-from safety_ray.train.parallel import recompute, shard
+from safety_ray.train.parallel import compile_blocks, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig
 from safety_ray.train.step import backward, read, update
 
@@ -48,8 +48,7 @@ def train(*, fp8: bool, rank: int = 0, again: bool = False, compiled: bool = Fal
     if again:
         recompute(model.blocks)
     if compiled:
-        for block in model.blocks:
-            block.compile(options=float8.COMPILE_OPTIONS if fp8 else None)
+        compile_blocks(model.blocks, fp8=fp8)
     layers = sum(type(module).__name__ == "Float8Linear" for module in model.modules())
     shard(model, model.blocks, device="cpu", precision="bf16")
     config = PretrainConfig(rows="", output="", workers=1, batch_rows=ROWS, micro_batch_rows=4)
