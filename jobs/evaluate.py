@@ -284,14 +284,16 @@ class _Workers:
     def _start(self, tasks: int) -> list[Any]:
         config = self.config
         if not self.actors:
-            cluster.start()
+            cluster.start(needs_cpus=False)
             actor = ray.remote(
                 num_cpus=config.cpus_per_worker,
                 num_gpus=config.gpus_per_worker,
                 max_restarts=2,
                 max_task_retries=2,
             )(Worker)
-            number = min(tasks, config.workers, _max_actors(config))
+            number = min(tasks, config.workers)
+            if not config.autoscale:  # an actor that never starts would never end its tasks
+                number = min(number, _max_actors(config))
             self.actors = [actor.remote(self.settings) for _ in range(number)]
         return self.actors
 
@@ -301,7 +303,7 @@ def _submit(worker: Any, task: Task | JudgeTask | AbilityTask) -> Any:
 
 
 def _max_actors(config: EvaluateConfig) -> int:
-    """Return how many actors fit the cluster; at least one, which may wait for an autoscaled node."""
+    """Return how many actors fit the cluster now; at least one, which may wait for a node."""
     resources: dict[str, float] = ray.cluster_resources()
     limit = resources.get("CPU", 0.0) / config.cpus_per_worker
     if config.gpus_per_worker:

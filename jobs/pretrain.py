@@ -63,7 +63,7 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """Open the output folder, after checking that the workers fit the cluster."""
     if not artifact.is_finished(config.output):
         loggers.check(config.loggers, config.output)
-        cluster.start()
+        cluster.start(needs_cpus=False)
         total = ray.cluster_resources()
         if not config.autoscale:
             check_fits(config, cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))

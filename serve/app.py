@@ -46,7 +46,7 @@ def start(config: ServeConfig, server_class: type[SafetyServer] | None = None) -
     from ray import serve
 
     quiet()
-    cluster.start()
+    cluster.start(needs_cpus=False)
     if _serve_actors():
         raise UserError(
             "Ray Serve already runs on this cluster; stop it, or use `serve deploy` to add an application."

@@ -19,6 +19,7 @@ import yaml
 
 from safety_ray.core.config import from_dict
 from serve.app import ServeConfig
+from serve.build import needed_resource
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -141,13 +142,34 @@ def test_kuberay_cluster_is_private_and_scales_from_zero(name: str) -> None:
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
         pod = group["template"]["spec"]
-        assert {"gke-spot" in t["key"] for t in pod["tolerations"]} == {True, False}
-        affinity = pod["affinity"]["nodeAffinity"]
-        assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], (
-            "falls back to on-demand"
-        )
         gpus = pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", "0")
         assert (group["groupName"] == "cpu") == (int(gpus) == 0)
+        tolerated = {toleration["key"] for toleration in pod["tolerations"]}
+        assert ("nvidia.com/gpu" in tolerated) == (int(gpus) > 0), "GPU nodes are for pods with a GPU"
+        on_spot = group["groupName"] != "training"
+        assert ("cloud.google.com/gke-spot" in tolerated) == ("affinity" in pod) == on_spot
+        if on_spot:
+            affinity = pod["affinity"]["nodeAffinity"]
+            assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], (
+                "falls back to on-demand"
+            )
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_cluster_is_accepted_by_rays_autoscaler(name: str) -> None:
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    custom = {
+        "metadata": {"name": "safety-ray", "namespace": "default"}, "spec": ray_cluster_of(name)
+    }  # fmt: skip
+    kinds = _derive_autoscaling_config_from_ray_cr(custom)["available_node_types"]
+    groups = ray_cluster_of(name)["workerGroupSpecs"]
+    assert {group["groupName"] for group in groups} < kinds.keys()
+    for group in groups:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        kind = kinds[group["groupName"]]
+        assert kind["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", "0"))
+        assert (kind["min_workers"], kind["max_workers"]) == (0, group["maxReplicas"])
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -173,7 +195,9 @@ def test_rayservice_serves_application_with_valid_settings() -> None:
     )
     (application,) = schema.applications
     assert application.import_path == "serve.app:build_app"
-    assert from_dict(ServeConfig, dict(application.args)).api_keys.startswith("env:")
+    config = from_dict(ServeConfig, dict(application.args))
+    assert config.api_keys.startswith("env:")
+    assert needed_resource(config) == ("GPU", 1), "asks for a GPU while no node has one"
 
 
 def test_rayjob_runs_command_with_shipped_config() -> None:

@@ -19,17 +19,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SLOTS = 4
 """CPUs that Ray must count so that a stage can skip finished rows; with fewer, a broken stage restarts"""
+WAIT = "SAFETY_RAY_NODE_WAIT_S"
+"""Environment variable with the seconds that a stage waits for the first nodes of a cluster"""
+_WAIT_S = 1800.0
+_LEAST = 2
 
 
-def start() -> None:
-    """Join the cluster at RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine."""
+def start(needs_cpus: bool = True) -> None:
+    """Join the cluster at RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine.
+
+    With `needs_cpus`, wait for nodes while the cluster has no CPUs for a stage.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _connect()
+    if needs_cpus:
+        wait_for_cpus()
+
+
+def _connect() -> None:
     import logging
 
     import ray
     import ray.data
 
-    if ray.is_initialized():
-        return
     for name in ("ray.data", "ray.train", "ray.serve"):  # ray.data sets its own level when imported
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
     # Workers import this package from the folder that the driver imports it from.
@@ -91,14 +105,38 @@ def alive_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def has_room_to_skip() -> bool:
-    """Return whether the step that skips finished rows fits; raise UserError if Ray has one CPU."""
-    import ray
+def wait_for_cpus() -> None:
+    """Wait until the cluster has the CPUs of a stage: a node may join, or an autoscaler may add one.
 
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < 2:
-        raise UserError(f"the Ray cluster has {cpus} CPU, but a stage needs two: ray start --num-cpus=2.")
-    return cpus >= SLOTS
+    Raises UserError if there are none after the seconds in SAFETY_RAY_NODE_WAIT_S (default: 1800).
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    cpus = _cpus()
+    if cpus >= _LEAST:
+        return
+    limit = float(os.environ.get(WAIT) or _WAIT_S)
+    print(f"The cluster has {cpus} CPUs, and a stage needs {_LEAST}: waiting for nodes.", flush=True)
+    # An autoscaler adds nodes for a placement group that does not fit.
+    wanted = placement_group([{"CPU": 1}] * _LEAST)
+    try:
+        if not wanted.wait(limit):
+            raise UserError(
+                f"the Ray cluster has {_cpus()} CPUs, and a stage needs {_LEAST}: no node was added within "
+                f"{limit:g} s ({WAIT}). Start Ray with ray start --num-cpus={SLOTS}, or add nodes."
+            )
+    finally:
+        remove_placement_group(wanted)
+
+
+def has_room_to_skip() -> bool:
+    """Return whether the step that skips finished rows fits, after waiting for the CPUs of a stage."""
+    wait_for_cpus()
+    return _cpus() >= SLOTS
+
+
+def _cpus() -> int:
+    return int(resources().get("CPU", 0))
 
 
 class Shared(Generic[T]):

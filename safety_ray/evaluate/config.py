@@ -100,6 +100,11 @@ class EvaluateConfig(MeasurementConfig):
         default=2,
         identity=False,
     )
+    autoscale: bool = setting(
+        "the cluster autoscales: start all `workers`, which wait for nodes if they do not fit yet",
+        default=False,
+        identity=False,
+    )
     cpus_per_worker: int = setting("CPUs and threads per actor", default=1, identity=False)
     gpus_per_worker: float = setting("GPUs per actor; 0: runs on the CPU", default=0.0, identity=False)
     prompts_at_once: int = setting("prompts per batch of a decoder", default=4)

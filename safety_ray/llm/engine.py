@@ -51,6 +51,11 @@ class EngineConfig:
         default="",
         identity=False,
     )
+    device: Literal["auto", "cpu", "gpu"] = setting(
+        "vllm: auto: GPUs if the cluster has any now; gpu: wait for GPUs of an autoscaler",
+        default="auto",
+        identity=False,
+    )
     max_tokens: int = setting("maximum tokens in a reply; a truncated reply is an error", default=1024)
     temperature: float = setting("0 selects the most likely token", default=0.7)
     top_p: float = setting("nucleus sampling: cumulative probability", default=0.95)

@@ -73,7 +73,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     import ray
     from ray.data.llm import build_processor
 
-    on_cpu = not ray.cluster_resources().get("GPU")
+    on_cpu = runs_on_cpu(config, ray.cluster_resources().get("GPU", 0))
     sampling_of = sampling_params(config, schema)
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +106,11 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     return lambda ds: build(ds.map_batches(_pack, batch_format="pyarrow")).map_batches(
         unpack, batch_format="pyarrow"
     )
+
+
+def runs_on_cpu(config: EngineConfig, gpus: float) -> bool:
+    """Return whether replicas run on CPUs in a cluster that has `gpus` now."""
+    return config.device == "cpu" or (config.device == "auto" and not gpus)
 
 
 def sampling_params(config: EngineConfig, schema: dict[str, Any] | None) -> Callable[[str], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pyarrow as pa
@@ -15,7 +16,7 @@ from safety_ray.core.errors import UserError
 from safety_ray.judge.rubric import PROMPT, add_messages
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
-from safety_ray.llm.vllm_engine import processor_config, sampling_params
+from safety_ray.llm.vllm_engine import processor_config, runs_on_cpu, sampling_params
 from safety_ray.rewrite.recipes import RECIPES
 
 SamplingParams = pytest.importorskip("vllm").SamplingParams
@@ -95,3 +96,12 @@ def test_vllm_engine_follows_schema_and_reports_row_errors(model: Path, ray_clus
         assert jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
     assert found["too long"]["reply"] is None
     assert "maximum context length" in found["too long"]["engine_error"]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "on_cpu"),
+    [("auto", 0, True), ("auto", 2, False), ("gpu", 0, False), ("cpu", 2, True)],
+)
+def test_engine_asks_for_gpus_that_an_autoscaler_adds(device: Any, gpus: int, on_cpu: bool) -> None:
+    config = EngineConfig(kind="vllm", model="m", device=device)
+    assert runs_on_cpu(config, gpus) == on_cpu
