@@ -10,7 +10,9 @@ setup:  ## make .venv with exact versions (instant when it is up to date)
 	@scripts/setup.sh
 
 demo: setup  ## the whole pipeline on this machine, from the shipped corpus to an endpoint
-	@$(PY) -m jobs.pipeline configs/pipeline/demo.yaml
+	@if $(PY) scripts/small_model.py; then config=demo-model; else \
+	  echo "There is no small language model, so the template rewrites all documents."; config=demo; fi; \
+	$(PY) -m jobs.pipeline configs/pipeline/$$config.yaml
 
 reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, under an hour
 	$(PY) -m jobs.collect configs/collect/reproduce.yaml

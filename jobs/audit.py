@@ -22,11 +22,10 @@ from safety_ray.core import artifact, cluster, dataset, filesystem
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import SCORED, SCORES, Column
+from safety_ray.core.records import SCORED_TEXT, SCORES, Column
 from safety_ray.judge.settings import DocumentJudge, check_is_model
 from safety_ray.llm import engine
 
-_READ = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
 _SAMPLE = "sample"
 
 
@@ -73,7 +72,7 @@ class AuditConfig:
 def audit_scores(config: AuditConfig) -> dict[str, Any]:
     """Audit `config.scored`. Returns the record; a finished folder is skipped."""
     label = Column(config.labels, pa.int8(), "labels 0-5")
-    needed = (*_READ, label) if config.labels else _READ
+    needed = (*SCORED_TEXT, label) if config.labels else SCORED_TEXT
     if not artifact.is_finished(config.output):
         dataset.check(config.scored, needed)
         if not config.labels:
@@ -117,7 +116,7 @@ def _sample(config: AuditConfig, ids: list[str]) -> pa.Table:
     """Return the rows of the sample, with all their columns."""
     if not ids:
         raise UserError(f"no row of '{config.scored}' has a label in the column {config.labels}.")
-    rows = dataset.read(config.scored, _READ).map_batches(
+    rows = dataset.read(config.scored, SCORED_TEXT).map_batches(
         partial(sampling.select_ids, ids=pa.array(ids, pa.string())), batch_format="pyarrow"
     )
     tables = [table for table in rows.iter_batches(batch_format="pyarrow", batch_size=None) if len(table)]
@@ -135,7 +134,7 @@ def _label(config: AuditConfig, out: Artifact, sample: pa.Table) -> dataset.Coun
     dataset.write_table(sample, out.sub(_SAMPLE, "sample.parquet"))
     # The chunk that the classifier holds for the most harmful would hide what it misses in others.
     counts = judge_rows(
-        dataset.read(out.sub(_SAMPLE), _READ), out, config.judge,
+        dataset.read(out.sub(_SAMPLE), SCORED_TEXT), out, config.judge,
         seed=config.seed, total=len(sample), write_rows=config.write_rows,
     )  # fmt: skip
     dataset.check_share(out.path, counts, config.max_rejected)

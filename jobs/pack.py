@@ -25,7 +25,7 @@ from safety_ray.core import artifact, cluster, dataset, digests, filesystem, pro
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import Column
+from safety_ray.core.records import SCORED_TEXT, Column
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack import duplicates, heldout, inputs, mixture, planning, selection, shards, vocabulary
 from safety_ray.pack.duplicates import Copies
@@ -65,9 +65,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         roots=find_roots(config),
         copies=copies,
     )
-    sources = {
-        "web": _select(config.scored, inputs.SCORED_COLUMNS, (SPLIT, CHUNKS), selection.select_raw, chosen)
-    }
+    sources = {"web": _select(config.scored, SCORED_TEXT, (SPLIT, CHUNKS), selection.select_raw, chosen)}
     if inputs.has_rewritten(config):
         sources["rewritten"] = _select(
             config.rewritten, inputs.REWRITTEN_COLUMNS, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
@@ -143,7 +141,7 @@ def hold_out(
         highest = heldout.highest_written(hashes.get(), config.heldout_max)
     if not shards.exists(path):
         schema = dataset.schema_of(config.scored).remove_metadata().empty_table().select(names).schema
-        blocks = dataset.read(config.scored, inputs.SCORED_COLUMNS).map_batches(
+        blocks = dataset.read(config.scored, SCORED_TEXT).map_batches(
             heldout.only_held_out,
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
             **_WHOLE_BLOCKS,

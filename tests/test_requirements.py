@@ -27,7 +27,10 @@ def pins(name: str) -> list[str]:
     return [pin for pin, _ in entries(name)]
 
 
-HASHED = ("cpu.txt", "torch-cpu.txt", "torch-cuda.txt", "gpu.txt", "cloud.txt", "fp8.txt", "uv.txt")
+HASHED = (
+    *("cpu.txt", "torch-cpu.txt", "torch-cuda.txt", "gpu.txt"),
+    *("cloud.txt", "fp8.txt", "small-model.txt", "uv.txt"),
+)
 
 
 @pytest.mark.parametrize("name", HASHED)

@@ -46,9 +46,13 @@ LABELLED = (
     *DOCUMENT,
     Column("label", pa.int8(), "score 0-5 given by a person or a judge"),
 )
-SCORED = (
+SCORED_TEXT = (
     *DOCUMENT,
     Column("score", pa.int8(), "predicted harm 0-5: of the classifier, of the judge, or the higher one"),
+)
+"""The columns that the stages after scoring need."""
+SCORED = (
+    *SCORED_TEXT,
     Column("probs", _PROBS, "the classifier's probability of each score, for the chunk that decides"),
     Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk, in order"),
 )

@@ -11,13 +11,12 @@ import fsspec
 import pyarrow.parquet as pq
 
 from safety_ray.core import artifact, dataset, parquet, threshold
-from safety_ray.core.records import REWRITTEN, SCORED
+from safety_ray.core.records import REWRITTEN, SCORED, SCORED_TEXT
 from safety_ray.pack import planning, vocabulary
 from safety_ray.pack.selection import CHUNKS
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
-SCORED_COLUMNS = tuple(c for c in SCORED if c.name in ("id", "text", "score"))
 REWRITTEN_COLUMNS = tuple(c for c in REWRITTEN if c.name in ("id", "text", "source_id", "recipe"))
 _THREADS = 16
 
@@ -32,7 +31,7 @@ def paths(config: PackConfig) -> dict[str, str]:
     """Return the inputs of the record, by name. Raises UserError if an input is missing or invalid."""
     inputs = {"scored": config.scored}
     chunks = tuple(c for c in SCORED if c.name == CHUNKS and config.tag_scope == "chunk")
-    dataset.check(config.scored, SCORED_COLUMNS + chunks)
+    dataset.check(config.scored, SCORED_TEXT + chunks)
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         if has_rewritten(config):

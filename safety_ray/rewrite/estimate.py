@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from safety_ray.core import dataset
-from safety_ray.core.records import SCORED, stable_hash
+from safety_ray.core.records import SCORED_TEXT, stable_hash
 from safety_ray.llm.engine import SECONDS, USAGE
 from safety_ray.rewrite.recipes import RECIPES
 from safety_ray.rewrite.settings import RewriteConfig
@@ -110,9 +110,8 @@ def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Tab
     optional = ("id", "text", "score", "chunk_scores", "probs")
     names = [name for name in optional if name in dataset.columns(config.scored)]
     lowest = partial(lowest_hashes, scores=sorted(recipe_of), seed=config.seed, limit=config.dry_run_rows)
-    blocks = (
-        dataset.read(config.scored, SCORED).select_columns(names).map_batches(lowest, batch_format="pyarrow")
-    )
+    scored = dataset.read(config.scored, SCORED_TEXT).select_columns(names)
+    blocks = scored.map_batches(lowest, batch_format="pyarrow")
     sample = pa.table({})
     for block in blocks.iter_batches(batch_format="pyarrow", batch_size=None):
         sample = pa.concat_tables([sample, block]) if len(sample) else block

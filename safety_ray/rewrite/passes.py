@@ -19,7 +19,7 @@ class Pass:
     long: bool
     attempt: int
     template: bool = False
-    """whether the template writes what is left by `engine_share`"""
+    """whether the template writes what the engine does not"""
 
     @property
     def part(self) -> str:
@@ -31,11 +31,10 @@ class Pass:
 def passes_of(config: RewriteConfig) -> list[Pass]:
     """Return all passes that a run may consist of, in their order."""
     kinds, attempts = (DIRECT, *config.derived_recipes), range(1, config.attempts + 1)
-    writers = (False, True) if config.engine_share < 1 else (False,)
     return [
         Pass(kind, long, n, template)
         for kind in kinds
-        for template in writers
+        for template in config.writers
         for long in (False, True)
         for n in attempts
     ]

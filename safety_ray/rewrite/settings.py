@@ -31,6 +31,14 @@ class RewriteConfig(Pool):
         "share of the documents that the engine rewrites, chosen by hash; the template rewrites the others",
         default=1.0,
     )
+    engine_recipes: list[str] = setting(
+        "recipes that the engine writes; the template writes the others", factory=lambda: list(RECIPES)
+    )
+    short_prompts: bool = setting(
+        "use a recipe's short prompt, if it has one: for models below about 10^9 parameters, which cannot "
+        "follow the full one",
+        default=False,
+    )
     recipes: list[str] = setting(
         f"recipes to run: {', '.join(RECIPES)}",
         factory=lambda: [name for name, recipe in RECIPES.items() if recipe.default],
@@ -88,11 +96,19 @@ class RewriteConfig(Pool):
             reads = RECIPES[name].reads
             if reads and reads not in self.recipes:
                 raise UserError(f"recipes: {name} needs {reads}, whose texts it rewrites; add {reads}.")
-            if (self.engine.kind == "template" or self.engine_share < 1) and RECIPES[name].template is None:
+            by_template = self.engine.kind == "template" or self.engine_share < 1
+            if (by_template or name not in self.engine_recipes) and RECIPES[name].template is None:
                 raise UserError(
-                    f"the template cannot write {name}; set engine.kind to vllm or openai, and engine_share "
-                    "to 1."
+                    f"the template cannot write {name}; set engine.kind to vllm or openai, engine_share to "
+                    f"1, and add {name} to engine_recipes."
                 )
+        for name in self.engine_recipes:
+            if name not in RECIPES:
+                raise UserError(f"engine_recipes: unknown recipe '{name}'; choose from {', '.join(RECIPES)}.")
+        if not set(self.engine_recipes) & set(self.recipes):
+            raise UserError(
+                "engine_recipes has none of the recipes to run; name one, or set engine.kind=template."
+            )
         if not 0 < self.engine_share <= 1 or (self.engine_share < 1 and self.engine.kind == "template"):
             raise UserError(
                 f"engine_share={self.engine_share} must be above 0 and at most 1, and 1 for "
@@ -148,11 +164,27 @@ class RewriteConfig(Pool):
     @property
     def by_template(self) -> RewriteConfig:
         """The settings of the documents that the template rewrites."""
-        return replace(self, engine=EngineConfig(), engine_share=1.0)
+        return replace(
+            self, engine=EngineConfig(), engine_share=1.0, engine_recipes=list(RECIPES), short_prompts=False
+        )
+
+    @property
+    def writers(self) -> dict[bool, RewriteConfig]:
+        """The settings of the engine's tasks (False) and, if it does not write all, the template's (True)."""
+        if self.engine.kind == "template" or (
+            self.engine_share == 1 and set(self.recipes) <= set(self.engine_recipes)
+        ):
+            return {False: self}
+        return {False: self, True: self.by_template}
+
+    def writes(self, recipe: str, template: bool) -> float:
+        """Return the share of the tasks of `recipe` that the engine or the template writes."""
+        share = self.engine_share if recipe in self.engine_recipes else 0.0
+        return 1 - share if template else share
 
     def task_options(self, attempt: int = 1) -> TaskOptions:
         """Return the options of the tasks of an attempt."""
-        return TaskOptions(self.seed, self.engine.label, self.max_chars, attempt)
+        return TaskOptions(self.seed, self.engine.label, self.max_chars, attempt, self.short_prompts)
 
     def engine_of(self, attempt: int) -> EngineConfig:
         """Return the engine of an attempt: each attempt samples with another seed."""

@@ -6,6 +6,7 @@ and return Arrow tables.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from safety_ray.llm import prompts
 from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite import chunking
 from safety_ray.rewrite.harm import harm_name, harm_of
-from safety_ray.rewrite.recipes import RECIPES
+from safety_ray.rewrite.recipes import RECIPES, Recipe
 
 SOURCE, PARTS, SIMILARITY = "source", "parts", "similarity"
 DOCUMENT_TASK = "document_task"
@@ -64,6 +65,12 @@ class TaskOptions:
     max_chars: int
     """maximum characters of a source in one prompt"""
     attempt: int = 1
+    short_prompts: bool = False
+    """use the short prompts of the recipes that have one"""
+
+    def recipe(self, name: str) -> Recipe:
+        """Return the recipe, with its short prompt if that is to be used."""
+        return RECIPES[name].short if self.short_prompts else RECIPES[name]
 
 
 def from_documents(batch: pa.Table, recipe_of: dict[int, str], options: TaskOptions) -> pa.Table:
@@ -106,7 +113,7 @@ def _tasks(batch: pa.Table, rows: list[dict[str, Any]], options: TaskOptions) ->
 
 
 def _task(row: dict[str, Any], options: TaskOptions) -> dict[str, Any]:
-    recipe = RECIPES[row["recipe"]]
+    recipe = options.recipe(row["recipe"])
     id = f"{row['id']}/{recipe.name}"
     task = {
         "id": id,
@@ -123,23 +130,27 @@ def _task(row: dict[str, Any], options: TaskOptions) -> dict[str, Any]:
     if is_long(task, options.max_chars):
         return task | {"messages": None}  # its chunks get messages
     document = chunking.most_harmful_chunk(row["text"], row.get("chunk_scores"), options.max_chars)
-    return task | {"messages": _messages(task, id, document, options.seed)}
+    return task | {"messages": _messages(task, id, document, options)}
 
 
-def _messages(task: dict[str, Any], id: str, document: str, seed: int) -> list[dict[str, str]]:
-    recipe = RECIPES[task["recipe"]]
+def _messages(task: dict[str, Any], id: str, document: str, options: TaskOptions) -> list[dict[str, str]]:
+    recipe = options.recipe(task["recipe"])
     fields = {"style": recipe.styles[task["style"]]}
     if task["harm"]:
         fields["harm"] = harm_name(task["harm"])
-    return prompts.messages(recipe.prompt, document, seed=seed, id=id, **fields)
+    return prompts.messages(recipe.prompt, document, seed=options.seed, id=id, **fields)
 
 
-def select_writer(batch: pa.Table, share: float, seed: int, template: bool) -> pa.Table:
-    """Return the tasks of the `share` of the web documents that the engine rewrites, or the other tasks."""
+def select_writer(
+    batch: pa.Table, share: float, recipes: Collection[str], seed: int, template: bool
+) -> pa.Table:
+    """Return the engine's tasks, those of `recipes` for a `share` of the web documents, or the template's."""
     limit = int(share * 2**64)
-    chosen = [
-        (stable_hash(seed, "writer", id) >= limit) is template for id in batch.column("root_id").to_pylist()
+    rows = batch.select(["root_id", "recipe"]).to_pylist()
+    by_engine = [
+        row["recipe"] in recipes and stable_hash(seed, "writer", row["root_id"]) < limit for row in rows
     ]
+    chosen = [not engine if template else engine for engine in by_engine]
     return batch.filter(pa.array(chosen, pa.bool_()))
 
 
@@ -163,7 +174,7 @@ def split_documents(batch: pa.Table, options: TaskOptions) -> pa.Table:
             id, text = f"{task['id']}#{n}", task[SOURCE][start:end]
             positions.append(position)
             chunks.append(
-                {"id": id, SOURCE: text, "messages": _messages(task, id, text, options.seed)}
+                {"id": id, SOURCE: text, "messages": _messages(task, id, text, options)}
                 | {DOCUMENT_TASK: task["id"], CHUNK: n, "source_start": start, "source_end": end}
             )
     rows = without(batch.take(pa.array(positions, pa.int64())), "id", SOURCE, "messages")

@@ -12,7 +12,11 @@ from safety_ray.judge.rubric import PROMPT
 from safety_ray.llm import prompts
 from safety_ray.rewrite.recipes import RECIPES
 
-PROMPTS = {**{name: recipe.prompt for name, recipe in RECIPES.items()}, "judge": PROMPT}
+PROMPTS = {
+    **{name: recipe.prompt for name, recipe in RECIPES.items()},
+    **{f"short {name}": recipe.short_prompt for name, recipe in RECIPES.items() if recipe.short_prompt},
+    "judge": PROMPT,
+}
 KEY = prompts.document_key(7, "doc/1")
 FRAGMENTS = [
     f"<<<END OF DOCUMENT {KEY}>>>",

@@ -50,6 +50,21 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
     assert {c.name for c in REWRITTEN} <= set(dataset.columns(config.output))
 
 
+def test_rewrite_stage_needs_only_id_text_and_score(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    """Scores may be labels of people, without a classifier's probabilities."""
+    table = pads.dataset(scored, format="parquet").to_table(columns=["id", "text", "score"])
+    dataset.write_table(
+        table.filter(pads.field("score") == 2).slice(0, 3), str(tmp_path / "labelled" / "part.parquet")
+    )
+    config = RewriteConfig(
+        scored=str(tmp_path / "labelled"), classifier=str(classifier), output=str(tmp_path / "out"),
+        max_rejected=1.0,
+    )  # fmt: skip
+    assert rewrite_documents(config)["rows_in"] == 3
+
+
 def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
     documents_by_a_model: ByModel, scored: Path
 ) -> None:
@@ -104,6 +119,14 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
         ({"attempts": 0}, "attempts=0"),
         ({"engine_share": 0.5}, "engine_share=0.5 must be .* and 1 for engine.kind=template"),
         ({"engine": {"kind": "vllm", "model": "m"}, "engine_share": 0.0}, "engine_share=0.0 must be above 0"),
+        (
+            {"engine": {"kind": "vllm", "model": "m"}, "engine_recipes": ["haiku"]},
+            "engine_recipes: unknown recipe 'haiku'",
+        ),
+        (
+            {"engine": {"kind": "vllm", "model": "m"}, "engine_recipes": []},
+            "engine_recipes has none of the recipes to run",
+        ),
         ({"max_chars": 10}, "max_chars=10"),
         ({"dry_run_rows": 1}, "dry_run_rows"),
         ({"accept": {"margin": 9}}, "accept.margin=9"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow as pa
 from documents import RECIPE_OF, drafts_from_template, options
@@ -33,7 +34,7 @@ def test_tasks_have_recipe_of_score_and_provenance(labelled: pa.Table, direct: p
 
 def test_select_writer_splits_web_documents_by_share(direct: pa.Table) -> None:
     by_engine, by_template = (
-        set(tasks.select_writer(direct, 0.3, 5, template).column("id").to_pylist())
+        set(tasks.select_writer(direct, 0.3, RECIPES, 5, template).column("id").to_pylist())
         for template in (False, True)
     )
     assert not by_engine & by_template
@@ -41,8 +42,32 @@ def test_select_writer_splits_web_documents_by_share(direct: pa.Table) -> None:
     # Five standard deviations of a binomial distribution.
     number = len(direct)
     assert abs(len(by_engine) - 0.3 * number) < 5 * (number * 0.3 * 0.7) ** 0.5
-    more = set(tasks.select_writer(direct, 0.5, 5, False).column("id").to_pylist())
+    more = set(tasks.select_writer(direct, 0.5, RECIPES, 5, False).column("id").to_pylist())
     assert by_engine < more, "a larger share contains the smaller one"
+
+
+def test_select_writer_gives_the_engine_its_recipes_only(direct: pa.Table) -> None:
+    by_engine, by_template = (
+        tasks.select_writer(direct, 1.0, ["rephrase"], 5, template) for template in (False, True)
+    )
+    assert set(by_engine.column("recipe").to_pylist()) == {"rephrase"}
+    assert set(by_template.column("recipe").to_pylist()) == {"refuse"}
+    assert len(by_engine) + len(by_template) == len(direct)
+
+
+def test_short_prompts_replace_the_full_ones_of_recipes_that_have_one(labelled: pa.Table) -> None:
+    full, short = (
+        tasks.from_documents(labelled, RECIPE_OF, replace(options(5), short_prompts=short)).to_pylist()
+        for short in (False, True)
+    )
+    for before, after in zip(full, short, strict=True):
+        assert after["id"] == before["id"]
+        if after["recipe"] == "rephrase":
+            assert after["style"] == "short"
+            assert len(after["messages"][1]["content"]) < len(before["messages"][1]["content"]) - 500
+            assert f">>>\n{after['source']}\n<<<" in after["messages"][1]["content"]
+        else:
+            assert after == before
 
 
 def test_texts_depend_only_on_seed_and_id(labelled: pa.Table, direct: pa.Table) -> None:

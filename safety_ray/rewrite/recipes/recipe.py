@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ class Recipe:
     """name and description of each style; the description replaces `$style` in the prompt"""
     parse: Callable[[str], str]
     """Return the text of a reply. Raises ValueError if the reply does not have the recipe's form."""
+    short_prompt: Prompt | None = None
+    """a prompt without styles that a small model can follow"""
     scores: tuple[int, ...] = ()
     """default scores of the documents it rewrites; empty if it rewrites texts of another recipe"""
     reads: str | None = None
@@ -48,13 +50,25 @@ class Recipe:
     """run it by default; otherwise only if the setting `recipes` names it"""
 
     def __post_init__(self) -> None:
-        names = {*self.prompt.system.get_identifiers(), *self.prompt.user.get_identifiers()}
+        for file, prompt in (("prompt.txt", self.prompt), ("short_prompt.txt", self.short_prompt)):
+            if prompt is not None:
+                self._check(file, prompt)
+
+    def _check(self, file: str, prompt: Prompt) -> None:
+        names = {*prompt.system.get_identifiers(), *prompt.user.get_identifiers()}
         known = {"key", "document", "style", *(("harm",) if self.uses_harm_type else ())}
         if names - known or not {"key", "document"} <= names:
             raise ValueError(
-                f"recipe '{self.name}': prompt.txt has the placeholders {', '.join(sorted(names))}; "
+                f"recipe '{self.name}': {file} has the placeholders {', '.join(sorted(names))}; "
                 f"it needs key and document, and may have {', '.join(sorted(known - {'key', 'document'}))}"
             )
+
+    @property
+    def short(self) -> Recipe:
+        """The recipe with its short prompt and the style `short`; itself, if it has none."""
+        if self.short_prompt is None:
+            return self
+        return replace(self, prompt=self.short_prompt, styles={"short": ""})
 
     def choose_style(self, seed: int, id: str, attempt: int = 1, exclude: str | None = None) -> str:
         """Choose the style of the row `id`. A later attempt excludes the style of the attempt before.

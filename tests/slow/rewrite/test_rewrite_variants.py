@@ -104,6 +104,27 @@ def test_rewrite_stage_shares_documents_with_template(
     assert resumed["engines"] == counts
 
 
+def test_rewrite_stage_shares_recipes_with_template(
+    tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
+) -> None:
+    with Endpoint(writer) as endpoint:
+        config = written_by(
+            endpoint,
+            scored,
+            classifier,
+            str(tmp_path / "out"),
+            engine_recipes=["rephrase"],
+            short_prompts=True,
+        )
+        record = rewrite_documents(config)
+    rows = rows_of(config.output, "data") + rows_of(config.output, "rejected")
+    engines = {(row["recipe"], row["engine"]) for row in rows}
+    assert engines == {("rephrase", "openai:writer"), ("refuse", "template"), ("moralize", "template")}
+    assert {row["style"] for row in rows if row["recipe"] == "rephrase"} == {"short"}
+    assert {row["root_id"] for row in rows} == {row["id"] for row in rows_of(str(scored), "") if row["score"]}
+    assert not {"moralize", "moralize_2"} & record["attempts"].keys()
+
+
 def test_rewrite_stage_rephrases_long_documents_by_chunk(
     tmp_path: Path, scored: Path, classifier: Path, ray_cluster: None
 ) -> None:

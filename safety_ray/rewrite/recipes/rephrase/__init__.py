@@ -13,6 +13,7 @@ REPHRASE = Recipe(
     name="rephrase",
     scores=(1, 2, 3),
     prompt=read_prompt(_FOLDER),
+    short_prompt=read_prompt(_FOLDER, "short_prompt.txt"),
     styles=read_styles(_FOLDER),
     parse=parse_rephrased,
     chunks_documents=True,
