@@ -14,26 +14,36 @@ from typing import Any
 
 from safety_ray.core.errors import UserError
 
-_PASSWORD_IN_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
-_SIGNATURE_IN_URL = re.compile(
-    r"[?&](X-Amz-Signature|X-Goog-Signature|sig|access_token|api_key)=", re.IGNORECASE
+_USER_IN_URL = re.compile(r"(https?|wss?)://[^/?#\s@]+@|://[^/\s@]*:[^/\s@]+@", re.IGNORECASE)
+"""The user of a website, which may be a token; elsewhere, as in ssh://git@host, a user with a password."""
+_PARAMETER = re.compile(r"[?&#]([\w.-]+)=([^&#\s]+)")
+_SIGNATURE = re.compile(r"sig|x-[a-z]+-(signature|credential)")
+_SIGNERS = ("accesskeyid", "accessid", "keypairid")
+"""Ends of the names of parameters that identify the signer, beside a parameter `Signature`."""
+_LONG_KEY = re.compile(r"[^/.]{20,}")
+"""A value of the parameter `key` that is not a word, a path or the name of a file."""
+_SECRETS = (
+    *("token", "secret", "password", "passwd", "passphrase", "authorization", "cookie"),
+    *("apikey", "accesskey", "accountkey", "authkey", "privatekey", "secretkey"),
 )
-_SECRET_KEYS = {
-    *("api_key", "apikey", "access_token", "auth_token", "hf_token", "secret", "secret_key", "password"),
-    *("authorization", "x-api-key", "api-key"),
-}
+"""Ends of the names of secrets, without `-` and `_`: keys of settings, headers and parameters of URLs."""
+_PAGES = ("pagetoken", "nexttoken", "continuationtoken")
+"""Ends of the names of positions in a listing."""
+_NOT_SECRET = re.compile(r"env:[A-Za-z_]\w*|file:.+|<.+>|\[[A-Z]+\]")
+"""The location of a secret, and special tokens of tokenizers: `<pad>`, `[CLS]`."""
 _MESSAGE_CHARACTERS = 300
 
 
 def check(values: dict[str, Any]) -> None:
     """Raise UserError, which does not repeat the value, for a setting that is or contains a secret."""
     for key, value in _texts(values, ""):
-        if _PASSWORD_IN_URL.search(value) or _SIGNATURE_IN_URL.search(value):
+        if _USER_IN_URL.search(value) or _has_secret_parameter(value):
             raise UserError(
-                f"{key}: this URL contains a password or a signature, which would be written to records; "
-                "set the credentials as environment variables or in the files of the storage's client."
+                f"{key}: this URL contains a user, a password, a key or a signature, which would be written "
+                "to records; set the credentials as environment variables or in the files of the storage's "
+                "client."
             )
-        if value and key.rsplit(".", 1)[-1].lower() in _SECRET_KEYS:
+        if value and _is_secret(key.rsplit(".", 1)[-1]) and not _NOT_SECRET.fullmatch(value):
             raise UserError(
                 f"{key}: a secret would be written to records; set it as an environment variable, such as "
                 "HF_TOKEN, or name the variable with engine.api_key_env or a file with engine.api_key_file."
@@ -43,6 +53,28 @@ def check(values: dict[str, Any]) -> None:
 def hide(message: str, secret: str) -> str:
     """Replace `secret` in a message of another program, which may repeat it, and shorten the message."""
     return (message.replace(secret, "***") if secret else message)[:_MESSAGE_CHARACTERS]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _is_secret(name: str) -> bool:
+    """Return whether a key, header or parameter has the name of a secret."""
+    return _plain(name).endswith(_SECRETS) and not _plain(name).endswith(_PAGES)
+
+
+def _has_secret_parameter(url: str) -> bool:
+    parameters = _PARAMETER.findall(url)
+    names = {_plain(name) for name, _ in parameters}
+    if "signature" in names and any(name.endswith(_SIGNERS) for name in names):
+        return True
+    return any(
+        _is_secret(name)
+        or _SIGNATURE.fullmatch(name.lower())
+        or (name.lower() == "key" and _LONG_KEY.fullmatch(value))
+        for name, value in parameters
+    )
 
 
 def _texts(values: Any, key: str) -> Iterator[tuple[str, str]]:
