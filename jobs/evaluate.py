@@ -87,6 +87,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     differences = measure.difference_table(rows, seed=config.seed, resamples=config.resamples)
     values |= measure.headline(table, differences)
     values |= {"judges": measure.judge_errors(models), "rates": table, "differences": differences}
+    values["warnings"] = page.warnings(values)
     _write(out, rows, values, title=config.model or config.endpoint.model or config.answers)
     prompts = len({(row["prompt_set"], row["kind"], row["id"]) for row in rows})
     return out.commit(rows_in=prompts + too_long, rows_out=prompts, rejected=too_long, results=values)

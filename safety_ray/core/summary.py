@@ -10,6 +10,7 @@ RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexit
 
 def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the counts and main results of the records; empty values for stages that did not run."""
+    found: dict[str, Any] = records.get("evaluate", {}).get("results", {})
     return {
         "stages": [
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
@@ -17,9 +18,9 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         ],
         "engines": records.get("rewrite", {}).get("engines", {}),
         # A model without the tag has no AUROC of P(tag), for example.
-        "results": {k: records["evaluate"]["results"].get(k) for k in RESULTS}
-        if "evaluate" in records
-        else {},
+        "results": {k: found.get(k) for k in RESULTS} if found else {},
+        "intervals": {k: found[f"{k}_interval"] for k in RESULTS if f"{k}_interval" in found},
+        "warnings": found.get("warnings", []),
         "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
     }
 
@@ -39,6 +40,9 @@ def summary_table(summary: dict[str, Any]) -> str:
     lines.append("")
     for key, value in summary["results"].items():
         lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")
+        if key in summary["intervals"]:
+            lines[-1] += " ({:.3f} to {:.3f})".format(*summary["intervals"][key])
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
     for mode, answer in summary["endpoint"].items():
         lines.append(f"\nendpoint, {mode}: {json.dumps(answer, ensure_ascii=False)}")
     return "\n".join(lines)

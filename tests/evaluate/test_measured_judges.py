@@ -62,15 +62,15 @@ def test_headline_rule_names_the_reason(change: dict[str, object], reason: str) 
     assert reasons_against("x", "harm", (replace(GOOD, **change),)) == reason  # type: ignore[arg-type]
 
 
-def test_errors_are_sums_of_heldout_sets_with_both_labels() -> None:
+def test_errors_are_sums_of_heldout_sets() -> None:
     sets = (
         GOOD,
         replace(GOOD, tp=1, fn=2, fp=3, tn=4),
         replace(GOOD, tuned=True),
         replace(GOOD, asks="refusal"),
-        replace(GOOD, auroc=None),
+        replace(GOOD, auroc=None, tp=0, fn=0, fp=10, tn=20),
     )
-    assert errors_of("harm", sets) == Errors(tp=41, fn=12, fp=8, tn=49)
+    assert errors_of("harm", sets) == Errors(tp=41, fn=12, fp=18, tn=69)
     assert errors_of("harm", sets[2:]) is None
     assert JUDGES["harm_classifier"].errors("another classifier") is None
 

@@ -13,6 +13,8 @@ from jobs.ablate import AblateConfig, run_ablation
 from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 
+ROOT = Path(__file__).parents[2]
+DECODERS = ("beam", "safebeam")
 pytestmark = pytest.mark.covers("jobs.ablate", "safety_ray.evaluate")
 
 
@@ -31,7 +33,11 @@ def test_ablation_runs_skips_and_redoes_one_evaluation(
     output = tmp_path / "out"
     config = from_dict(AblateConfig, {
         "output": str(output),
-        "arms": {"raw": {"pack": {"tag_rate": 0}}, "tags": {}},
+        "arms": {
+            "raw": {"pack": {"tag_rate": 0}, "safety": {"tagged_share": 0}},
+            "tags": {},
+            "tags-late": {"pretrained": "raw"},
+        },
         "pack": {
             "scored": write_documents(tmp_path / "scored", corpus), "row_length": 128, "vocab_size": 512,
             "heldout_share": 0.2, "shards": 1,
@@ -40,29 +46,43 @@ def test_ablation_runs_skips_and_redoes_one_evaluation(
             "max_steps": 3, "batch_rows": 4, "workers": 1,
             "model": {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 2, "intermediate_size": 64},
         },
+        "safety": {
+            "chats": str(ROOT / "examples" / "chats.jsonl"), "max_steps": 2, "batch_rows": 4, "workers": 1,
+            "tagged_share": 0.5,
+        },
+        "benign": {
+            "chats": str(ROOT / "examples" / "chats.jsonl"), "max_steps": 1, "batch_rows": 4, "workers": 1,
+            "tagged_share": 0,
+        },
         "evaluate": {
             "max_documents": 10, "max_prompts": 4, "max_new_tokens": 4, "prompt_words": 5, "workers": 1,
             "resamples": 200,
         },
     })  # fmt: skip
     values = run_ablation(config)
-    rates = {(x["arm"], x["decoder"]) for x in values["rates"] if x["judge"] == "harm_classifier"}
-    assert rates == {("raw", "beam"), ("tags", "beam"), ("tags", "safebeam")}
-    assert [(x["arm"], "p_tag_auroc" in x) for x in values["models"]] == [("raw", False), ("tags", True)]
+    rates = {(x["arm"], x["stage"], x["decoder"]) for x in values["rates"] if x["judge"] == "harm_classifier"}
+    assert rates == {
+        *(("raw", stage, "beam") for stage in ("base", "safety", "benign")),
+        *(("tags", stage, decoder) for stage in ("base", "safety", "benign") for decoder in DECODERS),
+        *(("tags-late", stage, decoder) for stage in ("safety", "benign") for decoder in DECODERS),
+    }
+    assert {(x["arm"], x["stage"]) for x in values["models"] if "p_tag_auroc" in x} == {
+        (arm, stage) for arm, stage, decoder in rates if decoder == "safebeam"
+    }
     assert json.loads((output / "metrics.json").read_text()) == values
     assert {path.name for path in output.iterdir()} == {
-        "raw", "tags", "README.md", "metrics.json", "arms.png", "safe-beam.png",
+        "raw", "tags", "tags-late", "README.md", "metrics.json", "arms.png", "safe-beam.png",
     }  # fmt: skip
 
     def written() -> dict[str, int]:
         return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in output.glob("*/*/*/record.json")}
 
     before = written()
-    assert len(before) == 6
+    assert len(before) == 18
     capsys.readouterr()
     assert run_ablation(config) == values
     assert written() == before
-    assert capsys.readouterr().out.count("finished earlier, skipped") == 6
+    assert capsys.readouterr().out.count("finished earlier, skipped") == 18
 
     shutil.rmtree(output / "tags" / "seed-0" / "evaluate-base")
     assert run_ablation(config) == values

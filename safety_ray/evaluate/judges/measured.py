@@ -78,11 +78,13 @@ def packaged() -> dict[str, tuple[Measurement, ...]]:
 def errors_of(asks: str, measurements: tuple[Measurement, ...]) -> Errors | None:
     """Return the summed counts of the held-out sets whose labels answer the question `asks`.
 
-    Sets with only one of the two labels are left out, and None is returned if no set remains.
+    Sets with only one of the two labels count too: they have other kinds of answers. Returns None if no set
+    has both.
     """
-    rated = [m for m in measurements if m.asks == asks and not m.tuned and m.auroc is not None]
-    counts = [(m.tp, m.fn, m.fp, m.tn) for m in rated]
-    return Errors(*map(sum, zip(*counts, strict=True))) if counts else None
+    rated = [m for m in measurements if m.asks == asks and not m.tuned]
+    if all(m.auroc is None for m in rated):
+        return None
+    return Errors(*map(sum, zip(*((m.tp, m.fn, m.fp, m.tn) for m in rated), strict=True)))
 
 
 def reasons_against(name: str, detects: str, measurements: tuple[Measurement, ...]) -> str:
