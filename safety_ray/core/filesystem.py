@@ -130,13 +130,17 @@ def copy_files(source: str, target: str) -> None:
     """
     fs, root = find(source)
     copied = find(target)[1]
-    for name in fs.find(root, withdirs=True):
+
+    def copy(name: str) -> None:
         place = f"{copied}/{name[len(root) :].lstrip('/')}"
         if fs.isdir(name):
             fs.makedirs(place, exist_ok=True)
         else:
             fs.makedirs(posixpath.dirname(place), exist_ok=True)
             fs.cp_file(name, place)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(copy, fs.find(root, withdirs=True)))  # raises what a copy raised
 
 
 def remove(path: str) -> None:
