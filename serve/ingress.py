@@ -61,7 +61,8 @@ class SafetyIngress(HookedIngress):
     def known_model(self, name: str | None) -> str:
         model: str = self._public_settings["model"]
         if name not in (None, model):
-            raise EndpointError(404, f"unknown model; this endpoint serves '{model}'.", "model")
+            message = f"unknown model; this endpoint serves '{model}'."
+            raise EndpointError(404, message, "model", known=model)
         return model
 
     async def model_data(self, model: str) -> Any:

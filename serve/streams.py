@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -13,6 +14,7 @@ from serve.errors import HAS_FAILED, EndpointError, error_body, error_event
 from serve.failed_requests import describe
 
 _END = object()
+_ERROR_EVENT = re.compile(r'data:\s*\{\s*"error"')
 
 
 async def with_deadline(stream: Any, timeout_s: float) -> AsyncGenerator[Any, None]:
@@ -99,9 +101,9 @@ def _reported_error(event: Any) -> EndpointError | None:
     """Return the error that an item of vLLM's OpenAI layer reports, or None."""
     if isinstance(event, ErrorResponse):
         error = event.error.model_dump()
-    elif isinstance(event, str) and event.startswith('data: {"error"'):
-        error = json.loads(event.removeprefix("data: "))["error"]
+    elif isinstance(event, str) and _ERROR_EVENT.match(event):
+        error = json.loads(event.removeprefix("data:"))["error"]
     else:
         return None
-    message = HAS_FAILED if error["code"] == 500 else error["message"]
+    message = HAS_FAILED if error["code"] >= 500 else error["message"]
     return EndpointError(error["code"], message, error["param"])

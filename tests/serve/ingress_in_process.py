@@ -43,13 +43,13 @@ class Handle:
 
 
 def ingress_client(
-    answer: Callable[[Any], AsyncGenerator[Any, None]], rules: AccessRules | None = None
+    answer: Callable[[Any], AsyncGenerator[Any, None]], rules: AccessRules | None = None, model: str = MODEL
 ) -> TestClient:
     """Return an HTTP client of an ingress; the client raises each exception that leaves the application."""
     ingress = SafetyIngress(
-        llm_deployments={MODEL: Handle(answer)},
-        model_cards={MODEL: {"id": MODEL}},
-        public_settings={"model": MODEL},
+        llm_deployments={model: Handle(answer)},
+        model_cards={model: {"id": model}},
+        public_settings={"model": model},
         api_keys="",
     )
     app = http_app(rules or AccessRules())

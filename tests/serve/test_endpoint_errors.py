@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ingress_in_process import MODEL, ingress_client
+from internal_texts import INTERNAL, SECRETS
 from pydantic import BaseModel
 from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.serve._private.common import DeploymentID
@@ -24,22 +25,11 @@ from safety_ray.compat.ray_llm import ErrorInfo, ErrorResponse
 from safety_ray.core.errors import UserError
 from serve import failed_requests
 from serve.access import AccessRules
-from serve.errors import EndpointError, public_message
+from serve.errors import CANNOT_PROCESS, HAS_FAILED, EndpointError
 from serve.failed_requests import ErrorBoundary, describe
+from serve.row_queue import FULL
 from serve.streams import with_public_errors
 
-SECRETS = (
-    "/home/me/engine.py",
-    "10.1.2.3",
-    "a1b2c3d4e5f60718293a4b5c",
-    "0x7f3a90aa",
-    "Traceback",
-    "worker-7",
-)
-INTERNAL = (
-    'Traceback (most recent call last):\n  File "/home/me/engine.py", line 7, in step\n'
-    "ActorID(a1b2c3d4e5f60718293a4b5c) at 10.1.2.3:6379 <object at 0x7f3a90aa> on worker-7"
-)
 COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
 REQUEST = {"model": MODEL, "prompt": "a"}
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
@@ -150,26 +140,34 @@ def test_ingress_reads_null_as_missing_field() -> None:
     assert first["n"] == 1
 
 
+TRACEBACK = next(text for text in INTERNAL if "Traceback" in text)
+
+
 def ray_task_error() -> RayTaskError:
-    cause = ValueError(INTERNAL)
-    return RayTaskError("step", INTERNAL, cause).as_instanceof_cause()
+    return RayTaskError("step", TRACEBACK, ValueError(TRACEBACK)).as_instanceof_cause()
 
 
 FAULTS: list[tuple[Exception, int]] = [
-    (RuntimeError(INTERNAL), 500),
-    (KeyError(INTERNAL), 500),
-    (ValueError("/home/me/engine.py"), 500),
+    (RuntimeError(TRACEBACK), 500),
+    (KeyError(TRACEBACK), 500),
+    (ValueError("engine"), 500),
     (ray_task_error(), 500),
-    (ExceptionGroup(INTERNAL, [ValueError(INTERNAL)]), 500),
+    (ExceptionGroup(TRACEBACK, [ValueError(TRACEBACK)]), 500),
     (OSError(2, "no such file", "/home/me/engine.py"), 500),
-    (StopAsyncIteration(INTERNAL), 500),
-    (UserError(INTERNAL), 400),
-    (VLLMValidationError(INTERNAL, parameter="prompt", value=INTERNAL), 400),
-    (ActorUnavailableError(INTERNAL, None), 503),
+    (StopAsyncIteration(TRACEBACK), 500),
+    (ActorUnavailableError(TRACEBACK, None), 503),
     (EngineDeadError(), 503),
     (BackPressureError(9, 9), 503),
-    (DeploymentUnavailableError(DeploymentID("SafetyServer:worker-7", INTERNAL)), 503),
+    (DeploymentUnavailableError(DeploymentID("SafetyServer:worker-7", TRACEBACK)), 503),
+    # the errors whose own text a client may receive
+    *((UserError(text), 400) for text in INTERNAL),
+    *((VLLMValidationError(text, parameter=text, value=text), 400) for text in INTERNAL),
 ]
+REPLACEMENTS = {
+    500: {HAS_FAILED},
+    503: {FULL, "the engine has ended and is started again; try again later."},
+    400: {CANNOT_PROCESS},
+}
 
 
 def test_describe_keeps_the_sentence_that_a_replica_raised() -> None:
@@ -187,9 +185,20 @@ def test_describe_logs_the_frames_of_a_worker(monkeypatch: pytest.MonkeyPatch) -
     assert "in inner" in written.getvalue()
 
 
+def check_replaced(error: Any, status: int) -> None:
+    """Check that nothing of the fault is in the error."""
+    assert check_form(error, status) in REPLACEMENTS[status]
+    assert error["error"]["param"] is None
+
+
 def check_nothing_internal(text: str) -> None:
     for secret in SECRETS:
         assert secret not in text
+
+
+def test_each_internal_text_has_a_secret() -> None:
+    for text in INTERNAL:
+        assert any(secret in text for secret in SECRETS), text
 
 
 @pytest.mark.parametrize(("fault", "status"), FAULTS)
@@ -207,7 +216,7 @@ def test_ingress_hides_reason_of_failed_replica(path: str, fault: Exception, sta
     if isinstance(fault, StopAsyncIteration):  # is the end of an answer without items
         status = 500
     assert response.status_code == status
-    check_form(response.json(), status)
+    check_replaced(response.json(), status)
     check_nothing_internal(response.text + str(response.headers))
     assert (response.headers.get("retry-after") == "1") == (status == 503)
 
@@ -217,13 +226,13 @@ def test_ingress_ends_stream_of_failed_replica(fault: Exception, status: int) ->
     async def answer(body: Any) -> AsyncGenerator[Any, None]:
         yield ['data: {"choices": []}\n\n']
         if isinstance(fault, StopAsyncIteration):
-            raise RuntimeError(INTERNAL)
+            raise RuntimeError(TRACEBACK)
         raise fault
 
     response = ingress_client(answer).post("/v1/completions", json={**REQUEST, "stream": True})
     first, last, done, rest = response.text.split("\n\n")
     assert (response.status_code, first, done, rest) == (200, 'data: {"choices": []}', "data: [DONE]", "")
-    check_form(json.loads(last.removeprefix("data: ")), status)
+    check_replaced(json.loads(last.removeprefix("data: ")), status)
     check_nothing_internal(response.text)
 
 
@@ -234,7 +243,7 @@ def test_error_boundary_answers_fault_of_any_part(fault: Exception, status: int)
 
     response = TestClient(ErrorBoundary(app)).get("/")
     assert response.status_code == status
-    check_form(response.json(), status)
+    check_replaced(response.json(), status)
     check_nothing_internal(response.text)
 
 
@@ -256,20 +265,24 @@ def test_replica_sends_public_errors(before: list[Any], streams: bool, fault: Ex
     async def stream() -> AsyncGenerator[Any, None]:
         for item in before:
             yield item
-        raise RuntimeError(INTERNAL) if isinstance(fault, StopAsyncIteration) else fault
+        raise RuntimeError(TRACEBACK) if isinstance(fault, StopAsyncIteration) else fault
 
     *sent, error = items_of(stream(), streams)
     assert sent == before
     assert isinstance(error, str if streams and before else ErrorResponse)
-    check_form(error_of(error), status)
+    check_replaced(error_of(error), status)
     check_nothing_internal(str(error))
 
 
+@pytest.mark.parametrize("message", INTERNAL)
+@pytest.mark.parametrize("separators", [None, (",", ":")])
 @pytest.mark.parametrize("in_list", [False, True])
-def test_replica_ends_stream_at_error_of_openai_layer(in_list: bool) -> None:
+def test_replica_ends_stream_at_error_of_openai_layer(in_list: bool, separators: Any, message: str) -> None:
     """vLLM's errors in a stream are events; before any other event they become a response with a status."""
-    reported = {"error": {"message": INTERNAL, "type": "T", "param": "n", "code": 400}}
-    event, done, text = f"data: {json.dumps(reported)}\n\n", "data: [DONE]\n\n", 'data: {"choices": []}\n\n'
+    reported = {"error": {"message": message, "type": "T", "param": "n", "code": 400}}
+    prefix = "data: " if separators is None else "data:"
+    event = f"{prefix}{json.dumps(reported, separators=separators)}\n\n"
+    done, text = "data: [DONE]\n\n", 'data: {"choices": []}\n\n'
 
     async def stream(*events: Any) -> AsyncGenerator[Any, None]:
         for item in [list(events)] if in_list else events:
@@ -278,46 +291,28 @@ def test_replica_ends_stream_at_error_of_openai_layer(in_list: bool) -> None:
     [only] = items_of(stream(event, done), True)
     assert isinstance(only, ErrorResponse)
     assert only.error.param == "n"
-    check_nothing_internal(str(only))
+    assert only.error.message == CANNOT_PROCESS
     first, last = items_of(stream(text, event, done), True)
     assert first == ([text] if in_list else text)
     assert last.count(done) == 1
-    check_form(error_of(last), 400)
-    failed = ErrorResponse(error=ErrorInfo(message="see the stack trace", type="T", code=500))
-    [answer] = items_of(stream(failed), False)
-    assert check_form(error_of(answer), 500) == "the endpoint has failed; try again later."
+    assert check_form(error_of(last), 400) == CANNOT_PROCESS
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        INTERNAL,
-        *INTERNAL.split("\n")[:2],
-        "no file /opt/models/a.json",
-        "('/opt/models', 1)",
-        "connect to 192.168.0.7 failed",
-        "connect to localhost:6379",
-        "fe80:0:0:0:1:2:3:4 is down",
-        "actor 4f5a6b7c8d9e0f1a2b3c died",
-        "<Foo object at 0x7fffdeadbeef>",
-        "ray::ServeReplica failed",
-        "died (pid=1234)",
-        "",
-    ],
-)
-def test_public_message_replaces_internal_message(message: str) -> None:
-    assert public_message(message) == "the request cannot be processed."
+@pytest.mark.parametrize("code", [500, 501, 503])
+def test_replica_replaces_server_errors_of_openai_layer(code: int) -> None:
+    async def stream() -> AsyncGenerator[Any, None]:
+        yield ErrorResponse(error=ErrorInfo(message="see the stack trace", type="T", code=code))
+
+    [answer] = items_of(stream(), False)
+    assert check_form(error_of(answer), code) == HAS_FAILED
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "n=5 answers need as many beams; beam_size is 4.",
-        "send text and/or ids to /v1/completions.",
-        "max_tokens must be at least 1, got -99999999999999999.",
-        "the temperature 0.1 is 1/10; see https://example.org/a/b for 2.10 or v0.29.",
-    ],
-)
-def test_public_message_keeps_other_messages(message: str) -> None:
-    assert public_message(message) == message
-    assert public_message(f"{message} (parameter=n, value=/home/me)") == message
+@pytest.mark.parametrize("message", INTERNAL)
+def test_ingress_replaces_message_that_a_replica_answers(message: str) -> None:
+    async def answer(body: Any) -> AsyncGenerator[Any, None]:
+        yield ErrorResponse(error=ErrorInfo(message=message, type="T", param=message, code=400))
+
+    client = ingress_client(answer)
+    for path in (COMPLETIONS, CHATS, "/tokenize", "/detokenize"):
+        response = client.post(path, json={**REQUEST, **CHAT, "tokens": [1]})
+        check_replaced(response.json(), 400)

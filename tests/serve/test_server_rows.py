@@ -74,7 +74,7 @@ def test_server_counts_rows_of_request(fields: dict[str, Any], rows: int) -> Non
     assert (counted, server.rows.rows, server.guard.requests) == ([rows], 0, {})
 
 
-@pytest.mark.parametrize("n", [-1600, 0, 17, 10**15])
+@pytest.mark.parametrize("n", [-1600, 0, 17, 10**14])
 @pytest.mark.parametrize("mode", ["mask", "sample", "safebeam"])
 def test_server_refuses_n_before_it_counts_rows(n: int, mode: str) -> None:
     server = replica(16)

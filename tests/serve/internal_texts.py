@@ -1,0 +1,50 @@
+"""Messages with something internal to an endpoint: one of each class that no client may read."""
+
+from __future__ import annotations
+
+INTERNAL = (
+    "no file /opt/models/a.json",
+    "('/opt/models', 1)",
+    "No such file or directory: '/etc'",
+    "cannot open file:///home/me/model",
+    "error:/home/me/x/y",
+    "/dev/shm/x is full",
+    "~/x is missing",
+    "./x/y is missing",
+    "serve/server.py failed",
+    "model.safetensors is missing",
+    "C:\\Users\\me\\x.py is missing",
+    "\\\\server\\share\\x is missing",
+    "s3://bucket/key is missing",
+    "connect to 192.168.0.7 failed",
+    "ip-10-0-1-2.ec2.internal:6379 refused",
+    "gpu.internal refused",
+    "worker-7 is down",
+    "connect to localhost:6379",
+    "localhost refused",
+    "gpu:6379 refused",
+    "fe80:0:0:0:1:2:3:4 is down",
+    "face::beef is down",
+    "[::1]:8000 refused",
+    "actor 4f5a6b7c8d9e0f1a2b3c died",
+    "node 1234567890123456 died",
+    "node ABCDEFABCDEFABCD died",
+    "ActorID(a1b2c3d4e5f60718293a4b5c) died",
+    "0b5e5b3c-3f0a-4a1e-9c57-4b3f6c2d1e0f died",
+    "job 01000000 failed",
+    "<Foo object at 0x7fffdeadbeef>",
+    "tensor at 0x7f",
+    "died (pid=1234)",
+    "ray::ServeReplica failed",
+    "vllm.v1.engine.core.EngineCore failed",
+    'Traceback (most recent call last):\n  File "/home/me/engine.py", line 7, in step',
+    'File "<string>", line 7',
+    "error in model line 7, in step",
+)
+SECRETS = (
+    *("opt", "etc", "/home", "/dev", "~/x", "./x", "serve/server", "safetensors", "Users", "share", "s3:"),
+    *("192.168", "ec2", "internal", "worker-7", "localhost", "6379", "fe80", "face", "::1"),
+    *("4f5a", "1234", "ABCD", "a1b2", "0b5e", "0100", "0x7f", "pid", "ray::", "vllm.v1"),
+    *("Traceback", "File", "line 7", "original exception"),
+)
+"""Parts of INTERNAL that no other part of a response contains; each message has one."""
