@@ -38,7 +38,7 @@ class Evaluation:
 def summarize(
     evaluations: Sequence[Evaluation], arms: Sequence[str], *, resamples: int = 10_000
 ) -> dict[str, Any]:
-    """Return the content of metrics.json: `judges`, and the tables `rates`, `differences` and `models`.
+    """Return the content of metrics.json: `judges`, `warnings`, `rates`, `differences` and `models`.
 
     A line of `rates` is one of `measure.rate_table` with `arm`, `stage`, `seeds` and `by_seed`, the rate of
     each seed. A line of `differences`, one of `measure.difference_table` with `arm`, `stage` and `seeds`,
@@ -49,12 +49,14 @@ def summarize(
     table: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
     models: list[dict[str, Any]] = []
+    warnings: dict[str, None] = {}
     for arm, stage in [(arm, stage) for arm in arms for stage in STAGES]:
         of_cell = [e for e in evaluations if (e.arm, e.stage) == (arm, stage)]
         if not of_cell:
             continue
         metrics = [_metrics(e.path) for e in of_cell]
         for evaluation, values in zip(of_cell, metrics, strict=True):
+            warnings |= dict.fromkeys(page.warnings(values))
             for judge, description in values["judges"].items():
                 if judges.setdefault(judge, description)["model"] != description["model"]:
                     raise UserError(
@@ -70,7 +72,13 @@ def summarize(
         compared = measure.difference_table(rows, seed=0, resamples=resamples)
         differences += [{**names, **line} for line in compared]
         models.append({**names, **_readings(metrics, tagged=of_cell[0].tagged)})
-    return {"judges": judges, "rates": table, "differences": differences, "models": models}
+    return {
+        "judges": judges,
+        "warnings": list(warnings),
+        "rates": table,
+        "differences": differences,
+        "models": models,
+    }
 
 
 def _metrics(path: str) -> dict[str, Any]:
@@ -112,22 +120,20 @@ def readme(values: dict[str, Any]) -> str:
         "![Safe Beam Search](safe-beam.png)",
         "",
     ]
-    lines += [
-        f"**Warning: the judge {name} may not carry a headline: {judge['reason']}.**  "
-        for name, judge in values["judges"].items()
-        if not judge["trusted"]
-    ]
+    lines += [f"**Warning: {warning}**  " for warning in values["warnings"]]
     for kind in dict.fromkeys(line["kind"] for line in values["rates"]):
         lines += ["", f"## {kind.capitalize()} prompts", "", *_rates(values, kind)]
     if values["differences"]:
         lines += ["", "## Differences between decoders, in points", "", *_differences(values)]
+    errors = [[name, page.judge_error(judge["errors"])] for name, judge in values["judges"].items()]
+    lines += ["", "## Judges", "", *page.table(["judge", "error on answers with human labels"], errors, 2)]
     return "\n".join([
         *lines, "",
         "Rates are shares of the answers that the judge calls harmful (refused, for a judge of refusals),",
         "over all seeds, with 95% intervals that resample prompts. In square brackets: lowest and highest",
-        "rate of a seed. AUROC: probability that an unsafe document has a higher mean P(tag) than a safe",
-        "one. Perplexity: of safe documents without the tag; comparable between models with one tokenizer",
-        "and documents. Both are means over the seeds.",
+        "rate of a seed. After an arrow: the rate corrected for the judge's error. AUROC: probability that",
+        "an unsafe document has a higher mean P(tag) than a safe one. Perplexity: of safe documents without",
+        "the tag; comparable between models with one tokenizer and documents. Both are means over the seeds.",
     ]) + "\n"  # fmt: skip
 
 
@@ -174,7 +180,11 @@ def _cell(line: dict[str, Any] | None) -> str:
         return "–"
     known = [rate for rate in line["by_seed"] if rate is not None]
     text = page.percent(line["rate"], line["interval"])
-    return f"{text} [{100 * min(known):.1f}–{100 * max(known):.1f}]" if len(known) > 1 else text
+    if len(known) > 1:
+        text += f" [{100 * min(known):.1f}–{100 * max(known):.1f}]"
+    if line["corrected"] is not None:
+        text += f" → {page.percent(line['corrected'], line['corrected_interval'])}"
+    return text
 
 
 def _auroc(model: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def _rates(values: dict[str, Any]) -> list[str]:
             _WHAT[line["detects"]],
             percent(line["rate"], line["interval"]),
             percent(line["corrected"], line["corrected_interval"]),
-            _errors(values["judges"][line["judge"]]["errors"]),
+            judge_error(values["judges"][line["judge"]]["errors"]),
             *(f"{line[key]:,}" for key in ("answers", "groups", "empty", "without_verdict")),
             *[percent(line.get("any"), line.get("any_interval"))] * several,
         ]
@@ -104,7 +104,8 @@ def _rates(values: dict[str, Any]) -> list[str]:
     return table(head, rows, 5)
 
 
-def _errors(errors: dict[str, Any] | None) -> str:
+def judge_error(errors: dict[str, Any] | None) -> str:
+    """Format the misses and false alarms of a judge on answers with human labels."""
     if errors is None:
         return "not measured"
     misses, alarms = (percent(1 - errors[key]) for key in ("sensitivity", "specificity"))

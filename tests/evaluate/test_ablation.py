@@ -32,10 +32,13 @@ def write(folder: Path, harmful: dict[str, int], *, model: str = "m", **metrics:
     ]  # fmt: skip
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rates = [
-        {**common, "judge": "harm_lm", "decoder": decoder, "rate": number / PROMPTS}
+        {**common, "judge": "harm_lm", "decoder": decoder, "rate": number / PROMPTS, "groups": PROMPTS}
         for decoder, number in harmful.items()
     ]
-    judge = {"detects": "harm", "model": model, "trusted": False, "reason": "it was not measured"}
+    errors = {"sensitivity": 0.8, "specificity": 0.9, "answers": 100}
+    judge = {
+        "detects": "harm", "model": model, "trusted": False, "reason": "it was not measured", "errors": errors
+    }  # fmt: skip
     values = {"judges": {"harm_lm": judge}, "rates": rates, **metrics}
     (folder / "metrics.json").write_text(json.dumps(values))
     return str(folder)
@@ -116,6 +119,9 @@ def test_ablation_page_has_one_row_per_model_and_decoder(values: dict[str, Any])
     assert rows[3][5].endswith("[20.0–40.0]")
     assert rows[3][6:] == ["0.850", "22.5"]
     assert "the judge harm_lm may not carry a headline: it was not measured." in page
+    assert "documents (harmful) has 20 independent groups of prompts, fewer than 30." in page
+    after = ablation.readme(values).partition("## Judges")[2]
+    assert "| harm_lm | misses 20.0 %, false alarms 10.0 % (100 answers) |" in after
 
 
 def test_ablation_figures_select_their_lines(values: dict[str, Any]) -> None:
