@@ -7,6 +7,8 @@ charset. So a charset is not rejected for single errors, and a declaration is no
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from functools import lru_cache
 
 import py3langid
@@ -20,6 +22,7 @@ from w3lib.encoding import (
 
 _SAMPLE = 1 << 14
 """bytes of text by which a legacy charset is chosen"""
+_UTF16_SAMPLE = 1 << 12
 _LANGUAGE_SAMPLE = 2_000
 _MIN_LETTERS = 8
 """letters that are enough to choose another charset than the declared one"""
@@ -29,6 +32,12 @@ _MULTIBYTE = {"cp949": (0xB0, 0xC8), "euc_jp": (0xB0, 0xCF), "cp932": (0xB0, 0xC
               "big5hkscs": (0xA4, 0xC6)}  # fmt: skip
 """Charsets of East Asia with the rows of the characters in common use, in EUC-JP for those of Japan. Korean
 comes first because its rows are a part of those of Chinese."""
+_READABLE, _READABLE_DECLARED = 0.85, 0.7
+"""least shares of characters that are readable in UTF-16, undeclared and declared"""
+_ROWS = 6
+"""rows of 256 characters in which nearly all characters of a text are, except those of East Asia"""
+_BLANKS = frozenset(chr(a << 8 | b) for a in b" \t\n\r" for b in b" \t\n\r")
+"""indented text of other charsets, read as UTF-16"""
 _KANA = frozenset(map(chr, range(0x3041, 0x3100)))
 _OTHER_SCRIPTS = (
     "cp1251", "koi8-r", "koi8-u", "iso8859-5", "cp1253", "iso8859-7", "cp1255", "cp1256", "iso8859-6", "cp874"
@@ -48,7 +57,7 @@ _WORD = re.compile(rb"[A-Za-z\xc0-\xff]+")
 def to_text(body: bytes, content_type: str = "") -> str:
     """Decode a page; what cannot be decoded becomes U+FFFD.
 
-    The charset is that of the byte order mark, else UTF-16 by the positions of zero bytes, else UTF-8 if the
+    The charset is that of the byte order mark, else UTF-16 if the body is readable in it, else UTF-8 if the
     body is valid or damaged UTF-8, else the first declared one (by the server, by the page) that the text
     does not contradict, else a guess. Other text is hardly ever UTF-8 by chance, so UTF-8 precedes the
     declared charset. Encodings of 7 bits are valid UTF-8, so their declaration precedes.
@@ -56,10 +65,10 @@ def to_text(body: bytes, content_type: str = "") -> str:
     encoding, mark = read_bom(body)
     if encoding is not None and mark is not None:
         return to_unicode(body[len(mark) :], encoding)
-    if b"\0" in body and (encoding := _utf16(body)) is not None:
-        return to_unicode(body, encoding)
     names = (http_content_type_encoding(content_type), html_body_declared_encoding(body))
     declared = [name for name in names if name is not None]
+    if (encoding := _utf16(body, declared)) is not None:
+        return to_unicode(body, encoding)
     if declared and declared[0].startswith(("iso2022", "hz")):
         return to_unicode(body, declared[0])
     try:
@@ -72,7 +81,44 @@ def to_text(body: bytes, content_type: str = "") -> str:
     return to_unicode(body, _legacy([name for name in declared if _is_legacy(name)], body))
 
 
-def _utf16(body: bytes) -> str | None:
+def _utf16(body: bytes, declared: list[str]) -> str | None:
+    """Return the byte order of UTF-16, if its characters are readable in one.
+
+    About a twentieth of its bytes or more are control characters, which text of other charsets lacks.
+    """
+    sample = body[:_UTF16_SAMPLE]
+    controls = len(sample) - len(_CONTROLS.sub(b"", sample))
+    is_declared = any(name.startswith("utf-16") for name in declared) and (controls or not _is_utf8(body))
+    if is_declared or controls > len(sample) / 100:
+        readable = {name: _readable(sample, name) for name in ("utf-16-le", "utf-16-be")}
+        order = max(readable, key=lambda name: readable[name])
+        share, number = readable[order]
+        if (is_declared and share >= _READABLE_DECLARED) or (number >= _MIN_LETTERS and share >= _READABLE):
+            return order
+    return _order_of_zeros(body) if b"\0" in body else None
+
+
+def _readable(sample: bytes, name: str) -> tuple[float, int]:
+    """Return the share and the number of readable characters of a text in UTF-16.
+
+    Characters of East Asia must be in common use in one language, and all others in a few rows. Symbols from
+    U+2000 on count neither way: they are seldom, and ASCII's spaces and punctuation marks read as such.
+    """
+    unreadable, rows, letters = 0, Counter[int](), Counter[str]()
+    for character in sample[: len(sample) // 2 * 2].decode(name, "surrogatepass"):
+        kind = unicodedata.category(character)
+        if character in _BLANKS or (kind in ("Cc", "Cn", "Co", "Cs") and character not in "\t\n\f\r"):
+            unreadable += 1
+        elif "\u3400" <= character < "\ufb00":
+            letters[character] += 1
+        elif character < "\u2000" or character >= "\ufb00" or "\u3000" <= character < "\u3100":
+            rows[ord(character) >> 8] += 1
+    common = (sum(letters[letter] for letter in letters.keys() & _common(name)) for name in _MULTIBYTE)
+    number = sum(count for _, count in rows.most_common(_ROWS)) + max(common)
+    return number / max(unreadable + rows.total() + letters.total(), 1), number
+
+
+def _order_of_zeros(body: bytes) -> str | None:
     """Return the byte order of UTF-16: spaces, digits and markup have a zero byte always on the same side."""
     first, second = body[0::2].count(0), body[1::2].count(0)
     if max(first, second) < max(4, len(body) / 200) or min(first, second) > max(first, second) / 10:

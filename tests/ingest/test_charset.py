@@ -152,6 +152,51 @@ def test_to_text_decodes_damaged_page(language: str, charset: str, declared: str
         assert text.endswith(after), (seed, text[-200:])
 
 
+def short_text(language: str, rng: random.Random) -> str:
+    between = rng.choice(["", "\n"] if language in ("zh", "zh-tw", "ja", "th") else [" ", "\n"])
+    return between.join(rng.choices(SENTENCES[language], k=40))[: rng.randrange(60, 301)]
+
+
+@pytest.mark.parametrize("declared", ["", "; charset=utf-16", "; charset="])
+@pytest.mark.parametrize("markup", ["", "<html><body><p>"])
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("language", SENTENCES)
+def test_to_text_decodes_short_utf16_without_mark(
+    language: str, charset: str, markup: str, declared: str
+) -> None:
+    header = "text/html" + declared + (charset.replace("16-", "16") if declared.endswith("=") else "")
+    for seed in range(10):
+        rng = random.Random(f"{language} {charset} {markup} {declared} {seed}")
+        body = (markup + short_text(language, rng)).encode(charset)
+        assert to_text(body, header) == body.decode(charset)
+        body = damaged(body, rng)
+        assert to_text(body, header) == body.decode(charset, "replace")
+
+
+@pytest.mark.parametrize("declared", ["", "; charset=utf-16", "; charset=utf-16be"])
+@pytest.mark.parametrize(
+    ("language", "charset"),
+    [(language, name) for language, names in LEGACY.items() for name in ("utf-8", *names)],
+)
+def test_to_text_detects_no_utf16_in_other_charsets(language: str, charset: str, declared: str) -> None:
+    """Not even if it is declared and a damaged byte is a control character."""
+    for seed in range(10):
+        rng = random.Random(f"{language} {charset} {declared} {seed}")
+        body = short_text(language, rng).encode(charset, "ignore")
+        for text in (body, body[:20] + bytes([rng.randrange(32)]) + body[21:], b"<p>\t\t\n\n\0" + body):
+            found = to_text(text, f"text/html{declared}")
+            assert found not in (text.decode("utf-16-le", "replace"), text.decode("utf-16-be", "replace"))
+
+
+def test_to_text_detects_no_utf16_in_random_bytes() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        body = rng.randbytes(rng.randrange(40, 2000))
+        for header in ("text/plain", "text/plain; charset=utf-16le"):
+            found = to_text(body, header)
+            assert found not in (body.decode("utf-16-le", "replace"), body.decode("utf-16-be", "replace"))
+
+
 def test_to_text_replaces_invalid_bytes() -> None:
     assert to_text("crème".encode()[:3]) == "cr�"
     assert to_text("<meta charset=utf-8> crème ".encode() + b"\xff end").endswith("crème � end")
