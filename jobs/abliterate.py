@@ -54,7 +54,7 @@ class AbliterateConfig:
     prompt_words: int = setting("words of a document in its prompt", default=12)
     max_prompts: int = setting("maximum prompts of each set and kind", default=128)
     chat: bool = setting(
-        f"put prompts into the tokenizer's chat template, except those of {DOCUMENTS}", default=False
+        "put prompts into the tokenizer's chat template, except beginnings of texts", default=False
     )
     depth: float = setting("share of the blocks after which the direction is found", default=0.6)
     tag: str = setting("the harmfulness tag; empty: the one stored with the model's tokenizer", default="")

@@ -11,7 +11,7 @@ from safety_ray.evaluate import ability, decoders, judges, prompt_sets
 from safety_ray.evaluate.decoders import DECODERS
 from safety_ray.evaluate.endpoint import EndpointConfig
 from safety_ray.evaluate.judges import JUDGES
-from safety_ray.evaluate.prompt_sets import DOCUMENTS
+from safety_ray.evaluate.prompt_sets import DOCUMENTS, TEXTS
 from safety_ray.evaluate.settings import Decoding, MeasurementConfig
 from safety_ray.judge.settings import Judge, check_is_model
 
@@ -53,7 +53,9 @@ class EvaluateConfig(MeasurementConfig):
         default=0,
     )
     chat: bool = setting(
-        f"answer prompts in the tokenizer's chat template, except those of {DOCUMENTS}", default=False
+        "answer prompts in the tokenizer's chat template, except beginnings of texts "
+        f"({', '.join(sorted(TEXTS))})",
+        default=False,
     )
     decoders: list[str] = setting(
         f"decoders to compare: {', '.join(DECODERS)}; empty: beam, and safebeam if the model has the tag; "

@@ -10,7 +10,7 @@ from safety_ray.core.declare import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.secrets import hide
 from safety_ray.evaluate.decoders import DECODERS, GREEDY
-from safety_ray.evaluate.prompt_sets import DOCUMENTS, Prompt
+from safety_ray.evaluate.prompt_sets import TEXTS, Prompt
 from safety_ray.evaluate.results import Row
 from safety_ray.evaluate.settings import Decoding
 
@@ -104,7 +104,7 @@ class Endpoint:
 
         fields = self._fields(decoder, decoding, seed)
         try:
-            if chat and prompt.prompt_set != DOCUMENTS:
+            if chat and prompt.prompt_set not in TEXTS:
                 reply: Any = self.client.chat.completions.create(
                     model=self.config.model, messages=[{"role": "user", "content": prompt.text}], **fields
                 )

@@ -17,7 +17,7 @@ from safety_ray.core.tag_placement import word_starts_by_character
 from safety_ray.evaluate.decoders import DECODERS
 from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.model import Description, start_ids
-from safety_ray.evaluate.prompt_sets import DOCUMENTS, Prompt
+from safety_ray.evaluate.prompt_sets import TEXTS, Prompt
 
 T = TypeVar("T")
 READ = "read"
@@ -72,7 +72,7 @@ def encode_prompts(
     plain = encode(tokenizer, [prompt.text for prompt in prompts])
     for prompt, plain_ids in zip(prompts, plain, strict=True):
         ids = [*start, *plain_ids]
-        if encoder is not None and prompt.prompt_set != DOCUMENTS:
+        if encoder is not None and prompt.prompt_set not in TEXTS:
             conversation = [{"role": "user", "content": prompt.text}]
             ids = encoder.encode(render, conversation, add_generation_prompt=True)
         if len(ids) + max_new_tokens > positions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.evaluate.prompt_sets import over_refusal, published
+from safety_ray.evaluate.prompt_sets import completions, over_refusal, published
 from safety_ray.evaluate.prompt_sets.prompt_set import (
     HARMFUL,
     HARMLESS,
@@ -24,7 +24,7 @@ from safety_ray.evaluate.prompt_sets.prompt_set import (
 )
 
 __all__ = [
-    "DOCUMENTS", "HARMFUL", "HARMLESS", "KINDS", "PROMPT_SETS", "Prompt", "PromptSet", "Sample",
+    "DOCUMENTS", "HARMFUL", "HARMLESS", "KINDS", "PROMPT_SETS", "TEXTS", "Prompt", "PromptSet", "Sample",
     "check_names", "load", "markdown", "own_files", "summary", "title",
 ]  # fmt: skip
 
@@ -43,8 +43,12 @@ PROMPT_SETS: dict[str, PromptSet] = {
         published.JAILBREAKBENCH,
         over_refusal.PHTEST,
         over_refusal.PHTEST_CONTROVERSIAL,
+        completions.ADVBENCH_COMPLETIONS,
+        completions.JB_COMPLETIONS,
     )
 }
+TEXTS = frozenset({DOCUMENTS, *(name for name, prompt_set in PROMPT_SETS.items() if prompt_set.is_text)})
+"""Names of the sets of beginnings of texts, which are never put into a chat template"""
 
 
 def check_names(names: list[str]) -> None:

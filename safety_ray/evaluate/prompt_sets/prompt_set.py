@@ -60,6 +60,8 @@ class PromptSet(PublishedData):
     read: Callable[..., Iterable[dict[str, Any]]]
     """yields the rows of the files, whose paths are its arguments"""
     columns: Columns = Columns()
+    is_text: bool = False
+    """its prompts are beginnings of texts, which no chat template contains"""
 
     def prompts(self, data: Path) -> list[Prompt]:
         """Return all prompts; the files are below `data`. Raises UserError if one is not as declared."""
