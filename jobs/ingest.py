@@ -91,7 +91,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     if counts.rows_out == 0 and not config.partition:
         raise UserError(f"'{config.input}' has no document: all {counts.rejected} records were rejected.")
     read = finished_files.read_reports(reports)
-    lost = check_bytes(config, finished_files.sum_counts(read, "bytes"))
+    lost = check_bytes(config, files, read)
     return out.commit(
         rows_in=counts.rows_out + counts.rejected,
         rows_out=counts.rows_out,
@@ -105,9 +105,12 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     )
 
 
-def check_bytes(config: IngestConfig, counts: dict[str, int]) -> int:
-    """Return the bytes in which no record could be read. Raises UserError if they exceed max_rejected."""
+def check_bytes(config: IngestConfig, files: list[str], reports: dict[str, dict[str, Any]]) -> int:
+    """Return the bytes of `files` that could not be read. Raises UserError if they exceed max_rejected."""
+    counts = finished_files.sum_counts(reports, "bytes")
     lost, total = counts.get("lost", 0), sum(counts.values())
+    if lost > config.max_rejected * total:
+        total += finished_files.unreported_bytes(files, reports)
     if lost > config.max_rejected * total:
         raise UserError(
             f"{lost:,} of {total:,} bytes of '{config.input}' are damaged or follow damage, more than "
@@ -256,7 +259,7 @@ def read_tables(
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
     total += len(rows)
-    if ignored or unreadable or readers.kind_of(file, config.format) != "html":
+    if ignored or unreadable or lost or readers.kind_of(file, config.format) != "html":
         finished_files.write_report(
             reports, file, total, ignored, unreadable, size=filesystem.size(file), lost=lost
         )

@@ -72,6 +72,13 @@ def sum_counts(reports: dict[str, dict[str, Any]], name: str) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
+def unreported_bytes(files: list[str], reports: dict[str, dict[str, Any]]) -> int:
+    """Return the size of the input files without a report: pages of which all could be read."""
+    others = [file for file in files if _report_name(file) not in reports]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(pool.map(filesystem.size, others))
+
+
 def unfinished(
     files: list[str], format: str, stored: dict[str, Sources], reports: dict[str, dict[str, Any]]
 ) -> list[str]:

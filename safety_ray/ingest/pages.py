@@ -40,22 +40,26 @@ def read_archive(
 
 
 def read_html(path: str, max_bytes: int, extraction: str, alone: Alone = together) -> Iterator[RawRecord]:
-    """Read the document of an HTML file, compressed or not. It is announced to `alone` before."""
+    """Read the document of an HTML file, compressed or not. It is announced to `alone` before.
+
+    Of a damaged file, the text before the damage is kept.
+    """
     with UnpackedFile(ResumableFile(path)) as unpacked:
         body = io.BufferedReader(unpacked).read(max_bytes + 1)
         damage = unpacked.damage
-    if damage is not None:
-        yield RawRecord(path, 0, None, f"the file is damaged: {damage.reason}")
-    elif len(body) > max_bytes:
-        yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}")
-    else:
-        value: dict[str, Any] = {}
-        with alone("page") as problem:
-            try:
-                problem = problem or _fill(value, body, "text/html", extraction)
-            except Exception as error:  # one page must not end the job
-                problem = f"the page cannot be read: {type(error).__name__}: {error}"
-        yield RawRecord(path, 0, value, problem)
+    lost = damage.lost if damage is not None else 0
+    if len(body) > max_bytes:
+        yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}", lost=lost)
+        return
+    value: dict[str, Any] = {} if damage is None else {"truncated": damage.reason}
+    with alone("page") as problem:
+        try:
+            problem = problem or _fill(value, body, "text/html", extraction)
+        except Exception as error:  # one page must not end the job
+            problem = f"the page cannot be read: {type(error).__name__}: {error}"
+    if problem and damage is not None:
+        problem = f"the file is damaged: {damage.reason} (before that: {problem})"
+    yield RawRecord(path, 0, value, problem, lost=lost)
 
 
 def _document(path: str, record: Record, dump: str | None, max_bytes: int, extraction: str) -> RawRecord:

@@ -19,4 +19,4 @@ class RawRecord:
     unreadable: dict[str, str] = field(default_factory=dict)
     """fields that `value` lacks because they cannot be read, with the reasons"""
     lost: int = 0
-    """bytes of the file from the problem on in which no record could be read"""
+    """bytes of the file that could not be read: after the problem, or after the text of a damaged page"""

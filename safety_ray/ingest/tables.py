@@ -36,8 +36,13 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
             too_long = len(line) > max_bytes and not line.endswith(b"\n")
             if too_long:
                 _skip_line(stream)
+            line = line.removeprefix(codecs.BOM_UTF8) if position == 1 else line
             if not line.endswith(b"\n") and unpacked.damage is not None and (too_long or not stream.peek(1)):
                 damage = unpacked.damage
+                last = _parse(path, position, line)
+                if last.problem is None and not too_long:  # it lacks only its end of line
+                    yield last
+                    position += 1
                 yield RawRecord(
                     path, position, None, f"the file is damaged: {damage.reason}", lost=damage.lost
                 )
@@ -46,10 +51,8 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
                 yield RawRecord(path, position, None, f"the line is longer than max_bytes={max_bytes}")
             elif not line:
                 return
-            else:
-                line = line.removeprefix(codecs.BOM_UTF8) if position == 1 else line
-                if line.strip():
-                    yield _parse(path, position, line)
+            elif line.strip():
+                yield _parse(path, position, line)
 
 
 def read_parquet(path: str) -> Iterator[RawRecord]:

@@ -51,6 +51,7 @@ def unpack(file: ResumableFile, resume_at: bytes = b"") -> Iterator[Chunk | Dama
     """Read a file, and decompress it if it begins with the magic number of gzip or Zstandard.
 
     After damage, reading resumes at the next member whose content begins with `resume_at`, if there is one.
+    Without `resume_at` all data before the damage is returned, even if a checksum then shows it to be wrong.
     """
     head = file.read(_READ_BYTES) or b""
     if head.startswith(_GZIP):
@@ -166,6 +167,7 @@ def _members(
             position, compressed = position + 1, compressed[1:]
             continue
         begin, first, problem, pending, truncated = position, True, "", b"", False
+        sent, known = 0, begin  # bytes of its content, and where the last step began that gave some
         try:
             member = start()  # raises if the dictionary is damaged
             while not member.done and not problem:
@@ -175,6 +177,8 @@ def _members(
                     truncated = True
                     break
                 data, rest = member.step(compressed)
+                if data:
+                    sent, known = sent + len(data), position
                 position, compressed = position + len(compressed) - len(rest), rest
                 data, pending = pending + data, b""
                 if first and len(data) < len(resume_at) and not member.done:
@@ -184,8 +188,17 @@ def _members(
                     first = False
         except (zlib.error, zstandard.ZstdError) as error:
             problem = f"the {name} that begins at byte {begin:,} is damaged ({error})"
+        if problem and not resume_at:
+            read = begin
+            for data, end in _data_before_damage(file, begin, known, sent, start):
+                read = end
+                if data:
+                    yield Chunk(begin, data, first)
+                    first = False
+            yield Damage(begin, problem, max(file.size() - read, 0))
+            return
         if problem:
-            next_member = _find_member(file, begin + 1, start, magic, resume_at) if resume_at else None
+            next_member = _find_member(file, begin + 1, start, magic, resume_at)
             if next_member is not None and truncated:  # other members follow, so the file is not truncated
                 problem = f"the {name} that begins at byte {begin:,} is damaged (it has no end)"
             resumed = file.size() if next_member is None else next_member[0]
@@ -193,6 +206,32 @@ def _members(
             if next_member is None:
                 return
             position, compressed = next_member
+
+
+def _data_before_damage(
+    file: ResumableFile, begin: int, known: int, sent: int, start: Callable[[], _Decompressor]
+) -> Iterator[tuple[bytes, int]]:
+    """Decompress a damaged member again, byte by byte from byte `known` of the file on.
+
+    A decompressor that raises an error returns no data, although it may have read much before. Yields what
+    follows the first `sent` bytes of the content, and with it the byte of the file up to which it was read.
+    """
+    position = begin
+    file.seek(begin)
+    try:
+        member = start()
+        while piece := file.read(min(known - position, _READ_BYTES) if position < known else _READ_BYTES):
+            size = len(piece) if position < known else 1
+            for index in range(0, len(piece), size):
+                rest = piece[index : index + size]
+                position += len(rest)
+                while rest and not member.done:
+                    data, rest = member.step(rest)
+                    if data:
+                        yield data[sent:], position - len(rest)
+                    sent = max(sent - len(data), 0)
+    except (zlib.error, zstandard.ZstdError):
+        return
 
 
 def _find_member(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import json
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +20,7 @@ import zstandard
 from jobs.ingest import IngestConfig, ingest_documents
 from safety_ray.core.errors import UserError
 from safety_ray.ingest import readers
+from safety_ray.ingest.raw_record import RawRecord
 
 ROWS = 6000
 RNG = random.Random(0)
@@ -62,6 +66,85 @@ def test_lost_bytes_of_compressed_lines_are_those_after_damage(
     assert lost(tmp_path / name) / len(data) == pytest.approx(1 - share, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_all_lines_before_damage_are_read(tmp_path: Path, end: bytes) -> None:
+    """Also those that the decompressor had read when it noticed the damage, and the last one."""
+    content = b"".join(LINES[:300]).removesuffix(b"\n") + end
+    tails = {"gz": gzip.compress(content)[:-8] + bytes(8), "zst": zstandard.compress(content) + b"no frame"}
+    for name, data in tails.items():
+        (tmp_path / f"a.jsonl.{name}").write_bytes(data)
+        *rows, last = readers.read(str(tmp_path / f"a.jsonl.{name}"), 10**6)
+        assert [row.value and row.value["text"] for row in rows] == TEXTS[:300]
+        assert [row.position for row in (*rows, last)] == list(range(1, 302))
+        assert last.problem is not None
+        assert 8 <= last.lost <= 9
+
+
+HTML = "<html><body><article>" + "".join(f"<p>{text}</p>" for text in TEXTS[:1500])
+PACKERS = [("a.html.gz", gzip.compress, "gzip member"), ("a.htm.zst", zstandard.compress, "Zstandard frame")]
+
+
+def read_page(path: Path, data: bytes) -> RawRecord:
+    path.write_bytes(data)
+    (raw,) = readers.read(str(path), 10**7)
+    return raw
+
+
+def unpacked(name: str, data: bytes) -> bytes:
+    state = zlib.decompressobj(31) if "gz" in name else zstandard.ZstdDecompressor().decompressobj()
+    return state.decompress(data)
+
+
+@pytest.mark.parametrize(("name", "pack", "kind"), PACKERS)
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_text_of_truncated_page_is_kept(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes], kind: str, share: float
+) -> None:
+    data = pack(HTML.encode())
+    data = data[: int(share * len(data))]
+    content = unpacked(name, data)
+    used = bisect.bisect_left(range(len(data)), len(content), key=lambda n: len(unpacked(name, data[:n])))
+    found, expected = read_page(tmp_path / name, data), read_page(tmp_path / "a.html", content)
+    reason = f"the file ends inside the {kind} that begins at byte 0"
+    assert expected.value is not None
+    assert found.value == {**expected.value, "truncated": reason}
+    assert (found.problem, found.lost) == (None, len(data) - used)
+
+
+@pytest.mark.parametrize("size", [5_000, 400_000])
+def test_text_before_damage_of_page_is_kept(tmp_path: Path, size: int) -> None:
+    """The damage is the type of a block, which both formats leave undefined."""
+    content = HTML[:size].encode()
+    expected = read_page(tmp_path / "a.html", content)
+    assert expected.value is not None
+    gz, zst = zlib.compressobj(wbits=31), zstandard.ZstdCompressor().compressobj()
+    blocks = {
+        "gz": gz.compress(content) + gz.flush(zlib.Z_FULL_FLUSH),
+        "zst": zst.compress(content) + zst.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK),
+    }
+    for name, data in blocks.items():
+        found = read_page(tmp_path / f"a.html.{name}", data + b"\x07" * 500)
+        assert found.value is not None
+        assert found.value["text"] == expected.value["text"]
+        assert "that begins at byte 0 is damaged (" in found.value["truncated"]
+        assert found.problem is None
+        assert 500 <= found.lost <= 510
+
+
+@pytest.mark.parametrize(("name", "pack", "kind"), PACKERS)
+def test_page_without_text_before_damage_is_lost(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes], kind: str
+) -> None:
+    data = pack(HTML[:9000].encode())
+    for broken in (data[:12], data[:10] + b"\x07" * 500):
+        found = read_page(tmp_path / name, broken)
+        assert found.problem is not None
+        assert found.problem.startswith("the file is damaged: the ")
+        assert kind in found.problem
+        assert found.problem.endswith(" (before that: empty body)")
+        assert found.lost == len(broken)
+
+
 def test_lost_bytes_of_compressed_archive_are_those_of_the_damaged_record(tmp_path: Path) -> None:
     members = [gzip.compress(warc_record(text)) for text in TEXTS]
     starts = [sum(map(len, members[:n])) for n in (100, 200)]
@@ -103,5 +186,24 @@ def test_ingest_stage_limits_lost_bytes(tmp_path: Path, ray_cluster: None) -> No
     with pytest.raises(UserError, match=r"of [\d,]+ bytes of '.*' are damaged or follow damage, more than"):
         ingest_documents(IngestConfig(**settings))
     record = ingest_documents(IngestConfig(**settings, max_rejected=0.95))
-    assert record["rejected"] == 1
+    whole = sum(end <= len(data) // 10 for end in accumulate(len(gzip.compress(line)) for line in LINES))
+    assert record["rows_out"] == whole
     assert record["bytes_unreadable"] / len(data) == pytest.approx(0.9, abs=TOLERANCE)
+
+
+def test_ingest_stage_limits_lost_bytes_of_pages(tmp_path: Path, ray_cluster: None) -> None:
+    """Whole pages have no report, but count in the share."""
+    sizes = [9_000, 18_000, 27_000]
+    for size in sizes:
+        (tmp_path / f"{size}.html").write_text(HTML[:size])
+    packed = gzip.compress(HTML.encode())
+    damaged = packed[:10] + b"\x07" * len(packed)
+    settings = {"input": str(tmp_path / "*.html*"), "output": str(tmp_path / "out")}
+    (tmp_path / "a.html.gz").write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{len(damaged):,} of {sum(sizes) + len(damaged):,} bytes"):
+        ingest_documents(IngestConfig(**settings))
+    record = ingest_documents(IngestConfig(**settings, max_rejected=0.95))
+    assert (record["rows_out"], record["rejected"], record["bytes_unreadable"]) == (3, 1, len(damaged))
+    (tmp_path / "a.html.gz").write_bytes(damaged[:20_000])
+    record = ingest_documents(IngestConfig(**settings | {"output": str(tmp_path / "less")}))
+    assert record["bytes_unreadable"] == 20_000
