@@ -1,24 +1,31 @@
-"""Split a stored HTTP response into its status, headers and body, as tolerantly as browsers do."""
+"""Split a stored HTTP response into its status, headers and body, at least as tolerantly as browsers do."""
 
 from __future__ import annotations
 
 import re
 
-_STATUS = re.compile(rb"\s*(?:HTTP(?:/\d+(?:\.\d+)?)?|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
-_END = re.compile(rb"\r?\n\r?\n")
+_STATUS = re.compile(
+    rb"\s*+(?:\xef\xbb\xbf\s*+)?+(?:HTTP(?:/\d+(?:\.\d+)?)?|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE
+)
+_LINE_END = re.compile(rb"\r*\n|\r")
+_END = re.compile(rb"\n\r{0,2}\n")
+_END_WITH_CR = re.compile(rb"\r\r|\n\r{0,2}\n")
 _INTERIM = range(100, 200)
 
 
 def split(response: bytes) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers with names in lower case, and body. Raises ValueError without a status line.
 
-    Lines end in CR LF or LF. Interim responses (`100 Continue`) before the response are skipped.
+    Lines end in CR LF or LF, or in CR if the status line does. A byte order mark and interim responses
+    (`100 Continue`) before the response are skipped.
     """
     while True:
         status = _STATUS.match(response)
         if status is None:
             raise ValueError(f"it begins with {response[:20]!r}")
-        end = _END.search(response, status.end())
+        line_end = _LINE_END.search(response, status.end())
+        is_cr = line_end is not None and line_end[0] == b"\r"
+        end = (_END_WITH_CR if is_cr else _END).search(response, status.end())
         head, body = (response[: end.start()], response[end.end() :]) if end else (response, b"")
         if int(status[1]) not in _INTERIM or _STATUS.match(body) is None:
             return int(status[1]), _headers(head[status.end() :]), body

@@ -24,6 +24,12 @@ HEADS = {
     "ICY": b"ICY 200 OK\r\n" + TYPE + b"\r\n\r\n",
     "100 Continue": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n" + TYPE + b"\r\n\r\n",
     "103 Early Hints": b"HTTP/1.1 103 Early Hints\nLink: x\n\nHTTP/1.1 200 OK\n" + TYPE + b"\n\n",
+    "CR": b"HTTP/1.1 200 OK\rServer: a\r" + TYPE + b"\r\r",
+    "CR, then CR LF": b"HTTP/1.1 200 OK\r" + TYPE + b"\r\n\r\n",
+    "CR CR LF": b"HTTP/1.1 200 OK\r\r\n" + TYPE + b"\r\r\n\r\r\n",
+    "100 Continue with CR": b"HTTP/1.1 100 Continue\r\rHTTP/1.1 200 OK\r" + TYPE + b"\r\r",
+    "byte order mark": b"\xef\xbb\xbfHTTP/1.1 200 OK\r\n" + TYPE + b"\r\n\r\n",
+    "byte order mark and CR": b"\xef\xbb\xbf\rHTTP/1.1 200 OK\r" + TYPE + b"\r\r",
     "empty lines first": b"\r\n\r\nHTTP/1.0 200 OK\r\n" + TYPE + b"\r\n\r\n",
 }
 
@@ -61,9 +67,18 @@ def test_split_returns_status_headers_and_body() -> None:
     assert split(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 500") == (200, {}, b"HTTP/1.1 500")
     assert split(b"HTTP/1.1 200 OK\r\nA: b") == (200, {"a": "b"}, b"")
     assert split(b"HTTP/1.1 100 Continue\r\n\r\n") == (100, {}, b"")
+    assert split(b"HTTP/1.1 200 OK\rA: b\r c\rD: e\r\rone\r\rtwo") == (
+        200,
+        {"a": "b c", "d": "e"},
+        b"one\r\rtwo",
+    )
+    assert split(b"HTTP/1.1 200 OK\r\nA: b\r\rC: d\r\n\r\nbody") == (200, {"a": "b", "c": "d"}, b"body")
+    assert split(b"\xef\xbb\xbfHTTP/1.1 200 OK\n\n\xef\xbb\xbfbody") == (200, {}, b"\xef\xbb\xbfbody")
 
 
-@pytest.mark.parametrize("response", [b"", b"<html>", b"HTTP/1.1 OK", b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "response", [b"", b"\xef\xbb\xbf", b"<html>", b"HTTP/1.1 OK", b"GET / HTTP/1.1\r\n\r\n"]
+)
 def test_split_rejects_response_without_status(response: bytes) -> None:
     with pytest.raises(ValueError, match="it begins with"):
         split(response)

@@ -258,7 +258,9 @@ def test_html_reader_reads_plain_and_gzip_files(tmp_path) -> None:
     assert "page 2" in second.value["text"]
     assert third.value is not None
     assert third.problem is None
-    assert third.value["text"].endswith("In paragraph 0 of page 3 the mountain is described at some length, so")
+    assert third.value["text"].endswith(
+        "In paragraph 0 of page 3 the mountain is described at some length, so"
+    )
     assert third.value["truncated"] == "the file ends inside the gzip member that begins at byte 0"
 
 
