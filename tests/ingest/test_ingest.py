@@ -6,6 +6,7 @@ import codecs
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster)
     web.mkdir()
     (web / "a.jsonl").write_bytes(
         line(id="good", text="A page about soup.", url="http://a.example.com", mood="calm", score=3.5)
-        + line(id="null", text=None)
+        + line(id="null", text=None, token_count="many")
         + line(id="empty", text="  \n ")
         + line(id="missing", title="no text here")
         + line(id="number", text=7)
@@ -43,29 +44,34 @@ def test_ingest_stage_rejects_each_bad_record_with_reason(tmp_path, ray_cluster)
         + line(id="long", text="x" * 20_000)
         + b'{"id": "half", "text": "half a pair \\ud800"}\n'
         + line(text="No id of its own.", url="http://b.example.com")
+        + line(id="odd", text="Two odd values.", token_count=2.5, label=300)
+        + b'{"id": "infinite", "text": "One odd value.", "token_count": 1e999}\n'
     )
     packed = gzip.compress(
         b"".join(line(id=f"z{i}", text=f"Page {i} of the archive. " * 40) for i in range(200))
     )
     (web / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     (web / "c.jsonl.zst").write_bytes(zstandard.compress(line(id="zstd", text="From a zstd file.")))
-    pq.write_table(
-        pa.table(
-            {"id": ["p1", "p2", "good"], "text": ["Parquet page.", None, "Third of that id."], "n": [1, 2, 3]}
-        ),
-        web / "d.parquet",
-    )
+    column: dict[str, Any] = {
+        "id": ["p1", "p2", "good"],
+        "text": ["Parquet page.", None, "Third of that id."],
+    }
+    days = pa.array([0, 4_000_000, 0], pa.int32()).cast(pa.date32())  # one is beyond the year 9999
+    pq.write_table(pa.table(column | {"n": [1, 2, 3], "day": days}), web / "d.parquet")
     record = ingest_documents(
         IngestConfig(input=str(web), output=str(tmp_path / "out"), max_bytes=10_000, max_rejected=1.0)
     )
     rows = {row["id"]: row for row in dataset.table(str(tmp_path / "out")).to_pylist()}
     kept_ids = {key for key in rows if not key.startswith("z")}
-    assert {"good", "p1"} <= kept_ids
-    assert len(kept_ids) == 3  # and the row whose id is a hash of its URL and text
+    assert {"good", "p1", "odd", "infinite"} <= kept_ids
+    assert len(kept_ids) == 5  # and the row whose id is a hash of its URL and text
     assert rows["zstd"]["text"] == "From a zstd file."
     assert rows["good"]["text"] == "A page about soup."
     assert json.loads(rows["good"]["extra"]) == {"mood": "calm", "score": 3.5}
-    assert json.loads(rows["p1"]["extra"]) == {"n": 1}
+    assert json.loads(rows["p1"]["extra"]) == {"n": 1, "day": "1970-01-01"}
+    assert json.loads(rows["odd"]["extra"])["unreadable"].keys() == {"token_count", "label"}
+    stored = json.loads((tmp_path / "out/record.json").read_text())
+    assert stored["values_unreadable"] == {"day": 1, "label": 1, "token_count": 3}  # also of rejected rows
     reason_of = reasons(tmp_path / "out")
     assert reason_of["null"] == reason_of["missing"] == "no text"
     assert reason_of["empty"] == "empty text"
