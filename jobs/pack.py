@@ -41,6 +41,8 @@ __all__ = ["PackConfig", "pack_documents"]
 _BATCH = 256
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
+_MAX_PARTS = 250_000
+"""of encoded files and shards; an estimate, not measured: each part is an object that the driver owns"""
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
@@ -272,7 +274,7 @@ def _write_shards(
             learn_unsafe=config.learn_unsafe,
         )
         counter = progress.RowCounter(out.sub("data"))
-        with _shuffle_by_tasks(), progress.watch("pack", rows, counter):
+        with _shuffle_by_arguments(len(encoded) * len(missing)), progress.watch("pack", rows, counter):
             documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
@@ -287,14 +289,18 @@ def _write_shards(
 
 
 @contextmanager
-def _shuffle_by_tasks() -> Iterator[None]:
-    """On one machine, shuffle without actors, which Ray uses by default and which start slowly on few cores.
+def _shuffle_by_arguments(parts: int) -> Iterator[None]:
+    """Shuffle with tasks that have the `parts` of blocks as arguments, and so start when all are there.
+
+    Tasks of Ray 2.60's default shuffle fetch their parts while they run. If a node is lost with parts, such
+    tasks can occupy all CPUs and wait for parts that no CPU is left to compute again. The default is used on
+    several nodes if there are more parts than one driver should keep track of.
 
     A dataset copies these settings when it is created, so create it inside this context.
     """
     context = ray.data.DataContext.get_current()
     before = context.shuffle_strategy
-    if len(ray.nodes()) == 1:
+    if len(ray.nodes()) == 1 or parts <= _MAX_PARTS:
         context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     try:
         yield

@@ -54,6 +54,20 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def head() -> Iterator[Head]:
     """A cluster of the test's own, whose nodes and drivers it may kill."""
+    yield from started_head()
+
+
+def started_head() -> Iterator[Head]:
     started = start_head(4)
     yield started
     started.stop()
+
+
+@pytest.fixture
+def lossy_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
+    """A cluster whose nodes store small values as they store large ones, and so lose them if they are killed.
+
+    The driver would have copies of values below 100 KB, which is the default of this setting.
+    """
+    monkeypatch.setenv("RAY_max_direct_call_object_size", "0")
+    yield from started_head()

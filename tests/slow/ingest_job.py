@@ -1,17 +1,17 @@
 """An ingest job in a separate process, to be killed: `python ingest_job.py FOLDER`.
 
-It records each input file that it begins to read in FOLDER/read. It reads half of the file `slow.jsonl`, and
-waits there until FOLDER/allowed exists. FOLDER/done exists once the job has returned.
+It records each input file that it begins to read in FOLDER/read. In the middle of each file `*slow.jsonl`, it
+comes to the gate FOLDER/slow. FOLDER/done exists once the job has returned.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gate
 import killed
 import pyarrow as pa
 import ray.data
@@ -20,7 +20,7 @@ from jobs import ingest
 from safety_ray.core import dataset
 from safety_ray.core.job import quiet
 
-WRITE_BYTES, BLOCK_BYTES = 300_000, 30_000
+WRITE_BYTES, BLOCK_BYTES, MAX_BYTES = 90_000, 30_000, 6000
 
 
 def main(folder: Path) -> None:
@@ -36,13 +36,13 @@ def main(folder: Path) -> None:
         for table in read_watched(file, *settings):
             half = len(table) // 2
             yield table.slice(0, half)
-            while file.endswith("slow.jsonl") and not (folder / "allowed").exists():
-                time.sleep(0.1)
+            if file.endswith("slow.jsonl"):
+                gate.come(folder / "slow")
             yield table.slice(half)
 
     ingest.read_watched = read
     ingest.ingest_documents(
-        ingest.IngestConfig(input=str(folder / "in"), output=str(folder / "out"), max_bytes=6000)
+        ingest.IngestConfig(input=str(folder / "in"), output=str(folder / "out"), max_bytes=MAX_BYTES)
     )
     (folder / "done").touch()
 

@@ -1,4 +1,4 @@
-"""Jobs in separate processes, to be killed: start them, and read the rows that they have checkpointed."""
+"""Jobs in separate processes, to be killed: start them, wait for what they do, and kill parts of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 from ray_head import Head, Node, add_node
@@ -33,17 +37,26 @@ def start(script: str, head: Head, folder: Path, *words: str) -> subprocess.Pope
         )  # fmt: skip
 
 
-def join(folder: Path) -> None:
-    """In the job: connect to the cluster; if FOLDER/wait exists, wait until the test has added a node.
+def join(folder: Path, prefer_second: bool = True) -> None:
+    """In the job: connect to the cluster; if FOLDER/wait exists, wait until a node that the test adds joins.
 
-    A driver that connects while two nodes run on this machine may attach to the node that is killed.
+    A driver that connects while two nodes run on this machine may attach to the node that is killed. With
+    `prefer_second`, all work runs on the second node while it exists.
     """
+    import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     from safety_ray.core import cluster
 
     cluster.start()
+    two_nodes = (folder / "wait").exists()
     (folder / "joined").touch()
     while (folder / "wait").exists():
         time.sleep(0.1)
+    if two_nodes:
+        second = NodeAffinitySchedulingStrategy(second_node_id(), soft=True)
+        if prefer_second:
+            ray.data.DataContext.get_current().scheduling_strategy = second
 
 
 def with_second_node(head: Head, folder: Path, process: subprocess.Popen[bytes], cpus: int) -> Node:
@@ -81,12 +94,35 @@ def wait_for_checkpoints(folder: Path, rows: int, process: subprocess.Popen[byte
     """Wait for at least `rows` checkpointed ids while `process` runs, and return them."""
 
     def enough() -> set[str] | None:
-        assert process.poll() is None, (folder / "log").read_text()
         found = checkpointed(folder / "out")
         return found if len(found) >= rows else None
 
-    found: set[str] = eventually(enough, LONG_S, every=0.1)
+    found: set[str] = wait_for(enough, folder, process)
     return found
+
+
+def wait_for(holds: Callable[[], Any], folder: Path, process: subprocess.Popen[bytes]) -> Any:
+    """Wait until the value of `holds` is true while `process` runs, and return the value."""
+
+    def checked() -> Any:
+        assert process.poll() is None, (folder / "log").read_text()
+        return holds()
+
+    return eventually(checked, LONG_S, every=0.1)
+
+
+def kill_driver(process: subprocess.Popen[bytes], workers: set[int]) -> None:
+    """Kill a job, and wait until Ray has ended its `workers`, which could still write files."""
+    process.kill()
+    process.wait()
+    for pid in workers:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(LONG_S)
+
+
+def on_node(node: Node, workers: set[int]) -> set[int]:
+    """Return those of the processes `workers` that run tasks on `node`."""
+    return workers & {process.pid for process in node.workers("ray::")}
 
 
 def ended(process: subprocess.Popen[bytes], folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""A rewriting job in a separate process, to be killed: `python rewrite_job.py FOLDER CLASSIFIER URL NODES`.
+"""A rewriting job in a separate process, to be killed: `python rewrite_job.py FOLDER CLASSIFIER URL`.
 
-The engine `openai` sends requests to the endpoint at URL, which the test controls. With two NODES, its actor
-runs on the second node. FOLDER/done exists once the job has returned.
+The engine `openai` sends requests to the endpoint at URL, which the test controls. Its actor runs on the
+second node, if there is one. FOLDER/done exists once the job has returned.
 """
 
 from __future__ import annotations
@@ -18,17 +18,9 @@ from safety_ray.core.job import quiet
 BATCH = 8
 
 
-def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
+def main(folder: Path, classifier: str, url: str) -> None:
     quiet()
     killed.join(folder)
-    if nodes > 1:
-        import ray.data
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # Run all work on the node that will be killed.
-        ray.data.DataContext.get_current().scheduling_strategy = NodeAffinitySchedulingStrategy(
-            killed.second_node_id(), soft=True
-        )
     rewrite_documents(
         from_dict(
             RewriteConfig,
@@ -47,4 +39,4 @@ def main(folder: Path, classifier: str, url: str, nodes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

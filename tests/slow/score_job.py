@@ -51,10 +51,7 @@ def _prediction(text: str) -> Prediction:
 
 def main(folder: Path, classifier: str, actors: int) -> None:
     quiet()
-    two_nodes = (folder / "wait").exists()
-    killed.join(folder)
-    if two_nodes:
-        killed.second_node_id()
+    killed.join(folder, prefer_second=False)
     score.ScoreBatch = scorer(folder)  # type: ignore[misc]
     score_documents(
         ScoreConfig(

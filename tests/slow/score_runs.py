@@ -23,13 +23,6 @@ def write_documents(folder: Path) -> None:
         dataset.write_table(table.slice(n * ROWS // 4, ROWS // 4), str(folder / "in" / f"{n}.parquet"))
 
 
-def allow(folder: Path, rows: int) -> None:
-    """Let the job score `rows` rows, plus at most one batch per actor."""
-    new = folder / "allowed.new"
-    new.write_text(str(rows))
-    new.replace(folder / "allowed")
-
-
 def seen(folder: Path) -> dict[int, list[str]]:
     """Return the ids completed by each actor's process; the last line may be incomplete."""
     return {int(f.name): f.read_text().split("\n")[:-1] for f in (folder / "seen").glob("*")}

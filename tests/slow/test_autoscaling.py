@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from gate import allow
 from killed import LONG_S, ended, start
 from ray_head import FAKE_HEAD_ID, Head, add_node, start_head
-from score_runs import allow
 from waiting import eventually
 
 from safety_ray.core import dataset

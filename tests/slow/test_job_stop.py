@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gate import allow
 from killed import checkpointed
 from ray_head import Head, start_head
 from refused import STAGES
-from score_runs import ROWS, allow, check_output, done_twice, write_documents
+from score_runs import ROWS, check_output, done_twice, write_documents
 from submitted import ROOT, log, status, stop, submit
 from token_rows import tokenizer, write_rows
 from training_runs import TINY

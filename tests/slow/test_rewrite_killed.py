@@ -101,7 +101,7 @@ def check_output(folder: Path, writer: Writer) -> None:
 def test_rewrite_stage_recovers_from_engine_and_driver_kill(
     folder: Path, classifier: Path, writer: Writer, head: Head
 ) -> None:
-    arguments = (str(classifier), writer.endpoint.url, "1")
+    arguments = (str(classifier), writer.endpoint.url)
     writer.allowed = int(0.35 * ROWS)
     process = start("rewrite_job.py", head, folder, *arguments)
     checkpointed_ids = wait_for_checkpoints(folder, int(0.25 * ROWS), process)
@@ -131,7 +131,7 @@ def test_rewrite_stage_recovers_from_node_kill(
 ) -> None:
     (folder / "wait").touch()
     writer.allowed = ROWS // 2
-    process = start("rewrite_job.py", head, folder, str(classifier), writer.endpoint.url, "2")
+    process = start("rewrite_job.py", head, folder, str(classifier), writer.endpoint.url)
     node = with_second_node(head, folder, process, cpus=6)
     try:
         before = writer.times(wait_for_checkpoints(folder, ROWS // 3, process))

@@ -7,12 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from gate import allow
 from killed import ended, start, wait_for_checkpoints, with_second_node
 from ray_head import Head, announce_preemption, start_head
 from score_runs import (
     BATCH,
     ROWS,
-    allow,
     check_output,
     done_twice,
     seen,

@@ -1,0 +1,47 @@
+"""The pack job in a separate process, to be killed: `python pack_job.py FOLDER key=value...`.
+
+It does what `python -m jobs.pack key=value...` does, but its workers come to the gate FOLDER/encode with each
+batch of documents and to FOLDER/shards with each shard, and a write task has one batch. FOLDER/done exists
+once the job has returned.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gate
+import killed
+import pyarrow as pa
+
+from jobs import cli, pack
+from safety_ray.core import dataset
+from safety_ray.core.job import quiet
+from safety_ray.pack import shards
+
+ENCODE, SHARDS = "encode", "shards"
+
+
+def gated(function: Any, folder: Path) -> Any:
+    """Return `function`, whose callers come to the gate `folder` before."""
+
+    def call(documents: pa.Table, **settings: Any) -> pa.Table:
+        gate.come(folder)
+        return function(documents, **settings)
+
+    return call
+
+
+def main(folder: Path, words: list[str]) -> None:
+    quiet()
+    killed.join(folder)
+    dataset._MIN_BYTES = 1
+    pack.encode_watched = gated(pack.encode_watched, folder / ENCODE)
+    shards.write_shard = gated(shards.write_shard, folder / SHARDS)
+    cli.main("pack", words)
+    (folder / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
