@@ -34,7 +34,7 @@ from jobs.label import count_shortened, judge_rows
 from jobs.score import classify
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, cluster, dataset, filesystem, partition, threshold
+from safety_ray.core import artifact, cluster, dataset, filesystem, partition, progress, threshold
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
@@ -50,6 +50,7 @@ from safety_ray.rewrite.settings import RewriteConfig
 
 __all__ = ["RewriteConfig", "rewrite_documents"]
 _DRAFTS, _GENERATED, _JUDGED = "drafts", "generated", "judged"
+_WRITING = "waiting for the engine's first replies"
 _DOCUMENTS_PER_BLOCK = 2_000
 """documents whose chunks are joined in one block"""
 _ACCEPTED = (*REWRITTEN, Column("root_id", pa.string(), "the web document"))
@@ -287,9 +288,11 @@ def generate_drafts(ds: Dataset, config: RewriteConfig, attempt: int) -> Dataset
 def store(config: RewriteConfig, out: Artifact, this: Pass, step: Step, rows: Rows) -> Rows | None:
     """Write `rows` below drafts/ and read them back. Returns None if there are none."""
     folder = Artifact(out.sub(_DRAFTS, step.name, this.part), {}, {})
+    by_model = step.name == _GENERATED and config.engine.kind != "template"
     counts = dataset.write(
         rows.ds, folder, label=f"{this.part} {step.name}", total=rows.total or None,
         write_rows=config.write_rows, resume_by=rows.resume_by or None, read_as=rows.read_as or None,
+        waiting=_WRITING if by_model else progress.STARTING,
     )  # fmt: skip
     if not counts.rows_out:
         return None
