@@ -121,7 +121,7 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
             total = round(sum(config.writes(recipe, template) * n for recipe, n in tasks_of.items()))
             select = partial(
                 tasks.select_writer,
-                share=config.engine_share, recipes=config.engine_recipes, seed=config.seed, template=template,
+                share=config.engine_share, recipes=config.by_engine, seed=config.seed, template=template,
             )  # fmt: skip
 
             def selected(written: RewriteConfig = written, select: Any = select) -> Dataset:
@@ -319,6 +319,9 @@ def dry_run(config: RewriteConfig, recipe_of: dict[int, str]) -> dict[str, Any]:
     """Rewrite a sample into `<output>.dry-run`, then estimate and print what the full run would take."""
     if config.engine.kind == "template":
         raise UserError("dry_run measures a language model; set engine.kind to vllm or openai.")
+    # Documents that only the template writes cost nothing.
+    read = {RECIPES[name].reads for name in config.derived_recipes if name in config.by_engine}
+    recipe_of = {score: name for score, name in recipe_of.items() if name in read | {*config.by_engine}}
     folder = f"{config.output}.dry-run"
     filesystem.remove(folder)
     sample = estimate.sample_documents(config, recipe_of)

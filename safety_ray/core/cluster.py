@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ SLOTS = 4
 """CPUs that Ray must count so that a stage can skip finished rows; with fewer, a broken stage restarts"""
 WAIT = "SAFETY_RAY_NODE_WAIT_S"
 """Environment variable with the seconds that a stage waits for the first nodes of a cluster"""
-_WAIT_S = 1800.0
+_WAIT_S, _STEP_S = 1800.0, 1.0
 _LEAST = 2
 
 
@@ -115,18 +116,30 @@ def wait_for_cpus() -> None:
     cpus = _cpus()
     if cpus >= _LEAST:
         return
-    limit = float(os.environ.get(WAIT) or _WAIT_S)
+    limit = _wait_s()
     print(f"The cluster has {cpus} CPUs, and a stage needs {_LEAST}: waiting for nodes.", flush=True)
     # An autoscaler adds nodes for a placement group that does not fit.
     wanted = placement_group([{"CPU": 1}] * _LEAST)
     try:
-        if not wanted.wait(limit):
+        end = time.monotonic() + limit
+        # Short waits, because Ray's do not end on Ctrl-C.
+        while not wanted.wait(min(limit, _STEP_S)) and _cpus() < _LEAST and time.monotonic() < end:
+            pass
+        if _cpus() < _LEAST:
             raise UserError(
                 f"the Ray cluster has {_cpus()} CPUs, and a stage needs {_LEAST}: no node was added within "
                 f"{limit:g} s ({WAIT}). Start Ray with ray start --num-cpus={SLOTS}, or add nodes."
             )
     finally:
         remove_placement_group(wanted)
+
+
+def _wait_s() -> float:
+    value = os.environ.get(WAIT) or str(_WAIT_S)
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(f"{WAIT}='{value}' must be a number of seconds, such as 600.") from None
 
 
 def has_room_to_skip() -> bool:

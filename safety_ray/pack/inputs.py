@@ -69,7 +69,7 @@ def _text_bytes(path: str) -> int:
         return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
 
     files = dataset.files(path)
-    sample = files[:: max(1, len(files) // _FOOTERS)]
+    sample = files[:: max(1, -(-len(files) // _FOOTERS))]
     with ThreadPoolExecutor(_THREADS) as pool:
         return sum(pool.map(size, sample)) * len(files) // max(1, len(sample))
 

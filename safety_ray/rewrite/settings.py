@@ -32,7 +32,7 @@ class RewriteConfig(Pool):
         default=1.0,
     )
     engine_recipes: list[str] = setting(
-        "recipes that the engine writes; the template writes the others", factory=lambda: list(RECIPES)
+        "recipes that the engine writes, and the template the others; empty: all", factory=list
     )
     short_prompts: bool = setting(
         "use a recipe's short prompt, if it has one: for models below about 10^9 parameters, which cannot "
@@ -57,7 +57,10 @@ class RewriteConfig(Pool):
         "chunk by chunk, and a refusal is made from the most harmful chunk",
         default=12_000,
     )
-    attempts: int = setting("maximum attempts for a document, each in another style", default=2)
+    attempts: int = setting(
+        "maximum attempts for a document, each with another seed and, if there is one, another style",
+        default=2,
+    )
     accept: Bounds = setting("limits that a text must meet to be accepted", factory=Bounds)
     judge: DocumentJudge = setting(
         "a language model that scores the texts too; the higher score counts; template: no judge",
@@ -97,7 +100,7 @@ class RewriteConfig(Pool):
             if reads and reads not in self.recipes:
                 raise UserError(f"recipes: {name} needs {reads}, whose texts it rewrites; add {reads}.")
             by_template = self.engine.kind == "template" or self.engine_share < 1
-            if (by_template or name not in self.engine_recipes) and RECIPES[name].template is None:
+            if (by_template or name not in self.by_engine) and RECIPES[name].template is None:
                 raise UserError(
                     f"the template cannot write {name}; set engine.kind to vllm or openai, engine_share to "
                     f"1, and add {name} to engine_recipes."
@@ -105,9 +108,13 @@ class RewriteConfig(Pool):
         for name in self.engine_recipes:
             if name not in RECIPES:
                 raise UserError(f"engine_recipes: unknown recipe '{name}'; choose from {', '.join(RECIPES)}.")
-        if not set(self.engine_recipes) & set(self.recipes):
+        if not set(self.by_engine) & set(self.recipes):
             raise UserError(
                 "engine_recipes has none of the recipes to run; name one, or set engine.kind=template."
+            )
+        if self.engine.kind == "template" and (self.engine_recipes or self.short_prompts):
+            raise UserError(
+                "engine_recipes and short_prompts need a language model; set engine.kind to vllm or openai."
             )
         if not 0 < self.engine_share <= 1 or (self.engine_share < 1 and self.engine.kind == "template"):
             raise UserError(
@@ -164,22 +171,25 @@ class RewriteConfig(Pool):
     @property
     def by_template(self) -> RewriteConfig:
         """The settings of the documents that the template rewrites."""
-        return replace(
-            self, engine=EngineConfig(), engine_share=1.0, engine_recipes=list(RECIPES), short_prompts=False
-        )
+        return replace(self, engine=EngineConfig(), engine_share=1.0, engine_recipes=[], short_prompts=False)
+
+    @property
+    def by_engine(self) -> list[str]:
+        """The recipes that the engine writes."""
+        return self.engine_recipes or list(RECIPES)
 
     @property
     def writers(self) -> dict[bool, RewriteConfig]:
         """The settings of the engine's tasks (False) and, if it does not write all, the template's (True)."""
         if self.engine.kind == "template" or (
-            self.engine_share == 1 and set(self.recipes) <= set(self.engine_recipes)
+            self.engine_share == 1 and set(self.recipes) <= set(self.by_engine)
         ):
             return {False: self}
         return {False: self, True: self.by_template}
 
     def writes(self, recipe: str, template: bool) -> float:
         """Return the share of the tasks of `recipe` that the engine or the template writes."""
-        share = self.engine_share if recipe in self.engine_recipes else 0.0
+        share = self.engine_share if recipe in self.by_engine else 0.0
         return 1 - share if template else share
 
     def task_options(self, attempt: int = 1) -> TaskOptions:

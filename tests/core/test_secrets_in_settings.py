@@ -117,6 +117,8 @@ def test_config_refuses_key_with_the_name_of_a_secret(name: str) -> None:
         ("api_key", "env:MY_KEY", "env:MY_KEY"),
         ("client_secret", "file:/run/secrets/key", "file:/run/secrets/key"),
         ("pad_token", "<pad>", "<pad>"),
+        ("bos_token", "begin", "begin"),
+        ("image_token", "picture", "picture"),
         ("cls_token", "'[CLS]'", "[CLS]"),
         ("next_token", "a", "a"),
         ("prompt_cache_key", "shared", "shared"),

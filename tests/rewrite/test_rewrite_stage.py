@@ -124,9 +124,11 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
             "engine_recipes: unknown recipe 'haiku'",
         ),
         (
-            {"engine": {"kind": "vllm", "model": "m"}, "engine_recipes": []},
+            {"engine": {"kind": "vllm", "model": "m"}, "recipes": ["rephrase"], "engine_recipes": ["refuse"]},
             "engine_recipes has none of the recipes to run",
         ),
+        ({"engine_recipes": ["rephrase"]}, "engine_recipes and short_prompts need a language model"),
+        ({"short_prompts": True}, "engine_recipes and short_prompts need a language model"),
         ({"max_chars": 10}, "max_chars=10"),
         ({"dry_run_rows": 1}, "dry_run_rows"),
         ({"accept": {"margin": 9}}, "accept.margin=9"),
