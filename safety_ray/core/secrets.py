@@ -23,29 +23,16 @@ _SIGNERS = ("accesskeyid", "accessid", "keypairid")
 _LONG_KEY = re.compile(r"[^/.]{20,}")
 """A value of the parameter `key` that is not a word, a path or the name of a file."""
 _SECRETS = (
-    *(
-        "token",
-        "secret",
-        "secrets",
-        "password",
-        "passwords",
-        "passwd",
-        "passphrase",
-        "authorization",
-        "cookie",
-    ),
-    *("apikey", "accesskey", "accountkey", "authkey", "privatekey", "secretkey"),
+    *("token", "secret", "secrets", "password", "passwords", "passwd", "passphrase"),
+    *("authorization", "cookie", "apikey", "accesskey", "accountkey", "authkey", "privatekey", "secretkey"),
 )
 """Ends of the names of secrets, without `-` and `_`: keys of settings, headers and parameters of URLs."""
-_PAGES = ("pagetoken", "nexttoken", "continuationtoken")
-"""Ends of the names of positions in a listing."""
-_SPECIAL = tuple(
-    f"{name}token"
-    for name in (
-        *("bos", "eos", "pad", "unk", "cls", "sep", "mask", "tag", "boi", "eoi", "image", "audio", "video"),
-    )
+_OTHER_TOKENS = (
+    *("pagetoken", "nexttoken", "continuationtoken"),
+    *("bostoken", "eostoken", "padtoken", "unktoken", "clstoken", "septoken", "masktoken", "tagtoken"),
+    *("boitoken", "eoitoken", "imagetoken", "audiotoken", "videotoken"),
 )
-"""Ends of the names of special tokens of tokenizers."""
+"""Ends of the names of positions in a listing, and of special tokens of tokenizers."""
 _NOT_SECRET = re.compile(r"env:[A-Za-z_]\w*|file:.+|<.+>|\[[A-Z]+\]")
 """The location of a secret, and special tokens of tokenizers: `<pad>`, `[CLS]`."""
 _MESSAGE_CHARACTERS = 300
@@ -78,7 +65,7 @@ def _plain(name: str) -> str:
 
 def _is_secret(name: str) -> bool:
     """Return whether a key, header or parameter has the name of a secret."""
-    return _plain(name).endswith(_SECRETS) and not _plain(name).endswith(_PAGES + _SPECIAL)
+    return _plain(name).endswith(_SECRETS) and not _plain(name).endswith(_OTHER_TOKENS)
 
 
 def _has_secret_parameter(url: str) -> bool:

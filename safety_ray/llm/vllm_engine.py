@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from safety_ray.core import cluster
-from safety_ray.core.device import cpu_engine_args
+from safety_ray.core.device import cpu_engine_args, uses_gpus
 from safety_ray.core.errors import UserError, nearest
 from safety_ray.core.worker_deaths import Starts
 from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
@@ -110,7 +110,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
 
 def runs_on_cpu(config: EngineConfig, gpus: float) -> bool:
     """Return whether replicas run on CPUs in a cluster that has `gpus` now."""
-    return config.device == "cpu" or (config.device == "auto" and not gpus)
+    return not uses_gpus(config.device, gpus)
 
 
 def sampling_params(config: EngineConfig, schema: dict[str, Any] | None) -> Callable[[str], dict[str, Any]]:

@@ -18,7 +18,7 @@ from safety_ray.llm import prompts
 from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite import chunking
 from safety_ray.rewrite.harm import harm_name, harm_of
-from safety_ray.rewrite.recipes import RECIPES, Recipe
+from safety_ray.rewrite.recipes import RECIPES, SHORT, Recipe
 
 SOURCE, PARTS, SIMILARITY = "source", "parts", "similarity"
 DOCUMENT_TASK = "document_task"
@@ -70,7 +70,7 @@ class TaskOptions:
 
     def recipe(self, name: str) -> Recipe:
         """Return the recipe, with its short prompt if that is to be used."""
-        return RECIPES[name].short if self.short_prompts else RECIPES[name]
+        return (SHORT if self.short_prompts else RECIPES)[name]
 
 
 def from_documents(batch: pa.Table, recipe_of: dict[int, str], options: TaskOptions) -> pa.Table:
@@ -146,11 +146,10 @@ def select_writer(
 ) -> pa.Table:
     """Return the engine's tasks, those of `recipes` for a `share` of the web documents, or the template's."""
     limit = int(share * 2**64)
-    rows = batch.select(["root_id", "recipe"]).to_pylist()
-    by_engine = [
-        row["recipe"] in recipes and stable_hash(seed, "writer", row["root_id"]) < limit for row in rows
+    chosen = [
+        (row["recipe"] in recipes and stable_hash(seed, "writer", row["root_id"]) < limit) is not template
+        for row in batch.select(["root_id", "recipe"]).to_pylist()
     ]
-    chosen = [not engine if template else engine for engine in by_engine]
     return batch.filter(pa.array(chosen, pa.bool_()))
 
 

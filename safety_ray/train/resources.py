@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from safety_ray.core import device
 from safety_ray.core.errors import UserError
 from safety_ray.train.settings import TrainingConfig
 
 
 def uses_gpus(config: TrainingConfig, gpus: float) -> bool:
     """Return whether the workers use GPUs in a cluster that has `gpus` of them."""
-    return config.device == "gpu" or (config.device == "auto" and gpus >= config.workers)
+    return device.uses_gpus(config.device, gpus, needed=config.workers)
 
 
 def check_fits(config: TrainingConfig, *, cpus: int, gpus: int) -> None:

@@ -12,10 +12,13 @@ from safety_ray.rewrite.recipes.recipe import Recipe
 from safety_ray.rewrite.recipes.refuse import REFUSE
 from safety_ray.rewrite.recipes.rephrase import REPHRASE
 
-__all__ = ["RECIPES", "Recipe", "write_from_template"]
+__all__ = ["RECIPES", "SHORT", "Recipe", "write_from_template"]
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (REPHRASE, REFUSE, MORALIZE)}
 """Every recipe by name. A recipe that rewrites texts of another one comes after it."""
+
+SHORT: dict[str, Recipe] = {name: recipe.short for name, recipe in RECIPES.items()}
+"""The recipes with their short prompts"""
 
 
 def write_from_template(row: dict[str, Any], seed: int) -> str:
