@@ -122,7 +122,7 @@ def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Documen
     samples = prompts.choose(
         names, config.data, safe, unsafe,
         words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
-        skip=config.skip_prompts,
+        skip=config.skip_prompts, columns=config.prompt_columns,
     )  # fmt: skip
     return safe, unsafe, samples
 

@@ -36,9 +36,14 @@ class EvaluateConfig(MeasurementConfig):
     )
     output: str = setting("folder to write", identity=False)
     prompt_sets: list[str] = setting(
-        f"{DOCUMENTS} (beginnings of documents), files of your own (.csv or .jsonl with a column 'prompt') "
+        f"{DOCUMENTS} (beginnings of documents), files of your own (.csv, .jsonl or .parquet with a column "
+        "'prompt', also as a URL such as hf://datasets/ID/FILE) "
         f"or published sets below data: {prompt_sets.summary()}; empty: {DOCUMENTS}",
         factory=list,
+    )
+    prompt_columns: dict[str, str] = setting(
+        "names of the columns in files of your own where they differ, such as {prompt: goal, kind: type}",
+        factory=dict,
     )
     data: str = setting("folder with the files of the published sets", default="", identity=False)
     documents: list[str] = setting(
@@ -122,6 +127,7 @@ class EvaluateConfig(MeasurementConfig):
         if self.answers and (self.documents or self.prompt_sets):
             raise UserError("answers: cannot be combined with documents or prompt_sets; leave them empty.")
         prompt_sets.check_names(self.prompt_sets)
+        prompt_sets.check_columns(self.prompt_columns)
         if DOCUMENTS in self.prompt_sets and not self.documents:
             raise UserError(
                 f"documents is empty, but prompt_sets has {DOCUMENTS}; give at least one dataset."

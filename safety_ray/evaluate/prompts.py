@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_ray.evaluate import documents, prompt_sets
@@ -30,10 +30,12 @@ def choose(
     limit: int,
     seed: int,
     skip: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> Samples:
     """Sample at most `limit` prompts (0: all) of each set in `names` and each kind, after the first `skip`.
 
     Beginnings of `words` words of unsafe documents are harmful prompts, and those of safe ones harmless.
+    `columns` has the names of columns in files of one's own.
     Raises UserError if a set's file is missing or not as declared.
     """
     samples: Samples = {}
@@ -44,7 +46,7 @@ def choose(
                 for kind, members in ((HARMFUL, unsafe), (HARMLESS, safe))
             }
         else:
-            samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed, skip)
+            samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed, skip, columns)
     return samples
 
 

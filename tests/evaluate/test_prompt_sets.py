@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate import prompt_sets
@@ -92,6 +98,51 @@ def test_load_reads_files_of_the_user(tmp_path: Path) -> None:
         ("0", "0", "Where?", HARMFUL), ("1", "1", "When?", HARMFUL),
     ]  # fmt: skip
     assert prompt_sets.own_files(["xstest", str(table)]) == [str(table)]
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    """An empty folder `bucket` of fsspec's filesystem in memory."""
+    fs = fsspec.filesystem("memory")
+    yield fs
+    if fs.exists("/bucket"):
+        fs.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_load_reads_url_with_columns_of_other_names(suffix: str, bucket: Any) -> None:
+    table = pa.table({"goal": ["Why?", "How?"], "type": ["harmless", "harmful"], "n": [5, 6]})
+    with bucket.open(f"/bucket/mine{suffix}", "wb") as file:
+        if suffix == ".parquet":
+            pq.write_table(table, file)
+        elif suffix == ".csv":
+            csv.write_csv(table, file)
+        else:
+            file.write("\n".join(json.dumps(row) for row in table.to_pylist()).encode())
+    url = f"memory://bucket/mine{suffix}"
+    prompt_sets.check_names([url])
+    found = load(url, "", 0, 0, columns={"prompt": "goal", "kind": "type", "id": "n"})
+    assert found[HARMLESS].prompts == [Prompt("mine", HARMLESS, "5", "5", "Why?")]
+    assert found[HARMFUL].prompts == [Prompt("mine", HARMFUL, "6", "6", "How?")]
+    with pytest.raises(UserError, match=r"memory://bucket/mine\S+', row 0: 'prompt' must be a text"):
+        load(url, "", 0, 0)
+    with pytest.raises(UserError, match=r"prompt_columns: unknown key 'prompts'; the nearest is 'prompt'"):
+        prompt_sets.check_columns({"prompts": "goal"})
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"prompt\nx\xffy\n", r"a\.csv' is not UTF-8: byte 8 is invalid"),
+        ("b.csv", b"prompt\n" + b"x" * 200_000, r"b\.csv' is not a valid CSV file: field larger than"),
+        ("a.jsonl", b'{"prompt": "x\xff"}', r"a\.jsonl' is not UTF-8: byte 13 is invalid"),
+        ("a.parquet", b"prompt", r"a\.parquet' is not a Parquet file"),
+    ],
+)
+def test_load_names_file_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        load(str(tmp_path / name), "", 0, 0)
 
 
 def test_load_keeps_prompts_without_group_apart(tmp_path: Path) -> None:

@@ -6,28 +6,27 @@ To add a set, declare it in published.py (over_refusal.py for sets that only mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.evaluate.prompt_sets import completions, over_refusal, published
+from safety_ray.evaluate.prompt_sets import completions, over_refusal, own_file, published
 from safety_ray.evaluate.prompt_sets.prompt_set import (
     HARMFUL,
     HARMLESS,
     KINDS,
-    Columns,
     Prompt,
     PromptSet,
     Sample,
-    read_table,
     sample,
-    to_prompts,
 )
 
 __all__ = [
     "DOCUMENTS", "HARMFUL", "HARMLESS", "KINDS", "PROMPT_SETS", "TEXTS", "Prompt", "PromptSet", "Sample",
-    "check_names", "load", "markdown", "own_files", "summary", "title",
+    "check_columns", "check_names", "load", "markdown", "own_files", "summary", "title",
 ]  # fmt: skip
 
+check_columns = own_file.check_columns
 DOCUMENTS = "documents"
 """Name of the set of document beginnings (safety_ray/evaluate/documents.py)."""
 
@@ -56,10 +55,11 @@ def check_names(names: list[str]) -> None:
     known = [DOCUMENTS, *PROMPT_SETS]
     seen: set[str] = set()
     for name in names:
-        if name not in known and not _is_file(name):
+        if name not in known and not own_file.is_file(name):
             raise UserError(
                 f"prompt_sets: unknown set '{name}'; the nearest is '{nearest(name, known)}' "
-                f"(choose from {', '.join(known)}, or name a .csv or .jsonl file with a column 'prompt')."
+                f"(choose from {', '.join(known)}, or name a .csv, .jsonl or .parquet file with a column "
+                "'prompt')."
             )
         if title(name) in seen:
             raise UserError(f"prompt_sets: '{title(name)}' is listed more than once.")
@@ -68,30 +68,31 @@ def check_names(names: list[str]) -> None:
 
 def own_files(names: list[str]) -> list[str]:
     """Return those of `names` that are files."""
-    return [name for name in names if _is_file(name)]
+    return [name for name in names if own_file.is_file(name)]
 
 
 def title(name: str) -> str:
     """Return the name under which the results of a set are reported: a file's name without its suffix."""
-    return Path(name).stem if _is_file(name) else name
+    return own_file.title(name) if own_file.is_file(name) else name
 
 
-def load(name: str, data: str, limit: int, seed: int, skip: int = 0) -> dict[str, Sample]:
+def load(
+    name: str, data: str, limit: int, seed: int, skip: int = 0, columns: Mapping[str, str] | None = None
+) -> dict[str, Sample]:
     """Return the prompts of one set by kind, at most `limit` of each (0: all), sampled by `seed`.
 
     The first `skip` prompts in the order of the sample, and others of their groups, are left out.
 
-    `name` is a published set, whose file is below the folder `data`, or a file with a column `prompt` and
-    optional columns `id`, `group` and `kind`. Raises UserError if the file is missing or not as expected.
+    `name` is a published set, whose file is below the folder `data`, or a file or URL with a column `prompt`
+    and optional columns `id`, `group` and `kind`, which may have the names in `columns`. Raises UserError if
+    the file is missing or not as expected.
     """
     if name in PROMPT_SETS:
         if not data:
             raise UserError(f"prompt_sets: '{name}' needs data, the folder with the published files.")
         prompts = PROMPT_SETS[name].prompts(Path(data))
     else:
-        if not Path(name).is_file():
-            raise UserError(f"prompt_sets: the file '{name}' does not exist.")
-        prompts = to_prompts(title(name), read_table(Path(name)), Columns(), f"'{name}'")
+        prompts = own_file.prompts(name, columns or {})
     of_kind = {kind: [prompt for prompt in prompts if prompt.kind == kind] for kind in KINDS}
     return {kind: sample(members, limit, seed, skip) for kind, members in of_kind.items() if members}
 
@@ -113,7 +114,3 @@ def markdown() -> str:
         files = ", ".join(f"`{file.path}`" for file in prompt_set.files)
         lines.append(f"- `{prompt_set.name}`: {files}. {prompt_set.how_to_get}")
     return "\n".join(lines)
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith((".csv", ".jsonl"))

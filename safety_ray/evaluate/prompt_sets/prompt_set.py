@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -94,25 +95,36 @@ def to_prompts(name: str, rows: Iterable[dict[str, Any]], columns: Columns, wher
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file, or of a JSONL file; see `parse_table`."""
+    return parse_table(str(path), path.read_bytes())
+
+
+def parse_table(name: str, data: bytes) -> list[dict[str, Any]]:
     """Return the rows of a CSV file, or of a JSONL file with one object per line.
 
-    Raises UserError for another suffix or a line that is no object.
+    Raises UserError for another suffix, for text that is not UTF-8 and for a table or line that is not valid.
     """
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            return list(csv.DictReader(lines))
-    if path.suffix != ".jsonl":
-        raise UserError(f"'{path}' must be a .csv or a .jsonl file.")
+    if not name.endswith((".csv", ".jsonl")):
+        raise UserError(f"'{name}' must be a .csv or a .jsonl file.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{name}' is not UTF-8: byte {error.start:,} is invalid.") from error
+    if name.endswith(".csv"):
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:  # for example a field of more than 128 KiB
+            raise UserError(f"'{name}' is not a valid CSV file: {error}.") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"'{path}', line {number} is not valid JSON: {error}.") from error
+            raise UserError(f"'{name}', line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"'{path}', line {number} must be an object with a key 'prompt'.")
+            raise UserError(f"'{name}', line {number} must be an object with a key 'prompt'.")
         rows.append(row)
     return rows
 
