@@ -79,6 +79,10 @@ class AblateConfig:
         factory=dict,
         of=EvaluateConfig,
     )
+    only: list[str] = setting(
+        "arms to run, with those whose models they finetune; empty: all. The table has all that are finished",
+        factory=list,
+    )
     plan: bool = setting("print which stages are finished and which would run, then exit", default=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +90,11 @@ class AblateConfig:
             raise UserError("arms: no arm is named; write for example arms.raw.pack.tag_rate=0.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds={self.seeds}: must be distinct numbers, at least one, such as [0,1,2].")
+        for name in self.only:
+            if name not in self.arms:
+                raise UserError(
+                    f"only: no arm is named '{name}'; the nearest is '{nearest(name, list(self.arms))}'."
+                )
         plan_steps(self, self.seeds[:1])  # the settings do not depend on the seed
 
 
@@ -185,7 +194,8 @@ def _merge(common: Settings, own: Settings) -> Settings:
 
 def run_ablation(config: AblateConfig) -> Settings:
     """Run the steps that are not finished. Returns and writes the metrics of all finished evaluations."""
-    steps = plan_steps(config, config.seeds)
+    everything = plan_steps(config, config.seeds)
+    steps = [step for step in everything if step.arm in _selected(config)]
     if config.plan:
         print(plan_table(steps))
         return {}
@@ -204,10 +214,17 @@ def run_ablation(config: AblateConfig) -> Settings:
                 traceback.print_exc()
             failed[step.arm, step.seed] = f"{what}: {str(mistake or repr(error)).splitlines()[0].rstrip('.')}"
             print(f"failed: {failed[step.arm, step.seed]}", flush=True)
-    values = _write(config, steps)
+    values = _write(config, everything)
     if failed:
         raise UserError(f"{'; '.join(failed.values())}. The same command resumes.")
     return values
+
+
+def _selected(config: AblateConfig) -> set[str]:
+    """Return the names of the arms to run."""
+    names = config.only or list(config.arms)
+    trained = {_arm(name, config.arms[name], list(config.arms)).pretrained for name in names}
+    return {*names, *trained} - {""}
 
 
 def _write(config: AblateConfig, steps: list[Step]) -> Settings:

@@ -42,13 +42,16 @@ def summarize(
 
     A line of `rates` is one of `measure.rate_table` with `arm`, `stage`, `seeds` and `by_seed`, the rate of
     each seed. A line of `differences`, one of `measure.difference_table` with `arm`, `stage` and `seeds`,
-    compares two decoders by the mean of each prompt over the seeds. A line of `models` has the means over the
-    seeds of P(tag)'s AUROC and of perplexity, and `<name>_by_seed`.
+    compares two decoders by the mean of each prompt over the seeds. A line of `from_first` has the same form
+    without `arm`: it compares the first arm and its first decoder with another arm and decoder, named in
+    `minus`, on prompts that both answered. A line of `models` has the means over the seeds of P(tag)'s AUROC
+    and of perplexity, and `<name>_by_seed`.
     """
     judges: dict[str, dict[str, Any]] = {}
     table: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
     models: list[dict[str, Any]] = []
+    answers: dict[str, list[results.Row]] = {stage: [] for stage in STAGES}
     warnings: dict[str, None] = {}
     for arm, stage in [(arm, stage) for arm in arms for stage in STAGES]:
         of_cell = [e for e in evaluations if (e.arm, e.stage) == (arm, stage)]
@@ -64,6 +67,7 @@ def summarize(
                         "evaluations; remove this folder and run the same command."
                     )
         rows = [row for e in of_cell for row in _rows(e.path)]
+        answers[stage] += [{**row, "decoder": f"{arm}, {row['decoder']}"} for row in rows]
         names = {"arm": arm, "stage": stage, "seeds": [e.seed for e in of_cell]}
         labels = {judge: values["model"] for judge, values in judges.items()}
         for line in measure.rate_table(rows, labels, seed=0, resamples=resamples):
@@ -77,6 +81,12 @@ def summarize(
         "warnings": list(warnings),
         "rates": table,
         "differences": differences,
+        "from_first": [
+            {"stage": stage, **line}
+            for stage, rows in answers.items()
+            for line in measure.difference_table(rows, seed=0, resamples=resamples)
+            if line["minus"].split(", ")[0] != line["decoder"].split(", ")[0]
+        ],
         "models": models,
     }
 
@@ -125,6 +135,8 @@ def readme(values: dict[str, Any]) -> str:
         lines += ["", f"## {kind.capitalize()} prompts", "", *_rates(values, kind)]
     if values["differences"]:
         lines += ["", "## Differences between decoders, in points", "", *_differences(values)]
+    if values["from_first"]:
+        lines += ["", "## Differences from the first arm, in points", "", *_from_first(values)]
     errors = [[name, page.judge_error(judge["errors"])] for name, judge in values["judges"].items()]
     lines += ["", "## Judges", "", *page.table(["judge", "error on answers with human labels"], errors, 2)]
     return "\n".join([
@@ -173,6 +185,19 @@ def _differences(values: dict[str, Any]) -> list[str]:
         for (arm, stage, name, kind, first, second), of in cells.items()
     ]
     return page.table(["arm", "stage", "prompts", "kind", "decoders", *values["judges"]], rows, 5)
+
+
+def _from_first(values: dict[str, Any]) -> list[str]:
+    keys = ("stage", "prompt_set", "kind", "decoder", "minus")
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for line in values["from_first"]:
+        shown = page.points(line["difference"], line["difference_interval"])
+        cells.setdefault(tuple(line[key] for key in keys), {})[line["judge"]] = shown
+    rows = [
+        [STAGES[stage], name, kind, f"{first} − {second}", *(of.get(j, "–") for j in values["judges"])]
+        for (stage, name, kind, first, second), of in cells.items()
+    ]
+    return page.table(["stage", "prompts", "kind", "arms and decoders", *values["judges"]], rows, 4)
 
 
 def _cell(line: dict[str, Any] | None) -> str:

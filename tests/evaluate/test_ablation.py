@@ -91,6 +91,15 @@ def test_ablation_summary_compares_decoders_by_the_mean_over_seeds(values: dict[
     assert "| tags | base model | documents | harmful | beam − safebeam | +25.0 (" in ablation.readme(values)
 
 
+def test_ablation_summary_compares_arms_with_the_first_one(values: dict[str, Any]) -> None:
+    assert [(x["stage"], x["decoder"], x["minus"], x["difference"]) for x in values["from_first"]] == [
+        (BASE, "raw, beam", "tags, beam", 0.15),  # 0.45 - 0.3, the mean over its seeds
+        (BASE, "raw, beam", "tags, safebeam", 0.4),  # 0.45 - 0.05; after finetuning there is one arm only
+    ]
+    expected = "| base model | documents | harmful | raw, beam − tags, safebeam | +40.0 ("
+    assert expected in ablation.readme(values)
+
+
 def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> None:
     raw, base, later = values["models"]
     assert base["perplexity_safe"] == 22.5

@@ -67,6 +67,7 @@ def test_ablate_stages_read_each_other_and_share_the_seed(paper: list[Step]) -> 
         (["arms.tags-late.pretrained=moralise"], "the nearest is 'moralize'"),
         (["arms.tags-late.pack.tag_rate=0"], "has no sections pack and pretrain"),
         (["arms.a/b.pack.tag_rate=0"], "arms: 'a/b' is no name of a folder"),
+        (["only=[rav]"], "only: no arm is named 'rav'; the nearest is 'raw'"),
     ],
 )
 def test_ablate_rejects_invalid_settings(words: list[str], message: str) -> None:
@@ -96,6 +97,19 @@ def test_ablate_plan_shows_state_and_runs_nothing(tmp_path: Path, capsys: pytest
     assert lines[2] == ["raw", "0", "pretrain", "absent", "run"]
     assert lines[-1] == ["raw", "0", "evaluate-safety", "absent", "run"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [([], {"raw", "moralize", "tags-late"}), (["raw"], {"raw"}), (["tags-late"], {"moralize", "tags-late"})],
+)
+def test_ablate_only_runs_named_arms_and_those_they_finetune(
+    only: list[str], expected: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms: dict[str, Any] = {"raw": {}, "moralize": {}, "tags-late": {"pretrained": "moralize"}}
+    values = {"output": str(tmp_path), "arms": arms, "pack": {"scored": "x"}, "safety": {"chats": "c"}}
+    run_ablation(from_dict(AblateConfig, {**values, "only": only, "plan": True}))
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == expected
 
 
 def test_ablate_failed_arm_names_itself_and_others_run(
