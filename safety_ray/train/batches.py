@@ -100,28 +100,46 @@ class Batches:
         rows = self.data.batch(step, self.config.batch_rows, seed=self.config.seed, rank=rank, world=world)
         missing = self.config.rows_per_worker(world) - len(rows.ids)
         ids, learn, documents, sources = (_padded(torch.from_numpy(values), missing) for values in rows)
-        widths_B = _widths(learn)
+        targets, sources = next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1)
+        if not self.config.read_tags:
+            ids, targets, sources, documents = without_tags(
+                self.data.tag_id, ids, targets, sources, documents
+            )
+        widths_B = _widths(targets)
         order_B = widths_B.argsort(descending=True, stable=True)  # similar rows share a micro-batch
-        ids, learn, documents, sources = (v[order_B] for v in (ids, learn, documents, sources))
+        ids, targets, sources, documents = (v[order_B] for v in (ids, targets, sources, documents))
         width = int(widths_B.max())
-        ids, learn, sources = ids[:, :width], learn[:, :width], sources[:, :width]
+        ids, targets, sources = ids[:, :width], targets[:, :width], sources[:, :width]
         # Positions restart at padding as well, which no target attends to.
         positions = document_positions(documents if self.by_document else torch.zeros_like(documents))
-        batch = Batch(
-            ids, next_tokens(ids, learn), _shifted(sources.long(), len(SOURCES) - 1), positions[:, :width],
-            widths=tuple(widths_B[order_B].tolist()),
-        )  # fmt: skip
+        batch = Batch(ids, targets, sources, positions[:, :width], widths=tuple(widths_B[order_B].tolist()))
         return batch.pinned() if self.device.type == "cuda" else batch
 
 
-def _widths(learn_BT: Tensor) -> Tensor:
-    """Return the width that each row needs: its tokens up to the last target, rounded up.
+def _widths(targets_BT: Tensor) -> Tensor:
+    """Return the width that each row needs: one position after the last target, rounded up.
 
     Multiples of 32 limit recompilation by torch.compile.
     """
-    length = learn_BT.shape[1]
-    used_B = (learn_BT * torch.arange(1, length + 1)).amax(dim=1).clamp(min=2)
+    length = targets_BT.shape[1]
+    used_B = ((targets_BT != IGNORED) * torch.arange(2, length + 2)).amax(dim=1).clamp(min=2)
     return ((used_B + 31) // 32 * 32).clamp(max=length)
+
+
+def without_tags(
+    tag_id: int, ids_BT: Tensor, targets_BT: Tensor, sources_BT: Tensor, documents_BT: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Remove the tags from the input, so that a tag is a target of the token before it and nothing else.
+
+    The following tokens move up. The end of a row, which they leave, has no targets.
+    """
+    hidden_BT = ids_BT == tag_id
+    order_BT = hidden_BT.long().argsort(dim=1, stable=True)
+    targets_BT = targets_BT.masked_fill(hidden_BT, IGNORED)
+    ids_BT, targets_BT, sources_BT, documents_BT = (
+        values.gather(1, order_BT) for values in (ids_BT, targets_BT, sources_BT, documents_BT)
+    )
+    return ids_BT, targets_BT, sources_BT, documents_BT
 
 
 def next_tokens(ids_BT: Tensor, learn_BT: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class TokenRows:
             raise UserError(f"'{path}' has no token rows; give an output folder of the pack job.")
         self.path, self.record = path, record
         self.length, self.vocabulary = int(record["row_length"]), int(record["vocab_size"])
+        self.tag_id = int(record["tag_id"])
         groups = row_groups.load(path)
         self._rows = row_groups.rows_in(groups)
         self._firsts: Ints = groups.column("first").to_numpy()

@@ -88,7 +88,7 @@ def train(
     if config.checkpoints:
         check_shared("checkpoints", config.checkpoints)
     data, rank = TokenRows(rows), dist.get_rank()
-    steps, tag_id = config.steps(len(data)), int(data.record["tag_id"])
+    steps, tag_id = config.steps(len(data)), data.tag_id
     tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
     torch.manual_seed(config.seed)
     model = build(model_config, tokenizer, context=data.length, device=device.type)

@@ -55,9 +55,17 @@ class LanguageModel(nn.Module):
             weights -= table.numel() * (6 if table.requires_grad else 4)  # a look-up is not a product
         return float(weights + 12 * settings.num_hidden_layers * settings.hidden_size * context)
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the cross-entropies of `targets_BT`, and each of them [B, T], in fp32.
+    def forward(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        positions_BT: Tensor,
+        tag_id: int = -1,
+        tag_weight: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of the losses of `targets_BT`, and the cross-entropy of each [B, T], in fp32.
 
+        The two differ by `tag_weight`, the weight of the choice between the tag and other tokens (loss.py).
         Targets are the next token or IGNORED. With a document mask, positions restart at each document, and
         attention to the tokens before the restart is masked: by transformers, or by a mask of blocks for flex
         attention.
@@ -68,8 +76,9 @@ class LanguageModel(nn.Module):
         ).last_hidden_state
         head_VD = self.network.get_output_embeddings().weight
         total, losses_N = summed_cross_entropy(
-            hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), compiled=self.compile_loss
-        )
+            hidden_BTD.flatten(0, 1), head_VD, targets_BT.flatten(),
+            tag_id=tag_id, tag_weight=tag_weight, compiled=self.compile_loss,
+        )  # fmt: skip
         return total, losses_N.view_as(targets_BT)
 
 

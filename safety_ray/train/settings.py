@@ -109,6 +109,14 @@ class TrainingConfig:
     decay_share: float = setting(
         "share of steps, at the end, in which the learning rate falls to 0", default=0.2
     )
+    read_tags: bool = setting(
+        "whether tags are part of the input; false: they are only targets, so that P(tag) depends on the "
+        "text alone, as in decoding, which never emits the tag",
+        default=True,
+    )
+    tag_weight: float = setting(
+        "weight of the choice between the tag and all other tokens in the loss; 1: cross-entropy", default=1.0
+    )
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "precision of matrix products and of the saved model; reductions and the optimizer use fp32; auto: "
         "bf16 if the devices of all workers support it natively",
@@ -187,6 +195,8 @@ class TrainingConfig:
         for key in ("lr", "epochs"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise UserError(f"{key}={getattr(self, key)}: must be above 0 and finite.")
+        if not (self.tag_weight >= 1 and math.isfinite(self.tag_weight)):
+            raise UserError(f"tag_weight={self.tag_weight}: must be finite and at least 1.")
         if self.spike and not self.spike > 1:
             raise UserError(f"spike={self.spike}: must be above 1, or 0.")
         for name in self.loggers:

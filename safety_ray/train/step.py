@@ -68,11 +68,11 @@ def backward(
     micro_batches = list(batch.split(config.micro_batch_rows or len(batch.ids)))
     for n, micro in enumerate(micro_batches, start=1):
         communicate(model, last=n == len(micro_batches), gather_once=gather_once)
-        total, losses = model(micro.ids, micro.targets, micro.positions)
+        total, losses = model(micro.ids, micro.targets, micro.positions, tag_id, config.tag_weight)
         (total / targets.clamp(min=1)).backward()
         losses = losses.detach()
         tags, learned = micro.targets == tag_id, micro.targets != IGNORED
-        sums[_LOSS] += total.detach()
+        sums[_LOSS] += losses.sum()
         sums[_TAG_LOSS] += losses.where(tags, 0.0).sum()
         sums[_TAGS] += tags.sum()
         sources = micro.sources.flatten()

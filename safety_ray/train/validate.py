@@ -52,7 +52,7 @@ def load_data(config: ValidationConfig, rows: str, seed: int) -> ValidationData:
     into a row.
     """
     data, tokenizer = TokenRows(rows), load_tokenizer(f"{rows}/tokenizer", "rows")
-    tag_id = int(data.record["tag_id"])
+    tag_id = data.tag_id
     if tag_id < 0:
         raise UserError("validation.every: the model has no harmfulness tag; set it to 0.")
     paths = config.documents or [_held_out(rows)]

@@ -20,7 +20,7 @@ USED = [40, 3, 97, 33, 32, 64]
 class RowsOfLengths:
     """Token rows of which only the last token of the used ones is learned."""
 
-    length = LENGTH
+    length, tag_id = LENGTH, 7
 
     def batch(self, step: int, batch_rows: int, **_: Any) -> Rows:
         ids = np.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) + 1000 * step
@@ -42,3 +42,31 @@ def test_batches_put_rows_of_similar_length_together(alone: None) -> None:
         expected = [2000 + row * LENGTH + USED[row] - 1 for row in pair]
         assert micro.targets[micro.targets != IGNORED].tolist() == expected
         assert micro.positions.tolist() == [list(range(micro.ids.shape[1]))] * 2
+
+
+TAG, END = 7, 9
+
+
+class TaggedRows:
+    """Token rows of two documents; the first one of the first row has tags."""
+
+    tag_id = TAG
+
+    def batch(self, step: int, batch_rows: int, **_: Any) -> Rows:
+        ids = np.array([[1, TAG, 2, 3, TAG, 4, END, 5], [1, 2, 3, 4, END, 5, 6, 8]])
+        document = np.array([[0] * 7 + [1], [0] * 5 + [1] * 3])
+        source = np.array([[2] * 7 + [1], [1] * 8])
+        return Rows(ids, np.ones(ids.shape, bool), document.astype(np.int16), source.astype(np.int8))
+
+
+def test_batches_without_read_tags_have_tags_as_targets_only(alone: None) -> None:
+    config = PretrainConfig(rows="rows", output="out", workers=1, batch_rows=2, read_tags=False)
+    rows = cast(TokenRows, TaggedRows())
+    [(_, batch)] = Batches(rows, config, 0, 1, torch.device("cpu"), by_document=True)
+    tagged, plain = 0, 1
+    assert batch.ids[tagged, :6].tolist() == [1, 2, 3, 4, END, 5]
+    assert batch.targets[tagged].tolist() == [TAG, 3, TAG, END, 5, *[IGNORED] * 3]
+    assert batch.sources[tagged, :5].tolist() == [2, 2, 2, 2, 1]
+    assert batch.positions[tagged, :6].tolist() == [0, 1, 2, 3, 4, 0]
+    assert batch.ids[plain].tolist() == [1, 2, 3, 4, END, 5, 6, 8]
+    assert batch.targets[plain].tolist() == [2, 3, 4, END, 5, 6, 8, IGNORED]

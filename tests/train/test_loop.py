@@ -64,6 +64,18 @@ def test_train_loop_matches_transformers(tmp_path: Path, rows: str, alone: None)
     assert result["parameters"] == sum(p.numel() for p in exported.parameters())
 
 
+def test_tag_weight_speeds_up_learning_of_tag(tmp_path: Path, rows: str, alone: None) -> None:
+    tag_losses = {}
+    for weight in (1, 30):
+        run(settings(rows, tmp_path / str(weight), tag_weight=weight, read_tags=False))
+        first, *_, last = losses(tmp_path / str(weight))
+        assert first[2] is not None
+        assert last[2] is not None
+        tag_losses[weight] = last[2]
+        assert first[1] == pytest.approx(losses(tmp_path / "1")[0][1]), "the weight is not part of the loss"
+    assert tag_losses[30] < tag_losses[1] - 0.2
+
+
 def test_train_loop_exports_complete_model_folder(tmp_path: Path, rows: str, alone: None) -> None:
     config = settings(rows, tmp_path / "out", precision="bf16", lr=1e-2, epochs=8, max_steps=0)
     result = run(config)

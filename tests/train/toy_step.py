@@ -30,7 +30,14 @@ class Toy(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
         self.head = nn.Linear(8, VOCABULARY)
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        positions_BT: Tensor,
+        tag_id: int = -1,
+        tag_weight: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
         hidden_BTD = self.embedding(ids_BT)
         for block in self.blocks:
             hidden_BTD = block(hidden_BTD)
@@ -40,6 +47,7 @@ class Toy(nn.Module):
         )
         total = losses_N.sum()
         total = total + (self.factor - 1) * (total - total.detach())
+        losses_N = losses_N.detach() + 0 * total.detach()  # not finite if the total is not
         return total, losses_N.view_as(targets_BT).clone()  # FSDP2 warns of a view
 
 
