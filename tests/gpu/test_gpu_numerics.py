@@ -86,15 +86,23 @@ def test_loss_matches_pytorch_on_device(device: str) -> None:
     hidden, weight = (torch.randn(size, 64, generator=random) for size in (3000, 1000))
     targets = torch.randint(1000, (3000,), generator=random)
     targets[::7] = loss.IGNORED
+    targets[3], tag = 7, 7
     leaves = [tensor.double().requires_grad_() for tensor in (hidden, weight)]
-    expected = torch.nn.functional.cross_entropy(leaves[0] @ leaves[1].T, targets, reduction="none")
-    gradients = torch.autograd.grad(expected.sum(), leaves)
-    for compiled in (False, True):
-        ours = [tensor.to(device).requires_grad_() for tensor in (hidden, weight)]
-        total, losses = loss.summed_cross_entropy(*ours, targets.to(device), compiled=compiled)
-        torch.testing.assert_close(losses.cpu().double(), expected, rtol=1e-2, atol=1e-2)
-        for found, gradient in zip(torch.autograd.grad(total, ours), gradients, strict=True):
-            assert (found.cpu().double() - gradient).norm() < 0.02 * gradient.norm()
+    logits, learned = leaves[0] @ leaves[1].T, targets != loss.IGNORED
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    p_tag, is_tag = logits.softmax(1)[learned, tag], (targets == tag).double()[learned]
+    of_tag = torch.nn.functional.binary_cross_entropy(p_tag, is_tag, reduction="sum")
+    for tag_weight in (1.0, 5.0):
+        sum_of_losses = expected.sum() + (tag_weight - 1) * of_tag
+        gradients = torch.autograd.grad(sum_of_losses, leaves, retain_graph=True)
+        for compiled in (False, True):
+            ours = [tensor.to(device).requires_grad_() for tensor in (hidden, weight)]
+            total, losses = loss.summed_cross_entropy(
+                *ours, targets.to(device), tag_id=tag, tag_weight=tag_weight, compiled=compiled
+            )
+            torch.testing.assert_close(losses.cpu().double(), expected, rtol=1e-2, atol=1e-2)
+            for found, gradient in zip(torch.autograd.grad(total, ours), gradients, strict=True):
+                assert (found.cpu().double() - gradient).norm() < 0.02 * gradient.norm()
 
 
 def test_captured_search_equals_search_on_cpu(device: str) -> None:
