@@ -101,7 +101,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         records_passed_over=finished_files.sum_counts(read, "ignored"),
         values_unreadable=finished_files.sum_counts(read, "unreadable"),
         bytes_unreadable=lost,
-        **partition.record("ingest", config.input, partial(readers.list_files, format=config.format)),
+        **partition.record("ingest", partial(readers.list_files, format=config.format), config.input),
     )
 
 

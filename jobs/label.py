@@ -70,7 +70,7 @@ def label_documents(config: LabelConfig) -> dict[str, Any]:
     dataset.check_share(out.path, counts, config.max_rejected)
     return out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected, engine=config.engine.label,
-        label_shortened=count_shortened(out), **partition.record("label", config.documents, dataset.files),
+        label_shortened=count_shortened(out), **partition.record("label", dataset.files, config.documents),
     )  # fmt: skip
 
 

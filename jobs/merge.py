@@ -1,10 +1,11 @@
-"""partitions of a stage → one dataset: check that all are finished and that none overlap, and join them.
+"""partitions of a stage → one result: check that all are finished and that none overlap, and join them.
 
 <output>/partitions/    the partitions, which stay where they are
 <output>/record.json    the record of the stage, as if it had run without partitions
 
-The next stage reads <output> as one dataset. Documents of `ingest` whose id another partition has as well are
-rejected here, as `ingest` does itself within its input.
+The next stage reads <output> as one dataset. What a stage decides from all documents is done here: documents
+of `ingest` whose id another partition has as well are rejected, `pack` mixes the documents and writes the
+rows, and `report` adds up the sums and writes the card.
 """
 
 from __future__ import annotations
@@ -15,20 +16,25 @@ from typing import Any
 
 from jobs.ingest import IngestConfig, reject_repeated_ids
 from jobs.label import LabelConfig
+from jobs.pack import PackConfig, finish_partitions
+from jobs.report import ReportConfig, finish_card, read_tally
 from jobs.rewrite import RewriteConfig
 from jobs.score import ScoreConfig
 from safety_ray.core import artifact, cluster, dataset, partition
-from safety_ray.core.artifact import Fingerprint
+from safety_ray.core.artifact import Artifact, Fingerprint
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
 from safety_ray.ingest import unique_ids
+from safety_ray.report.tally import Cell, Sums
 
 STAGES: dict[str, type] = {
     "ingest": IngestConfig,
     "label": LabelConfig,
     "score": ScoreConfig,
     "rewrite": RewriteConfig,
+    "pack": PackConfig,
+    "report": ReportConfig,
 }
 """The stages with a setting `partition`."""
 _OWN = {
@@ -42,7 +48,7 @@ _SAME = {"threshold", "files_passed_over"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeConfig:
-    """Join the partitions of a stage."""
+    """Join the partitions of a stage, and do what it decides from all documents."""
 
     output: str = setting("the output folder of the stage, which has partitions/")
 
@@ -61,6 +67,9 @@ def merge_partitions(config: MergeConfig) -> dict[str, Any]:
     out = artifact.begin(output, settings[0], inputs, existing=(partition.FOLDER,))
     if out.record is not None:
         return out.record
+    out.started -= sum(record["seconds"] for record in records)  # all work counts, that of this merge too
+    if stage == "report":
+        return join_tallies(settings[0], out, folders, records)
     if stage == "ingest":
         cluster.start()
         files = [file for record in records for file in record["partition"]["files"]]
@@ -70,6 +79,8 @@ def merge_partitions(config: MergeConfig) -> dict[str, Any]:
         folder: check_rows(f"{output}/{folder}", record)
         for folder, record in zip(folders, records, strict=True)
     }
+    if stage == "pack":
+        return finish_partitions(settings[0], out, folders, records)
     counts = sum(by_folder.values(), Counts(0, 0))
     if not counts.rows_out and stage != "rewrite":
         raise UserError(f"'{output}' has no rows: all {counts.rejected} were rejected.")
@@ -77,7 +88,6 @@ def merge_partitions(config: MergeConfig) -> dict[str, Any]:
         rows_in=sum(record["rows_in"] for record in records),
         rows_out=counts.rows_out,
         rejected=counts.rejected,
-        seconds=round(sum(record["seconds"] for record in records), 1),  # of work, not of this merge
         partitions=same_columns(output, [name for name in folders if by_folder[name].rows_out]) or folders,
         **add_up(records),
     )
@@ -106,6 +116,17 @@ def check_rows(path: str, record: dict[str, Any]) -> Counts:
             "partition again."
         )
     return counts
+
+
+def join_tallies(
+    config: ReportConfig, out: Artifact, folders: list[str], records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the card of all partitions of `report`. Returns the record."""
+    cells: dict[Cell, Sums] = {}
+    for folder, record in zip(folders, records, strict=True):
+        for cell, sums in read_tally(out.sub(folder), record["rows_out"]).items():
+            cells[cell] = cells.get(cell, Sums()) + sums
+    return finish_card(config, out, cells, sum(record["rows_in"] for record in records))
 
 
 def same_columns(output: str, folders: list[str]) -> list[str]:

@@ -6,7 +6,10 @@
     <output>/heldout/heldout.parquet    web documents that are not trained on in any form, with all columns
 
 There are four steps: held-out documents; tokenizer; token ids of every document, in the temporary folder
-`encoded/`; rows, shard by shard. A resumed run skips steps that were finished.
+`encoded/`; rows, shard by shard. A resumed run skips steps that were finished. With partition=i/n, a job does
+the first three for its share of the documents, and jobs.merge the last one for all of them:
+
+    <output>/partitions/<i>-of-<n>/data/, heldout/, tokenizer/    token ids instead of rows
 """
 
 from __future__ import annotations
@@ -21,9 +24,19 @@ import ray.data
 from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 
-from safety_ray.core import artifact, cluster, dataset, digests, filesystem, progress, row_groups
+from safety_ray.core import (
+    artifact,
+    cluster,
+    dataset,
+    digests,
+    filesystem,
+    partition,
+    progress,
+    row_groups,
+)
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
+from safety_ray.core.config import fingerprint
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORED_TEXT, Column
 from safety_ray.core.worker_deaths import Watch
@@ -47,15 +60,17 @@ _MAX_PARTS = 250_000
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
     """Write the token rows. Returns the record; a finished folder is skipped."""
-    original, config = config, inputs.with_threshold(config)
+    original = partition.of(config, "scored", "rewritten")
+    config = inputs.with_threshold(original)
     out = artifact.begin(config.output, original, inputs.paths(config), temporary=(_ENCODED,))
     if out.record is not None:
         return out.record
     cluster.start()
-    totals = {"web": dataset.count(config.scored)}
-    share = heldout.share_of(config.heldout_share, config.heldout_max, totals["web"])
-    copies = None if config.keep_duplicates else find_copies(config, share, totals["web"])
-    _, heldout_hashes = hold_out(config, out, totals["web"], copies)
+    # What is held out, and which texts are equal, is decided from all documents, whatever the share.
+    total = dataset.count(partition.whole(config.scored))
+    share = heldout.share_of(config.heldout_share, config.heldout_max, total)
+    copies = None if config.keep_duplicates else find_copies(config, share, total)
+    _, heldout_hashes = hold_out(config, out, total, copies)
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -68,7 +83,8 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         copies=copies,
     )
     sources = {"web": _select(config.scored, SCORED_TEXT, (SPLIT, CHUNKS), selection.select_raw, chosen)}
-    if inputs.has_rewritten(config):
+    totals = {"web": dataset.count(config.scored)}
+    if inputs.reads_rewritten(config):
         sources["rewritten"] = _select(
             config.rewritten, inputs.REWRITTEN_COLUMNS, (ROOT, ROOT_SCORE), selection.select_rewritten, chosen
         )
@@ -76,12 +92,37 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     web, *rewritten = sources.values()
     documents = web.union(*rewritten) if rewritten else web  # `union` needs an argument
     tokenizer = _make_tokenizer(config, out, documents, sum(totals.values()))
-    encoded, rejected = _encode(config, out, sources, tokenizer, totals)
+    if config.partition:
+        rejected = _encode(config, out, sources, tokenizer, totals)
+        paths = [config.scored, *[config.rewritten] * inputs.has_rewritten(config)]
+        return out.commit(
+            rows_in=sum(totals.values()),
+            rows_out=sum(totals.values()) - rejected,
+            rejected=rejected,
+            tokenizer=fingerprint(tokenizer.backend_tokenizer.to_str()),
+            **partition.record("pack", dataset.files, *paths),
+        )
+    encoded = Artifact(out.sub(_ENCODED), out.config, out.inputs)
+    rejected = _encode(config, encoded, sources, tokenizer, totals)
+    copy_rejected(out, {"": _ENCODED})
+    return finish_rows(
+        config, out, dataset.files(encoded.sub("data")), tokenizer, sum(totals.values()), rejected
+    )
+
+
+def finish_rows(
+    config: PackConfig,
+    out: Artifact,
+    encoded: list[str],
+    tokenizer: Vocabulary,
+    documents: int,
+    rejected: int,
+) -> dict[str, Any]:
+    """Write the rows of `encoded`, the files of token ids of all `documents`. Returns the record."""
     schedule, counts = plan(config, encoded, tokenizer.tag_id)
     rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
-    _keep_rejected(out)
     return out.commit(
-        rows_in=sum(totals.values()),
+        rows_in=documents,
         rows_out=rows,
         rejected=rejected,
         balanced=False,  # documents in, token rows out; _encode has checked the numbers of documents
@@ -102,10 +143,36 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     )
 
 
+def finish_partitions(
+    config: PackConfig, out: Artifact, folders: list[str], records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the rows of all partitions, which are in the `folders` of `out`. Returns the record."""
+    for folder, record in zip(folders, records, strict=True):
+        if record["tokenizer"] != records[0]["tokenizer"]:
+            raise UserError(
+                f"'{out.sub(folder)}' was made with another tokenizer than {folders[0]}, because "
+                f"'{config.tokenizer}' has changed; remove the folder and run the partition again."
+            )
+    cluster.start()
+    config = inputs.with_threshold(config)
+    path = out.sub(*heldout.FILE)
+    if not shards.exists(path):
+        tables = [dataset.table(out.sub(folder, heldout.FILE[0])) for folder in folders]
+        heldout.write(path, tables[0].schema, tables)
+    if not vocabulary.is_saved(out.sub("tokenizer")):
+        vocabulary.save(vocabulary.load(out.sub(folders[0], "tokenizer")), out.sub("tokenizer"))
+    tokenizer = inputs.tables(config, vocabulary.load(out.sub("tokenizer")))
+    copy_rejected(out, {folder.rsplit("/", 1)[-1]: folder for folder in folders})
+    encoded = [file for folder in folders for file in dataset.files(out.sub(folder))]
+    documents, rejected = (sum(record[name] for record in records) for name in ("rows_in", "rejected"))
+    return finish_rows(config, out, encoded, tokenizer, documents, rejected)
+
+
 def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
     """Find the web documents, of `total`, whose text is that of another one, by a shuffle of digests."""
-    names = ["id", "text", *({SPLIT} & {*dataset.columns(config.scored)})]
-    found = dataset.stream(dataset.files(config.scored), names).map_batches(
+    scored = partition.whole(config.scored)
+    names = ["id", "text", *({SPLIT} & {*dataset.columns(scored)})]
+    found = dataset.stream(dataset.files(scored), names).map_batches(
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
     whole = dataset.shuffle(found, digests.HALF, total // digests.ROWS_PER_BLOCK + 1)
@@ -117,9 +184,9 @@ def find_roots(config: PackConfig) -> Shared[Roots] | None:
 
     Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
     """
-    if not inputs.has_rewritten(config) or ROOT in dataset.columns(config.rewritten):
+    if not inputs.reads_rewritten(config) or ROOT in dataset.columns(config.rewritten):
         return None
-    rows = dataset.stream(dataset.files(config.rewritten), ["id", "source_id"])
+    rows = dataset.stream(dataset.files(partition.whole(config.rewritten)), ["id", "source_id"])
     return cluster.gather(rows, partial(selection.trace_roots, where=f"'{config.rewritten}'"))
 
 
@@ -131,12 +198,13 @@ def hold_out(
     Returns the share that is held out by hash, and the hashes of the documents that the column `split` holds
     out, if there is one.
     """
-    path, names = out.sub("heldout", "heldout.parquet"), dataset.columns(config.scored)
+    path, names = out.sub(*heldout.FILE), dataset.columns(config.scored)
     share = heldout.share_of(config.heldout_share, config.heldout_max, total)
     hashes: Shared[Hashes] | None = None
     highest = heldout.ALL
     if SPLIT in names:
-        blocks = dataset.stream(dataset.files(config.scored), ["id", SPLIT]).map_batches(
+        files = dataset.files(partition.whole(config.scored))
+        blocks = dataset.stream(files, ["id", SPLIT]).map_batches(
             heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
         )
         hashes = cluster.gather(blocks, heldout.sort_hashes)
@@ -189,17 +257,17 @@ def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
 
 def _encode(
     config: PackConfig,
-    out: Artifact,
+    encoded: Artifact,
     sources: dict[str, Dataset],
     tokenizer: Vocabulary,
     totals: dict[str, int],
-) -> tuple[list[str], int]:
-    """Write the ids of every document to `encoded/`. Returns its files and the number of rejected documents.
+) -> int:
+    """Write the token ids of every document to `encoded`. Returns the number of rejected documents.
 
     There is one pass per source: Ray's row checkpoints occupy a CPU for each source of a pass, so a resumed
     pass over two sources would have none left on two cores.
     """
-    encoded, rejected = Artifact(out.sub(_ENCODED), out.config, out.inputs), 0
+    rejected = 0
     watch = Watch()
     settings = {
         "seed": config.seed,
@@ -227,7 +295,7 @@ def _encode(
                 f"{counts.rejected} were rejected, so some were lost or duplicated: is every id unique?"
             )
         rejected += counts.rejected
-    return dataset.files(encoded.sub("data")), rejected
+    return rejected
 
 
 def plan(config: PackConfig, encoded: list[str], tag_id: int) -> tuple[Schedule, Counts]:
@@ -308,10 +376,11 @@ def _shuffle_by_arguments(parts: int) -> Iterator[None]:
         context.shuffle_strategy = before
 
 
-def _keep_rejected(out: Artifact) -> None:
-    """Copy the rejected documents of `encoded/`, which become those of the job."""
+def copy_rejected(out: Artifact, folders: dict[str, str]) -> None:
+    """Copy the rejected documents of each of the `folders` of `out`, which become those of the job."""
     filesystem.remove(out.sub("rejected"))
-    filesystem.copy_files(out.sub(f"{_ENCODED}/rejected"), out.sub("rejected"))
+    for name, folder in folders.items():
+        filesystem.copy_files(out.sub(f"{folder}/rejected"), out.sub("rejected", *[name] * bool(name)))
 
 
 if __name__ == "__main__":

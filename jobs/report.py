@@ -1,6 +1,7 @@
 """scored + rewritten → report card: one pass over each dataset adds up the sums of all numbers.
 
 <output>/card.json, card.html, card.png, README.md
+<output>/partitions/<i>-of-<n>/tally.parquet          with partition=i/n: the sums of a share of the files
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, cluster, dataset, progress, threshold
+from safety_ray.core import artifact, cluster, dataset, parquet, partition, progress, threshold
+from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
@@ -26,8 +29,9 @@ from safety_ray.report.readme import render_readme
 from safety_ray.report.sources import COLUMNS as SOURCE_COLUMNS
 from safety_ray.report.sources import Sources, count_originals_of, hash_sources, merge_sources
 from safety_ray.report.summary import console
-from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells
+from safety_ray.report.tally import Cell, Sums, count_originals, count_rewritten, merge_cells, to_table
 
+_TALLY = "tally.parquet"
 _NAMES = ("id", "text", "score", "source_id", "source_score", "recipe")
 _ORIGINAL_COLUMNS = tuple(column for column in SCORED if column.name in _NAMES)
 _REWRITTEN_COLUMNS = tuple(column for column in REWRITTEN if column.name in _NAMES)
@@ -50,8 +54,10 @@ class ReportConfig:
     language: str = setting("ISO 639-1 code of the texts, for the dataset card", default="en")
     license: str = setting("license identifier of the data, for the dataset card", default="unknown")
     batch_rows: int = setting("documents in a batch", default=1024, identity=False)
+    partition: str = setting(partition.SETTING, default="")
 
     def __post_init__(self) -> None:
+        partition.check(self.partition)
         if self.batch_rows < 1:
             raise UserError(f"batch_rows={self.batch_rows} must be at least 1.")
         for name in ("title", "language", "license"):
@@ -62,27 +68,42 @@ class ReportConfig:
 
 def write_report_card(config: ReportConfig) -> dict[str, Any]:
     """Write the card of `config.scored`. Returns the record; a finished folder is skipped."""
+    config = partition.of(config, "scored", "rewritten")
     inputs = {"scored": config.scored}
-    rows = count_rows(config.scored, _ORIGINAL_COLUMNS)
+    rows, rewritten_rows = count_rows(config.scored, _ORIGINAL_COLUMNS), 0
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         rewritten_rows = count_rows(config.rewritten, _REWRITTEN_COLUMNS, minimum=0)
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
-    kept_below = threshold.audited(config.thresholds_from) if config.thresholds_from else 1
+        threshold.audited(config.thresholds_from)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
     cluster.start()
     count = count_originals
     if config.rewritten:
-        count = partial(count_originals_of, sources=Shared(find_sources(config.rewritten)))
+        # A text and its original may be in different shares.
+        sources = find_sources(partition.whole(config.rewritten))
+        count = partial(count_originals_of, sources=Shared(sources))
     cells = count_cells(config.scored, _ORIGINAL_COLUMNS, count, rows, config.batch_rows)
-    if config.rewritten:
+    if rewritten_rows:
         cells |= count_cells(
             config.rewritten, _REWRITTEN_COLUMNS, count_rewritten, rewritten_rows, config.batch_rows
         )
-        rows += rewritten_rows
+    rows += rewritten_rows
+    if not config.partition:
+        return finish_card(config, out, cells, rows)
+    dataset.write_table(to_table(cells), out.sub(_TALLY))
+    paths = [path for path in (config.scored, config.rewritten) if path]
+    return out.commit(
+        rows_in=rows, rows_out=count_documents(cells), **partition.record("report", dataset.files, *paths)
+    )
+
+
+def finish_card(config: ReportConfig, out: Artifact, cells: dict[Cell, Sums], rows: int) -> dict[str, Any]:
+    """Write the files of the card, which is about `rows` rows. Returns the record."""
+    kept_below = threshold.audited(config.thresholds_from) if config.thresholds_from else 1
     card = build_card(cells, config.title, bool(config.rewritten), kept_below)
     card["inputs"] = out.inputs  # fingerprints, not paths, because cards are published
     for name, content in (
@@ -93,9 +114,31 @@ def write_report_card(config: ReportConfig) -> dict[str, Any]:
     ):
         with fsspec.open(out.sub(name), "wb") as file:
             file.write(content)
-    counted = sum(sums.documents for sums in cells.values())
     print(f"\n{console(card)}\n", flush=True)
-    return out.commit(rows_in=rows, rows_out=counted, outcomes=card["outcomes"], headline=card["headline"])
+    return out.commit(
+        rows_in=rows,
+        rows_out=count_documents(cells),
+        outcomes=card["outcomes"],
+        headline=card["headline"],
+    )
+
+
+def read_tally(path: str, rows: int) -> dict[Cell, Sums]:
+    """Return the cells of the partition in `path`. Raises UserError unless they have `rows` documents."""
+    name = f"{path}/{_TALLY}"
+    with parquet.readable(name), fsspec.open(name) as file:
+        cells = merge_cells([pq.read_table(file, partitioning=None)])
+    if count_documents(cells) != rows:
+        raise UserError(
+            f"'{name}' counts {count_documents(cells):,} documents, and its record {rows:,}; remove the "
+            "folder and run the partition again."
+        )
+    return cells
+
+
+def count_documents(cells: dict[Cell, Sums]) -> int:
+    """Return the number of documents of all cells."""
+    return sum(sums.documents for sums in cells.values())
 
 
 def find_sources(rewritten: str) -> Sources:
@@ -107,10 +150,14 @@ def find_sources(rewritten: str) -> Sources:
 
 
 def count_rows(path: str, columns: tuple[Column, ...], minimum: int = 1) -> int:
-    """Return the rows of the dataset at `path`. Raises UserError if they are too few or lack a column."""
-    dataset.check(path, columns)
+    """Return the rows of the dataset at `path`, which may be a share.
+
+    Raises UserError if the whole dataset has fewer than `minimum` rows or lacks a column.
+    """
+    whole = partition.whole(path)
+    dataset.check(whole, columns)
     rows = dataset.count(path)
-    if rows < minimum:
+    if rows < minimum and dataset.count(whole) < minimum:
         raise UserError(f"'{path}' has no rows; a report card needs at least one document.")
     return rows
 

@@ -98,7 +98,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     return out.commit(
         rows_in=rows_in, rows_out=counts.rows_out, rejected=counts.rejected,
         engine=config.engine.label, engines=engines, attempts=attempts, **more,
-        **partition.record("rewrite", config.scored, dataset.files),
+        **partition.record("rewrite", dataset.files, config.scored),
     )  # fmt: skip
 
 

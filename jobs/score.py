@@ -128,7 +128,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     return out.commit(
         rows_in=rows, rows_out=counts.rows_out, rejected=counts.rejected,
         scored_texts=rows - number, copies=number, **more,
-        **partition.record("score", config.documents, dataset.files),
+        **partition.record("score", dataset.files, config.documents),
     )  # fmt: skip
 
 

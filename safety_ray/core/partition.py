@@ -1,10 +1,10 @@
 """A stage as n independent jobs, each on its share of the input's files: partition=i/n, then jobs.merge.
 
-    <output>/partitions/<i>-of-<n>/    output folder of one job: data/, rejected/ and a record of its own
-    <output>/record.json               written by jobs.merge: all partitions together are one dataset
+    <output>/partitions/<i>-of-<n>/    output folder of one job: its part of the result, and its own record
+    <output>/record.json               written by jobs.merge: all partitions together are one result
 
-File k of the sorted files of the input belongs to partition k mod n. A record names the files that were read,
-so that the merge can check that every file was read once.
+File k of the sorted files of the input belongs to partition k mod n. A stage with two inputs reads a share of
+each. A record names the files that were read, so that the merge can check that every file was read once.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ class Share(str):
 
     nth: int
     total: int
+    may_be_empty: bool
 
     @classmethod
-    def of(cls, path: str, nth: int, total: int) -> Share:
+    def of(cls, path: str, nth: int, total: int, may_be_empty: bool = False) -> Share:
         share = cls(path)
-        share.nth, share.total = nth, total
+        share.nth, share.total, share.may_be_empty = nth, total, may_be_empty
         return share
 
     def select(self, files: list[str]) -> list[str]:
-        """Return the files of this share. Raises UserError if there are none."""
+        """Return the files of this share. Raises UserError if there are none, unless it may be empty."""
         mine = sorted(files)[self.nth - 1 :: self.total]
-        if not mine:
+        if not mine and not self.may_be_empty:
             raise UserError(
                 f"partition={self.nth}/{self.total}: '{self}' has {len(files)} files, so n can be at most "
                 f"{len(files)}."
@@ -58,8 +59,11 @@ def check(partition: str) -> None:
         raise UserError(f"partition='{partition}' must be i/n with i from 1 to n, such as 1/8.")
 
 
-def of(config: T, key: str) -> T:
-    """Return the config of the job that `config.partition` names: its setting `key` reads a `Share`."""
+def of(config: T, key: str, *others: str) -> T:
+    """Return the config of the job that `config.partition` names: its setting `key` reads a `Share`.
+
+    So do `others`, which may be empty and have fewer files than there are partitions.
+    """
     values: Any = config
     place = _parse(values.partition)
     if place is None:
@@ -67,6 +71,9 @@ def of(config: T, key: str) -> T:
     index, number = place
     output = f"{values.output.rstrip('/')}/{FOLDER}/{index}-of-{number}"
     changes = {key: Share.of(getattr(values, key), index, number), "output": output}
+    for name in others:
+        if path := getattr(values, name):
+            changes[name] = Share.of(path, index, number, may_be_empty=True)
     return dataclasses.replace(values, **changes)  # type: ignore[no-any-return]
 
 
@@ -75,18 +82,26 @@ def select(path: str, files: list[str]) -> list[str]:
     return path.select(files) if isinstance(path, Share) else files
 
 
-def record(stage: str, path: str, files: Callable[[str], list[str]]) -> dict[str, Any]:
-    """Return what a partition's record says about it; {} without partitions. `files` lists a path."""
-    if not isinstance(path, Share):
+def whole(path: str) -> str:
+    """Return the path of which `path` may be a share."""
+    return str(path)
+
+
+def record(stage: str, files: Callable[[str], list[str]], *paths: str) -> dict[str, Any]:
+    """Return what a partition's record says about its inputs `paths`; {} without partitions.
+
+    `files` lists the files of a path.
+    """
+    shares = [(path, sorted(files(whole(path)))) for path in paths if isinstance(path, Share)]
+    if not shares:
         return {}
-    listed = sorted(files(str(path)))
     return {
         "partition": {
             "stage": stage,
-            "index": path.nth,
-            "number": path.total,
-            "files": path.select(listed),
-            "listed": fingerprint(listed),
+            "index": shares[0][0].nth,
+            "number": shares[0][0].total,
+            "files": [file for share, listed in shares for file in share.select(listed)],
+            "listed": fingerprint(sorted(file for _, listed in shares for file in listed)),
         }
     }
 

@@ -17,6 +17,8 @@ from safety_ray.core import dataset, filesystem
 from safety_ray.core.records import stable_hash
 
 HELDOUT, SPLIT = "heldout", "split"
+FILE = ("heldout", "heldout.parquet")
+"""Names of the folder and the file of held-out documents in an output folder"""
 Hashes = npt.NDArray[np.uint64]
 ALL = 2**64 - 1
 """The highest hash"""

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from safety_ray.core import artifact, dataset, parquet, threshold
+from safety_ray.core import artifact, dataset, parquet, partition, threshold
 from safety_ray.core.records import REWRITTEN, SCORED, SCORED_TEXT
 from safety_ray.pack import planning, vocabulary
 from safety_ray.pack.selection import CHUNKS
@@ -36,13 +36,13 @@ def paths(config: PackConfig) -> dict[str, str]:
     if config.rewritten:
         inputs["rewritten"] = config.rewritten
         if has_rewritten(config):
-            dataset.check(config.rewritten, REWRITTEN_COLUMNS)
+            dataset.check(partition.whole(config.rewritten), REWRITTEN_COLUMNS)
     if config.thresholds_from:
         inputs["thresholds_from"] = config.thresholds_from
     finished = artifact.is_finished(config.output)
     if config.shards and not finished:
         datasets = [config.scored, *[config.rewritten] * has_rewritten(config)]
-        planning.check_number(config.shards, sum(map(_text_bytes, datasets)))
+        planning.check_number(config.shards, sum(_text_bytes(partition.whole(d)) for d in datasets))
     if config.tokenizer:
         if Path(config.tokenizer).is_dir():
             inputs["tokenizer"] = config.tokenizer
@@ -55,6 +55,11 @@ def has_rewritten(config: PackConfig) -> bool:
     """Return whether there are rewritten rows; a finished rewrite job may have had nothing to rewrite."""
     record = artifact.read_record(config.rewritten) if config.rewritten else None
     return bool(config.rewritten) and (record is None or record["rows_out"] > 0)
+
+
+def reads_rewritten(config: PackConfig) -> bool:
+    """Return whether this job has rewritten rows to read; a partition may have none of their files."""
+    return has_rewritten(config) and bool(dataset.files(config.rewritten))
 
 
 def _text_bytes(path: str) -> int:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_ray.core import tag
+from safety_ray.core import partition, tag
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import RECIPES, SCORES
@@ -72,8 +72,15 @@ class PackConfig:
     max_rejected: float = setting(
         "share of documents that may be rejected before the job fails", default=0.01, identity=False
     )
+    partition: str = setting(partition.SETTING, default="")
 
     def __post_init__(self) -> None:
+        partition.check(self.partition)
+        if self.partition and not self.tokenizer:
+            raise UserError(
+                f"partition={self.partition} needs tokenizer=FOLDER or a hub id, because one is trained on "
+                "all documents; pack without partition trains one, such as on one file of them."
+            )
         for name in ("tag_rate", "heldout_share", "max_rejected"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1.")

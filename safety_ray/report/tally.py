@@ -119,6 +119,12 @@ def merge_cells(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
     return total
 
 
+def to_table(cells: dict[Cell, Sums]) -> pa.Table:
+    """Return one row for each cell, which `merge_cells` reads."""
+    rows: list[dict[str, Any]] = [{**cell._asdict(), "sums": sums.vector} for cell, sums in cells.items()]
+    return pa.Table.from_pylist(rows, _SCHEMA)
+
+
 def _count(
     batch: pa.Table, recipes: Callable[[], list[str]], source: str, rewritten: list[bool] | None = None
 ) -> pa.Table:
@@ -135,8 +141,7 @@ def _count(
             cells[cell].add_document(text)
     except UserError as mistake:
         return pa.Table.from_pylist([{"mistake": str(mistake)}], _SCHEMA)
-    rows: list[dict[str, Any]] = [{**cell._asdict(), "sums": sums.vector} for cell, sums in cells.items()]
-    return pa.Table.from_pylist(rows, _SCHEMA)
+    return to_table(cells)
 
 
 def _recipes(batch: pa.Table) -> list[str]:

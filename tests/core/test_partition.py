@@ -70,13 +70,13 @@ def test_partition_check_rejects_what_is_no_share(text: str) -> None:
 
 def test_partition_record_names_files_and_listing(tmp_path: Path) -> None:
     source = five_files(tmp_path / "in")
-    records = [partition.record("score", partition.Share.of(source, n, 2), dataset.files) for n in (1, 2)]
+    records = [partition.record("score", dataset.files, partition.Share.of(source, n, 2)) for n in (1, 2)]
     partition.check_files("out", records)
-    assert partition.record("score", source, dataset.files) == {}
+    assert partition.record("score", dataset.files, source) == {}
     with pytest.raises(UserError, match=r"'out': 3 files were read by two partitions, as '.*0\.parquet'"):
         partition.check_files("out", [records[0], records[0]])
     dataset.write_table(pa.table({"id": ["d9"]}), str(tmp_path / "in/9.parquet"))
-    changed = partition.record("score", partition.Share.of(source, 2, 2), dataset.files)
+    changed = partition.record("score", dataset.files, partition.Share.of(source, 2, 2))
     with pytest.raises(UserError, match="did not see the same files of their input"):
         partition.check_files("out", [records[0], changed])
 

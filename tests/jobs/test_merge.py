@@ -32,7 +32,7 @@ def label_partition(source: Path, output: Path, index: int, number: int, **chang
         dataset.write_table(table, out.sub(name, "first", f"t-k{len(kept)}-r1.parquet"))
     out.commit(
         rows_in=len(rows), rows_out=len(kept), rejected=1, engine="openai m", label_shortened=index,
-        tokens={"read": 10, "padding": 0.5}, **partition.record("label", config.documents, dataset.files),
+        tokens={"read": 10, "padding": 0.5}, **partition.record("label", dataset.files, config.documents),
     )  # fmt: skip
 
 
