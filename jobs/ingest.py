@@ -21,7 +21,7 @@ from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.worker_deaths import BATCH_TRIES, Alone, Watch, together
 from safety_ray.ingest import finished_files, readers, unique_ids
-from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets
+from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets, has_field
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
 from safety_ray.ingest.html import Extraction
 
@@ -74,10 +74,10 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
     config = partition.of(config, "input")
     listed, others = readers.list_files_and_others(config.input, config.format)
     files = partition.select(config.input, listed)
-    fields = check_columns(config, files, listed)
-    # All partitions have the same columns, whatever the fields of their files are.
-    optional = fields | set(config.columns) | (set(OPTIONAL.names) if config.partition else set())
-    columns = row_schema([name for name in OPTIONAL.names if name in optional])
+    tables = [file for file in listed if readers.is_table(file, config.format)]
+    check_columns(config, tables)
+    # Any of many files may have one of these fields, and all partitions must have the same columns.
+    columns = row_schema(OPTIONAL.names if tables else [])
     out = artifact.begin(config.output, config, inputs={"input": config.input}, temporary=(_REPORTS,))
     if out.record is not None:
         return out.record
@@ -100,6 +100,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         files_passed_over=others,
         records_passed_over=finished_files.sum_counts(read, "ignored"),
         values_unreadable=finished_files.sum_counts(read, "unreadable"),
+        fields_missing=finished_files.sum_counts(read, "missing"),
         bytes_unreadable=lost,
         **partition.record("ingest", partial(readers.list_files, format=config.format), config.input),
     )
@@ -113,27 +114,29 @@ def check_bytes(config: IngestConfig, files: list[str], reports: dict[str, dict[
         total += finished_files.unreported_bytes(files, reports)
     if lost > config.max_rejected * total:
         raise UserError(
-            f"{lost:,} of {total:,} bytes of '{config.input}' are damaged or follow damage, more than "
-            f"max_rejected={config.max_rejected}. See {config.output}/rejected."
+            f"{lost:,} of {total:,} bytes of '{config.input}' could not be read, more than "
+            f"max_rejected={config.max_rejected}; the most common reason is: "
+            f"{dataset.common_reason(config.output)}. See {config.output}/rejected."
         )
     return lost
 
 
-def check_columns(config: IngestConfig, files: list[str], listed: list[str]) -> set[str]:
-    """Return the fields of the JSONL and Parquet files among `files`, which are all `listed` ones or a share.
+def check_columns(config: IngestConfig, tables: list[str]) -> None:
+    """Raise UserError if a sample of the JSONL and Parquet files `tables` lacks a field of the column map.
 
-    Raises UserError if no listed file has a field of the column map, or the text. Opens the other listed
-    files only if `files` lack one.
+    All files are checked as they are read.
     """
-    fields = everywhere = readers.fields(files, config.format)
-    needed = {"text": "text", **config.columns}.values()
-    if len(files) < len(listed) and not fields.issuperset(needed):
-        everywhere = readers.fields(listed, config.format)
-    if config.columns and not everywhere:
+    needed = set({"text": "text", **config.columns}.values())
+    fields, number = readers.sample_fields(tables, config.format, needed) if tables else (set(), 0)
+    if config.columns and not fields:
         raise UserError(f"columns is for JSONL and Parquet, and '{config.input}' has no such records.")
-    if everywhere:
-        check_fields(config.columns, everywhere, config.input)
-    return fields
+    if fields:
+        where = (
+            f"'{config.input}'"
+            if number == len(tables)
+            else f"a sample of {number} files of '{config.input}'"
+        )
+        check_fields(config.columns, fields, where)
 
 
 def remaining_files(
@@ -239,17 +242,28 @@ def read_tables(
 
     Each record is announced to `alone`. At the end, the number of rows is reported in the folder `reports`.
     """
-    has_fields = readers.kind_of(file, config.format) in ("jsonl", "parquet")
-    column_map: ColumnMap = dict(config.columns) if has_fields else {}
+    column_map: ColumnMap = dict(config.columns) if readers.is_table(file, config.format) else {}
+    missing: set[str] | None = None  # until a record is read
     ignored: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     size = total = lost = 0
-    records = readers.read(file, config.max_bytes, config.format, config.extraction, ignored, alone)
+    records = readers.read(
+        file,
+        config.max_bytes,
+        config.format,
+        config.extraction,
+        ignored,
+        alone,
+        column_map.get("text", "text"),
+    )
     for number, raw in enumerate(records):
         with alone(f"row {number}") as reason:
             raw = raw if reason is None else replace(raw, value=None, problem=reason)
             row = to_row(raw, columns, config.max_bytes, column_map, unreadable)
+        if raw.value is not None:
+            candidates = column_map.values() if missing is None else missing
+            missing = {field for field in candidates if not has_field(raw.value, field)}
         rows.append(row)
         lost += raw.lost
         size += len(row["text"] or "")
@@ -261,7 +275,14 @@ def read_tables(
     total += len(rows)
     if ignored or unreadable or lost or readers.kind_of(file, config.format) != "html":
         finished_files.write_report(
-            reports, file, total, ignored, unreadable, size=filesystem.size(file), lost=lost
+            reports,
+            file,
+            total,
+            ignored,
+            unreadable,
+            missing=sorted(missing or ()),
+            size=filesystem.size(file),
+            lost=lost,
         )
 
 

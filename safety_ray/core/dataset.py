@@ -36,6 +36,7 @@ _CHECKPOINT = "_checkpoint"
 _LLM_ROWS, _MAX_LLM_ROWS, _LLM_FILES = 256, 4096, 50_000
 _MIN_BYTES, _MAX_BYTES = 1 << 19, 1 << 27
 _BYTES_PER_ROW = 2
+_REASONS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +294,7 @@ def check_share(path: str, counts: Counts, max_rejected: float) -> None:
     if total and counts.rejected / total > max_rejected:
         raise UserError(
             f"{counts.rejected:,} of {total:,} rows were rejected, more than max_rejected={max_rejected}; "
-            f"the most common reason is: {_common_reason(path)}. See {posixpath.join(path, 'rejected')}."
+            f"the most common reason is: {common_reason(path)}. See {posixpath.join(path, 'rejected')}."
         )
 
 
@@ -311,8 +312,13 @@ def _counts(fs: Any, names: list[str]) -> Counts:
     return Counts(row_files.count_rows(fs, kept), row_files.count_rows(fs, rejected))
 
 
-def _common_reason(path: str) -> str:
+def common_reason(path: str) -> str:
+    """Return the most common reason among the first rows in `rejected/`."""
     folder = posixpath.join(path, row_files.REJECTED)
     fs, root = filesystem.find(folder)
-    counts = count_groups(folder, [REASON]) if fs.exists(root) else Counter()
-    return str(counts.most_common(1)[0][0][0]) if counts else "unknown"
+    counts: Counter[str] = Counter()
+    if fs.exists(root):
+        with parquet.readable(*files(folder)):
+            for reason in rows_of(folder).head(_REASONS, columns=[REASON]).column(REASON).to_pylist():
+                counts[str(reason)] += 1
+    return counts.most_common(1)[0][0] if counts else "unknown"

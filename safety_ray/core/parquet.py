@@ -22,16 +22,19 @@ def readable(*paths: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
+        reason = damage(error)
         damaged = paths[:1] if len(paths) == 1 else filter(_is_damaged, paths)
-        path = next(iter(damaged), None) if _is_of_pyarrow(error) else None
+        path = next(iter(damaged), None) if reason else None
         if path is None:
             raise
-        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"'{path}' is not a readable Parquet file: {reason}.") from error
 
 
-def _is_of_pyarrow(error: Exception) -> bool:
-    return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
+def damage(error: Exception) -> str | None:
+    """Return why pyarrow could not read a file, or None if the error is not about the file's content."""
+    if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
+        return None
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _is_damaged(path: str) -> bool:
@@ -41,5 +44,5 @@ def _is_damaged(path: str) -> bool:
             for _ in pq.ParquetFile(file).iter_batches():
                 pass
         except (pa.ArrowInvalid, OSError) as error:
-            return _is_of_pyarrow(error)
+            return damage(error) is not None
     return False

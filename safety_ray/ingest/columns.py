@@ -28,18 +28,25 @@ def check_fields(columns: ColumnMap, fields: set[str], where: str) -> None:
     for target, field in columns.items():
         if field not in fields:
             raise UserError(
-                f"'{where}' has no field '{field}', which columns.{target} names; "
+                f"{where} has no field '{field}', which columns.{target} names; "
                 f"the nearest is '{nearest(field, sorted(fields))}'."
             )
     if "text" not in columns and "text" not in fields:
         top = sorted(name for name in fields if "." not in name)
-        raise UserError(f"'{where}' has no field 'text'; it has {', '.join(top)}. Set columns.text=<field>.")
+        raise UserError(f"{where} has no field 'text'; it has {', '.join(top)}. Set columns.text=<field>.")
 
 
 def nearest(name: str, known: list[str]) -> str:
     """Return the most similar of `known`; the same name in a nested field (`metadata.url`) comes first."""
     same_name = [field for field in known if field.split(".")[-1] == name.split(".")[-1]]
     return (same_name or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+
+
+def has_field(value: dict[str, Any], field: str) -> bool:
+    """Return whether a record has the field, whose name has dots if it is nested."""
+    head, _, tail = field.partition(".")
+    inner = value.get(head) if tail else None
+    return field in value or (isinstance(inner, dict) and has_field(inner, tail))
 
 
 def field_names(value: dict[str, Any], prefix: str = "") -> set[str]:

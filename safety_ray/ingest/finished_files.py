@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,12 +38,14 @@ def write_report(
     ignored: Counter[str],
     unreadable: Counter[str],
     *,
+    missing: Iterable[str] = (),
     size: int = 0,
     lost: int = 0,
 ) -> None:
     """Report that an input file has been read: its rows, ignored records and unreadable values.
 
-    `lost` of its `size` bytes could not be read; `size` is 0 if the server does not report it.
+    `missing`: fields of the column map that none of its records has. `lost` of its `size` bytes could not be
+    read; `size` is 0 if the server does not report it.
     """
     fs, root = filesystem.find(f"{folder}/{_report_name(file)}")  # a repeated task overwrites its report
     fs.makedirs(posixpath.dirname(root), exist_ok=True)
@@ -50,6 +53,7 @@ def write_report(
         "rows": rows,
         "ignored": ignored,
         "unreadable": unreadable,
+        "missing": dict.fromkeys(missing, 1),
         "bytes": {"lost": min(lost, size), "read": max(size - lost, 0)},
     }
     fs.pipe_file(root, json.dumps(report).encode())
@@ -65,7 +69,7 @@ def read_reports(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def sum_counts(reports: dict[str, dict[str, Any]], name: str) -> dict[str, int]:
-    """Return the sum over all files of the counts `name`: "ignored", "unreadable" or "bytes"."""
+    """Return the sum over all files of the counts `name`: "ignored", "unreadable", "missing" or "bytes"."""
     total: Counter[str] = Counter()
     for report in reports.values():
         total.update(report.get(name, {}))

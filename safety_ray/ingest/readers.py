@@ -30,6 +30,7 @@ ENDINGS = tuple(
     for suffix in (("",) if name == "parquet" else ("", *COMPRESSED))
 )
 _THREADS = 16
+_SAMPLES = (16, 256)
 
 
 def format_of(path: str) -> str | None:
@@ -88,15 +89,38 @@ def _all_files(fs: Any, root: str) -> tuple[list[str], bool]:
     return ([root], True) if fs.exists(root) else ([], False)
 
 
-def fields(files: list[str], format: str) -> set[str]:
-    """Return all field names in the first records of the JSONL and Parquet files among `files`.
+def is_table(path: str, format: str) -> bool:
+    """Return whether the records of a file have fields: those of JSONL and Parquet."""
+    return kind_of(path, format) in ("jsonl", "parquet")
 
-    Raises UserError if a Parquet file is unreadable.
+
+def sample_fields(tables: list[str], format: str, needed: set[str]) -> tuple[set[str], int]:
+    """Return the field names in the first records of some of the JSONL and Parquet files `tables`.
+
+    Reads 16 files, or up to 256 if those do not have all `needed` fields, so that the time does not depend on
+    the number of files. Returns the number of files read as well. Raises UserError if none of them is
+    readable.
     """
-    kinds = {file: kind_of(file, format) for file in files}
-    tables = [file for file, kind in kinds.items() if kind in ("jsonl", "parquet")]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return set().union(*pool.map(lambda file: first_fields(file, kinds[file] == "parquet"), tables))
+    found: set[str] = set()
+    sample: list[str] = []
+    for size in _SAMPLES:
+        sample = tables[:: -(-len(tables) // size)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            fields = list(pool.map(lambda file: _fields_or_error(file, format), sample))
+        errors = [names for names in fields if isinstance(names, UserError)]
+        if len(errors) == len(sample):
+            raise errors[0]
+        found = set().union(*(names for names in fields if not isinstance(names, UserError)))
+        if found >= needed or len(sample) == len(tables):
+            break
+    return found, len(sample)
+
+
+def _fields_or_error(file: str, format: str) -> set[str] | UserError:
+    try:
+        return first_fields(file, kind_of(file, format) == "parquet")
+    except UserError as error:
+        return error
 
 
 def kind_of(path: str, format: str) -> str:
@@ -111,15 +135,16 @@ def read(
     extraction: str = "fast-recall",
     ignored: Counter[str] | None = None,
     alone: Alone = together,
+    text_field: str = "text",
 ) -> Iterator[RawRecord]:
     """Read every record of one file, in order. A damaged record has a problem.
 
     Records of an archive whose type has no document are counted in `ignored`. Each page is announced to
-    `alone` before its text is extracted.
+    `alone` before its text is extracted. A Parquet file must have the `text_field`.
     """
     kind = kind_of(path, format)
     if kind == "parquet":
-        return read_parquet(path)
+        return read_parquet(path, text_field)
     if kind == "jsonl":
         return read_jsonl(path, max_bytes)
     if kind == "html":

@@ -55,14 +55,29 @@ def read_jsonl(path: str, max_bytes: int) -> Iterator[RawRecord]:
                 yield _parse(path, position, line)
 
 
-def read_parquet(path: str) -> Iterator[RawRecord]:
+def read_parquet(path: str, text_field: str) -> Iterator[RawRecord]:
     """Read the records of a Parquet file. Positions are row numbers from 0.
 
-    Of a damaged row group, the rows of the batches before the damage are read.
+    Of a damaged row group, the rows of the batches before the damage are read. A file that is not readable,
+    or has no `text_field`, is one record with a problem, and all its bytes are lost.
     """
     start = 0
     with ResumableFile(path) as file:
-        parquet_file = _open_parquet(path, file)
+        try:
+            parquet_file = pq.ParquetFile(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = parquet.damage(error)
+            if reason is None:
+                raise
+            problem = f"the file is not a readable Parquet file: {reason}"
+            yield RawRecord(path, 0, None, problem, lost=file.size())
+            return
+        if text_field not in _arrow_names(parquet_file.schema_arrow):
+            names = ", ".join(parquet_file.schema_arrow.names)
+            rows = parquet_file.metadata.num_rows
+            problem = f"the file, with {rows:,} rows, has no field '{text_field}'; it has {names}"
+            yield RawRecord(path, 0, None, problem, lost=file.size())
+            return
         for number in range(parquet_file.num_row_groups):
             group = parquet_file.metadata.row_group(number)
             position = start
@@ -79,16 +94,16 @@ def read_parquet(path: str) -> Iterator[RawRecord]:
             start += group.num_rows
 
 
-def first_fields(path: str, parquet: bool) -> set[str]:
+def first_fields(path: str, is_parquet: bool) -> set[str]:
     """Return the field names of the first records, nested ones with dots.
 
     Raises UserError if a Parquet file is unreadable.
     """
-    if not parquet:
+    if not is_parquet:
         values = (raw.value for raw in read_jsonl(path, 1 << 26) if raw.value is not None)
         return set().union(*map(_json_names, islice(values, _SAMPLE_RECORDS)))
-    with ResumableFile(path) as file:
-        return _arrow_names(_open_parquet(path, file).schema_arrow)
+    with ResumableFile(path) as file, parquet.readable(path):
+        return _arrow_names(pq.ParquetFile(file).schema_arrow)
 
 
 def _json_names(value: dict[str, Any]) -> set[str]:
@@ -105,11 +120,6 @@ def _arrow_names(fields: Any, prefix: str = "") -> set[str]:
         if pa.types.is_struct(field.type):
             names |= _arrow_names(field.type, f"{prefix}{field.name}.")
     return names
-
-
-def _open_parquet(path: str, file: ResumableFile) -> pq.ParquetFile:
-    with parquet.readable(path):
-        return pq.ParquetFile(file)
 
 
 def _size(group: pq.RowGroupMetaData) -> int:

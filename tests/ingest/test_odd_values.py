@@ -31,7 +31,7 @@ def fail(constant: str) -> None:
 def ingest(path: Path, **more: Any) -> list[dict[str, Any]]:
     """Return the rows of a file, as the tasks of the ingest job write them."""
     config = IngestConfig(input=str(path), output=str(path.parent / "out"), **more)
-    readers.fields([str(path)], config.format)
+    readers.sample_fields([str(path)], config.format, set())
     tables = list(read_tables(str(path), config, COLUMNS, str(path.parent / "counts")))
     rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
     return rows
