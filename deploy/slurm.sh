@@ -22,8 +22,22 @@ export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}  # `| head -n 1` could end scontrol, and so this script, with SIGPIPE
 # Two jobs on one machine must not share a port.
 port=$((20000 + SLURM_JOB_ID % 10000))
-exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
-  ray symmetric-run --address "$first:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- "$@"
+# Ray's limits are 30 seconds for the other nodes to join and 40 for the first one to start: short for an
+# environment on a busy file system. The first can be set; for the second, the others wait for the first node's port.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT="${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-600}"
+task='for _ in {1..300}; do
+  [ "$SLURM_PROCID" = 0 ] || (: >"/dev/tcp/$0/$1") 2>/dev/null || { sleep 2; continue; }
+  break
+done
+shift; exec ray symmetric-run "$@"'
+# `ray symmetric-run` does not tell the command where the cluster is, and ends with 0 if Ray does not start.
+started=$(mktemp)
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" bash -c "$task" "$first" "$port" \
+  --address "$first:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
+  env RAY_ADDRESS="$first:$port" bash -c 'echo >"$0"; exec "$@"' "$started" "$@"
+[ -s "$started" ] || { echo "error: Ray did not start on $first; see the lines above" >&2; exit 1; }
+rm -f "$started"

@@ -6,6 +6,7 @@ None of them can be run here. The fields are those of KubeRay's CRD reference (r
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import shutil
 import subprocess
@@ -211,14 +212,34 @@ def test_rayjob_runs_command_with_shipped_config() -> None:
 def test_slurm_script_calls_symmetric_run_as_ray_defines_it() -> None:
     from ray.scripts.symmetric_run import symmetric_run
 
-    text = (DEPLOY / "slurm.sh").read_text()
+    text = (DEPLOY / "slurm.sh").read_text().replace("\\\n", "")
     assert subprocess.run(["bash", "-n", str(DEPLOY / "slurm.sh")]).returncode == 0
-    (call,) = re.findall(r"ray symmetric-run (.*)$", text, flags=re.MULTILINE)
-    words, separator, command = call.partition(" -- ")
+    assert 'exec ray symmetric-run "$@"' in text
+    (call,) = re.findall(r'^srun .* bash -c "\$task" "\$first" "\$port" (.*)$', text, flags=re.MULTILINE)
+    words, _, command = call.partition(" -- ")
     known = {option for parameter in symmetric_run.params for option in parameter.opts}
     assert {word for word in words.split() if word.startswith("--")} <= known
-    assert (separator, command) == (" -- ", '"$@"')
+    assert command.strip().startswith('env RAY_ADDRESS="$first:$port" ')
+    assert command.endswith(' "$@"')
     assert "RAY_AUTH_MODE=token" in text
+
+
+def test_slurm_script_fails_if_ray_does_not_start(tmp_path: Path) -> None:
+    """`ray symmetric-run` then ends with 0, and the command has not run."""
+    tools = {"scontrol": "printf 'node1\\nnode2\\n'", "srun": 'shift 2; "$@"', "ray": "exit 0"}
+    for name, script in tools.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text(f'PATH="{tmp_path}:$PATH"\n')
+    variables = {
+        "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_PROCID": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [str(DEPLOY / "slurm.sh"), "true"], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "error: Ray did not start on node1; see the lines above\n")
 
 
 def test_slurm_script_without_command_prints_usage() -> None:
