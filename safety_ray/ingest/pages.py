@@ -15,7 +15,7 @@ from safety_ray.ingest.codings import unwrap
 from safety_ray.ingest.html import extract
 from safety_ray.ingest.raw_record import RawRecord
 from safety_ray.ingest.resumable_file import ResumableFile
-from safety_ray.ingest.unpack import UnpackedFile
+from safety_ray.ingest.unpack import Damage, UnpackedFile
 
 
 def read_archive(
@@ -44,22 +44,33 @@ def read_html(path: str, max_bytes: int, extraction: str, alone: Alone = togethe
 
     Of a damaged file, the text before the damage is kept.
     """
-    with UnpackedFile(ResumableFile(path)) as unpacked:
-        body = io.BufferedReader(unpacked).read(max_bytes + 1)
-        damage = unpacked.damage
-    lost = damage.lost if damage is not None else 0
-    if len(body) > max_bytes:
-        yield RawRecord(path, 0, None, f"the page is longer than max_bytes={max_bytes}", lost=lost)
-        return
-    value: dict[str, Any] = {} if damage is None else {"truncated": damage.reason}
+    value: dict[str, Any] = {}
+    lost = 0
     with alone("page") as problem:
-        try:
-            problem = problem or _fill(value, body, "text/html", extraction)
-        except Exception as error:  # one page must not end the job
-            problem = f"the page cannot be read: {type(error).__name__}: {error}"
-    if problem and damage is not None:
-        problem = f"the file is damaged: {damage.reason} (before that: {problem})"
+        if problem is None:
+            with UnpackedFile(ResumableFile(path)) as unpacked:
+                body = io.BufferedReader(unpacked).read(max_bytes + 1)
+                damage = unpacked.damage
+            lost = damage.lost if damage is not None else 0
+            problem = _problem_of_page(value, body, damage, max_bytes, extraction)
     yield RawRecord(path, 0, value, problem, lost=lost)
+
+
+def _problem_of_page(
+    value: dict[str, Any], body: bytes, damage: Damage | None, max_bytes: int, extraction: str
+) -> str | None:
+    """Add what `body` contains to `value`. Returns the reason why it is no document, or None."""
+    if len(body) > max_bytes:
+        return f"the page is longer than max_bytes={max_bytes}"
+    if damage is not None:
+        value["truncated"] = damage.reason
+    try:
+        problem = _fill(value, body, "text/html", extraction)
+    except Exception as error:  # one page must not end the job
+        problem = f"the page cannot be read: {type(error).__name__}: {error}"
+    if problem and damage is not None:
+        return f"the file is damaged: {damage.reason} (before that: {problem})"
+    return problem
 
 
 def _document(path: str, record: Record, dump: str | None, max_bytes: int, extraction: str) -> RawRecord:
