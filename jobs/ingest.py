@@ -232,7 +232,9 @@ def read_watched(
         def alone(key: str) -> AbstractContextManager[str | None]:
             return watch.alone(f"{file} {key}")
 
-        yield from read_tables(file, config, columns, reports, together if deaths < BATCH_TRIES else alone)
+        for table in read_tables(file, config, columns, reports, together if deaths < BATCH_TRIES else alone):
+            watch.add_rows(file, len(table))
+            yield table
 
 
 def read_tables(

@@ -20,8 +20,8 @@ class LocalWatch(Watch):
     def __init__(self) -> None:
         self.starts = LocalStarts()
 
-    def _start(self, key: str) -> int:
-        return self.starts.start(key, HERE)
+    def _start(self, key: str, rows: int | None = None) -> int:
+        return self.starts.start(key, HERE, "" if rows is None else "this worker", rows or 0)
 
     def _end(self, key: str) -> None:
         self.starts.end(key)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safety_ray.core import events, filesystem, partition
+from safety_ray.core import events, filesystem, lost_work, partition, worker_deaths
 from safety_ray.core.config import defaults, dump, fingerprint, not_identity
 from safety_ray.core.errors import UserError
 
@@ -89,12 +89,15 @@ class Artifact:
             "versions": _versions(),
             **more,
         }
+        lost = worker_deaths.lost_in_stage() or more.get(lost_work.KEY)
+        if lost:
+            record[lost_work.KEY] = lost
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
         self._remove_temporary()
         numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
-        events.emit("stage_finished", output=self.path, **numbers)
+        events.emit("stage_finished", output=self.path, **numbers, **({lost_work.KEY: lost} if lost else {}))
         return record
 
     def _remove_temporary(self) -> None:
@@ -122,6 +125,7 @@ def begin(
     if "://" in path and any(character in path for character in "*?["):
         raise UserError(f"output='{path}' is a URL with a pattern; leave out *, ? and [ ].")
     values, ignored = dump(config), not_identity(type(config))
+    worker_deaths.begin_stage()
     events.set_stage(type(config).__name__.removesuffix("Config").lower())
     fingerprints = {
         name: str(source) if isinstance(source, Fingerprint) else input_fingerprint(source)

@@ -99,6 +99,13 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def this_worker() -> str:
+    """Return the id of this worker process."""
+    import ray
+
+    return str(ray.get_runtime_context().get_worker_id())
+
+
 def alive_nodes() -> set[str]:
     """Return the ids of the nodes that are not lost."""
     import ray

@@ -3,13 +3,15 @@
     SAFETY_RAY_PRICES=CPU=0.05,GPU=2.50
 
 gives a price per hour for each unit of a Ray resource, in any currency. All nodes of the cluster count while
-a stage writes, whether they are busy or idle, because that is how machines are paid for.
+a stage works, whether they are busy or idle, because that is how machines are paid for. Without a cluster,
+this machine counts.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 
 from safety_ray.core import cluster
@@ -35,6 +37,12 @@ def prices() -> dict[str, float]:
     return found
 
 
+def this_machine() -> dict[str, float]:
+    """Return the CPUs of this machine, and its GPUs if PyTorch is loaded."""
+    torch = sys.modules.get("torch")
+    return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count() if torch else 0}
+
+
 class Cost:
     """The cost since this object was created; nodes that join or leave count for the time between calls."""
 
@@ -46,7 +54,7 @@ class Cost:
         """Return the cost so far, or None without prices."""
         if not self.prices:
             return None
-        now, resources = time.monotonic(), cluster.resources()
+        now, resources = time.monotonic(), cluster.resources() or this_machine()
         per_hour = sum(price * resources.get(name, 0.0) for name, price in self.prices.items())
         self.total += per_hour * (now - self._last) / 3600
         self._last = now

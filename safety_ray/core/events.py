@@ -7,7 +7,7 @@
     write_started                                  part, total
     progress                                       part, done, total, rejected, tokens, seconds, cost
     write_finished                                 the same
-    stage_finished                                 output, rows_in, rows_out, rejected, seconds
+    stage_finished                                 output, rows_in, rows_out, rejected, seconds, lost_work
     job_failed                                     error: a user error's message, or the name of an exception
 
 Each line also has `time`, `event`, `stage`, `host` and `pid`. No line has settings.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from safety_ray.core import cost, events
+from safety_ray.core import cost, events, lost_work
 from safety_ray.core.config import load
 from safety_ray.core.errors import storage_error_in, user_error_in
 
@@ -32,6 +32,8 @@ def run_job(cls: type[T], run: Callable[[T], dict[str, Any]], argv: list[str]) -
     counts = [f"{record[key]:,} {name}" for key, name in _COUNTS if key in record]
     if counts:
         print(f"{', '.join(counts)}, {record['seconds']} s", flush=True)
+    if lost := lost_work.describe(record):
+        print(lost, flush=True)
 
 
 @contextmanager

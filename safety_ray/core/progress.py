@@ -45,12 +45,13 @@ class Line:
     def __init__(self, label: str, total: int | None, unit: str = "rows", waiting: str = "") -> None:
         self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
+        self.cost = Cost()
         self.first: int | None = None
         """rows at the first call of `show`, or fewer if a resumed run repeats some"""
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
 
-    def show(self, done: int, note: str = "", final: bool = False, cost: float | None = None) -> bool:
+    def show(self, done: int, note: str = "", final: bool = False) -> bool:
         """Print the line, unless the last print was a short time ago; `final` always prints.
 
         Returns whether it was printed.
@@ -74,7 +75,7 @@ class Line:
             notes.append(f"{left // 60}:{left % 60:02} left")
         if rate:
             notes.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
-        if cost is not None:
+        if (cost := self.cost()) is not None:
             notes.append(f"cost {cost:,.2f}")
         if not done and not final:
             note = ", ".join(part for part in (self.waiting, note) if part)
@@ -124,13 +125,12 @@ class _Report:
 
     def __init__(self, label: str, total: int | None, unit: str, waiting: str) -> None:
         self.line = Line(label, total, unit, waiting)
-        self.cost = Cost()
         self.metrics = StageMetrics(events.stage(), label, total)
         events.emit("write_started", part=label, total=total)
 
     def __call__(self, done: Done, final: bool = False) -> None:
-        seconds, cost = time.monotonic() - self.line.start, self.cost()
-        if self.line.show(done.rows, done.note, final, cost):
+        seconds, cost = time.monotonic() - self.line.start, self.line.cost()
+        if self.line.show(done.rows, done.note, final):
             numbers = {"rejected": done.rejected, "tokens": done.tokens, "seconds": round(seconds, 1)}
             events.emit(
                 "write_finished" if final else "progress", part=self.line.label, done=done.rows,

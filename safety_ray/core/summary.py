@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from safety_ray.core import lost_work
+
 RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe")
 
 
@@ -16,6 +18,7 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
             {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
             for name, record in records.items()
         ],
+        "lost_work": {name: lost for name, record in records.items() if (lost := lost_work.describe(record))},
         "engines": records.get("rewrite", {}).get("engines", {}),
         # A model without the tag has no AUROC of P(tag), for example.
         "results": {k: found.get(k) for k in RESULTS} if found else {},
@@ -31,6 +34,7 @@ def summary_table(summary: dict[str, Any]) -> str:
     for row in summary["stages"]:
         counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
         lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
+    lines += [f"{name}: {lost}" for name, lost in summary["lost_work"].items()]
     for engine, counts in summary["engines"].items():
         tried = sum(counts.values())
         share = counts["accepted"] / tried if tried else 0.0

@@ -4,6 +4,8 @@ Ray repeats the work of a worker that has died, without a limit. So workers repo
 all work, a batch or a file, to an actor on the driver's node. Work that was started several times
 and never ended is repeated row by row, and a row that was started alone several times is rejected.
 
+The actor also adds up the work that was lost (see lost_work.py), for the record of the stage.
+
 A worker whose whole node was lost did probably not die of its work, as on a preempted node. Such starts count
 as deaths only if there are many, because a row may also take its machine down.
 """
@@ -12,13 +14,16 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from safety_ray.core import cluster
+from safety_ray.core.lost_work import LostWork, add_up
 
 Alone = Callable[[str], AbstractContextManager[str | None]]
 """Announces one row, by a key. The value is None, or the reason why it must not be processed."""
@@ -72,6 +77,18 @@ class _Turns:
 
 
 _TURNS = _Turns()
+_watches: list[Watch] = []
+"""those of the stage that this driver runs"""
+
+
+def begin_stage() -> None:
+    """Forget the watches of the stage before."""
+    _watches.clear()
+
+
+def lost_in_stage() -> dict[str, Any]:
+    """Return the work that the stage has lost since `begin_stage`, or {}."""
+    return add_up([watch.lost_work() for watch in _watches]) if cluster.is_running() else {}
 
 
 def together(key: str) -> AbstractContextManager[str | None]:
@@ -79,30 +96,57 @@ def together(key: str) -> AbstractContextManager[str | None]:
     return _TOGETHER
 
 
+@dataclass
+class Start:
+    """A start of work, on a node, in a worker process."""
+
+    node: str
+    worker: str = ""
+    rows: int = 0
+    time: float = field(default_factory=time.monotonic)
+
+
 class Starts:
     """Actor: the starts of all work that has not ended."""
 
     def __init__(self) -> None:
-        self.starts: dict[str, list[str]] = {}
-        """the node of each start"""
+        self.starts: dict[str, list[Start]] = {}
+        self.lost: dict[str, LostWork] = {}
+        """lost work of each watch, by its name"""
 
-    def start(self, key: str, node: str) -> int:
-        """Note a start on a node. Returns the number of deaths: earlier starts without an end."""
-        earlier = self.starts.setdefault(key, [])
-        deaths = self._deaths(earlier) if earlier else 0
-        earlier.append(node)
+    def start(self, key: str, node: str, worker: str = "", rows: int = 0) -> int:
+        """Note a start on a node. Returns the number of deaths: earlier starts without an end.
+
+        With `worker`, an earlier start is lost work of the watch whose name begins the key.
+        """
+        earlier, new = self.starts.setdefault(key, []), Start(node, worker, rows)
+        deaths = self._deaths(earlier, key.split()[0], new) if earlier else 0
+        earlier.append(new)
         return deaths
 
-    def _deaths(self, nodes: list[str]) -> int:
+    def _deaths(self, earlier: list[Start], watch: str, new: Start) -> int:
         alive = self._alive_nodes()
-        lost = sum(node not in alive for node in nodes)
-        return len(nodes) - lost + lost // LOST_NODES
+        if new.worker:
+            last = earlier[-1]
+            kind, id = ("workers", last.worker) if last.node in alive else ("nodes", last.node)
+            self.lost.setdefault(watch, LostWork()).add(kind, id, last.rows, new.time - last.time)
+        lost = sum(start.node not in alive for start in earlier)
+        return len(earlier) - lost + lost // LOST_NODES
 
     def _alive_nodes(self) -> set[str]:
         return cluster.alive_nodes()
 
+    def add_rows(self, key: str, rows: int) -> None:
+        """Add rows to the last start of a key, for work whose rows are not known when it starts."""
+        if starts := self.starts.get(key):
+            starts[-1].rows += rows
+
     def end(self, key: str) -> None:
         self.starts.pop(key, None)
+
+    def lost_work(self, watch: str) -> dict[str, Any]:
+        """Return the lost work of a watch."""
+        return self.lost.get(watch, LostWork()).record()
 
 
 class Watch:
@@ -112,18 +156,31 @@ class Watch:
         """`actor`: handle of an actor of a class that extends `Starts`; by default all stages share one."""
         self._actor: Any = actor or cluster.shared_actor(Starts)
         self._name = secrets.token_hex(4)  # keys of other stages may be the same
+        _watches.append(self)
+
+    def lost_work(self) -> dict[str, Any]:
+        """Return the work of this watch that was lost, or {}."""
+        lost: dict[str, Any] = cluster.result(self._actor.lost_work.remote(self._name))
+        return lost
 
     @contextmanager
     def work(self, key: str) -> Iterator[int]:
         """Announce work while the block runs. The value is the number of times that it ended a worker."""
-        deaths = self._start(key)
+        deaths = self._start(key, rows=0)
         try:
             yield deaths
         finally:
             self._end(key)
 
-    def _start(self, key: str) -> int:
-        deaths: int = cluster.result(self._actor.start.remote(f"{self._name} {key}", cluster.this_node()))
+    def add_rows(self, key: str, rows: int) -> None:
+        """Tell how many more rows of work `key` have been processed: they are repeated if its worker ends."""
+        self._actor.add_rows.remote(f"{self._name} {key}", rows)
+
+    def _start(self, key: str, rows: int | None = None) -> int:
+        """Note a start. Without `rows`, it is part of other work, and never lost work of its own."""
+        worker = "" if rows is None else cluster.this_worker()
+        noted = self._actor.start.remote(f"{self._name} {key}", cluster.this_node(), worker, rows or 0)
+        deaths: int = cluster.result(noted)
         return deaths
 
     def _end(self, key: str) -> None:
@@ -157,7 +214,7 @@ class Watch:
         key = f"batch of {len(batch)} from {ids[0].as_py()}"
         try:
             with _TURNS.together():
-                if self._start(key) < BATCH_TRIES:
+                if self._start(key, rows=len(batch)) < BATCH_TRIES:
                     return function(batch)
             rows = []
             for n, id in enumerate(ids.to_pylist()):

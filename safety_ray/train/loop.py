@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from safety_ray.core import artifact, job
+from safety_ray.core import artifact, job, lost_work
 from safety_ray.core.config import dump
 from safety_ray.core.errors import UserError
 from safety_ray.train import float8, loggers
@@ -32,7 +32,7 @@ from safety_ray.train.export import card, export, write_card
 from safety_ray.train.guard import Guard
 from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
-from safety_ray.train.metrics import Metrics, Validations
+from safety_ray.train.metrics import Metrics, Resumes, Validations
 from safety_ray.train.model import build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
 from safety_ray.train.parallel import agreed_gather, agreed_precision, compile_blocks, recompute, shard
@@ -77,8 +77,8 @@ def train(
         read_late: read the result of a step after the next one has been queued; by default on GPUs.
 
     Returns:
-        steps, skipped, tokens, tokens_per_second, final_loss, parameters, precision and
-        attention (the implementation's name in transformers).
+        steps, skipped, tokens, tokens_per_second, final_loss, parameters, precision,
+        attention (the implementation's name in transformers), and lost_work if it has resumed.
 
     Raises:
         Diverged: a bad step ends the run.
@@ -116,6 +116,8 @@ def train(
     meter = Meter(done, steps, flops_per_token=flops_per_token, peak=peak, device=device)
     metrics = Metrics(config.output)
     if rank == 0:
+        if done.step or metrics.lines():
+            Resumes(config.output).add(done.step, done.seconds, metrics.lines())
         metrics.forget_after(done.step)
         if validations:
             validations.forget_after(done.step)
@@ -167,7 +169,8 @@ def train(
     summaries: list[Any] = [None]
     if rank == 0:
         details = {"parameters": parameters, "precision": precision, "attention": model.attention}
-        summaries = [metrics.summary() | details]
+        lost = Resumes(config.output).lost_work()
+        summaries = [metrics.summary() | details | ({lost_work.KEY: lost} if lost else {})]
         origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
         text = card(settings=dump(config), rows=data.record, result=summaries[0], lineage=origin)
         write_card(f"{config.output}/model", text)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line per logged step, and validation.jsonl, one line per validated checkpoint."""
+"""Files of a training run: metrics.jsonl with a line per logged step, validation.jsonl, resumes.jsonl."""
 
 from __future__ import annotations
 
@@ -109,6 +109,31 @@ class Metrics(_Lines):
             "tokens_per_second": round(last["tokens"] / last["seconds"]),
             "final_loss": round(sum(final_losses) / len(final_losses), 4) if final_losses else None,
         }
+
+
+class Resumes(_Lines):
+    """The file `<output>/resumes.jsonl`: each time that training continued from a checkpoint.
+
+    `steps` and `seconds` are those after the checkpoint, which are repeated.
+    """
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"{output.rstrip('/')}/resumes.jsonl")
+
+    def add(self, step: int, seconds: float, lines: list[dict[str, Any]]) -> None:
+        """Note that a run continues from `step`, after `seconds` of training. `lines`: the metrics."""
+        last = lines[-1] if lines else {"step": 0, "seconds": 0.0}
+        lost = {"steps": last["step"] - step, "seconds": round(last["seconds"] - seconds, 1)}
+        self.append({"step": step, **{name: max(number, 0) for name, number in lost.items()}})
+        self.flush()
+
+    def lost_work(self) -> dict[str, Any]:
+        """Return the sums for the record, or {} if training never resumed."""
+        lines = self.lines()
+        if not lines:
+            return {}
+        steps, seconds = (sum(line[name] for line in lines) for name in ("steps", "seconds"))
+        return {"restarts": len(lines), "steps": steps, "seconds": round(seconds, 1)}
 
 
 class Validations(_Lines):

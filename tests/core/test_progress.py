@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from safety_ray.core import progress
+from safety_ray.core import cluster, progress
+from safety_ray.core.cost import VARIABLE
 from safety_ray.core.dataset import write_table
 
 
@@ -44,11 +46,20 @@ def test_progress_line_rate_excludes_rows_of_interrupted_run(capsys: pytest.Capt
     line = progress.Line("score", 1000)
     line.show(400)
     line.start -= 10
-    line.show(600, final=True, cost=1.234)
+    line.show(600, final=True)
     # 200 rows in at least 10 s, so 400 more take 20 s or more.
-    assert re.search(
-        r"600/1,000 rows  0:1\d, 0:[23]\d left, \d\d rows/s, cost 1\.23\n", capsys.readouterr().out
-    )
+    assert re.search(r"600/1,000 rows  0:1\d, 0:[23]\d left, \d\d rows/s\n", capsys.readouterr().out)
+
+
+def test_progress_line_shows_cost_of_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"CPU={3600 / (os.cpu_count() or 1)}")  # 1 a second
+    monkeypatch.setattr(cluster, "resources", dict)  # another test may have started a cluster
+    line = progress.Line("fit", 10, "texts")
+    line.cost._last -= 100
+    line.show(10, final=True)
+    assert re.search(r"10/10 texts  0:00, cost 10\d\.\d\d\n", capsys.readouterr().out)
 
 
 def test_progress_line_rate_counts_repeated_steps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pyarrow as pa
-from local_watch import LOST, LocalWatch
+from local_watch import HERE, LOST, LocalStarts, LocalWatch
+
+from safety_ray.core.lost_work import add_up, describe
 
 BATCH = pa.table({"id": ["a", "b", "c"]})
 Calls = list[list[str]]
@@ -114,6 +116,39 @@ def test_watch_keeps_row_whose_nodes_were_lost() -> None:
     a, b, c = watch.rows()
     assert (a["done"], b["done"], c["done"]) == (True, True, None)
     assert "ended the worker process 2 times" in c["why"]
+
+
+def test_starts_add_up_work_lost_with_workers_and_nodes() -> None:
+    starts = LocalStarts()
+    for worker, node in (("1", HERE), ("1", HERE), ("2", HERE), ("3", LOST), ("4", HERE)):
+        starts.start("watch a", node, worker, rows=10)
+    starts.start("watch row a", HERE)  # part of the batch
+    starts.start("watch row a", HERE)
+    starts.start("other b", HERE, "5", rows=10)
+    lost = starts.lost_work("watch")
+    assert lost.pop("seconds") >= 0
+    assert lost == {"workers": 2, "nodes": 1, "rows": 40}
+    starts.end("watch a")
+    starts.start("watch a", HERE, "6", rows=10)
+    assert starts.lost_work("watch")["rows"] == 40
+    assert starts.lost_work("other") == {}
+
+
+def test_starts_count_rows_of_work_that_tells_them_later() -> None:
+    starts = LocalStarts()
+    starts.start("watch file", HERE, "1")
+    starts.add_rows("watch file", 7)
+    starts.add_rows("watch file", 5)
+    starts.add_rows("watch ended", 5)
+    starts.start("watch file", HERE, "2")
+    assert starts.lost_work("watch")["rows"] == 12
+
+
+def test_describe_names_what_was_lost() -> None:
+    lost = {"workers": 1, "nodes": 0, "rows": 1200, "seconds": 3.5}
+    assert describe({"lost_work": lost}) == "lost work: 1 worker, 1,200 rows, 3.5 s"
+    assert describe({"lost_work": add_up([lost, lost])}) == "lost work: 2 workers, 2,400 rows, 7.0 s"
+    assert describe({"lost_work": add_up([])}) == describe({}) == ""
 
 
 def test_watch_counts_no_death_for_an_exception() -> None:

@@ -32,7 +32,7 @@ from safety_ray.core.config import load
 pytestmark = pytest.mark.covers("jobs.pack", "safety_ray.pack", "safety_ray.core.dataset")
 DOCUMENTS, FILES, NUMBER_OF_SHARDS = 800, 16, 8
 READERS = {".parquet": partial(pq.read_table, partitioning=None)}
-DIFFERS = ("finished", "seconds", "config")
+DIFFERS = ("finished", "seconds", "config", "lost_work")
 """entries of a record that say when and where the job ran"""
 
 

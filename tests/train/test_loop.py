@@ -101,7 +101,7 @@ def test_train_loop_exports_complete_model_folder(tmp_path: Path, rows: str, alo
 
 def test_train_loop_resumes_after_exception_with_same_losses(tmp_path: Path, rows: str, alone: None) -> None:
     whole = settings(rows, tmp_path / "whole")
-    run(whole)
+    assert "lost_work" not in run(whole)
     broken = settings(rows, tmp_path / "broken")
 
     def stop(line: dict[str, Any]) -> None:
@@ -115,8 +115,9 @@ def test_train_loop_resumes_after_exception_with_same_losses(tmp_path: Path, row
     (partial / "__0_0.distcp").write_bytes(b"half")
     assert [step for step, *_ in losses(broken.output)] == list(range(1, 8))
     seen: list[int] = []
-    run(broken, lambda line: seen.append(line["step"]))
+    lost = run(broken, lambda line: seen.append(line["step"]))["lost_work"]
     assert seen == list(range(5, 13))
+    assert (lost["restarts"], lost["steps"]) == (1, 3)
     assert losses(broken.output) == losses(whole.output)
     weights = [(Path(c.output) / "model" / "model.safetensors").read_bytes() for c in (whole, broken)]
     assert weights[0] == weights[1]

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
-from safety_ray.train.metrics import Metrics, summary_of
+from safety_ray.train.metrics import Metrics, Resumes, summary_of
 from safety_ray.train.model import build
 
 WriteRows = Callable[..., str]
@@ -108,3 +108,13 @@ def test_loggers_record_run_in_wandb_and_mlflow(
     run_id = (Path(config.output) / "mlflow_id").read_text()
     history = package.MlflowClient().get_metric_history(run_id, "loss")
     assert [point.value for point in history] == pytest.approx([line["loss"] for line in lines])
+
+
+def test_resumes_add_up_repeated_steps_and_seconds(tmp_path: Path) -> None:
+    resumes = Resumes(str(tmp_path))
+    assert resumes.lost_work() == {}
+    resumes.add(10, 2.0, [{"step": 12, "seconds": 2.5}, {"step": 13, "seconds": 3.5}])
+    resumes.add(20, 5.0, [{"step": 20, "seconds": 5.0}])  # killed right after its checkpoint
+    resumes.add(20, 5.0, [{"step": 18, "seconds": 4.0}])  # with log_every, the last steps have no line
+    resumes.add(0, 0.0, [{"step": 1, "seconds": 0.5}])  # killed before the first checkpoint
+    assert Resumes(str(tmp_path)).lost_work() == {"restarts": 4, "steps": 4, "seconds": 2.0}
