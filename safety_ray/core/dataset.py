@@ -11,18 +11,29 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from safety_ray.compat import ray_parquet
-from safety_ray.core import cluster, events, filesystem, parquet, partition, progress, resume, row_files
+from safety_ray.core import (
+    cluster,
+    events,
+    filesystem,
+    foreign_files,
+    parquet,
+    partition,
+    progress,
+    resume,
+    row_files,
+)
 from safety_ray.core.artifact import Artifact, read_record
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import Column, require
+from safety_ray.core.foreign_files import HIDDEN, Expected
+from safety_ray.core.records import Column
 from safety_ray.core.row_sink import REASON as REASON
 from safety_ray.core.row_sink import row_sink
 
@@ -30,8 +41,6 @@ if TYPE_CHECKING:
     import ray.data
 
 SOURCE = "rejected_source"
-_HIDDEN = (REASON, SOURCE, "set_aside", "set_aside_source")  # the last two: names in earlier versions
-_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
 _CHECKPOINT = "_checkpoint"
 _LLM_ROWS, _MAX_LLM_ROWS, _LLM_FILES = 256, 4096, 50_000
 _MIN_BYTES, _MAX_BYTES = 1 << 19, 1 << 27
@@ -107,39 +116,34 @@ def rows_of(path: str) -> pads.Dataset:
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    return [name for name in schema_of(path).names if name not in _HIDDEN]
+    return [name for name in schema_of(path).names if name not in HIDDEN]
 
 
 def schema_of(path: str) -> pa.Schema:
     """Return the schema of the first file of the dataset at `path`."""
-    name = files(path)[0]
-    with fsspec.open(name) as file, parquet.readable(name):
-        return pq.read_schema(file)
+    return foreign_files.read_schema(files(path)[0])
 
 
 def check(path: str, needed: tuple[Column, ...]) -> None:
     """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
-    schema = schema_of(path)
-    require(needed, [name for name in schema.names if name not in _HIDDEN], f"'{path}'")
-    for column in needed:
-        kind = schema.field(column.name).type
-        stored = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if column.type == pa.string() and stored not in _TEXT_TYPES:
-            raise UserError(
-                f"the column '{column.name}' of '{path}' must be text, not {kind}; convert it to strings, "
-                "or run the ingest job on these files first, which does so."
-            )
+    foreign_files.check_types(schema_of(path), needed, f"'{path}'")
+    foreign_files.check_sample(files(path), Expected([], needed))
 
 
 def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
     """Return the dataset at `path` as a Ray Data stream. Raises UserError as `check` does.
 
-    Columns that only rejected rows use are read if they are among the `needed` ones.
+    Columns that only rejected rows use are read if they are among the `needed` ones. Files that no stage has
+    written must all have the same columns.
     """
-    names = columns(path)
-    hidden = [column.name for column in needed if column.name in _HIDDEN]
-    check(path, tuple(column for column in needed if column.name not in hidden))
-    return stream(files(path), names + hidden)
+    names, paths = columns(path), files(path)
+    hidden = [column.name for column in needed if column.name in HIDDEN]
+    visible = tuple(column for column in needed if column.name not in hidden)
+    schema = schema_of(path).remove_metadata()
+    foreign_files.check_types(schema, visible, f"'{path}'")
+    expected = Expected(names, visible, schema)
+    foreign_files.check_sample(paths, expected)
+    return ray_parquet.read(paths, names + hidden, partial(foreign_files.readable, expected=expected))
 
 
 def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset:
@@ -147,7 +151,8 @@ def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset
 
     A folder such as `split=train/` neither adds a column nor replaces the values of one.
     """
-    return ray_parquet.read(paths, names, parquet.readable)
+    context = partial(foreign_files.readable, expected=Expected(names or []))
+    return ray_parquet.read(paths, names, context)
 
 
 def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
