@@ -101,6 +101,7 @@ def ingest_documents(config: IngestConfig) -> dict[str, Any]:
         records_passed_over=finished_files.sum_counts(read, "ignored"),
         values_unreadable=finished_files.sum_counts(read, "unreadable"),
         fields_missing=finished_files.sum_counts(read, "missing"),
+        pages_damaged=finished_files.sum_counts(read, "damaged").get("pages", 0),
         bytes_unreadable=lost,
         **partition.record("ingest", partial(readers.list_files, format=config.format), config.input),
     )
@@ -249,7 +250,7 @@ def read_tables(
     ignored: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    size = total = lost = 0
+    size = total = lost = damaged = 0
     records = readers.read(
         file,
         config.max_bytes,
@@ -268,6 +269,7 @@ def read_tables(
             missing = {field for field in candidates if not has_field(raw.value, field)}
         rows.append(row)
         lost += raw.lost
+        damaged += raw.damaged and row["rejected_reason"] is None
         size += len(row["text"] or "")
         if len(rows) == _BLOCK_ROWS or size > _BLOCK_CHARS:
             yield pa.Table.from_pylist(rows, columns)
@@ -275,7 +277,7 @@ def read_tables(
             rows, size = [], 0
     yield pa.Table.from_pylist(rows, columns)
     total += len(rows)
-    if ignored or unreadable or lost or readers.kind_of(file, config.format) != "html":
+    if ignored or unreadable or damaged or lost or readers.kind_of(file, config.format) != "html":
         finished_files.write_report(
             reports,
             file,
@@ -283,6 +285,7 @@ def read_tables(
             ignored,
             unreadable,
             missing=sorted(missing or ()),
+            damaged=damaged,
             size=filesystem.size(file),
             lost=lost,
         )

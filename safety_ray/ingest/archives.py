@@ -85,6 +85,8 @@ def _read_section(stream: _SectionStream, max_bytes: int) -> Iterator[Record]:
             if problem:
                 failure = failure or problem
             else:
+                if last.inner == 0:  # its member has no other record, so the damage is in this one
+                    last.problem = last.problem or stream.wrong_checksum()
                 yield last
                 last = None
         if not failure:
@@ -142,6 +144,13 @@ class _SectionStream:
         self._offset, self._at_start = self._next.offset, True
         self._rewind(0)
         return True
+
+    def wrong_checksum(self) -> str | None:
+        """Return the problem of a section that has been read to its end, if only its checksum is wrong."""
+        damage = self._next
+        if self._unread or not isinstance(damage, Damage) or damage.offset != self._offset:
+            return None
+        return f"the record is damaged: {damage.reason}" if "incorrect data check" in damage.reason else None
 
     def close_section(self) -> Damage | None:
         """Skip the rest of the section. Returns the damage that ends it, if any."""

@@ -13,18 +13,29 @@ from fastwarc.stream_io import BrotliReader
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _STEP = 4096
+_GZIP_BITS = 31
 
 Decoded = tuple[bytes, bool]
 """The content, and whether it is complete (or as long as the limit)."""
 
 
-def unwrap(body: bytes, transfer: str, content: str, max_bytes: int) -> bytes:
+class Damaged(Exception):
+    """The content of a stream, of which an unknown part is wrong."""
+
+    def __init__(self, content: bytes, reason: str, length_is_right: bool) -> None:
+        super().__init__(reason)
+        self.content, self.length_is_right = content, length_is_right
+
+
+def unwrap(body: bytes, transfer: str, content: str, max_bytes: int) -> tuple[bytes, str | None]:
     """Decode Transfer-Encoding and Content-Encoding (the headers' values), up to `max_bytes` + 1 bytes.
 
-    Of a truncated or damaged body, the part before the damage is returned. Crawlers often store a decoded
-    body under its original headers, so a text body that is not encoded as its header declares is returned
-    unchanged. Raises ValueError if the body is neither text nor decodable.
+    Of a truncated body, and of one with an invalid code, the part before the damage is returned. Crawlers
+    often store a decoded body under its original headers, so a text body that is not encoded as its header
+    declares is returned unchanged. Returns the reason as well if characters of the content may be wrong.
+    Raises ValueError if the body is neither text nor decodable, or is not what was compressed.
     """
+    damage: str | None = None
     names = [name.strip().lower() for name in content.split(",")]
     # Other names are "identity", and charsets that servers send in this header.
     names = [name for name in reversed(names) if name in _DECODERS]
@@ -32,15 +43,20 @@ def unwrap(body: bytes, transfer: str, content: str, max_bytes: int) -> bytes:
         body = _join_chunks(body, packed=bool(names))
     for name in names:
         encoded = body
-        body, complete = _DECODERS[name](encoded, max_bytes + 1)
+        try:
+            body, complete = _DECODERS[name](encoded, max_bytes + 1)
+        except Damaged as error:
+            if not error.length_is_right:
+                raise ValueError(f"{error}, so parts of the text are wrong") from error
+            body, complete, damage = error.content, False, str(error)
         is_text = not _BINARY.search(encoded[:1024])
         if is_text and not complete:  # the decoder has taken letters for a stream
             body = b""
         if encoded and not body:
             if not is_text or not encoded.lstrip()[:1].isascii():
                 raise ValueError(f"the body is not encoded as Content-Encoding '{name}' declares")
-            body = encoded
-    return body
+            body, damage = encoded, None
+    return body, damage
 
 
 def _join_chunks(body: bytes, packed: bool) -> bytes:
@@ -62,7 +78,10 @@ def _join_chunks(body: bytes, packed: bool) -> bytes:
 
 
 def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool, bytes]:
-    """Return the content of a stream, whether it is complete, and the bytes after its end."""
+    """Return the content of a stream, whether it is complete, and the bytes after its end.
+
+    Raises Damaged if a code is invalid or the checksum is wrong. Some programs write zeros instead.
+    """
     content = bytearray()
     for step in (len(body) or 1, 1):  # after an error again, byte by byte, for all that precedes the error
         content.clear()
@@ -73,15 +92,30 @@ def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool, bytes]:
                 if state.eof or len(content) >= limit:
                     return bytes(content), True, state.unused_data
             break
-        except zlib.error:
+        except zlib.error as error:
+            if step == 1 and "incorrect data check" in str(error):  # at the fourth byte after the codes
+                _check_trailer(bytes(content), body[start - 3 : start + 5], bits)
+            elif step == 1 and content and "incorrect length check" not in str(error):
+                raise Damaged(bytes(content), f"the body is damaged ({error})", True) from error
             continue
     return bytes(content), False, b""
+
+
+def _check_trailer(content: bytes, trailer: bytes, bits: int) -> None:
+    if any(trailer):
+        size = int.from_bytes(trailer[4:], "little")
+        length_is_right = bits != _GZIP_BITS or size == len(content)  # zlib's trailer has no length
+        wrong = "checksum is" if length_is_right else "checksum and length are"
+        raise Damaged(content, f"the {wrong} wrong in the body's trailer", length_is_right)
 
 
 def _gzip(body: bytes, limit: int) -> Decoded:
     content, complete = b"", False
     while body.startswith(b"\x1f\x8b") and len(content) < limit:  # other bytes after a member are padding
-        member, complete, body = _inflate(body, limit - len(content), 31)
+        try:
+            member, complete, body = _inflate(body, limit - len(content), _GZIP_BITS)
+        except Damaged as error:
+            raise Damaged(content + error.content, str(error), error.length_is_right) from error
         content += member
     return content, complete
 
@@ -102,8 +136,9 @@ def _zstd(body: bytes, limit: int) -> Decoded:
             content += state.decompress(body[start : start + _STEP])
             if state.eof or len(content) >= limit:
                 return bytes(content[:limit]), True
-    except zstandard.ZstdError:
-        pass
+    except zstandard.ZstdError as error:
+        if "checksum" in str(error):
+            raise Damaged(bytes(content), "the checksum is wrong in the body's trailer", True) from error
     return bytes(content), False
 
 

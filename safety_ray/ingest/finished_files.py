@@ -39,12 +39,14 @@ def write_report(
     unreadable: Counter[str],
     *,
     missing: Iterable[str] = (),
+    damaged: int = 0,
     size: int = 0,
     lost: int = 0,
 ) -> None:
     """Report that an input file has been read: its rows, ignored records and unreadable values.
 
-    `missing`: fields of the column map that none of its records has. `lost` of its `size` bytes could not be
+    `missing`: fields of the column map that none of its records has. `damaged`: pages of which parts may be
+    wrong. `lost` of its `size` bytes could not be
     read; `size` is 0 if the server does not report it.
     """
     fs, root = filesystem.find(f"{folder}/{_report_name(file)}")  # a repeated task overwrites its report
@@ -54,6 +56,7 @@ def write_report(
         "ignored": ignored,
         "unreadable": unreadable,
         "missing": dict.fromkeys(missing, 1),
+        "damaged": {"pages": damaged},
         "bytes": {"lost": min(lost, size), "read": max(size - lost, 0)},
     }
     fs.pipe_file(root, json.dumps(report).encode())
@@ -69,7 +72,7 @@ def read_reports(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def sum_counts(reports: dict[str, dict[str, Any]], name: str) -> dict[str, int]:
-    """Return the sum over all files of the counts `name`: "ignored", "unreadable", "missing" or "bytes"."""
+    """Return the sum over all files of the counts `name` of the reports, such as "ignored" or "bytes"."""
     total: Counter[str] = Counter()
     for report in reports.values():
         total.update(report.get(name, {}))

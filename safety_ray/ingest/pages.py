@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from safety_ray.core import filesystem
 from safety_ray.core.worker_deaths import Alone, together
 from safety_ray.ingest import payload
 from safety_ray.ingest.archives import Record, read_records
@@ -42,18 +43,36 @@ def read_archive(
 def read_html(path: str, max_bytes: int, extraction: str, alone: Alone = together) -> Iterator[RawRecord]:
     """Read the document of an HTML file, compressed or not. It is announced to `alone` before.
 
-    Of a damaged file, the text before the damage is kept.
+    Of a damaged file, the text before the damage is kept, unless only the checksum of a gzip member shows the
+    damage, and its length is wrong too: the damage may be anywhere then.
     """
     value: dict[str, Any] = {}
-    lost = 0
+    lost, damaged = 0, False
     with alone("page") as problem:
         if problem is None:
             with UnpackedFile(ResumableFile(path)) as unpacked:
                 body = io.BufferedReader(unpacked).read(max_bytes + 1)
                 damage = unpacked.damage
-            lost = damage.lost if damage is not None else 0
-            problem = _problem_of_page(value, body, damage, max_bytes, extraction)
-    yield RawRecord(path, 0, value, problem, lost=lost)
+            trailer = (
+                _trailer(path) if damage is not None and "incorrect data check" in damage.reason else b""
+            )
+            damaged = any(trailer)  # some programs write zeros instead of a checksum
+            if damage is not None and damaged and int.from_bytes(trailer[4:], "little") != len(body):
+                lost = filesystem.size(path)
+                problem = f"the file is damaged: {damage.reason}, so parts of the text are wrong"
+            else:
+                lost = damage.lost if damage is not None else 0
+                if damage is not None:
+                    value["damaged" if damaged else "truncated"] = damage.reason
+                problem = _problem_of_page(value, body, damage, max_bytes, extraction)
+    yield RawRecord(path, 0, value, problem, lost=lost, damaged=damaged)
+
+
+def _trailer(path: str) -> bytes:
+    """Return the last 8 bytes of a file, which are the checksum and the length of a gzip member."""
+    with ResumableFile(path) as file:
+        file.seek(max(file.size() - 8, 0))
+        return file.read(8) or b""
 
 
 def _problem_of_page(
@@ -62,8 +81,6 @@ def _problem_of_page(
     """Add what `body` contains to `value`. Returns the reason why it is no document, or None."""
     if len(body) > max_bytes:
         return f"the page is longer than max_bytes={max_bytes}"
-    if damage is not None:
-        value["truncated"] = damage.reason
     try:
         problem = _fill(value, body, "text/html", extraction)
     except Exception as error:  # one page must not end the job
@@ -91,7 +108,8 @@ def _document(path: str, record: Record, dump: str | None, max_bytes: int, extra
         problem = f"the record cannot be read: {type(error).__name__}: {error}"
     if "language" not in value and (language := payload.language(http.get("content-language"))):
         value["language"] = language
-    return RawRecord(path, record.offset, value or None, problem, lost=record.lost)
+    damaged = "damaged" in value
+    return RawRecord(path, record.offset, value or None, problem, lost=record.lost, damaged=damaged)
 
 
 def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str) -> str | None:
@@ -100,11 +118,13 @@ def _read(value: dict[str, Any], record: Record, max_bytes: int, extraction: str
     if record.status is not None and not 200 <= record.status < 300:
         return f"HTTP status {record.status}"
     try:
-        body = unwrap(
+        body, damage = unwrap(
             record.body, http.get("transfer-encoding", ""), http.get("content-encoding", ""), max_bytes
         )
     except ValueError as error:
         return str(error)
+    if damage is not None:
+        value["damaged"] = damage
     if not body.strip():
         return "empty body"
     if len(body) > max_bytes:

@@ -18,5 +18,7 @@ class RawRecord:
     """the reason why the record is not a document"""
     unreadable: dict[str, str] = field(default_factory=dict)
     """fields that `value` lacks because they cannot be read, with the reasons"""
+    damaged: bool = False
+    """whether characters of the text may be wrong, although nothing was cut; the field `damaged` says why"""
     lost: int = 0
     """bytes of the file that could not be read: after the problem, or after the text of a damaged page"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
@@ -72,11 +73,8 @@ def read_parquet(path: str, text_field: str) -> Iterator[RawRecord]:
             problem = f"the file is not a readable Parquet file: {reason}"
             yield RawRecord(path, 0, None, problem, lost=file.size())
             return
-        if text_field not in _arrow_names(parquet_file.schema_arrow):
-            names = ", ".join(parquet_file.schema_arrow.names)
-            rows = parquet_file.metadata.num_rows
-            problem = f"the file, with {rows:,} rows, has no field '{text_field}'; it has {names}"
-            yield RawRecord(path, 0, None, problem, lost=file.size())
+        if (unusable := _schema_problem(parquet_file, text_field)) is not None:
+            yield RawRecord(path, 0, None, unusable, lost=file.size())
             return
         for number in range(parquet_file.num_row_groups):
             group = parquet_file.metadata.row_group(number)
@@ -92,6 +90,17 @@ def read_parquet(path: str, text_field: str) -> Iterator[RawRecord]:
                 problem = f"the rest of this row group of the Parquet file cannot be read: {error}"
                 yield RawRecord(path, position, None, problem, lost=_size(group))
             start += group.num_rows
+
+
+def _schema_problem(file: pq.ParquetFile, text_field: str) -> str | None:
+    names = file.schema_arrow.names
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        return f"the file, with {file.metadata.num_rows:,} rows, has several columns named '{repeated[0]}'"
+    if text_field not in _arrow_names(file.schema_arrow):
+        rows = file.metadata.num_rows
+        return f"the file, with {rows:,} rows, has no field '{text_field}'; it has {', '.join(names)}"
+    return None
 
 
 def first_fields(path: str, is_parquet: bool) -> set[str]:
