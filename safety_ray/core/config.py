@@ -134,6 +134,7 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
     try:
         values = typing.cast(dict[str, Any], OmegaConf.to_container(merged))
         secrets.check(values)
+        _check_not_empty(merged, typing.cast(type, cls))
         _check_finite(values)
         return typing.cast(T, OmegaConf.to_object(merged))
     except MissingMandatoryValue as error:
@@ -205,6 +206,13 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
                 )
 
     walk(layer, "")
+
+
+def _check_not_empty(merged: Any, cls: type) -> None:
+    """Raise UserError for a required text that is empty: as a path it would be the working directory."""
+    for key, kind, default, _ in _settings(cls):
+        if kind == "str" and default is REQUIRED and OmegaConf.select(merged, key) == "":
+            raise UserError(f"{key} is empty; give it a value, as in {key}=...")
 
 
 def _check_finite(values: Any, key: str = "") -> None:

@@ -97,7 +97,7 @@ def test_config_load_returns_frozen_dataclass() -> None:
         ("limit=null", "limit", None),
         ("output=s3://bucket/a?b=c", "output", "s3://bucket/a?b=c"),
         ("output=2026", "output", "2026"),
-        ("output=", "output", ""),
+        ("name=", "name", ""),
         ("output=täglich 日本", "output", "täglich 日本"),
     ],
 )
@@ -224,6 +224,12 @@ def test_config_load_reports_allowed_choices() -> None:
 def test_config_load_reports_missing_required_setting() -> None:
     text = message(["rows=3"])
     assert text == "Settings needs a value for output: give it as output=..."
+
+
+@pytest.mark.parametrize("word", ["output=", "output=${oc.env:SAFETY_RAY_NOT_SET,}"])
+def test_config_load_rejects_required_text_that_is_empty(word: str) -> None:
+    """As in `input=$FILES` with a variable that is not set."""
+    assert message([word]) == "output is empty; give it a value, as in output=..."
 
 
 def test_config_load_reports_all_missing_settings() -> None:
@@ -360,7 +366,7 @@ words = st.text(
 
 @settings(max_examples=12, deadline=None)
 @given(
-    output=words,
+    output=words.filter(bool),
     rows=st.integers(1, 10**12),
     share=st.floats(allow_nan=False, allow_infinity=False),
     styles=st.lists(words, max_size=4),
