@@ -14,15 +14,19 @@ demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a
 	  echo "There is no small language model, so the template rewrites all documents."; config=demo; fi; \
 	$(PY) -m jobs.pipeline configs/pipeline/$$config.yaml
 
-reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, under an hour
+reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, under three hours
 	$(PY) -m jobs.collect configs/collect/reproduce.yaml
 	$(PY) -m jobs.collect configs/collect/reproduce-unseen.yaml
 	$(PY) -m jobs.fit configs/fit/reproduce-judge.yaml
 	$(PY) -m jobs.pack configs/pack/reproduce.yaml
-	$(PY) -m jobs.pretrain configs/pretrain/reproduce.yaml
-	$(PY) -m jobs.evaluate configs/evaluate/reproduce.yaml
-	$(PY) -m jobs.evaluate configs/evaluate/reproduce-unseen.yaml
-	$(PY) -m jobs.evaluate configs/evaluate/reproduce-judge.yaml
+	$(PY) scripts/small_model.py
+	$(PY) -m jobs.pack configs/pack/reproduce-135m.yaml
+	$(PY) -m jobs.pretrain configs/pretrain/reproduce-135m-targets.yaml
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce-135m-targets.yaml
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce-135m-judge.yaml answers=runs/reproduce/evaluate-135m-targets \
+	  output=runs/reproduce/judge-again-135m-targets
+	$(PY) -m jobs.rewrite configs/rewrite/reproduce.yaml
+	$(PY) -m jobs.ablate configs/ablate/reproduce.yaml "only=[raw,rewrites,rewrites-tags]"
 
 check: setup  ## style, types, import contracts and prose
 	$(PY) -m ruff check .
