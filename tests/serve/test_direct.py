@@ -201,7 +201,7 @@ def test_direct_server_drains_running_answers() -> None:
                         await other.get(f"http://127.0.0.1:{port}/", timeout=0.2)
                     except httpx.ConnectError:
                         break
-                    except httpx.TimeoutException:
+                    except httpx.TransportError:  # no answer, or accepted by the system just before the end
                         await asyncio.sleep(0.01)
             assert not drained.done()
             enough.set()

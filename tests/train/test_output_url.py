@@ -70,6 +70,7 @@ def test_training_with_url_as_output_resumes_and_exports(
         "checkpoints",
         "metrics.jsonl",
         "model",
+        "resumes.jsonl",
     }
     exported = load_file(f"{filesystem.local_copy(f'{OUTPUT}/model')}/model.safetensors")
     same = load_file(f"{whole.output}/model/model.safetensors")

@@ -55,7 +55,7 @@ def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
     if not name.endswith(".parquet"):
         return parse_table(name, data)
     try:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"'{name}' is not a Parquet file: {str(error).splitlines()[0]}") from error
     return rows
