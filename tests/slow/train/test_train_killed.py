@@ -1,8 +1,10 @@
-"""SIGKILL of a training process and of a worker, and several nodes: no step is lost, no loss changes."""
+"""SIGKILL of workers, a node, the driver and the head of a training: losses and weights do not change."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -12,22 +14,88 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from ray_head import Head
+from gate import ALL, allow
+from killed import SECOND, ended, kill_driver, wait_for, with_second_node
+from killed import start as start_job
+from ray_head import Head, add_node, start_head
 from training_runs import TINY, losses, run, settings, start
 
 from jobs import pretrain
+from safety_ray.core.artifact import read_record
 from safety_ray.core.config import from_dict
+from safety_ray.train.checkpoint import names
 from safety_ray.train.metrics import Metrics
 from safety_ray.train.settings import PretrainConfig
 
 pytestmark = pytest.mark.covers("safety_ray.train")
 WriteRows = Callable[..., str]
+CPUS = 3
+"""CPUs of a training worker: a node of the test below has room for one"""
+EVERY, LOST = 10, 3
+"""steps between checkpoints, and steps after the checkpoint at which a process is killed"""
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str:
     """Rows of two documents, the second starting at token 13."""
     return write_rows(tmp_path_factory.mktemp("killed") / "rows", cut=13)
+
+
+def test_pretrain_stage_recovers_from_worker_node_driver_and_head_kill(
+    tmp_path: Path, rows: str, head: Head
+) -> None:
+    more = {"max_steps": 50, "checkpoint_every": EVERY, "workers": 2, "cpus_per_worker": CPUS, "epochs": 99.0}
+    undisturbed = settings(rows, tmp_path / "undisturbed", **more)
+    assert [process.wait() for process in start(undisturbed, world=2)] == [0, 0]
+    expected = losses(undisturbed.output)
+    assert [step for step, *_ in expected] == list(range(1, 51))
+
+    output = tmp_path / "out"
+    words = [f"rows={rows}", f"output={output}", "batch_rows=8", "log_every=1", "precision=fp32"]
+    words += [f"{name}={value}" for name, value in more.items()]
+    words += [f"model.{name}={value}" for name, value in TINY.items()]
+
+    def pause(checkpoint: int, process: subprocess.Popen[bytes]) -> None:
+        """Let the training run until it pauses after a checkpoint, which is then complete."""
+        allow(tmp_path, checkpoint + LOST - 1)
+        wait_for(lambda: Metrics(str(output)).progress()[0] == checkpoint + LOST, tmp_path, process)
+        wait_for(lambda: f"step-{checkpoint:08}" in names(f"{output}/checkpoints"), tmp_path, process)
+
+    allow(tmp_path, 0)
+    (tmp_path / "wait").touch()
+    process = start_job("train_job.py", head, tmp_path, *words)
+    nodes = [with_second_node(head, tmp_path, process, CPUS)]
+    try:
+        pause(EVERY, process)
+        (worker,) = nodes[0].workers("RayTrainWorker")
+        worker.kill()
+        pause(2 * EVERY, process)
+        os.kill(nodes[0].raylet(), signal.SIGKILL)
+        nodes.append(add_node(head, CPUS, SECOND))
+        pause(3 * EVERY, process)
+        workers = {w.pid for node in (head, nodes[1]) for w in node.workers("RayTrainWorker")}
+        assert len(workers) == 2
+        kill_driver(process, workers)
+        process = start_job("train_job.py", head, tmp_path, *words)
+        pause(4 * EVERY, process)
+        head.kill()
+        assert process.wait() != 0, "a driver does not outlive its cluster"
+        assert not (output / "record.json").exists()
+        allow(tmp_path, ALL)
+        other = start_head(2 * CPUS)
+        nodes.append(other)
+        ended(start_job("train_job.py", other, tmp_path, *words), tmp_path)
+    finally:
+        process.kill()
+        for node in nodes:
+            node.stop()
+    assert losses(output) == expected
+    weights = "model/model.safetensors"
+    assert (output / weights).read_bytes() == (Path(undisturbed.output) / weights).read_bytes()
+    record = read_record(str(output))
+    assert record is not None
+    assert record["lost_work"].pop("seconds") > 0
+    assert record["lost_work"] == {"restarts": 4, "steps": 4 * LOST}
 
 
 def test_pretrain_stage_recovers_from_killed_worker(
