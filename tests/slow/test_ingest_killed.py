@@ -128,6 +128,12 @@ def test_ingest_reads_file_of_killed_worker_again(tmp_path: Path, head: Head, ra
     allow(tmp_path / "slow", ALL)
     check_output(process, tmp_path)
     assert Counter((tmp_path / "read").read_text().split())[SLOW] == 2
+    record = read_record(str(tmp_path / "out"))
+    assert record is not None
+    lost = record["lost_work"]
+    assert (lost["workers"], lost["nodes"]) == (1, 0)
+    assert 0 < lost["rows"] <= ROWS
+    assert lost["seconds"] > 0
 
 
 def test_ingest_reads_file_of_killed_node_again(tmp_path: Path, lossy_head: Head, ray_cluster: Head) -> None:
