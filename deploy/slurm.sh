@@ -3,7 +3,7 @@
 #
 # Submit from the checkout, on a file system that all nodes share, after `make setup` on a node of the same kind.
 # `ray symmetric-run` starts Ray on every node, runs the command on the first one, and stops Ray after it.
-# Checked in tests/test_deploy_files.py; NOT run on Slurm.
+# Run on two nodes of one machine in tests/slow/test_slurm.py; NOT run on Slurm.
 #SBATCH --job-name=safety-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -36,8 +36,8 @@ done
 shift; exec ray symmetric-run "$@"'
 # `ray symmetric-run` does not tell the command where the cluster is, and ends with 0 if Ray does not start.
 started=$(mktemp)
+trap 'rm -f "$started"' EXIT
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" bash -c "$task" "$first" "$port" \
   --address "$first:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
   env RAY_ADDRESS="$first:$port" bash -c 'echo >"$0"; exec "$@"' "$started" "$@"
 [ -s "$started" ] || { echo "error: Ray did not start on $first; see the lines above" >&2; exit 1; }
-rm -f "$started"

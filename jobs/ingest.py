@@ -116,7 +116,7 @@ def check_bytes(config: IngestConfig, files: list[str], reports: dict[str, dict[
     if lost > config.max_rejected * total:
         raise UserError(
             f"{lost:,} of {total:,} bytes of '{config.input}' could not be read, more than "
-            f"max_rejected={config.max_rejected}; the most common reason is: "
+            f"max_rejected={config.max_rejected}; the most common reason of rejected rows is: "
             f"{dataset.common_reason(config.output)}. See {config.output}/rejected."
         )
     return lost

@@ -20,7 +20,7 @@ from jobs.pack import PackConfig, finish_partitions
 from jobs.report import ReportConfig, finish_card, read_tally
 from jobs.rewrite import RewriteConfig
 from jobs.score import ScoreConfig
-from safety_ray.core import artifact, cluster, dataset, partition
+from safety_ray.core import artifact, cluster, dataset, lost_work, partition
 from safety_ray.core.artifact import Artifact, Fingerprint
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.dataset import Counts
@@ -39,7 +39,7 @@ STAGES: dict[str, type] = {
 """The stages with a setting `partition`."""
 _OWN = {
     *("config", "fingerprint", "inputs", "rows_in", "rows_out", "rejected", "seconds", "finished"),
-    *("versions", "partition"),
+    *("versions", "partition", lost_work.KEY),
 }
 """Values of a record that are not added up"""
 _SAME = {"threshold", "files_passed_over"}
@@ -68,6 +68,7 @@ def merge_partitions(config: MergeConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     out.started -= sum(record["seconds"] for record in records)  # all work counts, that of this merge too
+    out.lost_before = [record.get(lost_work.KEY, {}) for record in records]
     if stage == "report":
         return join_tallies(settings[0], out, folders, records)
     if stage == "ingest":

@@ -56,6 +56,8 @@ class Artifact:
     """names in the folder that are removed once it is finished"""
     resumed: bool = False
     started: float = field(default_factory=time.time)
+    lost_before: list[dict[str, Any]] = field(default_factory=list)
+    """lost work of the partitions that this stage joins (lost_work.py)"""
 
     @property
     def finished(self) -> bool:
@@ -89,7 +91,9 @@ class Artifact:
             "versions": _versions(),
             **more,
         }
-        lost = worker_deaths.lost_in_stage() or more.get(lost_work.KEY)
+        lost = lost_work.add_up(
+            [*self.lost_before, more.get(lost_work.KEY, {}), worker_deaths.lost_in_stage()]
+        )
         if lost:
             record[lost_work.KEY] = lost
         fs, root = filesystem.find(self.path)

@@ -318,11 +318,11 @@ def _counts(fs: Any, names: list[str]) -> Counts:
 
 
 def common_reason(path: str) -> str:
-    """Return the most common reason among the first rows in `rejected/`."""
+    """Return the most common reason among the first rows in `rejected/`; "unknown" if there are none."""
     folder = posixpath.join(path, row_files.REJECTED)
     fs, root = filesystem.find(folder)
     counts: Counter[str] = Counter()
-    if fs.exists(root):
+    if any(name.endswith(".parquet") for name in fs.find(root)):
         with parquet.readable(*files(folder)):
             for reason in rows_of(folder).head(_REASONS, columns=[REASON]).column(REASON).to_pylist():
                 counts[str(reason)] += 1

@@ -91,9 +91,14 @@ def _check(path: str, expected: Expected) -> None:
             continue
         if field.name not in expected.names:
             raise UserError(f"{where} has a column '{field.name}', which other files lack; {_ADVICE}.")
-        kinds = [field.type, expected.schema.field(field.name).type]
-        if kinds[0] != kinds[1] and pa.null() not in kinds:
+        other = expected.schema.field(field.name).type
+        if not _same(field.type, other):
             raise UserError(
-                f"the column '{field.name}' of {where} is {kinds[0]}, and that of other files is {kinds[1]}; "
+                f"the column '{field.name}' of {where} is {field.type}, and that of other files is {other}; "
                 f"{_ADVICE}."
             )
+
+
+def _same(a: pa.DataType, b: pa.DataType) -> bool:
+    """Return whether Ray can join columns of both types. Dictionaries and plain texts it cannot."""
+    return a == b or pa.null() in (a, b) or (a in _TEXT_TYPES and b in _TEXT_TYPES)

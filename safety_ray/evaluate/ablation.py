@@ -44,14 +44,14 @@ def summarize(
     each seed. A line of `differences`, one of `measure.difference_table` with `arm`, `stage` and `seeds`,
     compares two decoders by the mean of each prompt over the seeds. A line of `from_first` has the same form
     without `arm`: it compares the first arm and its first decoder with another arm and decoder, named in
-    `minus`, on prompts that both answered. A line of `models` has the means over the seeds of P(tag)'s AUROC
-    and of perplexity, and `<name>_by_seed`.
+    `minus`, on prompts that both answered and over the seeds that both have. A line of `models` has the means
+    over the seeds of P(tag)'s AUROC and of perplexity, and `<name>_by_seed`.
     """
     judges: dict[str, dict[str, Any]] = {}
     table: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
     models: list[dict[str, Any]] = []
-    answers: dict[str, list[results.Row]] = {stage: [] for stage in STAGES}
+    answers: dict[tuple[str, str], dict[int, list[results.Row]]] = {}
     warnings: dict[str, None] = {}
     for arm, stage in [(arm, stage) for arm in arms for stage in STAGES]:
         of_cell = [e for e in evaluations if (e.arm, e.stage) == (arm, stage)]
@@ -66,13 +66,14 @@ def summarize(
                         f"'{evaluation.path}': the judge {judge} is another model than in the other "
                         "evaluations; remove this folder and run the same command."
                     )
-        rows = [row for e in of_cell for row in _rows(e.path)]
-        answers[stage] += [{**row, "decoder": f"{arm}, {row['decoder']}"} for row in rows]
+        by_seed = {e.seed: _rows(e.path) for e in of_cell}
+        answers[stage, arm] = by_seed
+        rows = [row for of_seed in by_seed.values() for row in of_seed]
         names = {"arm": arm, "stage": stage, "seeds": [e.seed for e in of_cell]}
         labels = {judge: values["model"] for judge, values in judges.items()}
         for line in measure.rate_table(rows, labels, seed=0, resamples=resamples):
-            by_seed = [_rate(values["rates"], line) for values in metrics]
-            table.append({**names, **line, "by_seed": by_seed})
+            of_seeds = [_rate(values["rates"], line) for values in metrics]
+            table.append({**names, **line, "by_seed": of_seeds})
         compared = measure.difference_table(rows, seed=0, resamples=resamples)
         differences += [{**names, **line} for line in compared]
         models.append({**names, **_readings(metrics, tagged=of_cell[0].tagged)})
@@ -82,13 +83,35 @@ def summarize(
         "rates": table,
         "differences": differences,
         "from_first": [
-            {"stage": stage, **line}
-            for stage, rows in answers.items()
-            for line in measure.difference_table(rows, seed=0, resamples=resamples)
-            if line["minus"].split(", ")[0] != line["decoder"].split(", ")[0]
+            line
+            for stage in STAGES
+            for arm in arms[1:]
+            if (stage, arms[0]) in answers and (stage, arm) in answers
+            for line in _from_first_arm(stage, arms[0], arm, answers, resamples)
         ],
         "models": models,
     }
+
+
+def _from_first_arm(
+    stage: str,
+    first: str,
+    arm: str,
+    answers: dict[tuple[str, str], dict[int, list[results.Row]]],
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """Return the differences of an arm from the first one."""
+    seeds = sorted(answers[stage, first].keys() & answers[stage, arm].keys())
+    rows = [
+        {**row, "decoder": f"{name}, {row['decoder']}"}
+        for name in (first, arm)
+        for seed in seeds
+        for row in answers[stage, name][seed]
+    ]
+    lines = measure.difference_table(rows, seed=0, resamples=resamples)
+    return [
+        {"stage": stage, "seeds": seeds, **line} for line in lines if line["minus"].startswith(f"{arm}, ")
+    ]
 
 
 def _metrics(path: str) -> dict[str, Any]:
@@ -192,12 +215,13 @@ def _from_first(values: dict[str, Any]) -> list[str]:
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for line in values["from_first"]:
         shown = page.points(line["difference"], line["difference_interval"])
-        cells.setdefault(tuple(line[key] for key in keys), {})[line["judge"]] = shown
+        key = (*(line[key] for key in keys), str(len(line["seeds"])))
+        cells.setdefault(key, {})[line["judge"]] = shown
     rows = [
-        [STAGES[stage], name, kind, f"{first} − {second}", *(of.get(j, "–") for j in values["judges"])]
-        for (stage, name, kind, first, second), of in cells.items()
+        [STAGES[stage], name, kind, f"{first} − {second}", seeds, *(of.get(j, "–") for j in values["judges"])]
+        for (stage, name, kind, first, second, seeds), of in cells.items()
     ]
-    return page.table(["stage", "prompts", "kind", "arms and decoders", *values["judges"]], rows, 4)
+    return page.table(["stage", "prompts", "kind", "arms and decoders", "seeds", *values["judges"]], rows, 5)
 
 
 def _cell(line: dict[str, Any] | None) -> str:

@@ -102,7 +102,7 @@ def _inflate(body: bytes, limit: int, bits: int) -> tuple[bytes, bool, bytes]:
 
 
 def _check_trailer(content: bytes, trailer: bytes, bits: int) -> None:
-    if any(trailer):
+    if any(trailer[:4]):
         size = int.from_bytes(trailer[4:], "little")
         length_is_right = bits != _GZIP_BITS or size == len(content)  # zlib's trailer has no length
         wrong = "checksum is" if length_is_right else "checksum and length are"

@@ -53,10 +53,12 @@ def read_html(path: str, max_bytes: int, extraction: str, alone: Alone = togethe
             with UnpackedFile(ResumableFile(path)) as unpacked:
                 body = io.BufferedReader(unpacked).read(max_bytes + 1)
                 damage = unpacked.damage
-            trailer = (
-                _trailer(path) if damage is not None and "incorrect data check" in damage.reason else b""
-            )
-            damaged = any(trailer)  # some programs write zeros instead of a checksum
+            trailer = b""
+            if damage is not None and "incorrect data check" in damage.reason:
+                trailer = _trailer(path)
+                if not any(trailer[:4]):  # some programs write zeros instead of a checksum
+                    damage = None
+            damaged = any(trailer[:4])
             if damage is not None and damaged and int.from_bytes(trailer[4:], "little") != len(body):
                 lost = filesystem.size(path)
                 problem = f"the file is damaged: {damage.reason}, so parts of the text are wrong"

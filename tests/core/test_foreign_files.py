@@ -28,6 +28,10 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         {"id": ["x"], "text": ["t"], "url": [3]},
         "'url' of '.*' is int64, and that of other files is string",
     ),
+    "dictionary": (
+        {"id": ["x"], "text": ["t"], "url": pa.array(["u"]).dictionary_encode()},
+        "'url' of '.*' is dictionary.*, and that of other files is string",
+    ),
     "bytes": ({"id": ["x"], "text": [b"t"], "url": ["u"]}, "must be text, not binary"),
 }
 
@@ -64,6 +68,14 @@ def test_stream_rejects_file_without_column(tmp_path: Path, ray_cluster: None) -
     with pytest.raises(Exception) as caught:  # noqa: PT011
         dataset.stream(dataset.files(str(tmp_path)), ["id", "url"]).materialize()
     assert "37.parquet' has no column 'url', which other files have" in str(user_error_in(caught.value))
+
+
+def test_read_accepts_other_types_of_text(tmp_path: Path, ray_cluster: None) -> None:
+    large = {name: pa.array(["x"], pa.large_string()) for name in ("id", "text", "url")}
+    write(tmp_path, {SAMPLED: large, OTHER: {**large, "id": ["y"]}})
+    rows = {row["id"]: row["url"] for row in dataset.read(str(tmp_path), DOCUMENT).take_all()}
+    assert len(rows) == FILES
+    assert (rows["x"], rows["y"]) == ("x", "x")
 
 
 def test_read_accepts_other_order_and_no_values(tmp_path: Path, ray_cluster: None) -> None:

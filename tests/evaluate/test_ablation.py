@@ -93,11 +93,15 @@ def test_ablation_summary_compares_decoders_by_the_mean_over_seeds(values: dict[
 
 def test_ablation_summary_compares_arms_with_the_first_one(values: dict[str, Any]) -> None:
     assert [(x["stage"], x["decoder"], x["minus"], x["difference"]) for x in values["from_first"]] == [
-        (BASE, "raw, beam", "tags, beam", 0.15),  # 0.45 - 0.3, the mean over its seeds
-        (BASE, "raw, beam", "tags, safebeam", 0.4),  # 0.45 - 0.05; after finetuning there is one arm only
+        (BASE, "raw, beam", "tags, beam", 0.25),  # 0.45 - 0.2: seed 0 only, which both arms have
+        (BASE, "raw, beam", "tags, safebeam", 0.35),  # 0.45 - 0.1; after finetuning there is one arm only
     ]
-    expected = "| base model | documents | harmful | raw, beam − tags, safebeam | +40.0 ("
+    expected = "| base model | documents | harmful | raw, beam − tags, safebeam | 1 | +35.0 ("
     assert expected in ablation.readme(values)
+
+
+def test_ablation_summary_needs_the_first_arm_for_differences(evaluations: list[Evaluation]) -> None:
+    assert ablation.summarize(evaluations[1:], ["raw", "tags", "other"])["from_first"] == []
 
 
 def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> None:

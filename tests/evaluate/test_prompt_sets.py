@@ -126,6 +126,10 @@ def test_load_reads_url_with_columns_of_other_names(suffix: str, bucket: Any) ->
     assert found[HARMFUL].prompts == [Prompt("mine", HARMFUL, "6", "6", "How?")]
     with pytest.raises(UserError, match=r"memory://bucket/mine\S+', row 0: 'prompt' must be a text"):
         load(url, "", 0, 0)
+    with pytest.raises(
+        UserError, match=r"prompt_columns\.kind=kinds: .* no such column; it has goal, n, type"
+    ):
+        load(url, "", 0, 0, columns={"prompt": "goal", "kind": "kinds"})
     with pytest.raises(UserError, match=r"prompt_columns: unknown key 'prompts'; the nearest is 'prompt'"):
         prompt_sets.check_columns({"prompts": "goal"})
 

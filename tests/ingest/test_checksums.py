@@ -121,9 +121,13 @@ def test_html_file_with_wrong_checksum_is_marked_or_rejected(tmp_path: Path) -> 
     (raw,) = readers.read(str(path), 10**6)
     assert str(raw.problem).endswith("so parts of the text are wrong")
     assert raw.lost == len(wrong_codes())
-    path.write_bytes(gzip.compress(PAGE)[:-8] + bytes(8))
-    (raw,) = readers.read(str(path), 10**6)
-    assert (raw.problem, raw.damaged) == (None, False)
+    for length in (bytes(4), gzip.compress(PAGE)[-4:]):
+        path.write_bytes(gzip.compress(PAGE)[:-8] + bytes(4) + length)
+        (raw,) = readers.read(str(path), 10**6)
+        assert (raw.problem, raw.damaged, raw.lost) == (None, False, 0)
+        assert raw.value is not None
+        assert not {"damaged", "truncated"} & raw.value.keys()
+        assert unwrap(path.read_bytes(), "", "gzip", 10**6) == (PAGE, None)
 
 
 @pytest.mark.parametrize("after", [0, 6])

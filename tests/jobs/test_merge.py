@@ -12,7 +12,7 @@ import pytest
 
 from jobs.label import LabelConfig
 from jobs.merge import MergeConfig, merge_partitions
-from safety_ray.core import artifact, dataset, partition
+from safety_ray.core import artifact, dataset, lost_work, partition
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
 from safety_ray.ingest.readers import list_files
@@ -32,7 +32,9 @@ def label_partition(source: Path, output: Path, index: int, number: int, **chang
         dataset.write_table(table, out.sub(name, "first", f"t-k{len(kept)}-r1.parquet"))
     out.commit(
         rows_in=len(rows), rows_out=len(kept), rejected=1, engine="openai m", label_shortened=index,
-        tokens={"read": 10, "padding": 0.5}, **partition.record("label", dataset.files, config.documents),
+        tokens={"read": 10, "padding": 0.5},
+        lost_work={"workers": index, "nodes": 0, "rows": 4, "seconds": 1.5} if index > 1 else {},
+        **partition.record("label", dataset.files, config.documents),
     )  # fmt: skip
 
 
@@ -58,6 +60,8 @@ def test_merge_joins_partitions_as_one_dataset(source: Path, tmp_path: Path) -> 
     assert record["label_shortened"] == 6
     assert record["engine"] == "openai m"
     assert record["tokens"] == {"read": 30}, "a share cannot be added up"
+    assert record["lost_work"] == {"workers": 5, "nodes": 0, "rows": 8, "seconds": 3.0}
+    assert lost_work.describe(record) == "lost work: 5 workers, 8 rows, 3.0 s"
     assert record["config"]["partition"] == ""
     rows = [*dataset.table(str(output)).column("id").to_pylist()]
     rejected = [

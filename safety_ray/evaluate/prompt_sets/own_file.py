@@ -46,9 +46,15 @@ def prompts(name: str, columns: Mapping[str, str]) -> list[Prompt]:
     fs, path = filesystem.find(name)
     if not fs.isfile(path):
         raise UserError(f"prompt_sets: the file '{name}' does not exist.")
-    return to_prompts(
-        title(name), _rows(name, fs.cat_file(path)), Columns(**dict[str, Any](columns)), f"'{name}'"
-    )
+    rows = _rows(name, fs.cat_file(path))
+    found = {str(column) for row in rows for column in row}
+    for key, column in columns.items():
+        if rows and column not in found:
+            raise UserError(
+                f"prompt_columns.{key}={column}: '{name}' has no such column; it has "
+                f"{', '.join(sorted(found))}."
+            )
+    return to_prompts(title(name), rows, Columns(**dict[str, Any](columns)), f"'{name}'")
 
 
 def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
