@@ -116,7 +116,11 @@ def rows_of(path: str) -> pads.Dataset:
 
 def columns(path: str) -> list[str]:
     """Return the names of the columns, without those that only rejected rows use."""
-    return [name for name in schema_of(path).names if name not in HIDDEN]
+    return _visible(schema_of(path))
+
+
+def _visible(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name not in HIDDEN]
 
 
 def schema_of(path: str) -> pa.Schema:
@@ -126,8 +130,9 @@ def schema_of(path: str) -> pa.Schema:
 
 def check(path: str, needed: tuple[Column, ...]) -> None:
     """Raise UserError if the dataset at `path` lacks a needed column, or if one that must be text is not."""
-    foreign_files.check_types(schema_of(path), needed, f"'{path}'")
-    foreign_files.check_sample(files(path), Expected([], needed))
+    paths = files(path)
+    foreign_files.check_types(foreign_files.read_schema(paths[0]), needed, f"'{path}'")
+    foreign_files.check_sample(paths, Expected([], needed))
 
 
 def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
@@ -136,10 +141,11 @@ def read(path: str, needed: tuple[Column, ...]) -> ray.data.Dataset:
     Columns that only rejected rows use are read if they are among the `needed` ones. Files that no stage has
     written must all have the same columns.
     """
-    names, paths = columns(path), files(path)
+    paths = files(path)
+    schema = foreign_files.read_schema(paths[0]).remove_metadata()
+    names = _visible(schema)
     hidden = [column.name for column in needed if column.name in HIDDEN]
     visible = tuple(column for column in needed if column.name not in hidden)
-    schema = schema_of(path).remove_metadata()
     foreign_files.check_types(schema, visible, f"'{path}'")
     expected = Expected(names, visible, schema)
     foreign_files.check_sample(paths, expected)

@@ -8,7 +8,7 @@ much on the seed. The range over the seeds is given beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,30 +198,32 @@ def _rates(values: dict[str, Any], kind: str) -> list[str]:
 
 
 def _differences(values: dict[str, Any]) -> list[str]:
-    keys = ("arm", "stage", "prompt_set", "kind", "decoder", "minus")
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for line in values["differences"]:
-        shown = page.points(line["difference"], line["difference_interval"])
-        cells.setdefault(tuple(line[key] for key in keys), {})[line["judge"]] = shown
-    rows = [
-        [arm, STAGES[stage], name, kind, f"{first} − {second}", *(of.get(j, "–") for j in values["judges"])]
-        for (arm, stage, name, kind, first, second), of in cells.items()
-    ]
+    def names(x: dict[str, Any]) -> tuple[str, ...]:
+        compared = f"{x['decoder']} − {x['minus']}"
+        return x["arm"], STAGES[x["stage"]], x["prompt_set"], x["kind"], compared
+
+    rows = _compared(values["differences"], values["judges"], names)
     return page.table(["arm", "stage", "prompts", "kind", "decoders", *values["judges"]], rows, 5)
 
 
 def _from_first(values: dict[str, Any]) -> list[str]:
-    keys = ("stage", "prompt_set", "kind", "decoder", "minus")
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for line in values["from_first"]:
-        shown = page.points(line["difference"], line["difference_interval"])
-        key = (*(line[key] for key in keys), str(len(line["seeds"])))
-        cells.setdefault(key, {})[line["judge"]] = shown
-    rows = [
-        [STAGES[stage], name, kind, f"{first} − {second}", seeds, *(of.get(j, "–") for j in values["judges"])]
-        for (stage, name, kind, first, second, seeds), of in cells.items()
-    ]
+    def names(x: dict[str, Any]) -> tuple[str, ...]:
+        compared = f"{x['decoder']} − {x['minus']}"
+        return STAGES[x["stage"]], x["prompt_set"], x["kind"], compared, str(len(x["seeds"]))
+
+    rows = _compared(values["from_first"], values["judges"], names)
     return page.table(["stage", "prompts", "kind", "arms and decoders", "seeds", *values["judges"]], rows, 5)
+
+
+def _compared(
+    lines: list[dict[str, Any]], judges: Iterable[str], names: Callable[[dict[str, Any]], tuple[str, ...]]
+) -> list[list[str]]:
+    """Return a row for each comparison, which `names` describes, with the difference by each judge."""
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for line in lines:
+        shown = page.points(line["difference"], line["difference_interval"])
+        cells.setdefault(names(line), {})[line["judge"]] = shown
+    return [[*described, *(of.get(judge, "–") for judge in judges)] for described, of in cells.items()]
 
 
 def _cell(line: dict[str, Any] | None) -> str:

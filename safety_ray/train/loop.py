@@ -116,8 +116,9 @@ def train(
     meter = Meter(done, steps, flops_per_token=flops_per_token, peak=peak, device=device)
     metrics = Metrics(config.output)
     if rank == 0:
-        if done.step or metrics.lines():
-            Resumes(config.output).add(done.step, done.seconds, metrics.lines())
+        earlier = metrics.lines()
+        if done.step or earlier:
+            Resumes(config.output).add(done.step, done.seconds, earlier)
         metrics.forget_after(done.step)
         if validations:
             validations.forget_after(done.step)
