@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from safety_ray.core import artifact, cluster, dataset, filesystem, partition, row_files
+from safety_ray.core import artifact, cluster, dataset, exchange, filesystem, partition, row_files
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.worker_deaths import BATCH_TRIES, Alone, Watch, together
@@ -193,13 +193,11 @@ def reject_repeated_ids(stored: list[str], files: list[str]) -> None:
     )
     fs, _ = filesystem.find(stored[0])
     blocks = row_files.count_rows(fs, stored) // _KEYS_PER_BLOCK + 1
-    repeated = dataset.shuffle(keys, unique_ids.HALF, blocks).map_batches(
-        unique_ids.repeated, **_WHOLE_BLOCKS
-    )
-    repeated = repeated.materialize()
-    if repeated.count():
-        blocks = min(len(stored), _REWRITE_TASKS)
-        dataset.shuffle(repeated, unique_ids.STORED, blocks).map_batches(
+    whole = exchange.by_key(keys, unique_ids.HALF, blocks, inputs=min(len(items), _MAX_TASKS))
+    repeated = exchange.on_driver_node(whole.map_batches(unique_ids.repeated, **_WHOLE_BLOCKS))
+    if repeated is not None:
+        tasks = min(len(stored), _REWRITE_TASKS)
+        exchange.by_key(repeated, unique_ids.STORED, tasks, inputs=blocks).map_batches(
             unique_ids.reject_rows, fn_kwargs={"stored": stored}, **_WHOLE_BLOCKS
         ).materialize()
 

@@ -15,20 +15,18 @@ the first three for its share of the documents, and jobs.merge the last one for 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 from ray.data import Dataset
-from ray.data.context import ShuffleStrategy
 
 from safety_ray.core import (
     artifact,
     cluster,
     dataset,
     digests,
+    exchange,
     filesystem,
     partition,
     progress,
@@ -54,8 +52,6 @@ __all__ = ["PackConfig", "pack_documents"]
 _BATCH = 256
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
-_MAX_PARTS = 250_000
-"""of encoded files and shards; an estimate, not measured: each part is an object that the driver owns"""
 
 
 def pack_documents(config: PackConfig) -> dict[str, Any]:
@@ -175,7 +171,8 @@ def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
     found = dataset.stream(dataset.files(scored), names).map_batches(
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
-    whole = dataset.shuffle(found, digests.HALF, total // digests.ROWS_PER_BLOCK + 1)
+    blocks = total // digests.ROWS_PER_BLOCK + 1
+    whole = exchange.by_key(found, digests.HALF, blocks, inputs=len(dataset.files(scored)))
     return cluster.gather(whole.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS), Copies.of)
 
 
@@ -332,7 +329,7 @@ def _write_shards(
     missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
     if missing:
         write = partial(
-            shards.write_shard,
+            shards.write_shards,
             path=out.path,
             row_length=config.row_length,
             end_id=tokenizer.end_id,
@@ -342,38 +339,18 @@ def _write_shards(
             learn_unsafe=config.learn_unsafe,
         )
         counter = progress.RowCounter(out.sub("data"))
-        with _shuffle_by_arguments(len(encoded) * len(missing)), progress.watch("pack", rows, counter):
+        with progress.watch("pack", rows, counter):
             documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
                 **_WHOLE_BLOCKS,
             )
-            grouped = documents.groupby("shard", num_partitions=len(missing))
-            grouped.map_groups(write, batch_format="pyarrow").materialize()
+            whole = exchange.by_key(documents, "shard", schedule.shards, inputs=len(encoded))
+            whole.map_batches(write, **_WHOLE_BLOCKS).materialize()
     written = row_groups.write_index(out.path)
     if written != rows:
         raise RuntimeError(f"{out.path}/data has {written} rows instead of {rows}.")
     return rows
-
-
-@contextmanager
-def _shuffle_by_arguments(parts: int) -> Iterator[None]:
-    """Shuffle with tasks that have the `parts` of blocks as arguments, and so start when all are there.
-
-    Tasks of Ray 2.60's default shuffle fetch their parts while they run. If a node is lost with parts, such
-    tasks can occupy all CPUs and wait for parts that no CPU is left to compute again. The default is used on
-    several nodes if there are more parts than one driver should keep track of.
-
-    A dataset copies these settings when it is created, so create it inside this context.
-    """
-    context = ray.data.DataContext.get_current()
-    before = context.shuffle_strategy
-    if len(ray.nodes()) == 1 or parts <= _MAX_PARTS:
-        context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    try:
-        yield
-    finally:
-        context.shuffle_strategy = before
 
 
 def copy_rejected(out: Artifact, folders: dict[str, str]) -> None:

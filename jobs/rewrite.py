@@ -34,7 +34,7 @@ from jobs.label import count_shortened, judge_rows
 from jobs.score import classify
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, cluster, dataset, filesystem, partition, progress, threshold
+from safety_ray.core import artifact, cluster, dataset, exchange, filesystem, partition, progress, threshold
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.dataset import Counts
 from safety_ray.core.errors import UserError
@@ -250,7 +250,8 @@ def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
 
     def join(rows: Rows) -> Rows:
         # All chunks of a document must be in one block.
-        blocks = rows.ds.repartition(rows.total // _DOCUMENTS_PER_BLOCK + 1, keys=[tasks.DOCUMENT_TASK])
+        number, files = rows.total // _DOCUMENTS_PER_BLOCK + 1, rows.total // config.write_rows + 1
+        blocks = exchange.by_key(rows.ds, tasks.DOCUMENT_TASK, number, inputs=files)
         joined = blocks.map_batches(drafts.join_chunks, batch_format="pyarrow", batch_size=None)
         return replace(rows, ds=joined, read_as=tasks.DOCUMENT_TASK)
 

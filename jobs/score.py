@@ -23,7 +23,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.classifier.deduplication import Duplicates
 from safety_ray.classifier.pool import Pool
 from safety_ray.classifier.token_totals import TokenTotals
-from safety_ray.core import artifact, cluster, dataset, digests, partition
+from safety_ray.core import artifact, cluster, dataset, digests, exchange, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import setting
@@ -100,7 +100,7 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
     documents = dataset.read(config.documents, DOCUMENT)
     rows = dataset.count(config.documents)
-    shared, number = find_duplicates(documents, rows)
+    shared, number = find_duplicates(documents, rows, len(dataset.files(config.documents)))
     texts = documents
     if number:
         texts = documents.map_batches(
@@ -132,10 +132,10 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def find_duplicates(documents: Dataset, rows: int) -> tuple[Shared[Duplicates], int]:
+def find_duplicates(documents: Dataset, rows: int, files: int) -> tuple[Shared[Duplicates], int]:
     """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
     found = documents.select_columns(["id", "text"]).map_batches(digests.of_rows, **_ARROW)
-    whole = dataset.shuffle(found, digests.HALF, rows // digests.ROWS_PER_BLOCK + 1)
+    whole = exchange.by_key(found, digests.HALF, rows // digests.ROWS_PER_BLOCK + 1, inputs=files)
     groups = whole.map_batches(deduplication.duplicates, **_WHOLE_BLOCKS).materialize()
     return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 

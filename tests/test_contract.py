@@ -17,7 +17,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 CORE = sorted(path.stem for path in (PACKAGE / "core").glob("*.py") if path.stem != "__init__")
 HEAVY = ("ray", "torch", "vllm", "transformers")
 MAY_IMPORT_RAY = (
-    *("core/cluster.py", "core/dataset.py", "core/metrics.py", "core/resume.py", "core/row_sink.py"),
+    *(
+        "core/cluster.py",
+        "core/dataset.py",
+        "core/exchange.py",
+        "core/metrics.py",
+        "core/resume.py",
+        "core/row_sink.py",
+    ),
     *("llm/", "compat/"),
 )
 LONGEST_FILE = 400

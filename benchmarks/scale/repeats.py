@@ -17,7 +17,7 @@ def run(rows: int, folder: str) -> dict[str, float]:
 
     elsewhere.call(_write, rows, folder)
     with measured() as values:
-        shared, copies = find_duplicates(dataset.read(folder, DOCUMENT), rows)
+        shared, copies = find_duplicates(dataset.read(folder, DOCUMENT), rows, len(dataset.files(folder)))
         size = ray.remote(lambda: sum(array.nbytes for array in _arrays(shared.get())))
         values["store_mb"] = ray.get(size.remote()) / 2**20
     assert copies == rows // corpus.REPEATED

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from safety_ray.compat import ray_output
+from safety_ray.core import exchange
 from safety_ray.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def _connect() -> None:
     # The new Parquet reader of Ray 2.60 starts 32 actors for every read of every execution, which on a
     # few cores costs many times the work itself; the older reader starts none.
     settings.use_datasource_v2 = False
+    exchange.use_arguments(settings)
 
 
 def is_running() -> bool:

@@ -161,11 +161,6 @@ def stream(paths: list[str], names: list[str] | None = None) -> ray.data.Dataset
     return ray_parquet.read(paths, names, context)
 
 
-def shuffle(rows: ray.data.Dataset, key: str, blocks: int) -> ray.data.Dataset:
-    """Bring all rows of a key into one block. One block needs no shuffle, which would start actors."""
-    return rows.repartition(blocks, keys=[key]) if blocks > 1 else rows.repartition(1)
-
-
 def table(path: str, names: list[str] | None = None) -> pa.Table:
     """Return the whole dataset in memory, sorted by id. For small datasets and tests."""
     with parquet.readable(*files(path)):

@@ -64,6 +64,17 @@ def storage_error_in(error: BaseException) -> UserError | None:
     return None
 
 
+def lost_blocks_in(error: BaseException) -> UserError | None:
+    """Return a `UserError` if the cause is that a task waited for blocks until Ray's limit, else None."""
+    for current in _causes(error):
+        if type(current).__module__ == "ray.exceptions" and type(current).__name__ == "GetTimeoutError":
+            return UserError(
+                "a task has waited too long for blocks, probably those of a lost node; run the same command "
+                "again, which resumes."
+            )
+    return None
+
+
 def _is_refused(error: BaseException) -> bool:
     if not isinstance(error, OSError):
         return any(pattern.search(str(error)) for pattern in (_OF_RUST, _OF_TORCH))

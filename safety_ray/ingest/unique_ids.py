@@ -1,8 +1,8 @@
 """Reject all documents of an id except the first, after they are written, without moving their texts.
 
-Of each document, 44 bytes are shuffled: the digest of its id, where it was read (file and position) and where
-it is stored. Then only the stored files that have repeated ids are written again. An interruption at any
-point leaves every row in a file, so this can be repeated.
+Of each document, 52 bytes are shuffled: the digest of its id, where it was read (file and position), where it
+is stored, and in which block it is compared. Then only the stored files that have repeated ids are written
+again. An interruption at any point leaves every row in a file, so this can be repeated.
 """
 
 from __future__ import annotations
@@ -107,8 +107,14 @@ def reject_rows(rows: pa.Table, stored: list[str]) -> pa.Table:
 
 
 def _rewrite(path: str, rejected: Any) -> None:
-    """Write a stored file again without the rows `rejected`; write these to `rejected/` first."""
+    """Write a stored file again without the rows `rejected`; write these to `rejected/` first.
+
+    It does nothing if it has ended before: Ray calls it again if a node with the result is lost.
+    """
     fs, path = filesystem.find(path)
+    fs.invalidate_cache()
+    if not fs.exists(path):  # removed last
+        return
     folder, name = posixpath.split(path)
     task, kept = row_files.task_of(name), row_files.rows_by_name(path)
     with fs.open(path) as file, parquet.readable(path):

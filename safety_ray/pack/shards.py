@@ -33,6 +33,16 @@ def only_shards(batch: pa.Table, shards: list[int], schedule: Schedule) -> pa.Ta
     return placed.set_column(column, "input_ids", pa.array(ids, pa.list_(pa.int32())))
 
 
+def write_shards(documents: pa.Table, **settings: Any) -> pa.Table:
+    """Write the file of each shard of `documents`, which has all of their documents; see `write_shard`."""
+    shards = documents.column("shard")
+    numbers = pc.unique(shards).to_pylist()
+    for shard in numbers:
+        own = documents if len(numbers) == 1 else documents.filter(pc.equal(shards, shard))
+        write_shard(own, **settings)
+    return pa.table({"shard": numbers})
+
+
 def write_shard(
     documents: pa.Table,
     path: str,
@@ -40,15 +50,14 @@ def write_shard(
     end_id: int,
     first_rows: dict[int, int],
     **learned: Any,
-) -> pa.Table:
-    """Write the file of a shard, whose documents are `documents`, and return its number as a table.
+) -> None:
+    """Write the file of a shard, whose documents are `documents`.
 
     `learned` are the keyword arguments of `pack_rows`.
     """
     shard = documents.column("shard")[0].as_py()
     rows = pack_rows(documents, row_length, end_id, first_rows[shard], **learned)
     row_groups.write_rows(rows, path_of(path, shard))
-    return pa.table({"shard": [shard]})
 
 
 def path_of(output: str, shard: int) -> str:

@@ -8,7 +8,7 @@ from traceback import StackSummary
 
 import pytest
 
-from safety_ray.core.errors import UserError, original, storage_error_in, user_error_in
+from safety_ray.core.errors import UserError, lost_blocks_in, original, storage_error_in, user_error_in
 
 
 def test_user_error_in_finds_message_from_ray_data_worker(ray_cluster) -> None:
@@ -95,3 +95,19 @@ def test_storage_error_in_ignores_other_errors() -> None:
         Exception("No such file or directory (os error 2)"),
     ):
         assert storage_error_in(error) is None
+
+
+def test_lost_blocks_in_finds_time_limit_of_worker(ray_cluster: None) -> None:
+    import ray
+    import ray.data
+
+    def wait(batch):
+        @ray.remote(resources={"a resource that no node has": 1})
+        def never() -> None: ...
+
+        ray.get(never.remote(), timeout=0.01)
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        ray.data.range(3).map_batches(wait).materialize()
+    assert "probably those of a lost node; run the same command again" in str(lost_blocks_in(caught.value))
+    assert lost_blocks_in(TimeoutError("another")) is None

@@ -38,7 +38,7 @@ def main(folder: Path, words: list[str]) -> None:
     killed.join(folder)
     dataset._MIN_BYTES = 1
     pack.encode_watched = gated(pack.encode_watched, folder / ENCODE)
-    shards.write_shard = gated(shards.write_shard, folder / SHARDS)
+    shards.write_shards = gated(shards.write_shards, folder / SHARDS)
     cli.main("pack", words)
     (folder / "done").touch()
 
