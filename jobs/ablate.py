@@ -9,9 +9,9 @@
     <output>/arms.png                   harmful answers by arm, before and after finetuning
     <output>/safe-beam.png              harmful answers with and without Safe Beam Search
 
-An arm is a name and the settings that distinguish it from the other arms. All settings are checked before
-the first stage starts. A finished stage is skipped. If a stage fails, the rest of this arm and seed is left
-out, the other arms run, and the same command resumes.
+An arm is a name and the settings that distinguish it from the other arms. Before the first stage starts, all
+settings are checked and compared with those of stages that have run. A finished stage is skipped. If a stage
+fails, the rest of this arm and seed is left out, the other arms run, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -199,6 +199,8 @@ def run_ablation(config: AblateConfig) -> Settings:
     if config.plan:
         print(plan_table(steps))
         return {}
+    for step in everything:  # before hours of work; arms that do not run are in the table as well
+        artifact.check_settings(step.config.output, step.config)
     failed: dict[tuple[str, int], str] = {}
     for number, step in enumerate(steps, start=1):
         if (step.arm, step.seed) in failed:

@@ -245,6 +245,15 @@ def input_fingerprint(source: str) -> str:
     return fingerprint([[name[len(root) :], *state[1:]] for name, state in states.items()])
 
 
+def check_settings(path: str, config: Any) -> None:
+    """Raise UserError if a stage has begun to write the folder `path` with other settings than `config`."""
+    fs, root = filesystem.find(path)
+    written, ignored = _read_config(fs, root), not_identity(type(config))
+    if written is not None:
+        old, new = _identity(written["config"], ignored), _identity(dump(config), ignored)
+        _check_same(path, old, new, {}, {}, defaults(type(config)))
+
+
 def check_same(path: str, old: Any, new: Any, old_inputs: dict[str, str], new_inputs: dict[str, str]) -> None:
     """Raise UserError if settings or inputs of the folder `path` differ from new ones."""
     ignored = not_identity(type(old))

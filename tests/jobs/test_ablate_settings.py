@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.ablate import AblateConfig, Step, plan_steps, run_ablation
+from safety_ray.core import artifact
 from safety_ray.core.config import from_dict, load
 from safety_ray.core.errors import UserError
 
@@ -110,6 +111,29 @@ def test_ablate_only_runs_named_arms_and_those_they_finetune(
     values = {"output": str(tmp_path), "arms": arms, "pack": {"scored": "x"}, "safety": {"chats": "c"}}
     run_ablation(from_dict(AblateConfig, {**values, "only": only, "plan": True}))
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == expected
+
+
+@pytest.mark.parametrize("only", [["one"], ["two"], []])
+@pytest.mark.parametrize("stage", ["pack", "pretrain", "evaluate-base"])
+def test_ablate_refuses_other_settings_of_an_earlier_stage(
+    stage: str, only: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arm that does not run is in the table too, so its stages need the present settings."""
+    changed = {"pack": {"row_length": 64}, "pretrain": {"lr": 0.5}, "evaluate-base": {"prompt_words": 3}}[
+        stage
+    ]
+    section = stage.removesuffix("-base")
+    values: dict[str, Any] = {
+        "output": str(tmp_path), "arms": {"one": None, "two": None}, "only": only,
+        "pack": {"scored": f"{tmp_path}/absent"}, "pretrain": {}, "evaluate": {},
+    }  # fmt: skip
+    before = plan_steps(from_dict(AblateConfig, {**values, section: {**values[section], **changed}}), [0])
+    earlier = next(step for step in before if (step.arm, step.name) == ("one", stage))
+    artifact.begin(earlier.config.output, earlier.config, inputs={})
+    with pytest.raises(UserError) as error:
+        run_ablation(from_dict(AblateConfig, values))
+    assert f"one/seed-0/{stage}' was made with other settings: {next(iter(changed))} (" in str(error.value)
+    assert "stage pack" not in capsys.readouterr().out, "found before the first stage"
 
 
 def test_ablate_failed_arm_names_itself_and_others_run(
