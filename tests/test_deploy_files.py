@@ -38,18 +38,7 @@ def closed(required: list[str], **properties: Any) -> dict[str, Any]:
 
 
 PARAMS = {"type": "object", "additionalProperties": TEXT}  # rayStartParams: a number must be quoted
-CONTAINER = closed(
-    ["name", "image", "resources"],
-    name=TEXT, image=TEXT, env={"type": "array"}, envFrom={"type": "array"}, securityContext=OPEN,
-    volumeMounts={"type": "array"},
-    resources=closed(["requests", "limits"], requests=OPEN, limits=OPEN),
-)  # fmt: skip
-POD = closed(
-    ["containers"],
-    containers={"type": "array", "items": CONTAINER, "minItems": 1}, volumes={"type": "array"},
-    securityContext=OPEN, affinity=OPEN, tolerations={"type": "array"}, terminationGracePeriodSeconds=COUNT,
-)  # fmt: skip
-TEMPLATE = closed(["spec"], spec=POD)
+TEMPLATE = OPEN  # of pods: see test_kubernetes_schema.py
 CLUSTER = closed(
     ["headGroupSpec"],
     rayVersion=TEXT,
