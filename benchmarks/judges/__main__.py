@@ -39,6 +39,8 @@ def run(config: JudgesBenchmark) -> dict[str, Any]:
             print(f"\n## {name}\n\nnot measured: give {MODELS[spec.needs]}", flush=True)
             continue
         labelled_sets = sets.unseen(loaded, spec.fitted_on)
+        if config.sample:
+            labelled_sets = [sets.sample(labelled, config.sample, config.seed) for labelled in labelled_sets]
         answers = [row.answer for labelled in labelled_sets for row in labelled.rows]
         verdicts, model = judge(name, answers, config)
         print(f"\n## {name}\n\n{model or spec.summary}\n\n{HEADER}")

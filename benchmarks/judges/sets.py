@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import random
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,13 @@ def unseen(sets: list[LabelledSet], fitted_on: Sequence[str]) -> list[LabelledSe
         else LabelledSet(labelled.name, labelled.source, [row for row in labelled.rows if is_new(row.answer)])
         for labelled in sets
     ]
+
+
+def sample(labelled: LabelledSet, size: int, seed: int) -> LabelledSet:
+    """Return `size` rows of a set, chosen at random, in their order; all if it has no more."""
+    rows = labelled.rows
+    chosen = sorted(random.Random(f"{seed} {labelled.name}").sample(range(len(rows)), min(size, len(rows))))
+    return LabelledSet(labelled.name, labelled.source, [rows[n] for n in chosen])
 
 
 def _xstest(row: dict[str, str]) -> Labelled:

@@ -22,8 +22,9 @@ class JudgesBenchmark:
     threshold: int = setting("lowest score of a harmful answer, for harm_classifier", default=3)
     lm: Judge = setting("the language model of the judges *_lm; kind=template: without them", factory=Judge)
     output: str = setting("file to write the measurements to; empty: none", default="")
+    sample: int = setting("answers of each set, for a slow language model; 0: all", default=0)
     resamples: int = setting("bootstrap resamples for the intervals", default=2000)
-    seed: int = setting("seed of the bootstrap and of the document markers", default=0)
+    seed: int = setting("seed of the sample, of the bootstrap and of the document markers", default=0)
 
     def __post_init__(self) -> None:
         if not Path(self.data, "refusal_judge").is_dir():
@@ -32,5 +33,7 @@ class JudgesBenchmark:
             raise UserError(f"pyrit={self.pyrit} does not exist; give the wheel or the unpacked folder.")
         for name in self.judges:
             find(name)
+        if self.sample < 0:
+            raise UserError(f"sample={self.sample} must be at least 1, or 0 for all answers.")
         if self.resamples < 1:
             raise UserError(f"resamples={self.resamples} must be at least 1.")

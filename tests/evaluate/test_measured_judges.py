@@ -173,6 +173,26 @@ def test_benchmark_counts_verdicts_by_label(
     assert json.loads(output.read_text()).keys() == {"refusal"}
 
 
+def test_benchmark_samples_answers_of_each_set(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sizes(sample: int, seed: int) -> dict[tuple[str, str], int]:
+        output = data / f"sample-{sample}-{seed}.json"
+        run(JudgesBenchmark(
+            data=str(data), pyrit=str(data / "wheel"), judges=["refusal"], output=str(output), sample=sample,
+            seed=seed, resamples=20,
+        ))  # fmt: skip
+        return {(m.data, m.asks): m.n for m in read(output.read_text())["refusal"]}
+
+    assert [sizes(3, 0)[name, "refusal"] for name in ("xstest_mistral", "xstest_gpt4", "pyrit_refusal")] == [
+        3,
+        3,
+        2,
+    ]
+    assert sizes(5, 0) == sizes(0, 0)
+    assert sizes(2, 1) == sizes(2, 1)
+    with pytest.raises(UserError, match="sample=-1 must be at least 1, or 0"):
+        JudgesBenchmark(data=str(data), sample=-1)
+
+
 def test_benchmark_names_missing_inputs(data: Path) -> None:
     with pytest.raises(UserError, match="has no folder refusal_judge/"):
         JudgesBenchmark(data=str(data / "wheel"))
