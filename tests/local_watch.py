@@ -23,7 +23,7 @@ class LocalWatch(Watch):
     def _start(self, key: str, rows: int | None = None) -> int:
         return self.starts.start(key, HERE, "" if rows is None else "this worker", rows or 0)
 
-    def _end(self, key: str) -> None:
+    def end(self, key: str) -> None:
         self.starts.end(key)
 
     def die(self, key: str, times: int, node: str = HERE) -> None:

@@ -15,18 +15,19 @@ KEY = "lost_work"
 class LostWork:
     """Sums of lost work: `workers` that ended, `nodes` that were lost, `rows` processed again, `seconds`.
 
-    `seconds` is the time from a start of a batch or a file to the next start of the same, added up.
+    `seconds` is the time from a start of a batch, a file or a request to the next start of the same. Of those
+    that one process, or one node, worked on at the same time, the longest counts.
     """
 
     def __init__(self) -> None:
-        self._ended: dict[str, set[str]] = {"workers": set(), "nodes": set()}
-        self.rows, self.seconds = 0, 0.0
+        self._ended: dict[str, dict[str, float]] = {"workers": {}, "nodes": {}}
+        self.rows = 0
 
     def add(self, kind: str, id: str, rows: int, seconds: float) -> None:
-        """Add one batch or file whose worker, or node if `kind` is "nodes", has ended."""
-        self._ended[kind].add(id)
+        """Add a batch, file or request whose worker, or node if `kind` is "nodes", has ended."""
+        ended = self._ended[kind]
+        ended[id] = max(ended.get(id, 0.0), seconds)
         self.rows += rows
-        self.seconds += seconds
 
     def record(self) -> dict[str, Any]:
         """Return the sums, or {} if nothing was lost."""
@@ -35,7 +36,7 @@ class LostWork:
         return {
             **{kind: len(ids) for kind, ids in self._ended.items()},
             "rows": self.rows,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(sum(sum(ended.values()) for ended in self._ended.values()), 1),
         }
 
 

@@ -170,21 +170,27 @@ class Watch:
         try:
             yield deaths
         finally:
-            self._end(key)
+            self.end(key)
 
     def add_rows(self, key: str, rows: int) -> None:
         """Tell how many more rows of work `key` have been processed: they are repeated if its worker ends."""
         self._actor.add_rows.remote(f"{self._name} {key}", rows)
 
-    def _start(self, key: str, rows: int | None = None) -> int:
-        """Note a start. Without `rows`, it is part of other work, and never lost work of its own."""
-        worker = "" if rows is None else cluster.this_worker()
-        noted = self._actor.start.remote(f"{self._name} {key}", cluster.this_node(), worker, rows or 0)
-        deaths: int = cluster.result(noted)
-        return deaths
+    def announce(self, key: str, rows: int | None = None) -> Any:
+        """Note a start. Returns the reference of the number of deaths, which can be awaited.
 
-    def _end(self, key: str) -> None:
-        self._actor.end.remote(f"{self._name} {key}")
+        Without `rows`, the work is part of other work, and never lost work of its own.
+        """
+        worker = "" if rows is None else cluster.this_worker()
+        return self._actor.start.remote(f"{self._name} {key}", cluster.this_node(), worker, rows or 0)
+
+    def end(self, key: str) -> Any:
+        """Forget the starts of a key. Returns a reference that can be awaited."""
+        return self._actor.end.remote(f"{self._name} {key}")
+
+    def _start(self, key: str, rows: int | None = None) -> int:
+        deaths: int = cluster.result(self.announce(key, rows))
+        return deaths
 
     @contextmanager
     def alone(self, key: str) -> Iterator[str | None]:
@@ -199,7 +205,7 @@ class Watch:
                 yield _REJECTED if rejected else None
             finally:
                 if not rejected:
-                    self._end(key)
+                    self.end(key)
 
     def call(
         self,
@@ -222,5 +228,5 @@ class Watch:
                     row = batch.slice(n, 1)
                     rows.append(function(row) if reason is None else reject(row, reason))
         finally:
-            self._end(key)
+            self.end(key)
         return pa.concat_tables(rows, promote_options="default")

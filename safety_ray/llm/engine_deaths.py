@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 from safety_ray.core.worker_deaths import BATCH_TRIES, ROW_TRIES
 
 Generate = Callable[..., AsyncIterator[Any]]
+ALONE = "alone "
+"""begins the second key of a request that is repeated alone"""
 
 
 class Turns:
@@ -96,12 +98,12 @@ class Announced:
                     yield output
                 return
         async with self.turns.alone():
-            if await self.start(f"alone {key}") >= ROW_TRIES:
+            if await self.start(f"{ALONE}{key}") >= ROW_TRIES:
                 # Its deaths are kept: if another request ends the engine, Ray repeats their batch.
                 raise ValueError(
                     f"its generation ended the engine {ROW_TRIES} times, for example for want of memory"
                 )
-            async for output in self._generate((key, f"alone {key}"), *args, **kwargs):
+            async for output in self._generate((key, f"{ALONE}{key}"), *args, **kwargs):
                 yield output
 
     async def _generate(self, keys: tuple[str, ...], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:

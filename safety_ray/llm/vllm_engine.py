@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from safety_ray.core import cluster
 from safety_ray.core.device import cpu_engine_args, uses_gpus
 from safety_ray.core.errors import UserError, nearest
-from safety_ray.core.worker_deaths import Starts
+from safety_ray.core.worker_deaths import Watch
 from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
 from safety_ray.llm.notices import notices
 from safety_ray.llm.watchdog import watched
@@ -94,7 +93,7 @@ def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:
     stage = build.get_stage_by_name("vLLMEngineStage")
     build.stages["vLLMEngineStage"] = stage.model_copy(
         update={
-            "fn": watched(stage.fn, config.timeout_s, notices(), cluster.shared_actor(Starts)),
+            "fn": watched(stage.fn, config.timeout_s, notices(), Watch()),
             # Without a limit, a row that crashes every engine would never let the job end.
             "map_batches_kwargs": {**stage.map_batches_kwargs, "max_restarts": config.restarts},
         }

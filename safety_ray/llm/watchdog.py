@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from safety_ray.compat.killed_children import last_killed, worker_log
-from safety_ray.core import cluster
-from safety_ray.llm.engine_deaths import Announced
+from safety_ray.core import worker_deaths
+from safety_ray.llm.engine_deaths import ALONE, Announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +65,13 @@ class Watch:
                 return
 
 
-def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
+def watched(udf: type, timeout_s: float, notices: Any, requests: worker_deaths.Watch) -> type:
     """Return ray.data.llm's actor class for an engine, extended with a `Watch` on that engine.
 
-    `notices` is the handle of a `safety_ray.llm.notices.Notices`, which receives the reason if it ends, and
-    `starts` that of a `safety_ray.core.worker_deaths.Starts`, for requests that end their engine.
+    `notices` is the handle of a `safety_ray.llm.notices.Notices`, which receives the reason if it ends.
+    `requests` counts the deaths of each request: another model, which has a watch of its own, may answer
+    requests that end this one's engine.
     """
-
-    name = secrets.token_hex(4)  # another model may answer requests that end this one's engine
 
     class Watched(udf):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,11 +81,10 @@ def watched(udf: type, timeout_s: float, notices: Any, starts: Any) -> type:
 
             engine = self.llm.engine
             watch = Watch(timeout_s, lambda: end_actor(timeout_s, notices))
-            node = cluster.this_node()
             generate = Announced(
                 _Reporting(engine.generate, notices),
-                lambda key: starts.start.remote(f"{name} {key}", node),
-                lambda key: starts.end.remote(f"{name} {key}"),
+                lambda key: requests.announce(key, None if key.startswith(ALONE) else 1),
+                requests.end,
                 EngineDeadError,
             )
             process = engine.output_processor.process_outputs

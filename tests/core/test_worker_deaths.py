@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from local_watch import HERE, LOST, LocalStarts, LocalWatch
 
-from safety_ray.core.lost_work import add_up, describe
+from safety_ray.core.lost_work import LostWork, add_up, describe
 
 BATCH = pa.table({"id": ["a", "b", "c"]})
 Calls = list[list[str]]
@@ -62,9 +62,9 @@ def test_watch_rejects_several_rows_of_a_repeated_batch() -> None:
     class DyingWatch(LocalWatch):
         dead = False
 
-        def _end(self, key: str) -> None:
+        def end(self, key: str) -> None:
             if not self.dead:  # a dead process ends nothing
-                super()._end(key)
+                super().end(key)
 
     watch, deaths = DyingWatch(), 0
 
@@ -132,6 +132,14 @@ def test_starts_add_up_work_lost_with_workers_and_nodes() -> None:
     starts.start("watch a", HERE, "6", rows=10)
     assert starts.lost_work("watch")["rows"] == 40
     assert starts.lost_work("other") == {}
+
+
+def test_lost_seconds_are_the_longest_of_each_process() -> None:
+    lost = LostWork()
+    for worker, seconds in (("1", 2.0), ("1", 5.0), ("1", 3.0), ("2", 4.0)):
+        lost.add("workers", worker, rows=1, seconds=seconds)
+    lost.add("nodes", "1", rows=1, seconds=1.5)
+    assert lost.record() == {"workers": 2, "nodes": 1, "rows": 5, "seconds": 10.5}
 
 
 def test_starts_count_rows_of_work_that_tells_them_later() -> None:

@@ -9,6 +9,7 @@ import pytest
 import ray.data
 import tiny_writer
 
+from safety_ray.core import worker_deaths
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig, row_seed
 
@@ -41,9 +42,14 @@ def test_vllm_engine_rejects_row_that_ends_its_engines(tmp_path: Path, ray_clust
     deadly = {"deadly_seed": row_seed(config(), DEADLY), "deaths": str(tmp_path / "deaths")}
     messages = [[{"role": "user", "content": text}] for text in texts]
     rows = ray.data.from_arrow(pa.table({"id": IDS, "messages": messages}))
+    worker_deaths.begin_stage()
     answered = engine.processor(config(additional_config=deadly))(rows).take_all()
     errors = {row["id"]: row["engine_error"] for row in answered}
     assert sorted(row["id"] for row in answered) == IDS
     assert "its generation ended the engine 2 times" in errors.pop(DEADLY)
     assert {error and "truncated" in error for error in errors.values()} <= {None, True}
     assert len(list((tmp_path / "deaths").iterdir())) == 4, "twice with others, twice alone"
+    lost = worker_deaths.lost_in_stage()
+    assert (lost["workers"], lost["nodes"]) == (4, 0)
+    assert lost["rows"] >= 4, "of each engine at least the request that ended it"
+    assert lost["seconds"] > 0
