@@ -29,7 +29,6 @@ _REPORTS = "ignored"
 _KEYS_PER_BLOCK = 4_000_000
 _REWRITE_TASKS = 256
 _MAX_TASKS = 10_000
-_WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 _FILE_TRIES = 20
 _BLOCK_ROWS = 512
 _BLOCK_CHARS = 1 << 25
@@ -193,12 +192,13 @@ def reject_repeated_ids(stored: list[str], files: list[str]) -> None:
     )
     fs, _ = filesystem.find(stored[0])
     blocks = row_files.count_rows(fs, stored) // _KEYS_PER_BLOCK + 1
-    whole = exchange.by_key(keys, unique_ids.HALF, blocks, inputs=min(len(items), _MAX_TASKS))
-    repeated = exchange.on_driver_node(whole.map_batches(unique_ids.repeated, **_WHOLE_BLOCKS))
+    inputs = min(len(items), _MAX_TASKS)
+    found = exchange.by_key(keys, unique_ids.HALF, blocks, unique_ids.repeated, inputs=inputs)
+    repeated = exchange.on_driver_node(found)
     if repeated is not None:
         tasks = min(len(stored), _REWRITE_TASKS)
-        exchange.by_key(repeated, unique_ids.STORED, tasks, inputs=blocks).map_batches(
-            unique_ids.reject_rows, fn_kwargs={"stored": stored}, **_WHOLE_BLOCKS
+        exchange.by_key(
+            repeated, unique_ids.STORED, tasks, unique_ids.reject_rows, inputs=blocks, stored=stored
         ).materialize()
 
 

@@ -172,8 +172,10 @@ def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
     blocks = total // digests.ROWS_PER_BLOCK + 1
-    whole = exchange.by_key(found, digests.HALF, blocks, inputs=len(dataset.files(scored)))
-    return cluster.gather(whole.map_batches(duplicates.copies_among, **_WHOLE_BLOCKS), Copies.of)
+    copies = exchange.by_key(
+        found, digests.HALF, blocks, duplicates.copies_among, inputs=len(dataset.files(scored))
+    )
+    return cluster.gather(copies, Copies.of)
 
 
 def find_roots(config: PackConfig) -> Shared[Roots] | None:
@@ -345,8 +347,7 @@ def _write_shards(
                 fn_kwargs={"shards": missing, "schedule": schedule},
                 **_WHOLE_BLOCKS,
             )
-            whole = exchange.by_key(documents, "shard", schedule.shards, inputs=len(encoded))
-            whole.map_batches(write, **_WHOLE_BLOCKS).materialize()
+            exchange.by_key(documents, "shard", schedule.shards, write, inputs=len(encoded)).materialize()
     written = row_groups.write_index(out.path)
     if written != rows:
         raise RuntimeError(f"{out.path}/data has {written} rows instead of {rows}.")

@@ -249,10 +249,8 @@ def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
         return replace(rows, ds=generate_drafts(rows.ds, config, this.attempt))
 
     def join(rows: Rows) -> Rows:
-        # All chunks of a document must be in one block.
         number, files = rows.total // _DOCUMENTS_PER_BLOCK + 1, rows.total // config.write_rows + 1
-        blocks = exchange.by_key(rows.ds, tasks.DOCUMENT_TASK, number, inputs=files)
-        joined = blocks.map_batches(drafts.join_chunks, batch_format="pyarrow", batch_size=None)
+        joined = exchange.by_key(rows.ds, tasks.DOCUMENT_TASK, number, drafts.join_chunks, inputs=files)
         return replace(rows, ds=joined, read_as=tasks.DOCUMENT_TASK)
 
     def score(rows: Rows) -> Rows:

@@ -36,7 +36,6 @@ from safety_ray.llm import engine
 
 _TEXTS, _COPIES, _CLASSIFIED = "texts", "copies", "classified"
 _ARROW: Any = {"batch_format": "pyarrow"}
-_WHOLE_BLOCKS: Any = {"batch_format": "pyarrow", "batch_size": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +134,10 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 def find_duplicates(documents: Dataset, rows: int, files: int) -> tuple[Shared[Duplicates], int]:
     """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
     found = documents.select_columns(["id", "text"]).map_batches(digests.of_rows, **_ARROW)
-    whole = exchange.by_key(found, digests.HALF, rows // digests.ROWS_PER_BLOCK + 1, inputs=files)
-    groups = whole.map_batches(deduplication.duplicates, **_WHOLE_BLOCKS).materialize()
+    blocks = rows // digests.ROWS_PER_BLOCK + 1
+    groups = exchange.by_key(
+        found, digests.HALF, blocks, deduplication.duplicates, inputs=files
+    ).materialize()
     return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 
 

@@ -9,6 +9,7 @@ exchanges rows, such as a sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,28 +32,31 @@ def use_arguments(context: Any) -> None:
     context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
 
 
-def by_key(rows: Dataset, key: str, blocks: int, *, inputs: int) -> Dataset:
-    """Bring all rows of a value of the column `key`, integers or texts, into one of `blocks` blocks.
+def by_key(
+    rows: Dataset, key: str, blocks: int, function: Callable[..., pa.Table], *, inputs: int, **settings: Any
+) -> Dataset:
+    """Return `function(block, **settings)` of `blocks` blocks: all rows with the same `key` are in one.
 
-    An integer n below `blocks` comes into block n. A block may be empty. `inputs` is the number of blocks, or
-    of files, that `rows` has now. If several nodes have more than `MAX_PARTS` parts to exchange, Ray's
-    default shuffle is used, whose keys are in no order.
+    The column `key` has integers or texts. An integer n below `blocks` comes into block n. A block may be
+    empty. `inputs` is the number of blocks, or of files, that `rows` has now. Ray's default shuffle, whose
+    blocks are in no order, is used for more than `MAX_PARTS` parts.
+
+    The function is called here, because Ray splits what any earlier step returns if it is larger than
+    `DataContext.target_max_block_size`, 128 MB.
     """
+    whole: Any = {"batch_format": "pyarrow", "batch_size": None}
     if blocks == 1:
-        return rows.repartition(1)
-    import ray
+        return rows.repartition(1).map_batches(function, fn_kwargs=settings, **whole)
     from ray.data.context import ShuffleStrategy
 
-    placed = rows.map_batches(
-        place, fn_kwargs={"key": key, "blocks": blocks}, batch_format="pyarrow", batch_size=None
-    )
-    if inputs * blocks > MAX_PARTS and len(ray.nodes()) > 1:
+    placed = rows.map_batches(place, fn_kwargs={"key": key, "blocks": blocks}, **whole)
+    if inputs * blocks > MAX_PARTS:
         placed.context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2
         exchanged = placed.repartition(blocks, keys=[_PLACE])
     else:
         use_arguments(placed.context)
         exchanged = placed.sort(_PLACE, boundaries=list(range(1, blocks)))
-    return exchanged.map_batches(without_place, batch_format="pyarrow", batch_size=None)
+    return exchanged.map_batches(without_place, fn_args=(function, settings), **whole)
 
 
 def on_driver_node(rows: Dataset) -> Dataset | None:
@@ -79,6 +83,6 @@ def place(batch: pa.Table, key: str, blocks: int) -> pa.Table:
     return batch.append_column(_PLACE, pa.array((numbers % np.uint64(blocks)).astype(np.int64)))
 
 
-def without_place(batch: pa.Table) -> pa.Table:
-    """Return `batch` without the number that `place` has added."""
-    return batch.drop_columns([_PLACE])
+def without_place(batch: pa.Table, function: Callable[..., pa.Table], settings: dict[str, Any]) -> pa.Table:
+    """Return what `function` returns for `batch` without the number that `place` has added."""
+    return function(batch.drop_columns([_PLACE]), **settings)
