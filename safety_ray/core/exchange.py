@@ -56,7 +56,7 @@ def by_key(
     else:
         use_arguments(placed.context)
         exchanged = placed.sort(_PLACE, boundaries=list(range(1, blocks)))
-    return exchanged.map_batches(without_place, fn_args=(function, settings), **whole)
+    return exchanged.map_batches(call_without_place, fn_args=(function, settings), **whole)
 
 
 def on_driver_node(rows: Dataset) -> Dataset | None:
@@ -83,6 +83,8 @@ def place(batch: pa.Table, key: str, blocks: int) -> pa.Table:
     return batch.append_column(_PLACE, pa.array((numbers % np.uint64(blocks)).astype(np.int64)))
 
 
-def without_place(batch: pa.Table, function: Callable[..., pa.Table], settings: dict[str, Any]) -> pa.Table:
+def call_without_place(
+    batch: pa.Table, function: Callable[..., pa.Table], settings: dict[str, Any]
+) -> pa.Table:
     """Return what `function` returns for `batch` without the number that `place` has added."""
     return function(batch.drop_columns([_PLACE]), **settings)
