@@ -38,7 +38,7 @@ def closed(required: list[str], **properties: Any) -> dict[str, Any]:
 
 
 PARAMS = {"type": "object", "additionalProperties": TEXT}  # rayStartParams: a number must be quoted
-TEMPLATE = OPEN  # of pods: see test_kubernetes_schema.py
+TEMPLATE = closed(["spec"], spec={**OPEN, "required": ["containers"]})  # test_kubernetes_schema.py
 CLUSTER = closed(
     ["headGroupSpec"],
     rayVersion=TEXT,

@@ -56,6 +56,7 @@ def test_pods_match_schema_of_kubernetes(name: str) -> None:
     for spec in pods(documents(name)):
         validate(as_pod(spec))
         for container in spec["containers"]:
+            assert container["image"]
             assert container["resources"].keys() == {"requests", "limits"}
             with pytest.raises(kubernetes_validate.ValidationError, match="imagePullPolice"):
                 validate(as_pod({**spec, "containers": [{**container, "imagePullPolice": "Always"}]}))

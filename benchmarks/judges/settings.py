@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.judges import JUDGES, find
+from safety_ray.evaluate.judges import JUDGES, find, measured
 from safety_ray.judge.settings import Judge
 
 
@@ -35,5 +35,9 @@ class JudgesBenchmark:
             find(name)
         if self.sample < 0:
             raise UserError(f"sample={self.sample} must be at least 1, or 0 for all answers.")
+        if self.sample and Path(self.output).name == measured.FILE:
+            raise UserError(
+                f"output={self.output}: measurements of the package need all answers; use sample=0."
+            )
         if self.resamples < 1:
             raise UserError(f"resamples={self.resamples} must be at least 1.")

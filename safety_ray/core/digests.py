@@ -21,7 +21,7 @@ SIZE = 16
 TYPE = pa.binary(SIZE)
 TEXT, ID, HALF = "text_digest", "id_digest", "half"
 ROWS_PER_BLOCK = 4_000_000
-"""rows of digests that one task holds, about 160 MB"""
+"""rows of digests that one task holds, about 190 MB with the number of their block"""
 Halves = npt.NDArray[np.uint64]
 """(n, 2) digests, each as two integers"""
 

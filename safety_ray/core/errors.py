@@ -67,7 +67,10 @@ def storage_error_in(error: BaseException) -> UserError | None:
 def lost_blocks_in(error: BaseException) -> UserError | None:
     """Return a `UserError` if the cause is that a task waited for blocks until Ray's limit, else None."""
     for current in _causes(error):
-        if type(current).__module__ == "ray.exceptions" and type(current).__name__ == "GetTimeoutError":
+        is_timeout = (
+            type(current).__module__ == "ray.exceptions" and type(current).__name__ == "GetTimeoutError"
+        )
+        if is_timeout and "starting actors" not in str(current):
             return UserError(
                 "a task has waited too long for blocks, probably those of a lost node; run the same command "
                 "again, which resumes."

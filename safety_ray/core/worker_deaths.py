@@ -126,8 +126,9 @@ class Starts:
 
     def _deaths(self, earlier: list[Start], watch: str, new: Start) -> int:
         alive = self._alive_nodes()
-        if new.worker:
-            last = earlier[-1]
+        last = earlier[-1]
+        # The starts of a rejected row are kept, so the same worker may start it again.
+        if new.worker and new.worker != last.worker:
             kind, id = ("workers", last.worker) if last.node in alive else ("nodes", last.node)
             self.lost.setdefault(watch, LostWork()).add(kind, id, last.rows, new.time - last.time)
         lost = sum(start.node not in alive for start in earlier)

@@ -112,11 +112,13 @@ def _rewrite(path: str, rejected: Any) -> None:
     It does nothing if it has ended before: Ray calls it again if a node with the result is lost.
     """
     fs, path = filesystem.find(path)
-    fs.invalidate_cache()
-    if not fs.exists(path):  # removed last
-        return
     folder, name = posixpath.split(path)
     task, kept = row_files.task_of(name), row_files.rows_by_name(path)
+    to = row_files.folders(posixpath.dirname(folder), "")[1]
+    duplicates = f"{to}/{row_files.name_of(f'{task}d', 0, len(np.unique(rejected)))}"
+    fs.invalidate_cache()
+    if not fs.exists(path) and fs.exists(duplicates):  # written first, and the other removed last
+        return
     with fs.open(path) as file, parquet.readable(path):
         table = pq.read_table(file, partitioning=None)
     mask = np.zeros(len(table), bool)
@@ -125,8 +127,7 @@ def _rewrite(path: str, rejected: Any) -> None:
     reasons = [f"duplicate id '{id}'" for id in out.column("id").to_pylist()]
     place = table.schema.get_field_index(_REASON)
     out = out.set_column(place, table.schema.field(place), pa.array(reasons, table.schema.field(place).type))
-    to = row_files.folders(posixpath.dirname(folder), "")[1]
-    _write(fs, f"{to}/{row_files.name_of(f'{task}d', 0, len(out))}", out)
+    _write(fs, duplicates, out)
     if len(out) < len(table):
         name = name.replace(f"-k{kept}-", f"-k{len(table) - len(out)}-")
         _write(fs, f"{folder}/{name}", table.filter(pa.array(~mask)))

@@ -111,3 +111,5 @@ def test_lost_blocks_in_finds_time_limit_of_worker(ray_cluster: None) -> None:
         ray.data.range(3).map_batches(wait).materialize()
     assert "probably those of a lost node; run the same command again" in str(lost_blocks_in(caught.value))
     assert lost_blocks_in(TimeoutError("another")) is None
+    # Ray 2.60 raises the same for a pool that gets no resources.
+    assert lost_blocks_in(ray.exceptions.GetTimeoutError("Timed out while starting actors.")) is None

@@ -100,6 +100,7 @@ def exchanges_in(source: str) -> list[str]:
             words = {word.arg for word in node.keywords}
             if node.func.attr == "repartition":
                 found += [f"repartition({word})" for word in ("keys", "shuffle", "sort") if word in words]
+                found += ["repartition(shuffle)"] if len(node.args) > 1 else []
             if node.func.attr == "join" and "join_type" in words:
                 found.append("join")
             if node.func.attr == "sort" and "boundaries" in words:

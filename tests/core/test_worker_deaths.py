@@ -127,10 +127,10 @@ def test_starts_add_up_work_lost_with_workers_and_nodes() -> None:
     starts.start("other b", HERE, "5", rows=10)
     lost = starts.lost_work("watch")
     assert lost.pop("seconds") >= 0
-    assert lost == {"workers": 2, "nodes": 1, "rows": 40}
+    assert lost == {"workers": 2, "nodes": 1, "rows": 30}
     starts.end("watch a")
     starts.start("watch a", HERE, "6", rows=10)
-    assert starts.lost_work("watch")["rows"] == 40
+    assert starts.lost_work("watch")["rows"] == 30
     assert starts.lost_work("other") == {}
 
 
@@ -140,6 +140,15 @@ def test_lost_seconds_are_the_longest_of_each_process() -> None:
         lost.add("workers", worker, rows=1, seconds=seconds)
     lost.add("nodes", "1", rows=1, seconds=1.5)
     assert lost.record() == {"workers": 2, "nodes": 1, "rows": 5, "seconds": 10.5}
+
+
+def test_starts_count_no_lost_work_of_living_worker() -> None:
+    """A row that was rejected keeps its starts, and the worker that rejected it may start it again."""
+    starts = LocalStarts()
+    for worker in ("1", "2", "3", "3", "3"):
+        starts.start("watch row", HERE, worker, rows=1)
+    lost = starts.lost_work("watch")
+    assert (lost["workers"], lost["rows"]) == (2, 2)
 
 
 def test_starts_count_rows_of_work_that_tells_them_later() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.judges.__main__ import run
+from benchmarks.judges.sets import Labelled, LabelledSet, sample
 from benchmarks.judges.settings import JudgesBenchmark
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.judges import JUDGES, Errors, Measurement, markdown
+from safety_ray.evaluate.judges import JUDGES, Answer, Errors, Measurement, markdown
 from safety_ray.evaluate.judges.measured import errors_of, packaged, read, reasons_against, write
 
 GOOD = Measurement(
@@ -173,6 +174,19 @@ def test_benchmark_counts_verdicts_by_label(
     assert json.loads(output.read_text()).keys() == {"refusal"}
 
 
+def test_sample_of_answers_depends_on_seed_and_keeps_order() -> None:
+    rows = [Labelled(Answer(f"prompt {n}", "answer")) for n in range(50)]
+    whole = LabelledSet("set", "file", rows)
+
+    def chosen(seed: int, size: int = 10) -> list[int]:
+        return [rows.index(row) for row in sample(whole, size, seed).rows]
+
+    assert chosen(0) == chosen(0) == sorted(chosen(0))
+    assert len(set(chosen(0))) == 10
+    assert chosen(0) != chosen(1)
+    assert chosen(0, 60) == list(range(50))
+
+
 def test_benchmark_samples_answers_of_each_set(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def sizes(sample: int, seed: int) -> dict[tuple[str, str], int]:
         output = data / f"sample-{sample}-{seed}.json"
@@ -188,9 +202,10 @@ def test_benchmark_samples_answers_of_each_set(data: Path, capsys: pytest.Captur
         2,
     ]
     assert sizes(5, 0) == sizes(0, 0)
-    assert sizes(2, 1) == sizes(2, 1)
     with pytest.raises(UserError, match="sample=-1 must be at least 1, or 0"):
         JudgesBenchmark(data=str(data), sample=-1)
+    with pytest.raises(UserError, match="measurements of the package need all answers"):
+        JudgesBenchmark(data=str(data), sample=3, output="safety_ray/evaluate/judges/measured.json")
 
 
 def test_benchmark_names_missing_inputs(data: Path) -> None:
