@@ -27,6 +27,7 @@ from jobs.cli import JOBS
 from safety_ray.core.ports import free_port
 
 pytestmark = pytest.mark.covers("safety_ray", "jobs", "serve")
+COUNTS = ("rows_in", "rows_out", "rejected")
 SERVED_KEYS, TOKEN = "SERVED_KEYS", "RAY_AUTH_TOKEN"
 VARIABLES = (
     "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OPENAI_API_KEY",
@@ -95,6 +96,25 @@ def test_job_submit_runs_every_job(ended: dict[str, Ended], head: Head, output: 
     assert len(folders) > len(stages), "the ablation has a pack, a pretrain and an evaluate of its own"
     assert all(Path(folder).is_relative_to(output) for folder in folders)
     assert all((Path(folder) / "record.json").exists() for folder in folders)
+
+
+def test_job_submit_runs_each_stage_alone(
+    ended: dict[str, Ended], head: Head, output: Path, tmp_path: Path
+) -> None:
+    """The stages of the pipeline as jobs of their own, with the settings that they had in it."""
+    failed, stages = {}, sorted(set(JOBS) - set(ended))
+    for name in stages:
+        config, folder = tmp_path / f"{name}.yaml", output / "alone" / name
+        before = json.loads((output / name / "record.json").read_text())
+        config.write_text(json.dumps(before["config"]))  # which is YAML as well
+        done = submit(head, "python", "-m", f"jobs.{name}", str(config), f"output={folder}")
+        if done.returncode:
+            failed[name] = done.stdout + done.stderr
+            continue
+        after = json.loads((folder / "record.json").read_text())
+        assert [after[key] for key in COUNTS] == [before[key] for key in COUNTS], name
+    assert len(stages) > 5
+    assert failed == {}
 
 
 def test_working_dir_on_node_has_code_and_configs_only(ended: dict[str, Ended], head: Head) -> None:
@@ -170,11 +190,13 @@ def found_in(data: bytes, canaries: dict[str, str]) -> list[str]:
     ]
 
 
-def test_job_submit_reports_user_error_without_traceback(head: Head, tmp_path: Path) -> None:
-    done = submit(head, *f"python -m jobs.corpus output={tmp_path}/x document=700".split())
-    assert done.returncode != 0
-    assert "unknown setting 'document'; the nearest is 'documents'" in done.stdout
+@pytest.mark.parametrize("name", JOBS)
+def test_job_submit_reports_user_error_without_traceback(name: str, head: Head, tmp_path: Path) -> None:
+    done = submit(head, "python", "-m", f"jobs.{name}", f"output={tmp_path}/x", "outputs=y")
+    assert done.returncode == 1, "Ray's code for a job that failed"
+    assert "error: 'outputs=y': unknown setting 'outputs'; the nearest is 'output'" in done.stdout
     assert "Traceback" not in done.stdout
+    assert not (tmp_path / "x").exists()
 
 
 def test_job_server_rejects_missing_or_wrong_token(head: Head) -> None:
