@@ -168,13 +168,12 @@ def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
     """Find the web documents, of `total`, whose text is that of another one, by a shuffle of digests."""
     scored = partition.whole(config.scored)
     names = ["id", "text", *({SPLIT} & {*dataset.columns(scored)})]
-    found = dataset.stream(dataset.files(scored), names).map_batches(
+    files = dataset.files(scored)
+    found = dataset.stream(files, names).map_batches(
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
     blocks = total // digests.ROWS_PER_BLOCK + 1
-    copies = exchange.by_key(
-        found, digests.HALF, blocks, duplicates.copies_among, inputs=len(dataset.files(scored))
-    )
+    copies = exchange.by_key(found, digests.HALF, blocks, duplicates.copies_among, inputs=len(files))
     return cluster.gather(copies, Copies.of)
 
 

@@ -139,14 +139,7 @@ def begin(
     path = root if fs.protocol in ("file", ("file", "local")) else path
     written = _read_config(fs, root)
     if written is not None:
-        _check_same(
-            path,
-            _identity(written["config"], ignored),
-            _identity(values, ignored),
-            written["inputs"],
-            fingerprints,
-            defaults(type(config)),
-        )
+        _check_same(path, type(config), written["config"], values, written["inputs"], fingerprints)
         artifact = Artifact(path, values, fingerprints, ignored, temporary=temporary, resumed=True)
         if is_finished(path):
             artifact.record = read_record(path)
@@ -248,35 +241,31 @@ def input_fingerprint(source: str) -> str:
 def check_settings(path: str, config: Any) -> None:
     """Raise UserError if a stage has begun to write the folder `path` with other settings than `config`."""
     fs, root = filesystem.find(path)
-    written, ignored = _read_config(fs, root), not_identity(type(config))
+    written = _read_config(fs, root)
     if written is not None:
-        old, new = _identity(written["config"], ignored), _identity(dump(config), ignored)
-        _check_same(path, old, new, {}, {}, defaults(type(config)))
+        _check_same(path, type(config), written["config"], dump(config), {}, {})
 
 
 def check_same(path: str, old: Any, new: Any, old_inputs: dict[str, str], new_inputs: dict[str, str]) -> None:
     """Raise UserError if settings or inputs of the folder `path` differ from new ones."""
-    ignored = not_identity(type(old))
-    _check_same(
-        path, _identity(dump(old), ignored), _identity(dump(new), ignored), old_inputs, new_inputs
-    )  # fmt: skip
+    _check_same(path, type(old), dump(old), dump(new), old_inputs, new_inputs)
 
 
 def _check_same(
     path: str,
+    cls: type,
     old: dict[str, Any],
     new: dict[str, Any],
     old_inputs: dict[str, str],
     new_inputs: dict[str, str],
-    default: dict[str, Any] | None = None,
 ) -> None:
-    """Raise UserError if settings or inputs of an existing folder differ from the new ones.
+    """Raise UserError if settings of `cls` or inputs of an existing folder differ from the new ones.
 
-    A setting that did not exist when the folder was written had its `default`.
+    A setting that did not exist when the folder was written had its default.
     """
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = (_flat(_identity(values, not_identity(cls))) for values in (old, new))
     added = flat_new.keys() - flat_old.keys()
-    flat_old |= {key: value for key, value in (default or {}).items() if key in added}
+    flat_old |= {key: value for key, value in defaults(cls).items() if key in added}
     keys = sorted(
         key for key in flat_old.keys() | flat_new.keys() if flat_old.get(key, "") != flat_new.get(key, "")
     )

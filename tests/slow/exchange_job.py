@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gate
 import killed
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from gate import gated
 
 from jobs import ingest, pack, rewrite, score
 from safety_ray.classifier import deduplication
@@ -115,16 +115,6 @@ EXCHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path, Path], Any], 
     "chunks": (write_chunks, chunks, drafts, "join_chunks"),
 }
 """By name: the input, the exchange, and the function that reads its blocks, with the module"""
-
-
-def gated(function: Any, folder: Path) -> Any:
-    """Return `function`, whose callers come to the gate `folder` before."""
-
-    def call(batch: pa.Table, **settings: Any) -> Any:
-        gate.come(folder)
-        return function(batch, **settings)
-
-    return call
 
 
 def main(folder: Path, name: str) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ALL = 10**9
 
@@ -30,6 +31,16 @@ def come(folder: Path) -> None:
             break
     while number >= _allowed(folder):
         time.sleep(0.1)
+
+
+def gated(function: Any, folder: Path) -> Any:
+    """In the job: return `function`, whose callers come to the gate `folder` before."""
+
+    def call(*args: Any, **settings: Any) -> Any:
+        come(folder)
+        return function(*args, **settings)
+
+    return call
 
 
 def waiting(folder: Path) -> set[int]:

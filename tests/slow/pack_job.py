@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-import gate
 import killed
-import pyarrow as pa
+from gate import gated
 
 from jobs import cli, pack
 from safety_ray.core import dataset
@@ -21,16 +19,6 @@ from safety_ray.core.job import quiet
 from safety_ray.pack import shards
 
 ENCODE, SHARDS = "encode", "shards"
-
-
-def gated(function: Any, folder: Path) -> Any:
-    """Return `function`, whose callers come to the gate `folder` before."""
-
-    def call(documents: pa.Table, **settings: Any) -> pa.Table:
-        gate.come(folder)
-        return function(documents, **settings)
-
-    return call
 
 
 def main(folder: Path, words: list[str]) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import killed
-from pack_job import gated
+from gate import gated
 
 from jobs import cli, report
 from safety_ray.core.job import quiet
