@@ -22,7 +22,6 @@ from jobs import ingest, pack, rewrite, score
 from safety_ray.classifier import deduplication
 from safety_ray.core import dataset, digests
 from safety_ray.core.config import from_dict
-from safety_ray.core.job import quiet
 from safety_ray.core.records import DOCUMENT
 from safety_ray.ingest import unique_ids
 from safety_ray.llm.engine import USAGE
@@ -118,16 +117,14 @@ EXCHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path, Path], Any], 
 
 
 def main(folder: Path, name: str) -> None:
-    quiet()
-    killed.join(folder)
-    rows = FILES * ROWS // (BLOCKS - 1)
-    ingest._KEYS_PER_BLOCK = digests.ROWS_PER_BLOCK = rewrite._DOCUMENTS_PER_BLOCK = rows
-    dataset._MAX_BYTES = WRITE_BYTES
-    _, run, module, reader = EXCHANGES[name]
-    setattr(module, reader, gated(getattr(module, reader), folder / READ))
-    result = run(folder / "in", folder / "out")
-    (folder / "result.json").write_text(json.dumps(result))
-    (folder / "done").touch()
+    with killed.job(folder):
+        rows = FILES * ROWS // (BLOCKS - 1)
+        ingest._KEYS_PER_BLOCK = digests.ROWS_PER_BLOCK = rewrite._DOCUMENTS_PER_BLOCK = rows
+        dataset._MAX_BYTES = WRITE_BYTES
+        _, run, module, reader = EXCHANGES[name]
+        setattr(module, reader, gated(getattr(module, reader), folder / READ))
+        result = run(folder / "in", folder / "out")
+        (folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ def start(script: str, head: Head, folder: Path, *words: str) -> subprocess.Pope
         )  # fmt: skip
 
 
-def join(folder: Path, prefer_second: bool = True) -> None:
-    """In the job: connect to the cluster; if FOLDER/wait exists, wait until a node that the test adds joins.
+@contextmanager
+def job(folder: Path, prefer_second: bool = True) -> Iterator[None]:
+    """In the job: connect to the cluster, and create FOLDER/done at the end of the block.
 
+    If FOLDER/wait exists, the job waits until a node that the test adds joins.
     A driver that connects while two nodes run on this machine may attach to the node that is killed. With
     `prefer_second`, all work runs on the second node while it exists.
     """
@@ -47,7 +49,9 @@ def join(folder: Path, prefer_second: bool = True) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from safety_ray.core import cluster
+    from safety_ray.core.job import quiet
 
+    quiet()
     cluster.start()
     two_nodes = (folder / "wait").exists()
     (folder / "joined").touch()
@@ -57,6 +61,8 @@ def join(folder: Path, prefer_second: bool = True) -> None:
         second = NodeAffinitySchedulingStrategy(second_node_id(), soft=True)
         if prefer_second:
             ray.data.DataContext.get_current().scheduling_strategy = second
+    yield
+    (folder / "done").touch()
 
 
 def with_second_node(head: Head, folder: Path, process: subprocess.Popen[bytes], cpus: int) -> Node:

@@ -15,20 +15,17 @@ from gate import gated
 
 from jobs import cli, pack
 from safety_ray.core import dataset
-from safety_ray.core.job import quiet
 from safety_ray.pack import shards
 
 ENCODE, SHARDS = "encode", "shards"
 
 
 def main(folder: Path, words: list[str]) -> None:
-    quiet()
-    killed.join(folder)
-    dataset._MIN_BYTES = 1
-    pack.encode_watched = gated(pack.encode_watched, folder / ENCODE)
-    shards.write_shards = gated(shards.write_shards, folder / SHARDS)
-    cli.main("pack", words)
-    (folder / "done").touch()
+    with killed.job(folder):
+        dataset._MIN_BYTES = 1
+        pack.encode_watched = gated(pack.encode_watched, folder / ENCODE)
+        shards.write_shards = gated(shards.write_shards, folder / SHARDS)
+        cli.main("pack", words)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,15 @@ import killed
 from gate import gated
 
 from jobs import cli, report
-from safety_ray.core.job import quiet
 
 COUNT = "count"
 
 
 def main(folder: Path, words: list[str]) -> None:
-    quiet()
-    killed.join(folder)
-    report.count_originals_of = gated(report.count_originals_of, folder / COUNT)
-    report.count_rewritten = gated(report.count_rewritten, folder / COUNT)
-    cli.main("report", words)
-    (folder / "done").touch()
+    with killed.job(folder):
+        report.count_originals_of = gated(report.count_originals_of, folder / COUNT)
+        report.count_rewritten = gated(report.count_rewritten, folder / COUNT)
+        cli.main("report", words)
 
 
 if __name__ == "__main__":

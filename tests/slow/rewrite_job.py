@@ -13,29 +13,26 @@ import killed
 
 from jobs.rewrite import RewriteConfig, rewrite_documents
 from safety_ray.core.config import from_dict
-from safety_ray.core.job import quiet
 
 BATCH = 8
 
 
 def main(folder: Path, classifier: str, url: str) -> None:
-    quiet()
-    killed.join(folder)
-    rewrite_documents(
-        from_dict(
-            RewriteConfig,
-            {
-                "scored": str(folder / "in"), "classifier": classifier, "output": str(folder / "out"),
-                "recipes": ["rephrase"], "attempts": 1, "actors": 1, "write_rows": BATCH,
-                "accept": {"min_similarity": -1.0, "min_facts": 0.0, "margin": 1}, "max_rejected": 1.0,
-                "engine": {
-                    "kind": "openai", "model": "writer", "base_url": url, "api_key_env": "",
-                    "concurrency": BATCH, "batch_size": BATCH,
+    with killed.job(folder):
+        rewrite_documents(
+            from_dict(
+                RewriteConfig,
+                {
+                    "scored": str(folder / "in"), "classifier": classifier, "output": str(folder / "out"),
+                    "recipes": ["rephrase"], "attempts": 1, "actors": 1, "write_rows": BATCH,
+                    "accept": {"min_similarity": -1.0, "min_facts": 0.0, "margin": 1}, "max_rejected": 1.0,
+                    "engine": {
+                        "kind": "openai", "model": "writer", "base_url": url, "api_key_env": "",
+                        "concurrency": BATCH, "batch_size": BATCH,
+                    },
                 },
-            },
-        )
-    )  # fmt: skip
-    (folder / "done").touch()
+            )
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from jobs import score
 from jobs.score import ScoreConfig, score_documents
 from safety_ray.classifier.batches import ScoreBatch, add_scores
 from safety_ray.classifier.classifier import Prediction
-from safety_ray.core.job import quiet
 
 
 def scorer(folder: Path) -> type:
@@ -50,16 +49,14 @@ def _prediction(text: str) -> Prediction:
 
 
 def main(folder: Path, classifier: str, actors: int) -> None:
-    quiet()
-    killed.join(folder, prefer_second=False)
-    score.ScoreBatch = scorer(folder)  # type: ignore[misc]
-    score_documents(
-        ScoreConfig(
-            documents=str(folder / "in"), output=str(folder / "out"), classifier=classifier,
-            actors=actors, batch_rows=BATCH, write_rows=BATCH,
-        )
-    )  # fmt: skip
-    (folder / "done").touch()
+    with killed.job(folder, prefer_second=False):
+        score.ScoreBatch = scorer(folder)  # type: ignore[misc]
+        score_documents(
+            ScoreConfig(
+                documents=str(folder / "in"), output=str(folder / "out"), classifier=classifier,
+                actors=actors, batch_rows=BATCH, write_rows=BATCH,
+            )
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

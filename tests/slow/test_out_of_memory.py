@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import isolated
 import pyarrow.dataset as pads
 import pytest
-from submitted import ROOT
 
 from safety_ray.core import dataset
 from safety_ray.core.artifact import read_record
@@ -24,8 +24,6 @@ LIMIT = LARGE = 5 << 29
 """bytes that all processes of the job may use, and bytes of the page"""
 PAGES = 6
 SETTINGS = {
-    # As in ray_head.py: workers with the niceness of Ray get hardly any time beside a busy process.
-    "RAY_worker_niceness": "0",
     # One idle worker for each core of a large machine would use the memory.
     "RAY_prestart_worker_first_driver": "0",
     # Ray's monitor looks every quarter of a second, and is to be faster than the kernel.
@@ -50,7 +48,7 @@ def group() -> Iterator[Path]:
             (folder / "memory.limit_in_bytes").write_text(str(LIMIT))
         except OSError as error:
             pytest.skip(f"this process cannot limit the memory of others: {error}")
-        probe = isolated(folder, "true")
+        probe = limited(folder, "true")
         if probe.returncode:
             pytest.skip(f"this process cannot limit the memory of others: {probe.stderr.strip()}")
         yield folder
@@ -58,14 +56,9 @@ def group() -> Iterator[Path]:
         folder.rmdir()
 
 
-def isolated(group: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the group, as if the limit were that of a machine. Its processes end with it."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.run(
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--mount", "--mount-proc",
-         "--kill-child", "bash", "-euc", LIMITED, "bash", str(group), *command],
-        env=environment | SETTINGS | variables, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+def limited(group: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the group, as if the limit were that of a machine."""
+    return isolated.run("bash", "-euc", LIMITED, "bash", str(group), *command, **SETTINGS, **variables)
 
 
 @pytest.mark.parametrize("monitor_ms", [250, 0])
@@ -77,7 +70,7 @@ def test_ingest_rejects_page_that_exhausts_memory(monitor_ms: int, group: Path, 
         (tmp_path / "in" / f"{n}.html").write_text(html)
     with (tmp_path / "in" / "large.html").open("wb") as file:
         file.truncate(LARGE)  # takes no space on the disk
-    done = isolated(
+    done = limited(
         group, sys.executable, "-m", "jobs.ingest", f"input={tmp_path}/in", f"output={tmp_path}/out",
         f"max_bytes={2 * LARGE}", RAY_memory_monitor_refresh_ms=str(monitor_ms),
     )  # fmt: skip

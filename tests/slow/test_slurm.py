@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import isolated
 import pytest
-from submitted import ROOT
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
 
@@ -16,18 +16,6 @@ from safety_ray.core.artifact import read_record
 from safety_ray.train.metrics import Metrics
 
 pytestmark = pytest.mark.covers("jobs.pretrain", "safety_ray.train", "safety_ray.core.cluster")
-ISOLATED = (
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "unshare",
-    "--net",
-    "--pid",
-    "--fork",
-    "--mount",
-    "--mount-proc",
-    "--kill-child",
-)
 STEPS = 6
 
 __all__ = ["tokenizer", "write_rows"]
@@ -35,15 +23,11 @@ __all__ = ["tokenizer", "write_rows"]
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run `sbatch deploy/slurm.sh COMMAND` on two nodes of its own."""
-    probe = subprocess.run([*ISOLATED, "ip", "link", "add", "name", "a", "type", "veth"], capture_output=True)
+    probe = isolated.run("--net", "ip", "link", "add", "name", "a", "type", "veth")
     if probe.returncode:
-        pytest.skip(f"this process cannot create nodes: {probe.stderr.decode().strip()}")
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.run(
-        [*ISOLATED, str(ROOT / "tests/slow/slurm_nodes.sh"), str(folder), "deploy/slurm.sh", *command],
-        # As in ray_head.py: workers with the niceness of Ray get hardly any time beside a busy process.
-        env=environment | {"RAY_worker_niceness": "0"}, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        pytest.skip(f"this process cannot create nodes: {probe.stderr.strip()}")
+    nodes = str(isolated.ROOT / "tests/slow/slurm_nodes.sh")
+    return isolated.run("--net", nodes, str(folder), "deploy/slurm.sh", *command)
 
 
 def test_slurm_script_trains_on_both_nodes(tmp_path: Path, write_rows: Callable[..., str]) -> None:

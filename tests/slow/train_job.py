@@ -15,7 +15,6 @@ from typing import Any
 import killed
 
 from jobs import cli, pretrain
-from safety_ray.core.job import quiet
 
 
 def pausing(folder: Path) -> Any:
@@ -35,11 +34,9 @@ def pausing(folder: Path) -> Any:
 
 
 def main(folder: Path, words: list[str]) -> None:
-    quiet()
-    killed.join(folder, prefer_second=False)
-    pretrain.train_worker = pausing(folder)
-    cli.main("pretrain", words)
-    (folder / "done").touch()
+    with killed.job(folder, prefer_second=False):
+        pretrain.train_worker = pausing(folder)
+        cli.main("pretrain", words)
 
 
 if __name__ == "__main__":
