@@ -1,15 +1,19 @@
-"""benchmarks/chaos kills no agent of Ray, and its driver replaces functions that exist."""
+"""benchmarks/chaos: what it kills, what its driver replaces, and how it reads a run again."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from ray._private import ray_constants
 
-from benchmarks.chaos.driver import note_rows
+from benchmarks.chaos.__main__ import ChaosBenchmark, Run, run_pipeline, unfinished
+from benchmarks.chaos.driver import PIPELINE, note_rows
 from benchmarks.chaos.kills import kind_of
 from jobs import ingest, pack, score
+from safety_ray.core.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,25 @@ def test_driver_replaces_functions_that_jobs_call(tmp_path: Path, monkeypatch: p
     before = [getattr(module, name) for module, name in replaced]
     note_rows(tmp_path)
     assert all(getattr(module, name) is not old for (module, name), old in zip(replaced, before, strict=True))
+
+
+def test_chaos_rejects_unknown_kind() -> None:
+    with pytest.raises(UserError, match="kinds=nodes is unknown; choose from worker, actor, node"):
+        ChaosBenchmark(kinds=["nodes"])
+    with pytest.raises(UserError, match="kinds is empty"):
+        ChaosBenchmark(kinds=[])
+
+
+def test_unfinished_is_first_stage_without_record(tmp_path: Path) -> None:
+    assert unfinished(tmp_path) == "ingest"
+    for stage in PIPELINE:
+        assert unfinished(tmp_path) == stage
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "record.json").touch()
+    assert unfinished(tmp_path) == "end"
+
+
+def test_run_that_has_ended_is_read_again(tmp_path: Path) -> None:
+    run = Run(2.5, Counter(head=2), Counter({"score head": 2}), 1)
+    (tmp_path / "result.json").write_text(json.dumps(vars(run)))
+    assert run_pipeline(tmp_path, 0) == run

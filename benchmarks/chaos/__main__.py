@@ -10,7 +10,8 @@ every run ends.
 
 Prints one line per seed: kills by kind; drivers that ended although they were not killed; rows that the
 undisturbed run has and this one has not; rows that a stage before training processed again; seconds more than
-the undisturbed run; and what differs in rows, counts, weights and losses.
+the undisturbed run; and what differs in rows, counts, weights and losses. Then one line per stage: the kills
+before it had finished and after the one before it had.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.chaos.driver import STAGES
+from benchmarks.chaos.driver import PIPELINE, STAGES
 from benchmarks.chaos.kills import KINDS, Chaos
 from benchmarks.chaos.outputs import contents, differences, repeated
 from jobs.corpus import SCHEMA, documents
@@ -49,6 +50,7 @@ class ChaosBenchmark:
     seeds: int = setting("number of disturbed runs", default=10)
     first_seed: int = setting("seed of the first of them", default=0)
     kills: int = setting("kills of each run, at most", default=12)
+    kinds: list[str] = setting(f"what is killed: {', '.join(KINDS)}", factory=lambda: list(KINDS))
     per_run: int = setting(
         "kills in the time that an undisturbed run takes; with many, they all hit the first stages", default=5
     )
@@ -59,6 +61,10 @@ class ChaosBenchmark:
     def __post_init__(self) -> None:
         if min(self.seeds, self.kills, self.per_run) < 1:
             raise UserError("seeds, kills and per_run must be at least 1.")
+        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
+            raise UserError(f"kinds={unknown[0]} is unknown; choose from {', '.join(KINDS)}.")
+        if not self.kinds:
+            raise UserError(f"kinds is empty; choose from {', '.join(KINDS)}.")
 
 
 @dataclass
@@ -67,6 +73,8 @@ class Run:
 
     seconds: float = 0.0
     kills: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    """kills by "<first unfinished stage> <kind>" """
     failed: int = 0
     """drivers that ended with an error although they were not killed"""
 
@@ -89,27 +97,31 @@ def start_driver(folder: Path, address: str) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def run_pipeline(folder: Path, seed: int, kills: int, interval: float) -> Run:
-    """Run the pipeline to its end, with up to `kills` kills, one in `interval` seconds on average."""
+def run_pipeline(folder: Path, seed: int, config: ChaosBenchmark | None = None, interval: float = 0.0) -> Run:
+    """Run the pipeline to its end, undisturbed or with a kill in `interval` seconds on average."""
+    limit = config.kills if config else 0
     result = folder / "result.json"
     if result.exists():
         values = json.loads(result.read_text())
-        return Run(values["seconds"], Counter(values["kills"]), values["failed"])
+        counts = {name: Counter(values.pop(name)) for name in ("kills", "stages")}
+        return Run(**values, **counts)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    chaos, run, unharmed = Chaos(seed), Run(), 0
+    chaos, run, unharmed = Chaos(seed, config.kinds if config else KINDS), Run(), 0
     started = time.monotonic()
     try:
         while not (folder / "done").exists():
             before = chaos.kills.total()
             driver, kind = start_driver(folder, chaos.head.address), ""
             while driver.poll() is None:
-                wait = interval * chaos.random.uniform(0.5, 1.5) if chaos.kills.total() < kills else None
+                wait = interval * chaos.random.uniform(0.5, 1.5) if chaos.kills.total() < limit else None
                 try:
                     driver.wait(wait)
                 except subprocess.TimeoutExpired:
-                    kind = chaos.kill(driver)
-                    note(folder, f"killed: {kind}")
+                    stage = unfinished(folder / "runs")
+                    if kind := chaos.kill(driver):
+                        run.stages[f"{stage} {kind.split()[0]}"] += 1
+                        note(folder, f"killed during {stage}: {kind}")
             if not (folder / "done").exists() and kind not in ("driver", "head"):
                 run.failed += 1
                 note(folder, f"the driver ended with code {driver.returncode}")
@@ -119,8 +131,13 @@ def run_pipeline(folder: Path, seed: int, kills: int, interval: float) -> Run:
     finally:
         run.seconds, run.kills = time.monotonic() - started, chaos.kills
         chaos.stop()
-    result.write_text(json.dumps({"seconds": run.seconds, "kills": dict(run.kills), "failed": run.failed}))
+    result.write_text(json.dumps(vars(run)))
     return run
+
+
+def unfinished(runs: Path) -> str:
+    """Return the first stage of the pipeline that has not finished."""
+    return next((name for name in PIPELINE if not (runs / name / "record.json").exists()), "end")
 
 
 def note(folder: Path, text: str) -> None:
@@ -136,16 +153,17 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
     folder = Path(config.folder or tempfile.mkdtemp(prefix="chaos")).absolute()
     if not (folder / "documents").exists():
         write_input(folder / "documents")
-    undisturbed = run_pipeline(folder / "undisturbed", 0, 0, 0.0)
+    undisturbed = run_pipeline(folder / "undisturbed", 0)
     expected = contents(folder / "undisturbed" / "runs")
     again, rows = repeated(folder / "undisturbed" / "seen", STAGES)
     print(f"undisturbed: {undisturbed.seconds:.0f} s, {rows} rows noted, {again} of them again\n")
     columns = ["seed", *KINDS, "failed drivers", "rows lost", "rows repeated", "extra seconds", "differs"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    failed = False
+    failed, stages = False, Counter[str]()
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         interval = undisturbed.seconds / config.per_run
-        run = run_pipeline(folder / f"seed-{seed}", seed, config.kills, interval)
+        run = run_pipeline(folder / f"seed-{seed}", seed, config, interval)
+        stages += run.stages
         lost, different = differences(expected, contents(folder / f"seed-{seed}" / "runs"))
         again, rows = repeated(folder / f"seed-{seed}" / "seen", STAGES)
         values = [
@@ -154,6 +172,9 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
         ]  # fmt: skip
         print(f"| {' | '.join(map(str, values))} |", flush=True)
         failed |= bool(different)
+    print(f"\n| killed during | {' | '.join(KINDS)} |\n|{'---|' * (1 + len(KINDS))}")
+    for stage in (*PIPELINE, "end"):
+        print(f"| {stage} | {' | '.join(str(stages[f'{stage} {kind}']) for kind in KINDS)} |")
     if failed:
         raise SystemExit(f"outputs differ from those of the undisturbed run; see {folder}")
     if not config.folder:

@@ -23,6 +23,9 @@ from safety_ray.core.config import load
 from safety_ray.core.job import quiet
 
 STAGES = ("ingest", "score", "rewrite", "pack")
+"""stages that note their rows"""
+PIPELINE = ("ingest", "score", "rewrite", "report", "pack", "pretrain")
+"""all stages, in their order"""
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = (
     "until=pretrain", "classifier=default", "rewrite.engine.kind=template", "rewrite.attempts=1",

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import psutil
@@ -29,8 +29,9 @@ _AGENT = re.compile(r"\w+Agent")
 class Chaos:
     """A cluster of a head and a second node. A node that was killed joins again some time later."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: Collection[str] = KINDS) -> None:
         self.random = random.Random(seed)
+        self._shares = {kind: KINDS[kind] for kind in kinds}
         self.kills: Counter[str] = Counter()
         self.head = start_head(_CPUS)
         self.node: Node | None = None
@@ -38,12 +39,17 @@ class Chaos:
         self._join()
 
     def kill(self, driver: subprocess.Popen[bytes]) -> str:
-        """Kill one process of a random kind. Returns the kind, and what is known about the process."""
+        """Kill one process of a random kind. Returns the kind, and what is known about the process.
+
+        Returns "" if there is no process of any kind.
+        """
         tasks, actors = self._busy()
         found = {"worker": tasks, "actor": actors}
-        kinds = {kind: share for kind, share in KINDS.items() if found.get(kind, True)}
+        kinds = {kind: share for kind, share in self._shares.items() if found.get(kind, True)}
         if self.node is None:
             kinds = {kind: share for kind, share in kinds.items() if kind not in ("node", "preempted")}
+        if not kinds:
+            return ""
         kind, title = self.random.choices(list(kinds), list(kinds.values()))[0], ""
         if kind == "driver":
             driver.kill()
