@@ -10,7 +10,7 @@ import pytest
 from ray._private import ray_constants
 
 from benchmarks.chaos.__main__ import ChaosBenchmark, Run, run_pipeline, unfinished
-from benchmarks.chaos.driver import PIPELINE, note_rows
+from benchmarks.chaos.driver import STAGES, note_rows, stages
 from benchmarks.chaos.kills import kind_of
 from jobs import ingest, pack, score
 from safety_ray.core.errors import UserError
@@ -53,14 +53,16 @@ def test_chaos_rejects_unknown_kind() -> None:
 
 def test_unfinished_is_first_stage_without_record(tmp_path: Path) -> None:
     assert unfinished(tmp_path) == "ingest"
-    for stage in PIPELINE:
+    assert set(STAGES) < set(stages(tmp_path))
+    for stage in stages(tmp_path):
         assert unfinished(tmp_path) == stage
-        (tmp_path / stage).mkdir()
-        (tmp_path / stage / "record.json").touch()
+        (tmp_path / "runs" / stage).mkdir(parents=True)
+        (tmp_path / "runs" / stage / "record.json").touch()
     assert unfinished(tmp_path) == "end"
 
 
 def test_run_that_has_ended_is_read_again(tmp_path: Path) -> None:
-    run = Run(2.5, Counter(head=2), Counter({"score head": 2}), 1)
+    run = Run(2.5, Counter({"score head": 2, "pack head": 1, "pack node": 1}), 1)
+    assert (run.of("head"), run.of("node"), run.of("driver")) == (3, 1, 0)
     (tmp_path / "result.json").write_text(json.dumps(vars(run)))
-    assert run_pipeline(tmp_path, 0) == run
+    assert run_pipeline(tmp_path) == run

@@ -25,17 +25,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.chaos.driver import PIPELINE, STAGES
+from benchmarks.chaos.driver import STAGES, stages
 from benchmarks.chaos.kills import KINDS, Chaos
 from benchmarks.chaos.outputs import contents, differences, repeated
 from jobs.corpus import SCHEMA, documents
 from safety_ray.core import dataset
+from safety_ray.core.artifact import is_finished
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.job import main
@@ -73,10 +75,13 @@ class Run:
 
     seconds: float = 0.0
     kills: Counter[str] = field(default_factory=Counter)
-    stages: Counter[str] = field(default_factory=Counter)
-    """kills by "<first unfinished stage> <kind>" """
+    """by "<first unfinished stage> <kind>" """
     failed: int = 0
     """drivers that ended with an error although they were not killed"""
+
+    def of(self, kind: str) -> int:
+        """Return the number of kills of a kind."""
+        return sum(number for name, number in self.kills.items() if name.split()[1] == kind)
 
 
 def write_input(folder: Path) -> None:
@@ -89,55 +94,55 @@ def write_input(folder: Path) -> None:
 
 
 def start_driver(folder: Path, address: str) -> subprocess.Popen[bytes]:
-    words = [str(folder), f"input={folder.parent}/documents"]
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.chaos.driver", *words],
+            [sys.executable, "-m", "benchmarks.chaos.driver", str(folder)],
             env={**os.environ, "RAY_ADDRESS": address}, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
 
-def run_pipeline(folder: Path, seed: int, config: ChaosBenchmark | None = None, interval: float = 0.0) -> Run:
-    """Run the pipeline to its end, undisturbed or with a kill in `interval` seconds on average."""
-    limit = config.kills if config else 0
+def run_pipeline(
+    folder: Path, seed: int = 0, kills: int = 0, interval: float = 0.0, kinds: Collection[str] = KINDS
+) -> Run:
+    """Run the pipeline to its end, with up to `kills` kills, one in `interval` seconds on average."""
     result = folder / "result.json"
     if result.exists():
         values = json.loads(result.read_text())
-        counts = {name: Counter(values.pop(name)) for name in ("kills", "stages")}
-        return Run(**values, **counts)
+        return Run(**{**values, "kills": Counter(values["kills"])})
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    chaos, run, unharmed = Chaos(seed, config.kinds if config else KINDS), Run(), 0
+    chaos, run, unharmed = Chaos(seed, kinds), Run(), 0
     started = time.monotonic()
     try:
         while not (folder / "done").exists():
-            before = chaos.kills.total()
+            before = run.kills.total()
             driver, kind = start_driver(folder, chaos.head.address), ""
             while driver.poll() is None:
-                wait = interval * chaos.random.uniform(0.5, 1.5) if chaos.kills.total() < limit else None
+                wait = interval * chaos.random.uniform(0.5, 1.5) if run.kills.total() < kills else None
                 try:
                     driver.wait(wait)
                 except subprocess.TimeoutExpired:
-                    stage = unfinished(folder / "runs")
-                    if kind := chaos.kill(driver):
-                        run.stages[f"{stage} {kind.split()[0]}"] += 1
-                        note(folder, f"killed during {stage}: {kind}")
+                    stage = unfinished(folder)
+                    kind, title = chaos.kill(driver)
+                    if kind:
+                        run.kills[f"{stage} {kind}"] += 1
+                        note(folder, f"killed during {stage}: {kind} {title}")
             if not (folder / "done").exists() and kind not in ("driver", "head"):
                 run.failed += 1
                 note(folder, f"the driver ended with code {driver.returncode}")
-                unharmed = 0 if chaos.kills.total() > before else unharmed + 1
+                unharmed = 0 if run.kills.total() > before else unharmed + 1
                 if unharmed > 1:  # the first one may have met a node that was being lost
                     raise RuntimeError(f"the pipeline fails without a kill; see {folder}/log")
     finally:
-        run.seconds, run.kills = time.monotonic() - started, chaos.kills
+        run.seconds = time.monotonic() - started
         chaos.stop()
     result.write_text(json.dumps(vars(run)))
     return run
 
 
-def unfinished(runs: Path) -> str:
-    """Return the first stage of the pipeline that has not finished."""
-    return next((name for name in PIPELINE if not (runs / name / "record.json").exists()), "end")
+def unfinished(folder: Path) -> str:
+    """Return the first stage of the pipeline of a run that has not finished."""
+    return next((name for name in stages(folder) if not is_finished(f"{folder}/runs/{name}")), "end")
 
 
 def note(folder: Path, text: str) -> None:
@@ -153,28 +158,28 @@ def measure(config: ChaosBenchmark) -> dict[str, Any]:
     folder = Path(config.folder or tempfile.mkdtemp(prefix="chaos")).absolute()
     if not (folder / "documents").exists():
         write_input(folder / "documents")
-    undisturbed = run_pipeline(folder / "undisturbed", 0)
+    undisturbed = run_pipeline(folder / "undisturbed")
     expected = contents(folder / "undisturbed" / "runs")
     again, rows = repeated(folder / "undisturbed" / "seen", STAGES)
     print(f"undisturbed: {undisturbed.seconds:.0f} s, {rows} rows noted, {again} of them again\n")
     columns = ["seed", *KINDS, "failed drivers", "rows lost", "rows repeated", "extra seconds", "differs"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    failed, stages = False, Counter[str]()
+    failed, kills = False, Counter[str]()
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         interval = undisturbed.seconds / config.per_run
-        run = run_pipeline(folder / f"seed-{seed}", seed, config, interval)
-        stages += run.stages
+        run = run_pipeline(folder / f"seed-{seed}", seed, config.kills, interval, config.kinds)
+        kills += run.kills
         lost, different = differences(expected, contents(folder / f"seed-{seed}" / "runs"))
         again, rows = repeated(folder / f"seed-{seed}" / "seen", STAGES)
         values = [
-            seed, *(run.kills[kind] for kind in KINDS), run.failed, lost, f"{again / rows:.1%}",
+            seed, *map(run.of, KINDS), run.failed, lost, f"{again / rows:.1%}",
             f"{run.seconds - undisturbed.seconds:.0f}", ", ".join(different) or "nothing",
         ]  # fmt: skip
         print(f"| {' | '.join(map(str, values))} |", flush=True)
         failed |= bool(different)
     print(f"\n| killed during | {' | '.join(KINDS)} |\n|{'---|' * (1 + len(KINDS))}")
-    for stage in (*PIPELINE, "end"):
-        print(f"| {stage} | {' | '.join(str(stages[f'{stage} {kind}']) for kind in KINDS)} |")
+    for stage in (*stages(folder / "undisturbed"), "end"):
+        print(f"| {stage} | {' | '.join(str(kills[f'{stage} {kind}']) for kind in KINDS)} |")
     if failed:
         raise SystemExit(f"outputs differ from those of the undisturbed run; see {folder}")
     if not config.folder:

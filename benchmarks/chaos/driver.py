@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from jobs import ingest, pack, score
-from jobs.pipeline import PipelineConfig, run_pipeline
+from jobs.pipeline import PipelineConfig, run_pipeline, selected, stages_of
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.core.config import load
 from safety_ray.core.job import quiet
 
 STAGES = ("ingest", "score", "rewrite", "pack")
 """stages that note their rows"""
-PIPELINE = ("ingest", "score", "rewrite", "report", "pack", "pretrain")
-"""all stages, in their order"""
 DEMO = "configs/pipeline/demo.yaml"
 SMALL = (
     "until=pretrain", "classifier=default", "rewrite.engine.kind=template", "rewrite.attempts=1",
@@ -73,10 +71,22 @@ def note_rows(folder: Path) -> None:
     score.ScoreBatch = NotingScoreBatch  # type: ignore[misc]
 
 
+def settings(folder: Path, words: Sequence[str] = ()) -> PipelineConfig:
+    """Return the settings of the pipeline of FOLDER, whose input is beside it."""
+    inputs = f"input={folder.parent}/documents"
+    return load(PipelineConfig, [DEMO, *SMALL, inputs, *words, f"output={folder}/runs"])
+
+
+def stages(folder: Path) -> list[str]:
+    """Return the names of all stages of the pipeline, in their order."""
+    config = settings(folder)
+    return [stage.name for stage in selected(config, stages_of(config))]
+
+
 def main(folder: Path, words: list[str]) -> None:
     quiet()
     note_rows(folder / "seen")
-    run_pipeline(load(PipelineConfig, [DEMO, *SMALL, *words, f"output={folder}/runs"]))
+    run_pipeline(settings(folder, words))
     (folder / "done").touch()
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
@@ -32,24 +31,20 @@ class Chaos:
     def __init__(self, seed: int, kinds: Collection[str] = KINDS) -> None:
         self.random = random.Random(seed)
         self._shares = {kind: KINDS[kind] for kind in kinds}
-        self.kills: Counter[str] = Counter()
         self.head = start_head(_CPUS)
         self.node: Node | None = None
         self._threads: list[threading.Thread] = []
         self._join()
 
-    def kill(self, driver: subprocess.Popen[bytes]) -> str:
-        """Kill one process of a random kind. Returns the kind, and what is known about the process.
-
-        Returns "" if there is no process of any kind.
-        """
+    def kill(self, driver: subprocess.Popen[bytes]) -> tuple[str, str]:
+        """Kill one process of a random kind. Returns the kind, or "" if there is none, and its title."""
         tasks, actors = self._busy()
         found = {"worker": tasks, "actor": actors}
         kinds = {kind: share for kind, share in self._shares.items() if found.get(kind, True)}
         if self.node is None:
             kinds = {kind: share for kind, share in kinds.items() if kind not in ("node", "preempted")}
         if not kinds:
-            return ""
+            return "", ""
         kind, title = self.random.choices(list(kinds), list(kinds.values()))[0], ""
         if kind == "driver":
             driver.kill()
@@ -61,8 +56,7 @@ class Chaos:
             process, title = self.random.choice(found[kind])
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.kills[kind] += 1
-        return f"{kind} {title}".strip()
+        return kind, title
 
     def stop(self) -> None:
         """Stop both nodes."""

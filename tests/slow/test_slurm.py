@@ -9,6 +9,7 @@ from pathlib import Path
 
 import isolated
 import pytest
+from submitted import ROOT
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
 
@@ -26,7 +27,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     probe = isolated.run("--net", "ip", "link", "add", "name", "a", "type", "veth")
     if probe.returncode:
         pytest.skip(f"this process cannot create nodes: {probe.stderr.strip()}")
-    nodes = str(isolated.ROOT / "tests/slow/slurm_nodes.sh")
+    nodes = str(ROOT / "tests/slow/slurm_nodes.sh")
     return isolated.run("--net", nodes, str(folder), "deploy/slurm.sh", *command)
 
 
