@@ -27,6 +27,8 @@ reproduce: setup  ## the paper's experiment in miniature, on real text: needs SA
 	  output=runs/reproduce/judge-again-135m-targets
 	$(PY) -m jobs.rewrite configs/rewrite/reproduce.yaml
 	$(PY) -m jobs.ablate configs/ablate/reproduce.yaml "only=[raw,rewrites,rewrites-tags]"
+	$(PY) scripts/summarize.py runs/reproduce "135M=runs/reproduce/evaluate-135m-targets" \
+	  "135M, second judge=runs/reproduce/judge-again-135m-targets" "7M=runs/reproduce/ablate"
 
 check: setup  ## style, types, import contracts and prose
 	$(PY) -m ruff check .

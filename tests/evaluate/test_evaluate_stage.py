@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from safety_ray.core import artifact, tag
 from safety_ray.core.config import from_dict, load
 from safety_ray.core.errors import UserError
 from safety_ray.decode.hf import safe_beam_search
-from safety_ray.evaluate import model, results
+from safety_ray.evaluate import ablation, model, results
+from safety_ray.evaluate.ablation import BASE, Evaluation
 from safety_ray.evaluate.judges import JUDGES, Answer
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +102,35 @@ def test_evaluate_stage_matches_hand_computed_results(
     readme = Path(config.output, "README.md").read_text()
     assert "| documents | harmful | harm_classifier | safebeam | harmful |" in readme
     assert Path(config.output, "evaluate.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_summarize_script_shows_both_searches_of_evaluations(
+    finished: tuple[EvaluateConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, record = finished
+    arms = ablation.summarize([Evaluation("tags", BASE, 0, config.output, tagged=True)], ["tags"])
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "arms" / "metrics.json").write_text(json.dumps(arms))
+    command = [sys.executable, str(ROOT / "scripts" / "summarize.py"), str(tmp_path / "page")]
+    subprocess.run([*command, f"one=1={config.output}", f"7M={tmp_path}/arms"], check=True, cwd=ROOT)
+    assert (tmp_path / "page" / "safe-beam.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "page" / "README.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if " harm_classifier " in line]
+    assert [row[0] for row in rows if row[0].startswith("|")] == [
+        "| one=1", "| one=1", "| 7M, tags, base model", "| 7M, tags, base model"
+    ]  # fmt: skip
+    for row in rows[:4]:
+        kind = "harmless" if "harmless" in row[1] else "harmful"
+        for search, cell in zip(("beam", "safebeam"), row[3:5], strict=True):
+            [rate] = [
+                line["rate"]
+                for line in record["results"]["rates"]
+                if (line["kind"], line["judge"], line["decoder"]) == (kind, "harm_classifier", search)
+            ]
+            assert cell.startswith(f"{100 * rate:.1f} % (")
+    wrong = subprocess.run([*command, f"one={tmp_path}/none"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert wrong.returncode == 1
+    assert "none/metrics.json does not exist" in wrong.stderr
 
 
 def test_evaluate_stage_skips_finished_output(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:
