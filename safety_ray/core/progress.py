@@ -1,6 +1,6 @@
 """Progress of a stage on one line: updated in place in a terminal, printed every ten seconds in a log.
 
-The same numbers go to Prometheus (metrics.py) and to the structured log (events.py).
+The same numbers go to Prometheus (metrics.py) and, every ten seconds, to the structured log (events.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safety_ray.core.metrics import StageMetrics
 
 STARTING = "starting workers"
 _BAR = 24
+_LOG_S = 10.0  # seconds between two lines of a log, and between two events
 _TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # columns of an engine: see safety_ray/llm/engine.py
 
 
@@ -39,29 +40,56 @@ class Line:
     """A progress line such as `score ███░░ 1,204/3,400 rows  0:21, 0:38 left, 57 rows/s, cost 0.12`.
 
     `show` may be called at any rate. `waiting` is shown until the first row is done, for example "starting
-    workers". Rate and time left are those of this run: rows of an interrupted one took it no time.
+    workers". Rate and time left are those of this run: rows of an interrupted one took it no time. `first`:
+    rows of interrupted runs; None: those of the first call of `show`.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str = "rows", waiting: str = "") -> None:
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        unit: str = "rows",
+        waiting: str = "",
+        *,
+        first: int | None = None,
+    ) -> None:
         self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
         self.cost = Cost()
-        self.first: int | None = None
-        """rows at the first call of `show`, or fewer if a resumed run repeats some"""
+        self.first = first
+        """rows of interrupted runs, or fewer if this run repeats some"""
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
+        self.sent: float | None = None
+        """time of the last event"""
+        self.metrics = StageMetrics(events.stage(), label, total)
+        if first is not None:
+            self.metrics.update(rows=first, rejected=0, tokens=0, seconds=0.0, cost=0.0)
+        events.emit("write_started", part=label, total=total)
 
-    def show(self, done: int, note: str = "", final: bool = False) -> bool:
-        """Print the line, unless the last print was a short time ago; `final` always prints.
-
-        Returns whether it was printed.
-        """
+    def show(
+        self, done: int, note: str = "", final: bool = False, *, rejected: int = 0, tokens: int = 0
+    ) -> None:
+        """Print the line and send the numbers, unless that was done a short time ago; `final` always does."""
         now = time.monotonic()
         self.first = done if self.first is None else min(self.first, done)
-        interval = 0.5 if self.live else 10.0
-        if not final and self.printed is not None and now - self.printed < interval:
-            return False
-        self.printed = now
+        self._send(done, rejected, tokens, now, final)
+        if final or self.printed is None or now - self.printed >= (0.5 if self.live else _LOG_S):
+            self.printed = now
+            self._print(done, note, now, final)
+
+    def _send(self, rows: int, rejected: int, tokens: int, now: float, final: bool) -> None:
+        seconds, cost = now - self.start, self.cost()
+        self.metrics.update(rows=rows, rejected=rejected, tokens=tokens, seconds=seconds, cost=cost or 0.0)
+        if final or self.sent is None or now - self.sent >= _LOG_S:
+            self.sent = now
+            numbers = {"rejected": rejected, "tokens": tokens, "seconds": round(seconds, 1)}
+            events.emit(
+                "write_finished" if final else "progress", part=self.label, done=rows, total=self.total,
+                **numbers, **({} if cost is None else {"cost": round(cost, 4)}),
+            )  # fmt: skip
+
+    def _print(self, done: int, note: str, now: float, final: bool) -> None:
         seconds = int(now - self.start)
         bar = total = ""
         if self.total:
@@ -69,7 +97,7 @@ class Line:
             bar = "█" * round(share * _BAR) + "░" * (_BAR - round(share * _BAR)) + " "
             total = f"/{self.total:,}"
         notes = [f"{seconds // 60}:{seconds % 60:02}"]
-        rate = (done - self.first) / (now - self.start) if seconds else 0.0
+        rate = (done - (self.first or 0)) / (now - self.start) if seconds else 0.0
         if rate and self.total and done < self.total:
             left = int((self.total - done) / rate)
             notes.append(f"{left // 60}:{left % 60:02} left")
@@ -84,7 +112,6 @@ class Line:
             print(f"\r\x1b[2K{text}", end="\n" if final else "", flush=True)
         else:
             print(text, flush=True)
-        return True
 
 
 @contextmanager
@@ -100,7 +127,10 @@ def watch(
     It is called every half second, or less often if it takes long, as for many files or on a remote
     filesystem: after twenty times the time that it took, and at least every 30 seconds.
     """
-    report, stop = _Report(label, total, unit, waiting), threading.Event()
+    line, stop = Line(label, total, unit, waiting), threading.Event()
+
+    def report(done: Done, final: bool = False) -> None:
+        line.show(done.rows, done.note, final, rejected=done.rejected, tokens=done.tokens)
 
     def show_until_stopped() -> None:
         while True:
@@ -118,27 +148,6 @@ def watch(
         stop.set()
         thread.join()
     report(count(), final=True)
-
-
-class _Report:
-    """Sends the numbers of one write to the console, to Prometheus and to the structured log."""
-
-    def __init__(self, label: str, total: int | None, unit: str, waiting: str) -> None:
-        self.line = Line(label, total, unit, waiting)
-        self.metrics = StageMetrics(events.stage(), label, total)
-        events.emit("write_started", part=label, total=total)
-
-    def __call__(self, done: Done, final: bool = False) -> None:
-        seconds, cost = time.monotonic() - self.line.start, self.line.cost()
-        if self.line.show(done.rows, done.note, final):
-            numbers = {"rejected": done.rejected, "tokens": done.tokens, "seconds": round(seconds, 1)}
-            events.emit(
-                "write_finished" if final else "progress", part=self.line.label, done=done.rows,
-                total=self.line.total, **numbers, **({} if cost is None else {"cost": round(cost, 4)}),
-            )  # fmt: skip
-        self.metrics.update(
-            rows=done.rows, rejected=done.rejected, tokens=done.tokens, seconds=seconds, cost=cost or 0.0
-        )
 
 
 class RowCounter:

@@ -43,7 +43,7 @@ def ask(
     fs, root = filesystem.find(parts)
     fs.makedirs(root, exist_ok=True)
     answers: dict[str, list[Row]] = {name: [] for name in names}
-    line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers")
+    line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers", first=0)
     with ThreadPoolExecutor(endpoint.config.concurrency) as pool:
         for first in range(0, len(prompts), _PROMPTS_PER_TASK):
             numbers = range(first, min(first + _PROMPTS_PER_TASK, len(prompts)))
