@@ -62,7 +62,8 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     if config.needs("classifier"):
-        Classifier.load(config.classifier, "cpu")  # fail here rather than in an actor
+        # fail here, not in an actor
+        Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
     if config.needs("lm"):
         engine.check(config.lm)
     ability.check(config.lm_tasks)
@@ -248,6 +249,7 @@ class _Workers:
             decoding=config.decoding(described.tag_id if described else None, frozenset()),
             # An actor may have another working directory.
             classifier=packaged.absolute(config.classifier),
+            trust_remote_code=config.trust_remote_code,
             judge_from=config.judge_from,
             threads=config.cpus_per_worker,
             device="cuda" if config.gpus_per_worker else "cpu",
@@ -265,7 +267,8 @@ class _Workers:
             if fs.exists(f"{root}/{task.name}")
         }
         remaining = [task for task in todo if task.name not in done]
-        line = Line(label, sum(task.size for task in todo), unit=unit)
+        earlier = sum(map(len, done.values()))
+        line = Line(label, sum(task.size for task in todo), unit=unit, first=earlier)
         if remaining:
             pool = ActorPool(self._start(len(remaining)))
             for name, rows in pool.map_unordered(_submit, remaining):

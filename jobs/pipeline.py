@@ -195,6 +195,8 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
         raise UserError(f"{name}.{conflicts[0]}: the pipeline sets this itself; remove it.")
     if "seed" in stage.config.__dataclass_fields__:
         fixed["seed"] = pipeline.seed
+    if "trust_remote_code" in stage.config.__dataclass_fields__ and pipeline.fit.get("trust_remote_code"):
+        fixed["trust_remote_code"] = True  # the classifier is that of fit
     return from_dict(stage.config, {**fixed, **section}, where=f"the section '{name}'")
 
 
@@ -211,7 +213,7 @@ def run_pipeline(pipeline: PipelineConfig) -> dict[str, Any]:
         print_unrewritten(pipeline, stages, chosen, "would be")
         return {}
     check_inputs(chosen, pipeline.output)
-    check_classifier(pipeline, chosen)
+    check_classifier(pipeline, chosen, configs)
     records: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(chosen, start=1):
         config = configs[stage.name]
@@ -244,12 +246,16 @@ def print_unrewritten(pipeline: PipelineConfig, stages: list[Stage], chosen: lis
         )
 
 
-def check_classifier(pipeline: PipelineConfig, chosen: list[Stage]) -> None:
-    """Raise UserError if the classifier that is named cannot be loaded by the stages to run."""
+def check_classifier(pipeline: PipelineConfig, chosen: list[Stage], configs: dict[str, Any]) -> None:
+    """Raise UserError if the classifier that is named cannot be loaded by the stages to run.
+
+    `configs`: those of the stages, by name.
+    """
     for stage in chosen:
         classifier = stage.reads.get("classifier")
         if isinstance(classifier, str) and not artifact.is_finished(f"{pipeline.output}/{stage.name}"):
-            Classifier.load(classifier, "cpu")
+            config = configs[stage.name]
+            Classifier.load(classifier, "cpu", trust_remote_code=config.trust_remote_code)
             return
 
 

@@ -62,7 +62,8 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     """Rewrite `config.scored`. Returns the record, or the estimate of a dry run."""
     config = partition.of(config, "scored")
     if not artifact.is_finished(config.output) or config.dry_run:
-        Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
+        # fail here, not in an actor
+        Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
         engine.check(config.engine)
         if config.judge.kind != "template":
             engine.check(config.judge)

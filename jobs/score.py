@@ -86,7 +86,8 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
     config = partition.of(config, "documents")
     if not artifact.is_finished(config.output):
         if config.classifies:
-            Classifier.load(config.classifier, "cpu")  # fail here, not in an actor
+            # fail here, not in an actor
+            Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
         if config.judges:
             engine.check(config.judge)
     inputs = {"documents": config.documents}
@@ -190,6 +191,7 @@ def classify(
             totals,
             threads,
             watch,
+            pool.trust_remote_code,
         ),
         batch_format="pyarrow",
         batch_size=pool.batch_rows,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
+from safety_ray.core.weights import check_load_format
 from safety_ray.decode.modes import MODES, PARAMETERS
 from serve.access import AccessRules, check_origin, read_keys
 from serve.options import Limits, SafetyOptions, check_limits
@@ -158,6 +159,7 @@ class ServeConfig:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.")
         check_rows(self.max_rows, self.num_seqs())
+        check_load_format(self.engine_args, "engine_args")
         for origin in self.allow_origins:
             check_origin(origin)
         if not self.api_keys.startswith("env:"):  # the variable is set on the machines that serve

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,14 @@ import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from jobs.fit import FitConfig
+from jobs.score import ScoreConfig
 from safety_ray.core.errors import UserError
+from safety_ray.evaluate.config import EvaluateConfig
 from safety_ray.evaluate.model import load
+from safety_ray.llm.engine import EngineConfig
+from safety_ray.rewrite.settings import RewriteConfig
+from safety_ray.train.validation import ValidationConfig
+from serve.settings import ServeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("safety_ray", "jobs", "serve", "benchmarks", "examples")
@@ -73,6 +80,32 @@ def test_configs_trust_code_only_of_models_that_they_name() -> None:
         assert not trusts or re.fullmatch(r"[\w.-]+/[\w.-]+", model or ""), f"{path} trusts any model"
     assert trusting == 2
     assert not FitConfig(labelled="a", output="b").trust_remote_code
+
+
+def test_sources_load_classifiers_with_consent_of_a_setting() -> None:
+    loads = [
+        (path, keywords(call))
+        for path in SOURCES
+        for name, call in calls(path)
+        if name == "Classifier.load" and path.relative_to(ROOT).parts[0] in ("safety_ray", "jobs")
+    ]
+    assert len(loads) >= 6
+    for path, given in loads:
+        assert given.get("trust_remote_code", "").endswith("trust_remote_code"), path
+    needed = {"documents": "a"}, {"scored": "a"}, {"model": "a", "documents": ["a"]}
+    for cls, given in zip((ScoreConfig, RewriteConfig, EvaluateConfig), needed, strict=True):
+        assert not cls(output="b", **given).trust_remote_code
+    assert not ValidationConfig().trust_remote_code
+
+
+@pytest.mark.parametrize("load_format", ["pt", "auto", "hf", "npcache", "safetensor"])
+def test_engines_refuse_load_formats_of_pickle_files(load_format: str) -> None:
+    args: dict[str, Any] = {"engine_args": {"load_format": load_format}}
+    for make in (EngineConfig, ServeConfig):
+        kind = {"kind": "vllm"} if make is EngineConfig else {}
+        with pytest.raises(UserError, match=f"load_format={load_format}: .* choose from safetensors"):
+            make(model="m", **kind, **args)
+        make(model="m", **kind, engine_args={"load_format": "runai_streamer"})
 
 
 def test_model_in_pickle_file_is_refused(tmp_path: Path) -> None:

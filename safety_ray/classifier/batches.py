@@ -31,6 +31,7 @@ class ScoreBatch:
         totals: Any = None,
         threads: int = 1,
         watch: Watch | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         """`totals` is the handle of a `TokenTotals` actor; None counts no tokens.
 
@@ -39,7 +40,7 @@ class ScoreBatch:
         torch.set_num_threads(threads)
         if device != "cpu":  # one tokenizer thread cannot keep a GPU busy
             os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
-        self.classifier = Classifier.load(classifier, device)
+        self.classifier = Classifier.load(classifier, device, trust_remote_code=trust_remote_code)
         self.batch_tokens, self.totals, self.watch = batch_tokens, totals, watch
         self.counter = TokenCounter(self.classifier.encoder.model) if totals is not None else None
 

@@ -106,11 +106,14 @@ class Classifier:
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1))
 
     @classmethod
-    def load(cls, path: str | Path, device: str | None = None) -> Classifier:
+    def load(
+        cls, path: str | Path, device: str | None = None, *, trust_remote_code: bool = False
+    ) -> Classifier:
         """Load the shipped classifier (`default`), that of a finished fit, or a sequence classifier.
 
-        `path` is a name, a folder, a URL or a hub id. Raises UserError if it is no classifier; a sequence
-        classifier is one of transformers with six labels.
+        `path` is a name, a folder, a URL or a hub id. Raises UserError if it is no classifier, or if it needs
+        code that comes with a model and `trust_remote_code` is not set; a sequence classifier is one of
+        transformers with six labels.
         """
         if packaged.is_default(path):
             path = packaged.default_folder()
@@ -121,13 +124,18 @@ class Classifier:
         if not (folder / _SETTINGS).is_file():
             if folder.is_dir() and not _is_checkpoint(folder):
                 raise UserError(f"'{path}' has no classifier; create one with python -m jobs.fit.")
-            return cls(SequenceClassifier(str(folder), device=device))
+            return cls(SequenceClassifier(str(folder), device=device, trust_remote_code=trust_remote_code))
         settings = json.loads((folder / _SETTINGS).read_text())
         if "kind" not in settings:
             raise UserError(f"'{path}' was written by an earlier version; run its fit again.")
         own = settings["encoder"] == _ENCODER
         name = str(folder / _ENCODER) if own else settings["encoder"]
         trust = settings["trust_remote_code"]
+        if trust and not trust_remote_code:  # the folder may be from anyone
+            raise UserError(
+                f"the classifier '{path}' runs code that comes with its encoder '{settings['encoder']}'. If "
+                "you trust both, set trust_remote_code=true where classifier is set."
+            )
         if settings["kind"] == "sequence":
             sequence = SequenceClassifier(name, settings["max_tokens"], device, trust_remote_code=trust)
             return cls(sequence, None, settings["temperature"])

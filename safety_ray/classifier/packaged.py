@@ -16,6 +16,8 @@ SETTING = (
     "sequence classifier"
 )
 """Help text of the setting `classifier`."""
+TRUST = "run code that comes with the classifier or its encoder, if the classifier needs it"
+"""Help text of the setting `trust_remote_code`."""
 _CARD = "README.md"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from safety_ray.classifier import packaged
 from safety_ray.core.config import setting
 from safety_ray.core.device import uses_gpus
 from safety_ray.core.errors import UserError
@@ -48,6 +49,8 @@ class Pool:
         default=0,
         identity=False,
     )
+
+    trust_remote_code: bool = setting(packaged.TRUST, default=False, identity=False)
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1 or min(self.batch_tokens, self.write_rows) < 0:

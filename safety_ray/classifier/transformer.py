@@ -145,8 +145,7 @@ def load_config(name: str, trust_remote_code: bool = False) -> Any:
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"'{name}' has code of its own. If you trust it, set trust_remote_code=true in "
-                "python -m jobs.fit; its output folder records this."
+                f"'{name}' has code of its own. If you trust it, set trust_remote_code=true."
             ) from error
         raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
 

@@ -79,6 +79,7 @@ class EvaluateConfig(MeasurementConfig):
     classifier: str = setting(
         f"the classifier of the judge harm_classifier; {packaged.SETTING}", default=packaged.DEFAULT
     )
+    trust_remote_code: bool = setting(packaged.TRUST, default=False, identity=False)
     lm: Judge = setting("the language model of the judges whose names end in _lm", factory=Judge)
     category: str = setting(
         "column with the kind of a document's harm, for P(tag) by category", default="category"

@@ -49,6 +49,7 @@ class WorkerSettings:
     model: str  # folder; empty: it only judges
     decoding: Decoding  # its ends of text are those of the model
     classifier: str
+    trust_remote_code: bool  # of the classifier
     judge_from: int
     threads: int
     device: str
@@ -91,7 +92,10 @@ class Worker:
 
     @cached_property
     def _classifier(self) -> Classifier:
-        return Classifier.load(self.settings.classifier, self.settings.device)
+        settings = self.settings
+        return Classifier.load(
+            settings.classifier, settings.device, trust_remote_code=settings.trust_remote_code
+        )
 
 
 def judge_tasks(judge: str, answers: list[Answer]) -> list[JudgeTask]:

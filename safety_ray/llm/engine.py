@@ -16,6 +16,7 @@ import pyarrow as pa
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
+from safety_ray.core.weights import check_load_format
 
 if TYPE_CHECKING:
     import ray.data
@@ -119,6 +120,8 @@ class EngineConfig:
             )
         if self.kind != "vllm" and (self.max_concurrency or self.placement_group):
             raise UserError("engine.max_concurrency and engine.placement_group are for engine.kind=vllm.")
+        if self.kind == "vllm":
+            check_load_format(self.engine_args, "engine.engine_args")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("engine.temperature must be 0 or positive, and engine.top_p in (0, 1].")
 

@@ -86,7 +86,11 @@ def check(config: ValidationConfig, rows: str, seed: int) -> None:
     """Raise UserError before training if documents, prompts or the classifier are missing."""
     load_data(config, rows, seed)
     if config.classifier:
-        Classifier.load(config.classifier, "cpu")
+        _classifier(config, "cpu")
+
+
+def _classifier(config: ValidationConfig, device: str) -> Classifier:
+    return Classifier.load(config.classifier, device, trust_remote_code=config.trust_remote_code)
 
 
 def validate(
@@ -106,7 +110,7 @@ def validate(
         data.documents, read(network, data.texts, data.tag_id), seed=seed, resamples=RESAMPLES
     )
     if config.classifier:
-        judge = HarmClassifier(Classifier.load(config.classifier, device), config.judge_from)
+        judge = HarmClassifier(_classifier(config, device), config.judge_from)
         values |= _answer_metrics(config, network, data, judge, seed)
     return values
 

@@ -24,6 +24,11 @@ class ValidationConfig(MeasurementConfig):
         "continuations",
         default="",
     )
+    trust_remote_code: bool = setting(
+        "run code that comes with the classifier or its encoder, if the classifier needs it",
+        default=False,
+        identity=False,
+    )
     max_prompts: int = setting("number of prompts, from unsafe documents", default=20)
     cpus: int = setting(
         "CPUs and threads, in addition to those of the workers; 0: shares theirs", default=1, identity=False

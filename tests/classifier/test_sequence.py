@@ -92,7 +92,8 @@ def test_sequence_classifier_requires_trust_remote_code(tmp_path: Path) -> None:
         "from transformers import BertConfig\n\n\nclass OwnConfig(BertConfig):\n    model_type = 'own'\n"
     )
     (own / "modeling.py").write_text(
-        "from transformers import BertForSequenceClassification\n\nfrom .configuration import OwnConfig\n\n\n"
+        "from pathlib import Path\n\nfrom transformers import BertForSequenceClassification\n\n"
+        f"from .configuration import OwnConfig\n\nPath({str(tmp_path / 'ran')!r}).touch()\n\n\n"
         "class OwnForSequenceClassification(BertForSequenceClassification):\n    config_class = OwnConfig\n"
     )
     auto = (
@@ -115,7 +116,11 @@ def test_sequence_classifier_requires_trust_remote_code(tmp_path: Path) -> None:
             output=str(tmp_path / "out"),
         )
     )
-    trusted = Classifier.load(tmp_path / "out", "cpu")  # the folder remembers it
+    (tmp_path / "ran").unlink()
+    with pytest.raises(UserError, match=r"runs code that comes with its encoder.*trust_remote_code=true"):
+        Classifier.load(tmp_path / "out", "cpu")  # the folder may be from anyone
+    assert not (tmp_path / "ran").exists()
+    trusted = Classifier.load(tmp_path / "out", "cpu", trust_remote_code=True)
     assert type(trusted.encoder.model).__name__ == "OwnForSequenceClassification"
     [found], [same] = trusted.predict([TEXTS[0]]), Classifier.load(plain, "cpu").predict([TEXTS[0]])
     assert found.score == same.score

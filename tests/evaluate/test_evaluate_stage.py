@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from jobs.evaluate import EvaluateConfig, evaluate_model
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, tag
+from safety_ray.core import artifact, events, tag
 from safety_ray.core.config import from_dict, load
 from safety_ray.core.errors import UserError
 from safety_ray.decode.hf import safe_beam_search
@@ -37,14 +37,18 @@ SMALL: dict[str, Any] = {
 def finished(
     ray_cluster: None, model_path: str, classifier_path: str, documents_path: str, tmp_path_factory: Any
 ) -> tuple[EvaluateConfig, dict[str, Any]]:
+    """An evaluation, whose events are in the file events.jsonl beside its output folder."""
+    folder = tmp_path_factory.mktemp("evaluate")
     config = EvaluateConfig(
         model=model_path,
         classifier=classifier_path,
         documents=[documents_path],
-        output=str(tmp_path_factory.mktemp("evaluate") / "out"),
+        output=str(folder / "out"),
         **SMALL,
     )
-    return config, evaluate_model(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(events.VARIABLE, str(folder / "events.jsonl"))
+        return config, evaluate_model(config)
 
 
 def rows_in(config: EvaluateConfig) -> list[dict[str, Any]]:
@@ -117,7 +121,7 @@ def test_summarize_script_shows_both_searches_of_evaluations(
     page = (tmp_path / "page" / "README.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if " harm_classifier " in line]
     assert [row[0] for row in rows if row[0].startswith("|")] == [
-        "| one=1", "| one=1", "| 7M, tags, base model", "| 7M, tags, base model"
+        "| one=1", "| one=1", "| 7M, tags", "| 7M, tags"
     ]  # fmt: skip
     for row in rows[:4]:
         kind = "harmless" if "harmless" in row[1] else "harmful"
@@ -131,6 +135,20 @@ def test_summarize_script_shows_both_searches_of_evaluations(
     wrong = subprocess.run([*command, f"one={tmp_path}/none"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert wrong.returncode == 1
     assert "none/metrics.json does not exist" in wrong.stderr
+
+
+def test_evaluate_stage_logs_progress(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:
+    config, record = finished
+    log = Path(config.output).parent / "events.jsonl"
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {event["stage"] for event in logged} == {"evaluate"}
+    names = [event["event"] for event in logged]
+    assert names[0] == "stage_started"
+    assert names[-1] == "stage_finished"
+    for part, rows in (("answer", 4 * record["rows_out"] // 2 + 24), ("judge", 2 * 2 * record["rows_out"])):
+        [started] = [e for e in logged if (e["event"], e.get("part")) == ("write_started", part)]
+        [written] = [e for e in logged if (e["event"], e.get("part")) == ("write_finished", part)]
+        assert started["total"] == written["done"] == rows
 
 
 def test_evaluate_stage_skips_finished_output(finished: tuple[EvaluateConfig, dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pyarrow as pa
@@ -13,6 +13,7 @@ import ray.data
 import tiny_writer
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.weights import LOAD_FORMATS
 from safety_ray.judge.rubric import PROMPT, add_messages
 from safety_ray.llm import engine
 from safety_ray.llm.engine import EngineConfig
@@ -44,6 +45,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.bfloat16
     ).save_pretrained(folder)
     return folder
+
+
+def test_load_formats_are_formats_of_vllm() -> None:
+    from vllm.model_executor.model_loader import LoadFormats
+
+    assert set(LOAD_FORMATS) < set(get_args(LoadFormats))
 
 
 def test_vllm_engine_scales_chat_template_stage_with_replicas() -> None:
