@@ -1,6 +1,7 @@
 """The files for Kubernetes, Slurm and containers keep to the schemas of what reads them.
 
-None of them can be run here. The fields are those of KubeRay's CRD reference (ray.io/v1, version 1.7).
+None of them can be run here. The fields were compared with KubeRay's Go types, its CRD reference (ray.io/v1)
+and the rules of its operator, version 1.7.
 """
 
 from __future__ import annotations
@@ -103,6 +104,12 @@ def test_history_server_reads_what_the_commented_collector_writes() -> None:
     spec = read("rayjob.yaml")["spec"]
     spec["rayClusterSpec"] |= options
     jsonschema.validate(spec, SPECS["RayJob"])
+    variables = {
+        variable["name"]: variable["value"]
+        for variable in options["historyServerOptions"]["collectorOptions"]["env"]
+    }
+    assert variables.keys() == {"STORAGE_BACKEND", "S3_BUCKET", "S3_REGION"}, "what the operator wants for s3"
+    assert variables["STORAGE_BACKEND"] == "s3"
     account, role, binding, service, deployment = yaml.safe_load_all((DEPLOY / "history.yaml").read_text())
     assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert [subject["name"] for subject in binding["subjects"]] == [account["metadata"]["name"]]
@@ -116,6 +123,21 @@ def test_history_server_reads_what_the_commented_collector_writes() -> None:
     assert container["ports"] == [{"containerPort": service["spec"]["ports"][0]["targetPort"]}]
     images = [container["image"], options["historyServerOptions"]["collectorOptions"]["image"]]
     assert not [image for image in images if "/" in image], "no registry is named"
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_operator_would_accept_manifest(name: str) -> None:
+    """The operator applies these rules after `kubectl apply`; the CRD does not have them."""
+    spec, cluster = read(name)["spec"], ray_cluster_of(name)
+    if spec.get("ttlSecondsAfterFinished"):
+        assert spec["shutdownAfterJobFinishes"]
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", read(name)["metadata"]["name"])
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"].get("restartPolicy", "Never") == "Never", "autoscaler v2"
+        assert "labels" not in group["rayStartParams"]
+    container = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    variables = {variable["name"] for variable in container.get("env", [])}
+    assert not variables & {"RAY_enable_autoscaler_v2", "RAY_REDIS_ADDRESS", "REDIS_USERNAME"}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
