@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_cluster_yaml_schema_rejects_unknown_key(name: str) -> None:
 
     with pytest.raises(ValidationError, match="idle_minutes"):
         validate_config(prepare_config({**read(name), "idle_minutes": 5}))
+
+
+def test_cluster_yaml_provider_keys_are_known(cluster: dict[str, Any]) -> None:
+    """Ray's schema names the keys of `provider` and allows others, so it accepts a misspelled one."""
+    import ray
+
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    known = schema["properties"]["provider"]["properties"]
+    assert {"type", "region"} < cluster["provider"].keys() < known.keys()
 
 
 def test_cluster_yaml_has_one_on_demand_head_without_gpu(cluster: dict[str, Any]) -> None:
