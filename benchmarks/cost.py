@@ -6,8 +6,8 @@
 used. CPU speeds are those that the other benchmarks print for a core of an AMD EPYC with native bf16
 (docs/benchmarks.md, docs/ingest.md, docs/scale.md). Speeds of GPUs are calculated, because none has been
 measured: 2 FLOPs per parameter and token, 6 for training, divided by the peak and the share of it that is
-reached. For training this share is the paper's; the other shares are assumptions, and so are the prices.
-All of them are settings.
+reached. For training this share is the paper's; the other shares are assumptions, and so are the prices and
+the tokens of finetuning and evaluation. All of them are settings.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ class CostEstimate:
     train_use: float = setting("share of the peak in training", default=0.35)
     score_use: float = setting("share of the peak in scoring", default=0.3)
     rewrite_use: float = setting("share of the peak in generation", default=0.1)
+    finetune_tokens: float = setting(
+        "tokens of the safety finetuning, all epochs: two of 600,000 chats", default=8e8
+    )
+    answer_tokens: float = setting(
+        "tokens that the search of an evaluation computes: 6,000 answers of 256 tokens, 16 candidates each",
+        default=2.5e7,
+    )
+    answer_use: float = setting("share of the peak in the search", default=0.02)
+    checkpoint_bytes: float = setting(
+        "bytes per parameter of a checkpoint: fp32 weights and two moments of AdamW", default=12.0
+    )
+    checkpoints: float = setting("checkpoints that are kept", default=3)
     gpus: float = setting("GPUs, for the elapsed time", default=64.0)
     cores: float = setting("cores, for the elapsed time", default=512.0)
     gpu_hour: float = setting("price of a GPU for an hour", default=3.0)
@@ -102,7 +114,12 @@ def stages(config: CostEstimate, tokens: float, text_bytes: float, row_bytes: fl
     yield Stage("rewrite", 0, generated + score(drafted), written * text_bytes, files)
     packing, shards = tokens / config.packed_per_second, tokens / SHARD_TOKENS
     yield Stage("pack", packing + compare, 0, tokens * row_bytes, shards)
-    yield Stage("pretrain", 0, gpu(config.model_parameters, tokens, config.train_use, flops=6), 0, 0)
+    model, kept = config.model_parameters, config.checkpoints
+    checkpoints = kept * model * config.checkpoint_bytes
+    yield Stage("pretrain", 0, gpu(model, tokens, config.train_use, flops=6), checkpoints, kept)
+    finetuning = gpu(model, config.finetune_tokens, config.train_use, flops=6)
+    yield Stage("finetune", 0, finetuning, checkpoints, kept)
+    yield Stage("evaluate", 0, gpu(model, config.answer_tokens, config.answer_use), 0, 0)
 
 
 def bytes_per_token(config: CostEstimate) -> tuple[float, float]:
