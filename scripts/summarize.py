@@ -49,6 +49,7 @@ def _read(folder: Path) -> Line:
 def compare(name: str, metrics: Line) -> list[Line]:
     """Return the rates of both searches by model, prompt set, kind and judge of harm."""
     lines = []
+    stages = {difference.get("stage") for difference in metrics["differences"]}
     for difference in metrics["differences"]:
         if (difference["decoder"], difference["minus"]) != (BEAM, SAFEBEAM):
             continue
@@ -59,8 +60,9 @@ def compare(name: str, metrics: Line) -> list[Line]:
             if all(rate[key] == difference[key] for key in keys)
         }
         if rates[BEAM]["detects"] == "harm":
-            arm = [difference["arm"], STAGES[difference["stage"]]] if "arm" in difference else []
-            lines.append({**difference, "model": ", ".join([name, *arm]), "rates": rates})
+            model = [name, *(difference[key] for key in ("arm",) if key in difference)]
+            model += [STAGES[difference["stage"]]] if len(stages) > 1 else []
+            lines.append({**difference, "model": ", ".join(model), "rates": rates})
     return lines
 
 
