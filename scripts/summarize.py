@@ -60,7 +60,7 @@ def compare(name: str, metrics: Line) -> list[Line]:
             if all(rate[key] == difference[key] for key in keys)
         }
         if rates[BEAM]["detects"] == "harm":
-            model = [name, *(difference[key] for key in ("arm",) if key in difference)]
+            model = [name, *([difference["arm"]] if "arm" in difference else [])]
             model += [STAGES[difference["stage"]]] if len(stages) > 1 else []
             lines.append({**difference, "model": ", ".join(model), "rates": rates})
     return lines

@@ -23,6 +23,7 @@ from safety_ray.core.metrics import StageMetrics
 STARTING = "starting workers"
 _BAR = 24
 _LOG_S = 10.0  # seconds between two lines of a log, and between two events
+_STEP_S = 0.5  # seconds between two updates in a terminal, and of the metrics
 _TOKENS, _SECONDS = "reply_tokens", "reply_seconds"  # columns of an engine: see safety_ray/llm/engine.py
 
 
@@ -60,7 +61,9 @@ class Line:
         """rows of interrupted runs, or fewer if this run repeats some"""
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
-        self.sent: float | None = None
+        self.measured: float | None = None
+        """time of the last update of the metrics"""
+        self.logged: float | None = None
         """time of the last event"""
         self.metrics = StageMetrics(events.stage(), label, total)
         if first is not None:
@@ -73,16 +76,18 @@ class Line:
         """Print the line and send the numbers, unless that was done a short time ago; `final` always does."""
         now = time.monotonic()
         self.first = done if self.first is None else min(self.first, done)
-        self._send(done, rejected, tokens, now, final)
-        if final or self.printed is None or now - self.printed >= (0.5 if self.live else _LOG_S):
+        if final or self.measured is None or now - self.measured >= _STEP_S:
+            self.measured = now
+            self._send(done, rejected, tokens, now, final)
+        if final or self.printed is None or now - self.printed >= (_STEP_S if self.live else _LOG_S):
             self.printed = now
             self._print(done, note, now, final)
 
     def _send(self, rows: int, rejected: int, tokens: int, now: float, final: bool) -> None:
         seconds, cost = now - self.start, self.cost()
         self.metrics.update(rows=rows, rejected=rejected, tokens=tokens, seconds=seconds, cost=cost or 0.0)
-        if final or self.sent is None or now - self.sent >= _LOG_S:
-            self.sent = now
+        if final or self.logged is None or now - self.logged >= _LOG_S:
+            self.logged = now
             numbers = {"rejected": rejected, "tokens": tokens, "seconds": round(seconds, 1)}
             events.emit(
                 "write_finished" if final else "progress", part=self.label, done=rows, total=self.total,
