@@ -14,7 +14,7 @@ demo: setup  ## the whole pipeline on this machine, from the shipped corpus to a
 	  echo "There is no small language model, so the template rewrites all documents."; config=demo; fi; \
 	$(PY) -m jobs.pipeline configs/pipeline/$$config.yaml
 
-reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, three hours
+reproduce: setup  ## the paper's experiment in miniature, on real text: needs SAFETY_RAY_DATA, 2.5 hours
 	$(PY) -m jobs.collect configs/collect/reproduce.yaml
 	$(PY) -m jobs.collect configs/collect/reproduce-unseen.yaml
 	$(PY) -m jobs.fit configs/fit/reproduce-judge.yaml
