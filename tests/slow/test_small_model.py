@@ -54,8 +54,8 @@ def test_demo_config_rephrases_with_small_model(model: Path, tmp_path: Path, ray
     config = load(
         PipelineConfig,
         [
-            str(ROOT / "configs/pipeline/demo-model.yaml"), f"output={tmp_path}", "corpus.documents=300",
-            f"rewrite.engine.model={model}", "rewrite.engine_share=0.4", "until=rewrite",
+            str(ROOT / "configs/pipeline/demo-model.yaml"), f"output={tmp_path}", "corpus.documents=560",
+            f"rewrite.engine.model={model}", "rewrite.engine_share=0.2", "until=rewrite",
         ],
     )  # fmt: skip
     run_pipeline(config)
