@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from safety_ray.evaluate.ablation import STAGES
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM
+from safety_ray.evaluate.figure import percentages
 from safety_ray.evaluate.page import percent, points, table
 from safety_ray.evaluate.prompt_sets import KINDS
 
@@ -130,12 +131,7 @@ def _row_names(lines: list[Line]) -> list[str]:
 
 def _plot_kind(axes: Axes, lines: list[tuple[int, Line]]) -> None:
     for offset, (search, (label, color)) in zip((-0.13, 0.13), _SEARCHES.items(), strict=True):
-        rates = [line["rates"][search] for _, line in lines]
-        shares = [100 * rate["rate"] for rate in rates]
-        errors = [
-            [share - 100 * rate["interval"][0] for share, rate in zip(shares, rates, strict=True)],
-            [100 * rate["interval"][1] - share for share, rate in zip(shares, rates, strict=True)],
-        ]
+        shares, errors = percentages([line["rates"][search] for _, line in lines])
         places = [row + offset for row, _ in lines]
         style = {"fmt": "o", "markersize": 5, "elinewidth": 1.2, "clip_on": False, "zorder": 3}
         axes.errorbar(shares, places, xerr=errors, color=color, label=label, **style)

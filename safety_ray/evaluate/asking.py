@@ -43,23 +43,26 @@ def ask(
     fs, root = filesystem.find(parts)
     fs.makedirs(root, exist_ok=True)
     answers: dict[str, list[Row]] = {name: [] for name in names}
-    line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers", first=0)
+    tasks = [
+        (name, range(first, min(first + _PROMPTS_PER_TASK, len(prompts))), f"{root}/{name}-{first:06}.json")
+        for first in range(0, len(prompts), _PROMPTS_PER_TASK)
+        for name in names
+    ]
+    earlier = sum(len(seeds[name][n]) for name, numbers, path in tasks if fs.exists(path) for n in numbers)
+    line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers", first=earlier)
     with ThreadPoolExecutor(endpoint.config.concurrency) as pool:
-        for first in range(0, len(prompts), _PROMPTS_PER_TASK):
-            numbers = range(first, min(first + _PROMPTS_PER_TASK, len(prompts)))
-            for name in names:
-                path = f"{root}/{name}-{first:06}.json"
-                if not fs.exists(path):
-                    requests = [
-                        pool.submit(endpoint.answer, prompts[n], name, decoding, value, chat=chat)
-                        for n in numbers
-                        for value in seeds[name][n]
-                    ]
-                    rows = [request.result() for request in requests]
-                    fs.pipe_file(f"{path}.part", json.dumps(rows).encode())
-                    fs.mv(f"{path}.part", path)
-                answers[name] += json.loads(fs.cat_file(path))
-                line.show(sum(map(len, answers.values())))
+        for name, numbers, path in tasks:
+            if not fs.exists(path):
+                requests = [
+                    pool.submit(endpoint.answer, prompts[n], name, decoding, value, chat=chat)
+                    for n in numbers
+                    for value in seeds[name][n]
+                ]
+                rows = [request.result() for request in requests]
+                fs.pipe_file(f"{path}.part", json.dumps(rows).encode())
+                fs.mv(f"{path}.part", path)
+            answers[name] += json.loads(fs.cat_file(path))
+            line.show(sum(map(len, answers.values())))
     line.show(sum(map(len, answers.values())), final=True)
     of_prompt = {name: _split(answers[name], seeds[name]) for name in names}
     reasons = [

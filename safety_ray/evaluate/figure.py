@@ -6,6 +6,7 @@ The colors are of Okabe and Ito's palette, which people with any common color bl
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -45,6 +46,14 @@ def plot(values: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def percentages(lines: Sequence[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """Return the rates of `lines` in percent, and the lengths of their error bars below and above."""
+    shares = [100 * line["rate"] for line in lines]
+    below = [share - 100 * line["interval"][0] for share, line in zip(shares, lines, strict=True)]
+    above = [100 * line["interval"][1] - share for share, line in zip(shares, lines, strict=True)]
+    return shares, [below, above]
+
+
 def plot_bars(
     axes: Axes, lines: list[dict[str, Any]], *, x: str, places: list[str], bar: str, bars: list[str]
 ) -> None:
@@ -54,11 +63,7 @@ def plot_bars(
         chosen = [line for line in lines if line[bar] == name]
         offset = (index - (len(bars) - 1) / 2) * width
         positions = [places.index(line[x]) + offset for line in chosen]
-        shares = [100 * line["rate"] for line in chosen]
-        errors = [
-            [share - 100 * line["interval"][0] for share, line in zip(shares, chosen, strict=True)],
-            [100 * line["interval"][1] - share for share, line in zip(shares, chosen, strict=True)],
-        ]
+        shares, errors = percentages(chosen)
         axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=name)
         axes.errorbar(
             positions, shares, yerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2, alpha=0.7

@@ -145,7 +145,8 @@ def test_evaluate_stage_logs_progress(finished: tuple[EvaluateConfig, dict[str, 
     names = [event["event"] for event in logged]
     assert names[0] == "stage_started"
     assert names[-1] == "stage_finished"
-    for part, rows in (("answer", 4 * record["rows_out"] // 2 + 24), ("judge", 2 * 2 * record["rows_out"])):
+    answers, documents = 2 * record["rows_out"], 2 * SMALL["max_documents"]
+    for part, rows in (("answer", answers + documents), ("judge", 2 * answers)):
         [started] = [e for e in logged if (e["event"], e.get("part")) == ("write_started", part)]
         [written] = [e for e in logged if (e["event"], e.get("part")) == ("write_finished", part)]
         assert started["total"] == written["done"] == rows
