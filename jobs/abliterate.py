@@ -92,7 +92,7 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
     network, tokenizer = model.load(described.folder)
     blocks = abliteration.check(network)
     layer = max(1, round(config.depth * blocks))
-    line = Line("read", len(harmful) + len(harmless), unit="prompts", first=0)
+    line = Line("read", len(harmful) + len(harmless), unit="prompts", first=0, saved=False)
     direction = abliteration.find_direction(network, harmful, harmless, layer, on_read=line.show)
     line.show(len(harmful) + len(harmless), final=True)
     abliteration.remove_direction(network, direction)

@@ -227,7 +227,7 @@ class Fitting:
         names = sorted({row["source"] for row in self.rows})
         if len(names) < 2:
             raise UserError(f"leave_one_out needs at least two sources; there is only '{names[0]}'.")
-        line = Line("left out", len(names), "sources", first=0)
+        line = Line("left out", len(names), "sources", first=0, saved=False)
         for done, name in enumerate(names, start=1):
             rows = self.original & torch.tensor([row["source"] == name for row in self.rows])
             classifier, _ = self.fit(without=name)

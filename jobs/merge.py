@@ -68,7 +68,7 @@ def merge_partitions(config: MergeConfig) -> dict[str, Any]:
     if out.record is not None:
         return out.record
     out.started -= sum(record["seconds"] for record in records)  # all work counts, that of this merge too
-    out.lost_before = [record.get(lost_work.KEY, {}) for record in records]
+    out.lost_before += [record.get(lost_work.KEY, {}) for record in records]
     if stage == "report":
         return join_tallies(settings[0], out, folders, records)
     if stage == "ingest":

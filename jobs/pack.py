@@ -244,7 +244,7 @@ def _make_tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total
 
 
 def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
-    line, done = progress.Line("tokenizer", total, "documents", first=0), 0
+    line, done = progress.Line("tokenizer", total, "documents", first=0, saved=False), 0
     texts = documents.map_batches(selection.only_trained, **_WHOLE_BLOCKS)
     for batch in texts.iter_batches(batch_format="pyarrow", batch_size=_BATCH):
         yield batch.column("text").drop_null().to_pylist()

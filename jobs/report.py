@@ -180,7 +180,7 @@ def count_cells(
             done += sum(sums[0] for sums in batch.column("sums").to_pylist() if sums)
             yield batch
 
-    with progress.watch("report", rows, lambda: progress.Done(done)):
+    with progress.watch("report", rows, lambda: progress.Done(done), saved=False):
         return merge_cells(batches())
 
 

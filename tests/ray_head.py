@@ -34,6 +34,7 @@ FAKE_HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 """id that the fake provider of Ray's autoscaler gives to the head"""
 TRIES = 4
 STARTED_S = 180.0
+STORE_BYTES = 200_000_000
 # Leader of the process group in which Ray is started. Kills the group on SIGTERM or once process $0 has
 # ended, so that no cluster outlives a killed pytest. `ray start --block` is not used because it stops the
 # whole node if Ray Client's server, which is not used here, starts late.
@@ -118,14 +119,16 @@ def start_head(
     dashboard: bool = False,
     while_alive: int | None = None,
     autoscaling: Callable[[str], dict[str, Any]] | None = None,
+    store_bytes: int = STORE_BYTES,
 ) -> Head:
     """Start a head node with the token of this process (see conftest.py).
 
     The node stops when process `while_alive` (default: this one) ends. `autoscaling` returns the
-    configuration of an autoscaler with the fake provider for the address of the cluster.
-    Raises DidNotStart after `TRIES` tries.
+    configuration of an autoscaler with the fake provider for the address of the cluster. `store_bytes` is
+    the size of the object store. Raises DidNotStart after `TRIES` tries.
     """
-    return _again(lambda: _start_head(cpus, dashboard, while_alive or os.getpid(), autoscaling))
+    while_alive = while_alive or os.getpid()
+    return _again(lambda: _start_head(cpus, dashboard, while_alive, autoscaling, store_bytes))
 
 
 def add_node(head: Head, cpus: int, resource: str) -> Node:
@@ -181,6 +184,7 @@ def _start_head(
     dashboard: bool,
     while_alive: int,
     autoscaling: Callable[[str], dict[str, Any]] | None,
+    store_bytes: int,
 ) -> Head:
     folder = _folder()
     port, jobs_port = free_ports(2)
@@ -204,7 +208,7 @@ def _start_head(
     node = _start_node(
         flags,
         ["--dashboard-agent-listen-port", "--ray-client-server-port", "--metrics-export-port"],
-        cpus, env, folder, while_alive,
+        cpus, env, folder, while_alive, store_bytes,
         # The job server may answer while the node still fails to start.
         answers=lambda: not jobs or job_server_status(jobs, os.environ["RAY_AUTH_TOKEN"]) == 200,
     )  # fmt: skip
@@ -213,14 +217,14 @@ def _start_head(
 
 def _start_node(
     flags: list[str], ports: list[str], cpus: int, env: dict[str, str], folder: Path, while_alive: int,
-    answers: Callable[[], bool] = lambda: True,
+    store_bytes: int = STORE_BYTES, answers: Callable[[], bool] = lambda: True,
 ) -> Node:  # fmt: skip
     named = [f"{name}={port}" for name, port in zip(ports, free_ports(len(ports)), strict=True)]
     command = [*RAY, "start", *flags, *named, f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
     with open(folder / "start.log", "w") as log:
         leader = subprocess.Popen(
             ["bash", "-c", LEADER, str(while_alive), str(folder), *command,
-             "--object-store-memory=200000000"],
+             f"--object-store-memory={store_bytes}"],
             env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True,
         )  # fmt: skip
     node, end = Node(leader, folder), time.monotonic() + STARTED_S

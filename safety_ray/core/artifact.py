@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safety_ray.core import events, filesystem, lost_work, partition, worker_deaths
+from safety_ray.core import events, filesystem, lost_work, partition, unfinished, worker_deaths
 from safety_ray.core.config import defaults, dump, fingerprint, not_identity
 from safety_ray.core.errors import UserError
 
@@ -57,7 +57,7 @@ class Artifact:
     resumed: bool = False
     started: float = field(default_factory=time.time)
     lost_before: list[dict[str, Any]] = field(default_factory=list)
-    """lost work of the partitions that this stage joins (lost_work.py)"""
+    """lost work of earlier runs (unfinished.py), and of the partitions that this stage joins"""
 
     @property
     def finished(self) -> bool:
@@ -91,21 +91,21 @@ class Artifact:
             "versions": _versions(),
             **more,
         }
-        lost = lost_work.add_up(
-            [*self.lost_before, more.get(lost_work.KEY, {}), worker_deaths.lost_in_stage()]
-        )
+        own = more.get(lost_work.KEY)  # training's, which counts all runs
+        lost = lost_work.add_up([own] if own else [*self.lost_before, worker_deaths.lost_in_stage()])
         if lost:
             record[lost_work.KEY] = lost
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
+        unfinished.end()
         self._remove_temporary()
         numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
         events.emit("stage_finished", output=self.path, **numbers, **({lost_work.KEY: lost} if lost else {}))
         return record
 
     def _remove_temporary(self) -> None:
-        for name in self.temporary:
+        for name in (*self.temporary, *unfinished.FILES):
             filesystem.remove(self.sub(name))
 
 
@@ -145,6 +145,8 @@ def begin(
             artifact.record = read_record(path)
             with suppress(OSError):  # a finished folder may be read-only
                 artifact._remove_temporary()
+        else:
+            artifact.lost_before = [unfinished.begin(path, resumed=True)]
         events.emit("stage_skipped" if artifact.finished else "stage_resumed", output=path)
         return artifact
     if not existing and fs.exists(f"{root}/{partition.FOLDER}"):
@@ -159,6 +161,7 @@ def begin(
         _write_json(fs, f"{root}/config.json", {"config": values, "inputs": fingerprints})
     except OSError as error:
         raise UserError(f"the output folder '{path}' cannot be written: {error}.") from error
+    unfinished.begin(path, resumed=False)
     events.emit("stage_started", output=path)
     return Artifact(path, values, fingerprints, ignored, temporary=temporary)
 

@@ -1,7 +1,8 @@
 """Work that a stage lost because processes ended, which was then done again.
 
-The entry `lost_work` of record.json. It is absent if nothing was lost. It covers the run that finished the
-stage: what an ended driver had begun is not known to the next one. Training counts all runs.
+The entry `lost_work` of record.json. It is absent if nothing was lost. `workers`, `nodes` and `rows` are
+those of the run that finished the stage; `runs` are earlier runs that ended, with their time (unfinished.py).
+Training counts restarts and steps instead.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from safety_ray.core import events, filesystem, row_files
+from safety_ray.core import events, filesystem, row_files, unfinished
 from safety_ray.core.cost import Cost
 from safety_ray.core.metrics import StageMetrics
 
@@ -42,7 +42,8 @@ class Line:
 
     `show` may be called at any rate. `waiting` is shown until the first row is done, for example "starting
     workers". Rate and time left are those of this run: rows of an interrupted one took it no time. `first`:
-    rows of interrupted runs; None: those of the first call of `show`.
+    rows of interrupted runs; None: those of the first call of `show`. `saved`: whether rows that are done
+    remain done if the run ends.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Line:
         waiting: str = "",
         *,
         first: int | None = None,
+        saved: bool = True,
     ) -> None:
         self.label, self.total, self.unit, self.waiting = label, total, unit, waiting
         self.start = time.monotonic()
         self.cost = Cost()
         self.first = first
         """rows of interrupted runs, or fewer if this run repeats some"""
+        self.saved, self.done = saved, first or 0
         self.printed: float | None = None
         self.live = sys.stdout.isatty()
         self.measured: float | None = None
@@ -75,6 +78,9 @@ class Line:
     ) -> None:
         """Print the line and send the numbers, unless that was done a short time ago; `final` always does."""
         now = time.monotonic()
+        if self.saved and done > self.done:
+            unfinished.saved()
+        self.done = done
         self.first = done if self.first is None else min(self.first, done)
         if final or self.measured is None or now - self.measured >= _STEP_S:
             self.measured = now
@@ -126,13 +132,14 @@ def watch(
     count: Callable[[], Done],
     unit: str = "rows",
     waiting: str = STARTING,
+    saved: bool = True,
 ) -> Iterator[None]:
-    """Show progress while the block runs. `count` returns what is done.
+    """Show progress while the block runs. `count` returns what is done. See `Line` for `saved`.
 
     It is called every half second, or less often if it takes long, as for many files or on a remote
     filesystem: after twenty times the time that it took, and at least every 30 seconds.
     """
-    line, stop = Line(label, total, unit, waiting), threading.Event()
+    line, stop = Line(label, total, unit, waiting, saved=saved), threading.Event()
 
     def report(done: Done, final: bool = False) -> None:
         line.show(done.rows, done.note, final, rejected=done.rejected, tokens=done.tokens)

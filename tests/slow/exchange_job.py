@@ -7,6 +7,7 @@ FOLDER/done exists once the exchange has ended.
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,13 +54,19 @@ def write_documents(folder: Path) -> None:
         dataset.write_table(rows, f"{folder}/{file:02}.parquet")
 
 
-def write_chunks(folder: Path) -> None:
-    """Write the drafts of chunks; those of a document are in different files."""
+def write_chunks(folder: Path, characters: int = 0) -> None:
+    """Write the drafts of chunks; those of a document are in different files.
+
+    The text of each chunk begins with `characters` random ones.
+    """
+    folder.mkdir(exist_ok=True)
+    noise = random.Random(0)
     for file in range(FILES):
         rows = [
             {
                 "id": f"task-{row}-{file}", tasks.DOCUMENT_TASK: f"task-{row}", tasks.CHUNK: file,
-                "text": f"Chunk {file} of {row}.", tasks.SOURCE: f"Source {file}.", drafts.PROBLEM: None,
+                "text": f"{noise.randbytes(characters // 2).hex()}Chunk {file} of {row}.",
+                tasks.SOURCE: f"Source {file}.", drafts.PROBLEM: None,
                 "source_start": 0, "source_end": 9, **dict.fromkeys(USAGE, 1),
             }
             for row in range(ROWS)

@@ -10,8 +10,8 @@ import pytest
 from gate import allow
 from killed import checkpointed
 from ray_head import Head, start_head
-from refused import STAGES
 from score_runs import ROWS, check_output, done_twice, write_documents
+from small_pipeline import FIT
 from submitted import ROOT, log, status, stop, submit
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
@@ -20,12 +20,20 @@ from waiting import eventually
 from benchmarks.chaos.__main__ import write_input
 from benchmarks.chaos.driver import DEMO, SMALL
 from benchmarks.chaos.outputs import contents, differences
+from jobs.pipeline import PipelineConfig, selected, stages_of
 from safety_ray.core.artifact import is_finished, read_record
+from safety_ray.core.config import load
 from safety_ray.train.metrics import Metrics
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core.dataset", "safety_ray.core.job", "safety_ray.train")
 STEPS = 800
 LONG_S = 600.0
+EVERY_STAGE = (
+    "classifier=", "corpus.documents=560", *FIT, "until=evaluate", "finetune.chats=examples/chats.jsonl",
+    "finetune.epochs=1", "finetune.batch_rows=8", "finetune.tagged_share=0.5", "evaluate.max_documents=40",
+    "evaluate.max_prompts=6", "evaluate.max_new_tokens=8", "evaluate.resamples=200",
+)  # fmt: skip
+"""Settings of the pipeline with all stages that it has, except those that ask a language model."""
 
 __all__ = ["tokenizer", "write_rows"]
 
@@ -72,18 +80,20 @@ def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Pat
 
 def test_pipeline_stopped_after_the_start_of_stages_resumes(head: Head, tmp_path: Path) -> None:
     write_input(tmp_path / "documents")
-    command = ["python", "-m", "jobs.pipeline", DEMO, *SMALL, f"input={tmp_path}/documents"]
+    words = [DEMO, *SMALL, *EVERY_STAGE, f"input={tmp_path}/documents"]
+    command = ["python", "-m", "jobs.pipeline", *words]
     whole = submit(head, *command, f"output={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     runs = tmp_path / "stopped"
     resumed = [*command, f"output={runs}"]
+    config = load(PipelineConfig, resumed[3:])
     stopped = []
-    for stage in STAGES:
+    for stage in (stage.name for stage in selected(config, stages_of(config))):
         if not is_finished(str(runs / stage)):  # a stage may end before the job is stopped
             id, line = f"pipeline-{stage}", f"] {stage}: "
             stop_once(head, id, resumed, lambda id=id, line=line: line in log(head, id))
             stopped.append(stage)
-    assert {"ingest", "pretrain"} <= set(stopped)
+    assert {"fit", "ingest", "pretrain", "finetune", "evaluate"} <= set(stopped)
     last = submit(head, *resumed)
     assert last.returncode == 0, last.stdout + last.stderr
     assert differences(contents(tmp_path / "whole"), contents(runs)) == (0, [])

@@ -22,6 +22,8 @@ from score_runs import (
 )
 from waiting import eventually
 
+from safety_ray.core.artifact import read_record
+
 pytestmark = pytest.mark.covers(
     "jobs.score", "safety_ray.classifier", "safety_ray.core.dataset", "safety_ray.core.artifact"
 )
@@ -67,6 +69,9 @@ def test_score_stage_recovers_from_actor_driver_and_head_kill(
     done = times(folder)
     for checkpointed in (after_driver, after_head):
         assert not {id for id, before in checkpointed.items() if done[id] > before}
+    record = read_record(str(folder / "out"))
+    assert record is not None
+    assert record["lost_work"]["runs"] == 2
     print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")
 
 
@@ -91,4 +96,9 @@ def test_score_stage_recovers_from_node_kill(
     check_output(folder)
     assert len(seen(folder)) > len(actors), "actors were restarted on the node that is left"
     assert not done_twice(folder) & kept
+    record = read_record(str(folder / "out"))
+    assert record is not None
+    lost = record["lost_work"]
+    assert lost["workers"] + lost["nodes"] > 0
+    assert lost["rows"] > 0
     print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")

@@ -56,7 +56,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     low, high = low.to(device), high.to(device)
     mean_losses: list[float] = []
-    line = Line("fit", config.epochs * len(texts), "texts", first=0)
+    line = Line("fit", config.epochs * len(texts), "texts", first=0, saved=False)
     torch.manual_seed(seed)  # dropout
     for epoch in range(config.epochs):
         order = sorted(range(len(texts)), key=lambda i: stable_hash(seed, epoch, i))

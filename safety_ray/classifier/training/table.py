@@ -27,7 +27,7 @@ class Table:
         self.embedded = self._embed(encoder) if isinstance(encoder, Encoder) else torch.empty(0)
 
     def _embed(self, encoder: Encoder) -> torch.Tensor:
-        line, vectors = Line("embed", len(self.rows), "texts", first=0), []
+        line, vectors = Line("embed", len(self.rows), "texts", first=0, saved=False), []
         for start in range(0, len(self.rows), _STEP):
             texts = self.chunks[start : start + _STEP]
             vectors.append(encoder.embed([chunk for chunks in texts for chunk in chunks]))

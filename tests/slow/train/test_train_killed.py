@@ -1,4 +1,4 @@
-"""SIGKILL of workers, a node, the driver and the head of a training: losses and weights do not change."""
+"""SIGKILL of workers, their controller, a node, the driver and the head: losses and weights do not change."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory, write_rows: WriteRows) -> str
     return write_rows(tmp_path_factory.mktemp("killed") / "rows", cut=13)
 
 
-def test_pretrain_stage_recovers_from_worker_node_driver_and_head_kill(
+def test_pretrain_stage_recovers_from_worker_controller_node_driver_and_head_kill(
     tmp_path: Path, rows: str, head: Head
 ) -> None:
-    more = {"max_steps": 50, "checkpoint_every": EVERY, "workers": 2, "cpus_per_worker": CPUS, "epochs": 99.0}
+    more = {"max_steps": 60, "checkpoint_every": EVERY, "workers": 2, "cpus_per_worker": CPUS, "epochs": 99.0}
     undisturbed = settings(rows, tmp_path / "undisturbed", **more)
     assert [process.wait() for process in start(undisturbed, world=2)] == [0, 0]
     expected = losses(undisturbed.output)
-    assert [step for step, *_ in expected] == list(range(1, 51))
+    assert [step for step, *_ in expected] == list(range(1, 61))
 
     output = tmp_path / "out"
     words = [f"rows={rows}", f"output={output}", "batch_rows=8", "log_every=1", "precision=fp32"]
@@ -70,14 +70,17 @@ def test_pretrain_stage_recovers_from_worker_node_driver_and_head_kill(
         (worker,) = nodes[0].workers("RayTrainWorker")
         worker.kill()
         pause(2 * EVERY, process)
+        (controller,) = head.workers("TrainController")
+        controller.kill()
+        pause(3 * EVERY, process)
         os.kill(nodes[0].raylet(), signal.SIGKILL)
         nodes.append(add_node(head, CPUS, SECOND))
-        pause(3 * EVERY, process)
+        pause(4 * EVERY, process)
         workers = {w.pid for node in (head, nodes[1]) for w in node.workers("RayTrainWorker")}
         assert len(workers) == 2
         kill_driver(process, workers)
         process = start_job("train_job.py", head, tmp_path, *words)
-        pause(4 * EVERY, process)
+        pause(5 * EVERY, process)
         head.kill()
         assert process.wait() != 0, "a driver does not outlive its cluster"
         assert not (output / "record.json").exists()
@@ -95,7 +98,7 @@ def test_pretrain_stage_recovers_from_worker_node_driver_and_head_kill(
     record = read_record(str(output))
     assert record is not None
     assert record["lost_work"].pop("seconds") > 0
-    assert record["lost_work"] == {"restarts": 4, "steps": 4 * LOST}
+    assert record["lost_work"] == {"restarts": 5, "steps": 5 * LOST}
 
 
 def test_pretrain_stage_recovers_from_killed_worker(
