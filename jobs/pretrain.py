@@ -29,6 +29,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray.compat.ray_preemption import preempted_nodes
 from safety_ray.core import artifact, cluster, filesystem, progress
+from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.checkpoint import remove_old
 from safety_ray.train.data import TokenRows
@@ -73,14 +74,18 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
 def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str, Any]:
     """Run the training loop in Ray Train's workers. Returns the loop's result.
 
-    Ray Train replaces a lost worker, and all workers resume from the newest checkpoint. They also do if the
-    actor that controls them ends, after which Ray Train is started again.
+    Ray Train replaces a lost worker, and all workers resume from the newest checkpoint. Raises UserError if
+    its controller ends: it keeps its reservations of CPUs and GPUs until this driver ends, so a second
+    controller could wait for them forever.
     """
     validating = bool(config.validation.every)
     if validating:
         check(config.validation, rows.path, config.seed)
         config = replace(config, validation=_with_absolute_paths(config.validation))
     model = replace(model, init=_absolute(folder(model.init)))
+    gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
+    resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    storage = f"{config.output}/ray"  # Ray Train's own state; not needed after the run
     metrics, validations = Metrics(config.output), Validations(config.output)
 
     def done() -> progress.Done:
@@ -91,56 +96,42 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
         marker(config.output) as name,
         progress.watch("train", config.steps(len(rows)), done, unit="steps"),
     ):
-        returned = fit(config, model, _absolute(rows.path), name)
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config,
+                "model": model,
+                "rows": _absolute(rows.path),
+                "marker": name,
+            },
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
+                use_gpu=gpu,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+            validation_config=validation_task(config, model, _absolute(rows.path)) if validating else None,
+        )
+        filesystem.remove(storage)
+        try:
+            result = fit_interruptibly(trainer)
+        except RayActorError as error:
+            raise UserError(
+                "the controller of the training ended, perhaps for want of memory; run the same command "
+                "again, which resumes."
+            ) from error
+    filesystem.remove(storage)
+    returned: dict[str, Any] = result.return_value
     if "refused" in returned:
         raise returned["refused"]
     logged = returned.pop("validations")
     return returned | (finish_validation(config, logged) if validating else {})
-
-
-def fit(config: TrainingConfig, model: ModelConfig, rows: str, marker_name: str) -> dict[str, Any]:
-    """Run `train_worker` in all workers of Ray Train. Returns the result of the first one.
-
-    Raises RayActorError if the actor that controls the workers ends more than `max_failures` times.
-    """
-    storage = f"{config.output}/ray"  # Ray Train's own state; not needed after the run
-    settings = {"config": config, "model": model, "rows": rows, "marker": marker_name}
-    for left in reversed(range(config.max_failures + 1)):
-        filesystem.remove(storage)
-        try:
-            result = fit_interruptibly(trainer(config, settings, storage))
-            break
-        except RayActorError:
-            if not left:
-                raise
-    filesystem.remove(storage)
-    returned: dict[str, Any] = result.return_value
-    return returned
-
-
-def trainer(config: TrainingConfig, settings: dict[str, Any], storage: str) -> TorchTrainer:
-    """Return Ray Train's trainer for `train_worker(settings)`; it keeps its state in the folder `storage`."""
-    gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
-    validating = bool(config.validation.every)
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=settings,
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})},
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-        validation_config=(
-            validation_task(config, settings["model"], settings["rows"]) if validating else None
-        ),
-    )
 
 
 def fit_interruptibly(trainer: TorchTrainer) -> Any:

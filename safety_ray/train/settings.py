@@ -160,9 +160,7 @@ class TrainingConfig:
     autoscale: bool = setting(
         "the cluster autoscales: wait for nodes if the workers do not fit yet", default=False, identity=False
     )
-    max_failures: int = setting(
-        "number of times that lost workers are replaced, and their lost controller", default=2, identity=False
-    )
+    max_failures: int = setting("number of times that lost workers are replaced", default=2, identity=False)
     on_bad_step: Literal["stop", "skip"] = setting(
         "if the loss or gradient is not finite, or the loss spikes: end the run, or skip the step",
         default="stop",

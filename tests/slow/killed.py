@@ -118,7 +118,7 @@ def wait_for(holds: Callable[[], Any], folder: Path, process: subprocess.Popen[b
 
 
 def kill_driver(process: subprocess.Popen[bytes], workers: set[int]) -> None:
-    """Kill a job, and wait until Ray has ended its `workers`, which could still write files."""
+    """Kill a job unless it has ended, and wait until Ray has ended its `workers`, which could still write."""
     process.kill()
     process.wait()
     for pid in workers:

@@ -70,8 +70,13 @@ def test_pretrain_stage_recovers_from_worker_controller_node_driver_and_head_kil
         (worker,) = nodes[0].workers("RayTrainWorker")
         worker.kill()
         pause(2 * EVERY, process)
+        workers = {w.pid for node in (head, nodes[0]) for w in node.workers("RayTrainWorker")}
         (controller,) = head.workers("TrainController")
         controller.kill()
+        assert process.wait() == 2
+        assert "error: the controller of the training ended" in (tmp_path / "log").read_text()
+        kill_driver(process, workers)
+        process = start_job("train_job.py", head, tmp_path, *words)
         pause(3 * EVERY, process)
         os.kill(nodes[0].raylet(), signal.SIGKILL)
         nodes.append(add_node(head, CPUS, SECOND))
