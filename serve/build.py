@@ -17,6 +17,7 @@ from safety_ray.core.config import from_dict
 from safety_ray.core.device import cpu_engine_args, uses_gpus
 from safety_ray.core.errors import UserError
 from safety_ray.core.tag import tag_in
+from safety_ray.core.weights import DEFAULT_LOAD_FORMAT
 from safety_ray.decode.modes import describe_modes
 from serve.autoscaling import replicas_for_rows
 from serve.model import check_model, has_chat_template, last_line, max_positions
@@ -142,7 +143,7 @@ def engine_args(config: ServeConfig, tag_id: int | None, positions: int) -> dict
         "max_model_len": min(config.max_model_len, positions),
         "max_logprobs": 21,  # OpenAI's 20, and the tag
         "scheduler_cls": SCHEDULER,
-        "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
+        "load_format": DEFAULT_LOAD_FORMAT,
     }
     if _on_cpu(config):
         # Each candidate of a search copies the last block of its parent.

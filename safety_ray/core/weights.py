@@ -7,8 +7,10 @@ from typing import Any
 
 from safety_ray.core.errors import UserError
 
+DEFAULT_LOAD_FORMAT = "safetensors"
+"""vLLM's own default falls back to weights in pickle files"""
 LOAD_FORMATS = (
-    "safetensors",
+    DEFAULT_LOAD_FORMAT,
     "fastsafetensors",
     "mistral",
     "runai_streamer",
@@ -20,7 +22,7 @@ LOAD_FORMATS = (
 
 def check_load_format(engine_args: Mapping[str, Any], where: str) -> None:
     """Raise UserError if vLLM could load pickle files. `where`: the setting that has the arguments."""
-    chosen = engine_args.get("load_format", LOAD_FORMATS[0])
+    chosen = engine_args.get("load_format", DEFAULT_LOAD_FORMAT)
     if chosen not in LOAD_FORMATS:
         raise UserError(
             f"{where}.load_format={chosen}: pickle files can run code; choose from {', '.join(LOAD_FORMATS)}."

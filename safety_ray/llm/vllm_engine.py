@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from safety_ray.core.device import cpu_engine_args, uses_gpus
 from safety_ray.core.errors import UserError, nearest
+from safety_ray.core.weights import DEFAULT_LOAD_FORMAT
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.llm.engine import EngineConfig, Outcome, Processor, row_seed, truncated, with_outcomes
 from safety_ray.llm.notices import notices
@@ -133,7 +134,7 @@ def processor_config(config: EngineConfig, on_cpu: bool) -> vLLMEngineProcessorC
 
     engine_args: dict[str, Any] = {
         "seed": config.seed,  # of requests without a seed of their own
-        "load_format": "safetensors",  # otherwise vLLM falls back to weights in pickle files
+        "load_format": DEFAULT_LOAD_FORMAT,
     }
     if on_cpu:
         engine_args |= cpu_engine_args()

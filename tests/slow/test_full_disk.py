@@ -6,14 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import all_stages
 import numpy as np
 import pyarrow as pa
 import pytest
 from ray_head import Head
-from refused import SAYS, STAGES, run
+from refused import SAYS, run
 
 from benchmarks.chaos.__main__ import write_input
-from benchmarks.chaos.driver import DEMO, SMALL
 from benchmarks.chaos.outputs import contents, differences
 from safety_ray.core import dataset
 from safety_ray.core.artifact import is_finished, read_record
@@ -68,12 +68,18 @@ def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: 
 def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
     """The disk becomes full in the middle of each stage, and is larger for the next run."""
     write_input(tmp_path / "documents")
-    words = (DEMO, *SMALL, "pretrain.max_failures=0", f"input={tmp_path}/documents")
+    stages = all_stages.names()
+    words = (
+        *all_stages.WORDS,
+        "pretrain.max_failures=0",
+        "finetune.max_failures=0",
+        f"input={tmp_path}/documents",
+    )
     whole = run(head, "pipeline", *words, f"output={tmp_path}/runs")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     resumed = (*words, f"output={disk}/runs")
     before = 8  # summary.json and its temporary file
-    for stage in STAGES:
+    for stage in stages:
         needed = kilobytes(tmp_path / "runs" / stage)
         resize(disk, before + needed // 2)
         ended = run(head, "pipeline", *resumed)
@@ -81,8 +87,8 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
         assert ended.stderr.startswith(SAYS), ended.stderr
         assert "No space left" in ended.stderr or "could not write a file" in ended.stderr, ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
-        finished = [is_finished(f"{disk}/runs/{name}") for name in STAGES]
-        assert finished.count(True) == STAGES.index(stage), f"not {stage}, but {finished}"
+        finished = [is_finished(f"{disk}/runs/{name}") for name in stages]
+        assert finished.count(True) == stages.index(stage), f"not {stage}, but {finished}"
         before += needed
     resize(disk, 4 * before)
     last = run(head, "pipeline", *resumed)

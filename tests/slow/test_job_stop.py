@@ -6,34 +6,25 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import all_stages
 import pytest
 from gate import allow
 from killed import checkpointed
 from ray_head import Head, start_head
 from score_runs import ROWS, check_output, done_twice, write_documents
-from small_pipeline import FIT
 from submitted import ROOT, log, status, stop, submit
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
 from waiting import eventually
 
 from benchmarks.chaos.__main__ import write_input
-from benchmarks.chaos.driver import DEMO, SMALL
 from benchmarks.chaos.outputs import contents, differences
-from jobs.pipeline import PipelineConfig, selected, stages_of
 from safety_ray.core.artifact import is_finished, read_record
-from safety_ray.core.config import load
 from safety_ray.train.metrics import Metrics
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core.dataset", "safety_ray.core.job", "safety_ray.train")
 STEPS = 800
 LONG_S = 600.0
-EVERY_STAGE = (
-    "classifier=", "corpus.documents=560", *FIT, "until=evaluate", "finetune.chats=examples/chats.jsonl",
-    "finetune.epochs=1", "finetune.batch_rows=8", "finetune.tagged_share=0.5", "evaluate.max_documents=40",
-    "evaluate.max_prompts=6", "evaluate.max_new_tokens=8", "evaluate.resamples=200",
-)  # fmt: skip
-"""Settings of the pipeline with all stages that it has, except those that ask a language model."""
 
 __all__ = ["tokenizer", "write_rows"]
 
@@ -80,15 +71,13 @@ def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Pat
 
 def test_pipeline_stopped_after_the_start_of_stages_resumes(head: Head, tmp_path: Path) -> None:
     write_input(tmp_path / "documents")
-    words = [DEMO, *SMALL, *EVERY_STAGE, f"input={tmp_path}/documents"]
-    command = ["python", "-m", "jobs.pipeline", *words]
+    command = ["python", "-m", "jobs.pipeline", *all_stages.WORDS, f"input={tmp_path}/documents"]
     whole = submit(head, *command, f"output={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     runs = tmp_path / "stopped"
     resumed = [*command, f"output={runs}"]
-    config = load(PipelineConfig, resumed[3:])
     stopped = []
-    for stage in (stage.name for stage in selected(config, stages_of(config))):
+    for stage in all_stages.names():
         if not is_finished(str(runs / stage)):  # a stage may end before the job is stopped
             id, line = f"pipeline-{stage}", f"] {stage}: "
             stop_once(head, id, resumed, lambda id=id, line=line: line in log(head, id))
