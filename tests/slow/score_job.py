@@ -24,11 +24,12 @@ from safety_ray.classifier.classifier import Prediction
 
 def scorer(folder: Path) -> type:
     class Noting(ScoreBatch):
-        def __init__(self, *settings: Any) -> None:
+        def __init__(self, *settings: Any, **named: Any) -> None:
+            super().__init__(*settings, **named)
             (folder / "seen").mkdir(exist_ok=True)
             (folder / "seen" / str(os.getpid())).touch()
 
-        def __call__(self, batch: pa.Table) -> pa.Table:
+        def score(self, batch: pa.Table) -> pa.Table:
             while _noted(folder) >= int((folder / "allowed").read_text()):
                 time.sleep(0.1)
             found = add_scores(batch, lambda texts: [_prediction(text) for text in texts])

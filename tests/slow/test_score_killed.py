@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gate import allow
 from killed import ended, start, wait_for_checkpoints, with_second_node
-from ray_head import Head, announce_preemption, start_head
+from ray_head import Head, Node, announce_preemption, start_head
 from score_runs import (
     BATCH,
     ROWS,
@@ -75,6 +75,14 @@ def test_score_stage_recovers_from_actor_driver_and_head_kill(
     print(f"{len(done_twice(folder))} of {ROWS} rows scored twice")
 
 
+def kill_processes(node: Node) -> None:
+    """Kill the node at once: without their raylet, actors would still end the batches that they work on."""
+    workers = node.workers("ray::")
+    os.kill(node.raylet(), signal.SIGKILL)
+    for worker in workers:
+        worker.kill()
+
+
 @pytest.mark.parametrize("notice", [False, True])
 def test_score_stage_recovers_from_node_kill(
     notice: bool, folder: Path, classifier: Path, head: Head
@@ -88,7 +96,7 @@ def test_score_stage_recovers_from_node_kill(
         actors = seen(folder)
         if notice:
             announce_preemption(head, node, seconds=3600)
-        os.kill(node.raylet(), signal.SIGKILL)
+        kill_processes(node)
         allow(folder, 2 * ROWS)
         ended(process, folder)
     finally:
