@@ -46,7 +46,7 @@ def run(config: EncodersBenchmark) -> dict[str, Any]:
     """Print the tables. Returns {}."""
     fit = FitConfig(**{field.name: getattr(config, field.name) for field in fields(FitConfig)})
     train, heldout = split(gather(fit), fit.per_family, fit.heldout_share, fit.seed)
-    found = {name: probabilities(fit, name, train, heldout) for name in config.encoders}
+    found = {name.rsplit("/", 1)[-1]: probabilities(fit, name, train, heldout) for name in config.encoders}
     found["words"] = word_probabilities(fit, [*train, *heldout], len(train))
     found["together"] = {
         source: np.mean([column[source] for column in found.values()], axis=0) for source in found["words"]
