@@ -7,6 +7,7 @@ from typing import Any
 
 from safety_ray.core import lost_work
 
+_COUNTS = ("rows_in", "rows_out", "rejected")
 RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexity_safe")
 
 
@@ -15,10 +16,12 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = records.get("evaluate", {}).get("results", {})
     return {
         "stages": [
-            {"name": name, **{key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}}
+            {
+                "name": name,
+                **{key: record[key] for key in (*_COUNTS, "seconds", lost_work.KEY) if key in record},
+            }
             for name, record in records.items()
         ],
-        "lost_work": {name: lost for name, record in records.items() if (lost := lost_work.describe(record))},
         "engines": records.get("rewrite", {}).get("engines", {}),
         # A model without the tag has no AUROC of P(tag), for example.
         "results": {k: found.get(k) for k in RESULTS} if found else {},
@@ -32,9 +35,11 @@ def summary_table(summary: dict[str, Any]) -> str:
     """Format the summary for the console."""
     lines = ["", f"{'stage':<14}{'rows in':>12}{'rows out':>12}{'rejected':>12}{'seconds':>10}"]
     for row in summary["stages"]:
-        counts = "".join(f"{row[key]:>12,}" for key in ("rows_in", "rows_out", "rejected"))
+        counts = "".join(f"{row[key]:>12,}" for key in _COUNTS)
         lines.append(f"{row['name']:<14}{counts}{row['seconds']:>10.1f}")
-    lines += [f"{name}: {lost}" for name, lost in summary["lost_work"].items()]
+    for row in summary["stages"]:
+        if lost := lost_work.describe(row):
+            lines.append(f"{row['name']}: {lost}")
     for engine, counts in summary["engines"].items():
         tried = sum(counts.values())
         share = counts["accepted"] / tried if tried else 0.0

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from safety_ray.core.config import setting
+from safety_ray.core.job import run_job
 from safety_ray.core.summary import summarize, summary_table
 
 STAGE = {"rows_in": 10, "rows_out": 8, "rejected": 2, "seconds": 1.5}
@@ -27,3 +32,17 @@ def test_summary_without_evaluation_has_stages_only() -> None:
     summary = summarize({"rewrite": {**STAGE, "engines": {"vllm:m": {"accepted": 3, "rejected": 9}}}})
     assert (summary["results"], summary["intervals"], summary["warnings"]) == ({}, {}, [])
     assert "rewritten by vllm:m: 3 of 12 texts accepted (25%)" in summary_table(summary)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    output: str = setting("folder to write", default="out")
+
+
+def test_summary_has_lost_work_of_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = {"runs": 1, "seconds": 2.5}
+    summary = summarize({"score": {**STAGE, "lost_work": lost}, "pack": STAGE})
+    assert [stage.get("lost_work") for stage in summary["stages"]] == [lost, None]
+    assert "score: lost work: 1 run, 2.5 s" in summary_table(summary).splitlines()
+    run_job(Settings, lambda _: summary, [])  # as the pipeline, which has printed the table
+    assert capsys.readouterr().out == ""

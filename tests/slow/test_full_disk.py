@@ -20,6 +20,8 @@ from safety_ray.core.artifact import is_finished, read_record
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core")
 ROWS = 4000
+LARGE = 64_000
+"""kilobytes, enough for all files"""
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: 
     assert "No space left on device" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not is_finished(f"{disk}/out")
-    resize(disk, 64_000)
+    resize(disk, LARGE)
     resumed = run(head, "ingest", *words)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     record = read_record(f"{disk}/out")
@@ -78,10 +80,12 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
     whole = run(head, "pipeline", *words, f"output={tmp_path}/runs")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     resumed = (*words, f"output={disk}/runs")
-    before = 8  # summary.json and its temporary file
-    for stage in stages:
-        needed = kilobytes(tmp_path / "runs" / stage)
-        resize(disk, before + needed // 2)
+    for before, stage in zip(["", *stages], stages, strict=False):
+        if before:
+            resize(disk, LARGE)
+            done = run(head, "pipeline", *resumed, f"until={before}")
+            assert done.returncode == 0, done.stdout + done.stderr
+        resize(disk, kilobytes(disk) + kilobytes(tmp_path / "runs" / stage) // 2)
         ended = run(head, "pipeline", *resumed)
         assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
         assert ended.stderr.startswith(SAYS), ended.stderr
@@ -89,8 +93,7 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
         assert ended.stderr.count("\n") == 1, ended.stderr
         finished = [is_finished(f"{disk}/runs/{name}") for name in stages]
         assert finished.count(True) == stages.index(stage), f"not {stage}, but {finished}"
-        before += needed
-    resize(disk, 4 * before)
+    resize(disk, LARGE)
     last = run(head, "pipeline", *resumed)
     assert last.returncode == 0, last.stdout + last.stderr
     assert differences(contents(tmp_path / "runs"), contents(disk / "runs")) == (0, [])
