@@ -75,8 +75,8 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
     """Run the training loop in Ray Train's workers. Returns the loop's result.
 
     Ray Train replaces a lost worker, and all workers resume from the newest checkpoint. Raises UserError if
-    its controller ends: it keeps its reservations of CPUs and GPUs until this driver ends, so a second
-    controller could wait for them forever.
+    Ray Train's controller ends: Ray keeps the CPUs and GPUs of its workers reserved until this driver ends,
+    so a second controller could wait for them forever.
     """
     validating = bool(config.validation.every)
     if validating:

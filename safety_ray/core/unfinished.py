@@ -29,10 +29,12 @@ class _Run:
         self.path, self.earlier = path, earlier
         self.saved = time.monotonic()
         self._ended = threading.Event()
-        threading.Thread(target=self._write_until_ended, daemon=True).start()
+        self._thread = threading.Thread(target=self._write_until_ended, daemon=True)
+        self._thread.start()
 
     def end(self) -> None:
         self._ended.set()
+        self._thread.join()  # so that no file is written afterwards
 
     def _write_until_ended(self) -> None:
         fs, root = filesystem.find(self.path)
@@ -53,12 +55,20 @@ def begin(path: str, *, resumed: bool) -> dict[str, Any]:
     end()
     earlier: dict[str, Any] = {}
     if resumed:
-        fs, root = filesystem.find(path)
-        values = json.loads(fs.cat_file(f"{root}/{FILE}")) if fs.exists(f"{root}/{FILE}") else {}
+        values = _read(path)
         seconds = values.get("seconds", 0.0) + values.get("unsaved", 0.0)
         earlier = {"runs": values.get("runs", 0) + 1, "seconds": round(seconds, 1)}
     _run = _Run(path, earlier)
     return earlier
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return what the last run has written, or {} if it ended before."""
+    fs, root = filesystem.find(path)
+    with suppress(OSError, ValueError):  # absent or incomplete
+        values: dict[str, Any] = json.loads(fs.cat_file(f"{root}/{FILE}"))
+        return values
+    return {}
 
 
 def saved() -> None:

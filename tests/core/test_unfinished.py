@@ -82,3 +82,11 @@ def test_undisturbed_stage_has_no_lost_work(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     record = artifact.begin(output, CountConfig(output=output), inputs={}).commit(rows_in=1, rows_out=1)
     assert lost_work.KEY not in record
+
+
+def test_damaged_note_of_killed_run_stops_no_stage(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    artifact.begin(output, CountConfig(output=output), inputs={})
+    (tmp_path / "out" / unfinished.FILE).write_text('{"runs": 1, "sec')
+    record = artifact.begin(output, CountConfig(output=output), inputs={}).commit(rows_in=1, rows_out=1)
+    assert record["lost_work"] == {"runs": 1, "seconds": 0.0}
