@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from ray_head import Head
 from refused import SAYS, run
+from small_pipeline import FIT
 
 from benchmarks.chaos.__main__ import write_input
 from benchmarks.chaos.outputs import contents, differences
@@ -67,6 +68,33 @@ def test_ingest_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: 
     assert dataset.table(f"{disk}/out").column("id").to_pylist() == sorted(f"d{n}" for n in range(ROWS))
 
 
+def check_says_full(ended: subprocess.CompletedProcess[str]) -> None:
+    """Check that a job has ended with one line."""
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert ended.stderr.startswith(SAYS), ended.stderr
+    assert "No space left" in ended.stderr or "could not write a file" in ended.stderr, ended.stderr
+    assert ended.stderr.count("\n") == 1, ended.stderr
+
+
+def test_fit_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
+    corpus, whole = tmp_path / "corpus", tmp_path / "fit"
+    words = (f"labelled={corpus}", *(word.removeprefix("fit.") for word in FIT))
+    for job, *settings in (
+        ("corpus", "documents=560", f"output={corpus}"),
+        ("fit", *words, f"output={whole}"),
+    ):
+        done = run(head, job, *settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+    resize(disk, kilobytes(whole) // 2)
+    check_says_full(run(head, "fit", *words, f"output={disk}/fit"))
+    assert not is_finished(f"{disk}/fit")
+    resize(disk, LARGE)
+    resumed = run(head, "fit", *words, f"output={disk}/fit")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    weights = "classifier/head.safetensors"
+    assert (disk / "fit" / weights).read_bytes() == (whole / weights).read_bytes()
+
+
 def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, head: Head) -> None:
     """The disk becomes full in the middle of each stage, and is larger for the next run."""
     write_input(tmp_path / "documents")
@@ -87,10 +115,7 @@ def test_every_stage_ends_on_full_disk_and_resumes(disk: Path, tmp_path: Path, h
             assert done.returncode == 0, done.stdout + done.stderr
         resize(disk, kilobytes(disk) + kilobytes(tmp_path / "runs" / stage) // 2)
         ended = run(head, "pipeline", *resumed)
-        assert ended.returncode == 2, f"{stage}: {ended.stdout}{ended.stderr}"
-        assert ended.stderr.startswith(SAYS), ended.stderr
-        assert "No space left" in ended.stderr or "could not write a file" in ended.stderr, ended.stderr
-        assert ended.stderr.count("\n") == 1, ended.stderr
+        check_says_full(ended)
         finished = [is_finished(f"{disk}/runs/{name}") for name in stages]
         assert finished.count(True) == stages.index(stage), f"not {stage}, but {finished}"
     resize(disk, LARGE)
