@@ -1,7 +1,7 @@
 """A small pipeline from `ingest` to `evaluate`.
 
-It has no `fit`: the scores of a classifier depend in their last digits on the other texts of a batch, and with
-an arbitrary one some texts are as close to two scores as that.
+It has no `fit`: probabilities depend in their last digits on the other texts of a batch, and with a classifier
+that is fitted here some texts are so close to two scores that they get another one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from safety_ray.core.config import load
 
 WORDS = (
     DEMO, *SMALL, "until=evaluate", "finetune.chats=examples/chats.jsonl", "finetune.epochs=1",
-    "finetune.batch_rows=8", "finetune.tagged_share=0.5", "evaluate.max_documents=40", "evaluate.max_prompts=6",
-    "evaluate.max_new_tokens=8", "evaluate.resamples=200",
+    "finetune.batch_rows=8", "finetune.tagged_share=0.5", "evaluate.max_documents=40",
+    "evaluate.max_prompts=6", "evaluate.max_new_tokens=8", "evaluate.resamples=200",
 )  # fmt: skip
 """settings of the pipeline without its input and output"""
 
