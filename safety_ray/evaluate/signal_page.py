@@ -95,7 +95,10 @@ def plot(signal: dict[str, Any]) -> bytes:
         alpha=0.15,
         linewidth=0,
     )
-    words.set_xscale("log", base=2)
+    if places:  # matplotlib cannot draw a logarithmic axis without values
+        words.set_xscale("log", base=2)
+    else:
+        words.text(0.5, 0.6, "too few documents", ha="center", color=_INK, transform=words.transAxes)
     words.set_xticks(places, [str(place) for place in places])
     words.set_ylim(0, 1)
     _style(words, "words read", "AUROC of mean P(tag)", "how early P(tag) tells unsafe text")

@@ -91,6 +91,16 @@ def test_signal_metrics_match_share_of_ordered_pairs(found: list[Signal]) -> Non
     assert signal_page.plot(values).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("documents", [2, 3, 2 * signal.FEWEST_DOCUMENTS - 1, 2 * signal.FEWEST_DOCUMENTS])
+@pytest.mark.parametrize("p_tag", [0.0, 0.02])
+def test_signal_of_few_documents_is_plotted(documents: int, p_tag: float) -> None:
+    found = [made(n % 2 == 1, str(n), [p_tag] * 4) for n in range(documents)]
+    values = signal_metrics(found, tag_rate=0.05, false_alarms=0.1, **FEW)
+    assert bool(values["by_words"]) == (documents >= 2 * signal.FEWEST_DOCUMENTS)
+    assert signal_page.plot(values).startswith(b"\x89PNG")
+    assert any(line.startswith("Expected calibration error") for line in signal_page.lines(values))
+
+
 def test_stop_threshold_allows_share_of_safe_documents(found: list[Signal]) -> None:
     result = stop_threshold(found, 0.1, **FEW)
     safe = result["validation_safe"]

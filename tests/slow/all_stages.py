@@ -1,7 +1,7 @@
 """A small pipeline from `ingest` to `evaluate`.
 
-It has no `fit`: probabilities depend in their last digits on the other texts of a batch, and with a classifier
-that is fitted here some texts are so close to two scores that they get another one.
+It has no `fit`: probabilities depend in their last digits on the other texts of a batch, and with a new
+classifier some texts are so close to two scores that they get another one.
 """
 
 from __future__ import annotations
