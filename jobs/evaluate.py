@@ -272,8 +272,7 @@ class _Workers:
         if remaining:
             pool = ActorPool(self._start(len(remaining)))
             for name, rows in pool.map_unordered(_submit, remaining):
-                fs.pipe_file(f"{root}/{name}.part", json.dumps(rows).encode())
-                fs.mv(f"{root}/{name}.part", f"{root}/{name}")
+                filesystem.write_file(fs, f"{root}/{name}", json.dumps(rows).encode())
                 done[name] = rows
                 line.show(sum(map(len, done.values())))
         line.show(sum(map(len, done.values())), final=True)

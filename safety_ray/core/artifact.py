@@ -98,14 +98,14 @@ class Artifact:
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
-        unfinished.end()
+        unfinished.finish(self.path)
         self._remove_temporary()
         numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
         events.emit("stage_finished", output=self.path, **numbers, **({lost_work.KEY: lost} if lost else {}))
         return record
 
     def _remove_temporary(self) -> None:
-        for name in (*self.temporary, *unfinished.FILES):
+        for name in self.temporary:
             filesystem.remove(self.sub(name))
 
 
@@ -220,7 +220,7 @@ def _read_config(fs: Any, root: str) -> dict[str, Any] | None:
 
 def _foreign(fs: Any, root: str, existing: tuple[str, ...]) -> bool:
     """Return whether a folder has more files than `begin` leaves if it is killed while it writes."""
-    expected = ("config.json.part", *existing)
+    expected = (f"config.json{filesystem.PART}", *existing)
     return any(Path(name).name not in expected for name in fs.ls(root, detail=False))
 
 
@@ -321,7 +321,4 @@ def _versions() -> dict[str, str]:
 
 
 def _write_json(fs: Any, path: str, value: Any) -> None:
-    """Write to a temporary name, then rename, so that no reader sees an incomplete file."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    fs.pipe_file(f"{path}.part", text.encode())
-    fs.mv(f"{path}.part", path)
+    filesystem.write_file(fs, path, json.dumps(value, indent=1, ensure_ascii=False).encode())

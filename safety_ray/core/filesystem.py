@@ -19,6 +19,8 @@ from fsspec.registry import known_implementations
 
 from safety_ray.core.errors import UserError
 
+PART = ".part"
+"""end of the name of a file that is not complete"""
 _THREADS = 32
 
 
@@ -66,6 +68,12 @@ def size(path: str) -> int:
 def is_local(path: str) -> bool:
     """Return whether `path` is on a filesystem of this machine, and no URL."""
     return "://" not in path
+
+
+def write_file(fs: Any, path: str, content: bytes) -> None:
+    """Write `content` under a name that ends in `PART`, then rename it: no reader sees an incomplete file."""
+    fs.pipe_file(f"{path}{PART}", content)
+    fs.mv(f"{path}{PART}", path)
 
 
 @contextmanager

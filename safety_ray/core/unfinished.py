@@ -18,7 +18,6 @@ from typing import Any
 from safety_ray.core import filesystem
 
 FILE = "unfinished.json"
-FILES = (FILE, f"{FILE}.part")
 EVERY_S = 10.0
 
 
@@ -41,9 +40,7 @@ class _Run:
         while not self._ended.wait(EVERY_S):
             values = {**self.earlier, "unsaved": round(time.monotonic() - self.saved, 1)}
             with suppress(Exception):  # the stage's own writes report a problem of the storage
-                file, part = (f"{root}/{name}" for name in FILES)
-                fs.pipe_file(part, json.dumps(values).encode())
-                fs.mv(part, file)
+                filesystem.write_file(fs, f"{root}/{FILE}", json.dumps(values).encode())
 
 
 _run: _Run | None = None
@@ -75,6 +72,13 @@ def saved() -> None:
     """Note that the stage has saved something: what it did until now is not lost if the run ends."""
     if _run is not None:
         _run.saved = time.monotonic()
+
+
+def finish(path: str) -> None:
+    """End the run of the stage that has finished the folder `path`, and remove the files of all its runs."""
+    end()
+    for name in (FILE, f"{FILE}{filesystem.PART}"):  # a killed run may have left the second one
+        filesystem.remove(f"{path.rstrip('/')}/{name}")
 
 
 def end() -> None:

@@ -59,8 +59,7 @@ def ask(
                     for value in seeds[name][n]
                 ]
                 rows = [request.result() for request in requests]
-                fs.pipe_file(f"{path}.part", json.dumps(rows).encode())
-                fs.mv(f"{path}.part", path)
+                filesystem.write_file(fs, path, json.dumps(rows).encode())
             answers[name] += json.loads(fs.cat_file(path))
             line.show(sum(map(len, answers.values())))
     line.show(sum(map(len, answers.values())), final=True)

@@ -59,7 +59,6 @@ def write_chunks(folder: Path, characters: int = 0) -> None:
 
     The text of each chunk begins with `characters` random ones.
     """
-    folder.mkdir(exist_ok=True)
     noise = random.Random(0)
     for file in range(FILES):
         rows = [
