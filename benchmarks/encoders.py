@@ -16,14 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.pipeline import make_union
 
 from jobs.fit import FitConfig, Fitting, gather
-from safety_ray.classifier.metrics import measure
 from safety_ray.classifier.training.head import fit_head
+from safety_ray.classifier.training.measures import measure_rows
 from safety_ray.classifier.training.rows import Row, split
 from safety_ray.core.config import setting
 from safety_ray.core.job import main
@@ -46,16 +45,21 @@ def run(config: EncodersBenchmark) -> dict[str, Any]:
     """Print the tables. Returns {}."""
     fit = FitConfig(**{field.name: getattr(config, field.name) for field in fields(FitConfig)})
     train, heldout = split(gather(fit), fit.per_family, fit.heldout_share, fit.seed)
-    found = {name.rsplit("/", 1)[-1]: probabilities(fit, name, train, heldout) for name in config.encoders}
-    found["words"] = word_probabilities(fit, [*train, *heldout], len(train))
-    found["together"] = {
-        source: np.mean([column[source] for column in found.values()], axis=0) for source in found["words"]
-    }
     rows: dict[str, list[Row]] = {}
     for row in [*train, *heldout]:
         rows.setdefault(row["source"], []).append(row)
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for encoder in config.encoders:
+        name, _, layers = encoder.partition(":")
+        fitting = Fitting(replace(fit, encoder=name, layers=int(layers or 0)), train, heldout)
+        found[encoder.rsplit("/", 1)[-1]] = {source: fitting.unseen(source)[0] for source in rows}
+    found["words"] = unseen_by_words(fit, train, heldout)
+    found["together"] = {
+        source: torch.stack([column[source].softmax(-1) for column in found.values()]).mean(0).log()
+        for source in rows
+    }
     measured = {
-        name: {source: metrics(rows[source], probs) for source, probs in column.items()}
+        name: {source: measure_rows(logits, rows[source]) for source, logits in column.items()}
         for name, column in found.items()
     }
     print_table("AUROC", measured, ["auroc"])
@@ -63,47 +67,23 @@ def run(config: EncodersBenchmark) -> dict[str, Any]:
     return {}
 
 
-def probabilities(
-    fit: FitConfig, encoder: str, train: list[Row], heldout: list[Row]
-) -> dict[str, np.ndarray]:
-    """Return the (n, 6) probabilities of all texts of each set, by a head trained on the other sets."""
-    name, _, layers = encoder.partition(":")
-    fitting = Fitting(replace(fit, encoder=name, layers=int(layers or 0)), train, heldout)
-    found = {}
-    for source in sources(fitting.rows):
-        own = fitting.original & torch.tensor([row["source"] == source for row in fitting.rows])
-        classifier, _ = fitting.fit(without=source)
-        found[source] = fitting.table.logits(classifier, own).softmax(-1).numpy()
-    return found
-
-
-def word_probabilities(fit: FitConfig, rows: list[Row], trained: int) -> dict[str, np.ndarray]:
-    """Return the same for a head on hashed words and letters. The first `trained` rows are trained on."""
+def unseen_by_words(fit: FitConfig, train: list[Row], heldout: list[Row]) -> dict[str, torch.Tensor]:
+    """Return the (n, 6) logits of all texts of each source by a head on hashed words, trained without it."""
     vectors = make_union(
         HashingVectorizer(n_features=_WIDTH, ngram_range=(1, 2), alternate_sign=False),
         HashingVectorizer(n_features=_WIDTH, ngram_range=(2, 5), analyzer="char_wb", alternate_sign=False),
     )
+    rows = [*train, *heldout]
     x = torch.from_numpy(vectors.transform([row["text"] for row in rows]).toarray()).float()
     low = torch.tensor([row["label"] for row in rows])
     high = torch.tensor([row["label_max"] for row in rows])
     found = {}
-    for source in sources(rows):
+    for source in dict.fromkeys(row["source"] for row in rows):
         own = torch.tensor([row["source"] == source for row in rows])
-        train = ~own & (torch.arange(len(rows)) < trained)
-        head = fit_head(x[train], low[train], high[train], unsafe_weight=fit.unsafe_weight, l2=fit.l2)
-        found[source] = head(x[own]).softmax(-1).numpy()
+        others = ~own & (torch.arange(len(rows)) < len(train))
+        head = fit_head(x[others], low[others], high[others], unsafe_weight=fit.unsafe_weight, l2=fit.l2)
+        found[source] = head(x[own])
     return found
-
-
-def sources(rows: list[Row]) -> list[str]:
-    """Return the names of the sets, in the order of their first rows."""
-    return list(dict.fromkeys(row["source"] for row in rows))
-
-
-def metrics(rows: list[Row], probs: np.ndarray) -> dict[str, Any]:
-    """Return `metrics.measure` of the texts of a set."""
-    low, high = [row["label"] for row in rows], [row["label_max"] for row in rows]
-    return measure(low, high, probs.argmax(-1).tolist(), probs)
 
 
 def print_table(title: str, measured: dict[str, dict[str, Any]], keys: list[str]) -> None:

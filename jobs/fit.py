@@ -221,6 +221,12 @@ class Fitting:
         )  # fmt: skip
         return Classifier(encoder, head), losses
 
+    def unseen(self, source: str) -> tuple[torch.Tensor, list[Row]]:
+        """Train without a source. Return the (n, 6) logits of all its texts, and the texts."""
+        rows = self.original & torch.tensor([row["source"] == source for row in self.rows])
+        classifier, _ = self.fit(without=source)
+        return self.table.logits(classifier, rows), [self.rows[i] for i in rows.nonzero().flatten().tolist()]
+
     def leave_one_out(self) -> dict[str, Any]:
         """Return the metrics of each source, for a classifier trained without that source."""
         metrics: dict[str, Any] = {}
@@ -229,10 +235,7 @@ class Fitting:
             raise UserError(f"leave_one_out needs at least two sources; there is only '{names[0]}'.")
         line = Line("left out", len(names), "sources", first=0, saved=False)
         for done, name in enumerate(names, start=1):
-            rows = self.original & torch.tensor([row["source"] == name for row in self.rows])
-            classifier, _ = self.fit(without=name)
-            texts = [self.rows[i] for i in rows.nonzero().flatten().tolist()]
-            metrics[name] = measure_rows(self.table.logits(classifier, rows), texts)
+            metrics[name] = measure_rows(*self.unseen(name))
             line.show(done, name, final=done == len(names))
         aurocs = [values["auroc"] for values in metrics.values() if values["auroc"] is not None]
         return {**metrics, "mean_auroc": round(sum(aurocs) / len(aurocs), 4) if aurocs else None}
