@@ -5,8 +5,8 @@
 A pin is a package that pyproject.toml leads to, directly or (on the CPU) through others, with the version
 that is installed here. Requirements are followed for every supported Python and processor, so that a
 package that only some of them need carries a marker. What the present environment does not hold
-cannot be pinned: the command then names it and fails. gpu.txt, cloud.txt, fp8.txt and small-model.txt have
-further packages, whose versions uv chooses.
+cannot be pinned: the command then names it and fails. gpu.txt, cloud.txt, fp8.txt, lm-eval.txt,
+small-model.txt and tests.txt have further packages, whose versions uv chooses.
 
 Each pin has the sha256 of every file that one of these Pythons and processors may install. uv asks the
 package index for them; the files that are installed here are not trusted for it.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -68,6 +68,16 @@ CLOUD_HEADER = """\
 # beside cpu.txt or gpu.txt. Written by `make pins`; do not edit.
 """
 CLOUD = ("boto3", "s3fs", "google-api-python-client", "cryptography", "gcsfs")
+LM_EVAL_HEADER = """\
+# lm-evaluation-harness and what it needs beside cpu.txt, for `lm_tasks` of `evaluate`.
+# Written by `make pins`; do not edit.
+"""
+LM_EVAL = ("lm-eval",)
+TESTS_HEADER = """\
+# What tests/slow install beside cpu.txt and cloud.txt: a server that speaks S3's protocol, Grafana's schema
+# of dashboards, and pip-audit. Written by `make pins`; do not edit.
+"""
+TESTS = ("moto[s3]", "flask", "flask-cors", "grafana-foundation-sdk", "pip-audit")
 FP8_HEADER = """\
 # torchao, for fp8=true in training. Not in gpu.txt, because transformers imports it if it is installed.
 # Written by `make pins`; do not edit. NOT TESTED on a GPU.
@@ -105,6 +115,9 @@ def main() -> None:
     write("torch-cuda.txt", TORCH_CUDA_HEADER, torch_cuda(versions["torch"], needed))
     write("gpu.txt", GPU_HEADER, locked(lock(near(on_gpu, "cpu.txt"), "--no-deps")))
     write("cloud.txt", CLOUD_HEADER, locked(lock(cloud(named, on_gpu), "--no-deps")))
+    write("lm-eval.txt", LM_EVAL_HEADER, locked(lock(sorted(more(named, LM_EVAL, "cpu.txt")), "--no-deps")))
+    tests = sorted(more(named, TESTS, "cpu.txt", "cloud.txt"))
+    write("tests.txt", TESTS_HEADER, locked(lock(tests, "--no-deps")))
     write("fp8.txt", FP8_HEADER, locked(lock(extras["fp8"], "--no-deps")))
     write("small-model.txt", SMALL_MODEL_HEADER, locked(lock(SMALL_MODEL, "--no-deps")))
     write("uv.txt", UV_HEADER, locked(lock([f"uv=={versions['uv']}"], "--no-deps"), {"uv": PLACES}))
@@ -176,34 +189,36 @@ def pinned(line: str, versions: dict[str, str]) -> str:
     return f"{wanted.name}{extras}=={versions[canonicalize_name(wanted.name)]}"
 
 
-def near(wanted: list[str], name: str) -> list[str]:
-    """Return the pins of `wanted` and of what they need, at the versions of list `name` where those fit."""
+def near(wanted: Iterable[str], *names: str) -> list[str]:
+    """Return the pins of `wanted` and of what they need, at the versions of the lists where those fit."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "found.txt"
-        shutil.copy(REQUIREMENTS / name, found)  # uv prefers the versions of a file that it replaces
+        found = Path(folder) / "found.txt"  # uv prefers the versions of a file that it replaces
+        found.write_text("".join((REQUIREMENTS / name).read_text() for name in names))
         compile_pins(wanted, "--no-header", "--no-annotate", "--output-file", str(found))
         return [pin for pin in found.read_text().splitlines() if places_of(Requirement(pin).marker)]
 
 
-def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
-    """Return the pins that `CLOUD` needs besides those of cpu.txt and of gpu.txt.
+def more(base: Iterable[str], wanted: Iterable[str], *names: str) -> set[str]:
+    """Return the pins that `wanted` needs besides the lists, which `base` leads to.
 
-    Exits if it needs another version of one of those: set-up would put the first version back.
+    Exits if it needs another version of a package of the lists: set-up would put the first version back.
     """
-    more = []
-    for name, wanted in (("cpu.txt", on_cpu), ("gpu.txt", on_gpu)):
-        there = dict(pairs("torch-cuda.txt")) | dict(pairs(name))
-        found = dict(pin.partition(" ")[0].split("==") for pin in near([*wanted, *CLOUD], name))
-        for package, version in found.items():
-            if there.get(package, version) != version:
-                sys.exit(
-                    f"the clouds need {package} {version}, not {there[package]} of {name}: install it here"
-                )
-        more.append({f"{package}=={found[package]}" for package in found.keys() - there.keys()})
-    if more[0] != more[1]:
-        differ = ", ".join(sorted(more[0] ^ more[1]))
+    there = {package: version for name in ("torch-cuda.txt", *names) for package, version in pairs(name)}
+    found = dict(pin.partition(" ")[0].split("==") for pin in near([*base, *wanted], *names))
+    for package, version in found.items():
+        if there.get(package, version) != version:
+            here = f"{package} {version}, not {there[package]} of {' and '.join(names)}"
+            sys.exit(f"{', '.join(wanted)} needs {here}: install it here")
+    return {f"{package}=={found[package]}" for package in found.keys() - there.keys()}
+
+
+def cloud(on_cpu: list[str], on_gpu: list[str]) -> list[str]:
+    """Return the pins that `CLOUD` needs, which must be the same besides cpu.txt and besides gpu.txt."""
+    beside_cpu, beside_gpu = more(on_cpu, CLOUD, "cpu.txt"), more(on_gpu, CLOUD, "gpu.txt")
+    if beside_cpu != beside_gpu:
+        differ = ", ".join(sorted(beside_cpu ^ beside_gpu))
         sys.exit(f"the clouds need other packages beside cpu.txt than beside gpu.txt: {differ}")
-    return sorted(more[0])
+    return sorted(beside_cpu)
 
 
 def pairs(name: str) -> Iterator[tuple[str, str]]:
@@ -225,15 +240,18 @@ def locked(packages: list[dict[str, Any]], needed: dict[str, list[Place]] | None
         where = places_of(package.get("marker")) if needed is None else needed.get(name, [])
         if not where:
             continue
-        hashes = set()
+        hashes, built = set(), []
         for place in where:
             found = [wheel for wheel in package.get("wheels", []) if fits(file_name(wheel), place)]
             if not found and "sdist" in package:
-                print(f"{name} {package['version']} has no wheel for {place}: it is built from source there")
+                built.append(f"Python {place[0]} on {place[1]}")
                 found = [package["sdist"]]
             if not found:
                 sys.exit(f"{name} {package['version']} has no file for Python {place[0]} on {place[1]}")
             hashes |= {file["hashes"]["sha256"] for file in found}
+        if built:
+            places = "all supported machines" if len(built) == len(PLACES) else ", ".join(built)
+            print(f"{name} {package['version']} has no wheel for {places}: it is built from source there")
         lines.append(requirement(f"{name}=={package['version']}{marker(where)}", hashes))
     return lines
 
@@ -248,7 +266,7 @@ def requirement(pin: str, hashes: Iterable[str]) -> str:
 
 
 def file_name(file: dict[str, Any]) -> str:
-    return str(file.get("name") or file["url"].rpartition("/")[2])
+    return unquote(str(file.get("name") or file["url"].rpartition("/")[2]))
 
 
 def fits(wheel: str, place: Place) -> bool:

@@ -29,7 +29,7 @@ def pins(name: str) -> list[str]:
 
 HASHED = (
     *("cpu.txt", "torch-cpu.txt", "torch-cuda.txt", "gpu.txt"),
-    *("cloud.txt", "fp8.txt", "small-model.txt", "uv.txt"),
+    *("cloud.txt", "fp8.txt", "lm-eval.txt", "small-model.txt", "tests.txt", "uv.txt"),
 )
 
 
@@ -77,12 +77,18 @@ def test_requirements_pin_every_dependency_exactly(name: str, extras: tuple[str,
         )
 
 
-@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt"])
-def test_cloud_requirements_replace_no_package(name: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ("cloud.txt", "cpu.txt"),
+        ("cloud.txt", "gpu.txt"),
+        ("lm-eval.txt", "cpu.txt"),
+        *product(["tests.txt"], ["cpu.txt", "cloud.txt"]),
+    ],
+)
+def test_further_requirements_replace_no_package(more: str, name: str) -> None:
     """The next set-up would put the other version back."""
-    assert not {Requirement(pin).name for pin in pins("cloud.txt")} & {
-        Requirement(pin).name for pin in pins(name)
-    }
+    assert not {Requirement(pin).name for pin in pins(more)} & {Requirement(pin).name for pin in pins(name)}
 
 
 def test_requirements_exclude_torchvision_torchaudio_torchcodec() -> None:

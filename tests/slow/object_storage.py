@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from own_environment import beside
 from ray_head import Head, start_head
-from s3_server import BUCKET, S3Server, packages
+from s3_server import BUCKET, S3Server
 
 from jobs.corpus import SCHEMA, documents
 from safety_ray.core import dataset
@@ -21,7 +22,7 @@ DOCUMENTS = 140
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
     """A server that this process and the processes it starts use."""
-    installed = str(packages(request.config.cache.mkdir("s3")))
+    installed = str(beside(request.config.cache.mkdir("s3"), "cloud.txt", "tests.txt"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(installed)
         patch.setenv("PYTHONPATH", installed, prepend=os.pathsep)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 
 def own_environment(cache: Path, name: str, requirements: tuple[str, ...]) -> Path:
     """Return the folder of the environment's programs. The first call installs it below `cache`, with pip.
@@ -25,18 +27,19 @@ def own_environment(cache: Path, name: str, requirements: tuple[str, ...]) -> Pa
     return folder / "bin"
 
 
-def beside(cache: Path, name: str, arguments: tuple[str, ...]) -> Path:
-    """Return a folder for PYTHONPATH with the packages of pip's `arguments`, without their requirements.
+def beside(cache: Path, *lists: str) -> Path:
+    """Return a folder for PYTHONPATH with the packages of the lists, for example `tests.txt`.
 
     The first call installs it below `cache`. Skips the test if the packages cannot be installed.
     """
-    files = [Path(argument).read_text() for argument in arguments if Path(argument).is_file()]
-    digest = hashlib.sha256(" ".join((sys.version, *arguments, *files)).encode()).hexdigest()[:12]
-    folder = cache / f"{name}-{digest}"
+    files = [ROOT / "requirements" / name for name in lists]
+    digest = hashlib.sha256("\n".join((sys.version, *(file.read_text() for file in files))).encode())
+    folder = cache / f"{'-'.join(file.stem for file in files)}-{digest.hexdigest()[:12]}"
     finished = folder / "installed"
     if not finished.exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-        _install([*pip, *arguments], name)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        named = [word for file in files for word in ("-r", str(file))]
+        _install([*pip, "--target", str(folder), *named], " and ".join(lists))
         finished.touch()
     return folder
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import fsspec
-import pytest
-
-REQUIREMENTS = (
-    # Without what this project installs anyway, in versions that some of these do not name.
-    "moto==5.2.5", "boto3==1.44.8", "botocore==1.44.8", "s3transfer==0.19.3", "jmespath==1.1.0",
-    "xmltodict==1.0.4", "responses==0.26.3", "py-partiql-parser==0.6.3", "werkzeug==3.1.9", "flask==3.1.3",
-    "flask-cors==6.0.5", "blinker==1.9.0", "itsdangerous==2.2.0", f"s3fs=={fsspec.__version__}",
-    "aiobotocore==3.10.0", "aioitertools==0.13.0", "wrapt==2.5.2",
-)  # fmt: skip
 BUCKET = "bucket"
 ACCOUNT = "123456789012"
 SLOW_DOWN = ("503 Slow Down", "SlowDown", "Please reduce your request rate.")
@@ -29,22 +15,6 @@ DENIED = ("403 Forbidden", "AccessDenied", "Access Denied")
 
 Fault = tuple[str, str, str]
 """HTTP status, S3 error code and message"""
-
-
-def packages(cache: Path) -> Path:
-    """Return a folder of the packages that the server and its clients need; the first call installs them.
-
-    Skips the test if they cannot be installed, for example without a package index.
-    """
-    digest = hashlib.sha256(" ".join((sys.version, *REQUIREMENTS)).encode()).hexdigest()[:12]
-    folder = cache / f"s3-{digest}"
-    if not (folder / "installed").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-        installed = subprocess.run([*pip, *REQUIREMENTS], capture_output=True, text=True)
-        if installed.returncode:
-            pytest.skip(f"moto and s3fs cannot be installed: {installed.stderr.strip().splitlines()[-1:]}")
-        (folder / "installed").touch()
-    return folder
 
 
 class S3Server:

@@ -19,7 +19,6 @@ from own_environment import beside
 
 pytestmark = pytest.mark.covers("safety_ray.core.cluster")
 ROOT = Path(__file__).resolve().parents[2]
-PINS = ROOT / "requirements" / "cloud.txt"
 DOCUMENT = "googleapiclient/discovery_cache/documents/compute.v1.json"
 PROJECT = "project-1"
 # The keys that a user may uncomment.
@@ -42,7 +41,7 @@ AWS, GCP = (read(name) for name in OPTIONAL)
 @pytest.fixture(scope="module")
 def clients(pytestconfig: pytest.Config) -> Iterator[Path]:
     """The clients that the launcher uses, in the versions of requirements/cloud.txt."""
-    folder = beside(pytestconfig.cache.mkdir("clouds"), "clouds", ("--require-hashes", "-r", str(PINS)))
+    folder = beside(pytestconfig.cache.mkdir("clouds"), "cloud.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

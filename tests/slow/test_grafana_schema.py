@@ -7,16 +7,17 @@ the file and writes it again, and drops what it does not know.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from own_environment import own_environment
+from own_environment import beside
 
 pytestmark = pytest.mark.covers("safety_ray.core.metrics", "serve")
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana.json"
-REQUIREMENTS = ("grafana-foundation-sdk",)
 PROGRAM = """
 import json, sys
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -29,15 +30,17 @@ print(JSONEncoder().encode(Dashboard.from_json(json.load(sys.stdin))))
 
 
 @pytest.fixture(scope="module")
-def python(pytestconfig: pytest.Config) -> Path:
-    return own_environment(pytestconfig.cache.mkdir("grafana"), "grafana", REQUIREMENTS) / "python"
+def packages(pytestconfig: pytest.Config) -> Path:
+    """The folder of Grafana's SDK."""
+    return beside(pytestconfig.cache.mkdir("grafana"), "tests.txt")
 
 
-def known_by_grafana(python: Path, dashboard: Any) -> Any:
+def known_by_grafana(packages: Path, dashboard: Any) -> Any:
     """Return what Grafana's schema keeps of a dashboard, with the defaults of the schema."""
     done = subprocess.run(
-        [python, "-c", PROGRAM], input=json.dumps(dashboard), capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", PROGRAM], env={**os.environ, "PYTHONPATH": str(packages)},
+        input=json.dumps(dashboard), capture_output=True, text=True, check=True,
+    )  # fmt: skip
     return json.loads(done.stdout)
 
 
@@ -53,14 +56,14 @@ def dropped(given: Any, kept: Any, path: str = "") -> list[str]:
     return [] if given == kept else [path]
 
 
-def test_grafana_dashboard_passes_schema_of_grafana(python: Path) -> None:
+def test_grafana_dashboard_passes_schema_of_grafana(packages: Path) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
-    assert dropped(dashboard, known_by_grafana(python, dashboard)) == []
+    assert dropped(dashboard, known_by_grafana(packages, dashboard)) == []
 
 
-def test_grafana_schema_drops_unknown_fields(python: Path) -> None:
+def test_grafana_schema_drops_unknown_fields(packages: Path) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     dashboard["colour"] = "x"
     dashboard["panels"][1]["targets"][0]["expression"] = "x"
-    kept = known_by_grafana(python, dashboard)
+    kept = known_by_grafana(packages, dashboard)
     assert sorted(dropped(dashboard, kept)) == [".colour", ".panels[1].targets[0].expression"]

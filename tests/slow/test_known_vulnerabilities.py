@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from own_environment import own_environment
+from own_environment import beside
 
 pytestmark = pytest.mark.covers("safety_ray", "jobs", "serve")
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = ("pip-audit==2.10.1",)
 ARGUMENTS = [
     "--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json", "--timeout", "15",
 ]  # fmt: skip
@@ -21,13 +22,14 @@ LEFT_OUT = "torch-cpu.txt"
 
 
 def test_pins_have_no_known_vulnerabilities(pytestconfig: pytest.Config) -> None:
-    programs = own_environment(pytestconfig.cache.mkdir("audit"), "pip-audit", REQUIREMENTS)
+    pip_audit = beside(pytestconfig.cache.mkdir("audit"), "tests.txt")
+    environment = {**os.environ, "PYTHONPATH": str(pip_audit)}
     names = {path.name for path in (ROOT / "requirements").iterdir()}
     assert LEFT_OUT in names
     packages: list[dict[str, Any]] = []
     for name in sorted(names - {LEFT_OUT}):  # one at a time: pip-audit refuses two versions of a package
-        command = [programs / "pip-audit", "-r", f"requirements/{name}", *ARGUMENTS]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip_audit", "-r", f"requirements/{name}", *ARGUMENTS]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         try:
             packages += json.loads(done.stdout)["dependencies"]
         except ValueError:

@@ -27,8 +27,7 @@ def printed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., str]
 ) -> dict[str, Any]:
     """Return the output of float8_losses.py."""
-    pins = ("--require-hashes", "-r", str(ROOT / "requirements" / "fp8.txt"))
-    folder = beside(Path(request.config.cache.mkdir("torchao")), "torchao", pins)
+    folder = beside(Path(request.config.cache.mkdir("torchao")), "fp8.txt")
     rows = write_rows(tmp_path_factory.mktemp("float8") / "rows", length=33)
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("float8_losses.py")), rows],
