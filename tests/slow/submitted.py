@@ -7,11 +7,14 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from ray_head import RAY, Head
+from waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG_S = 600.0
 
 
 def submit(head: Head, *command: str, id: str = "") -> subprocess.CompletedProcess[str]:
@@ -24,6 +27,21 @@ def stop(head: Head, id: str) -> None:
     """Run `ray job stop`, which ends when the job has stopped."""
     done = _job(head, "stop", id)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def stop_once(head: Head, id: str, command: list[str], ready: Callable[[], bool]) -> None:
+    """Submit a job, stop it once `ready` returns true, and wait for its end."""
+    submitted = submit(head, *command, id=id)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    eventually(
+        lambda: ready() or status(head, id) in ("FAILED", "SUCCEEDED"),
+        LONG_S,
+        lambda: log(head, id),
+        every=0.1,
+    )
+    assert status(head, id) == "RUNNING", log(head, id)
+    stop(head, id)
+    assert status(head, id) == "STOPPED"
 
 
 def status(head: Head, id: str) -> str:

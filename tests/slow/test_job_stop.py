@@ -12,10 +12,9 @@ from gate import allow
 from killed import checkpointed
 from ray_head import Head, start_head
 from score_runs import ROWS, check_output, done_twice, write_documents
-from submitted import ROOT, log, status, stop, submit
+from submitted import ROOT, log, stop_once, submit
 from token_rows import tokenizer, write_rows
 from training_runs import TINY
-from waiting import eventually
 
 from benchmarks.chaos.__main__ import write_input
 from benchmarks.chaos.outputs import contents, differences
@@ -24,7 +23,6 @@ from safety_ray.train.metrics import Metrics
 
 pytestmark = pytest.mark.covers("jobs", "safety_ray.core.dataset", "safety_ray.core.job", "safety_ray.train")
 STEPS = 800
-LONG_S = 600.0
 
 __all__ = ["tokenizer", "write_rows"]
 
@@ -35,21 +33,6 @@ def head() -> Iterator[Head]:
     started = start_head(4, dashboard=True)
     yield started
     started.stop()
-
-
-def stop_once(head: Head, id: str, command: list[str], ready: Callable[[], bool]) -> None:
-    """Submit a job, stop it once `ready` returns true, and wait for its end."""
-    submitted = submit(head, *command, id=id)
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    eventually(
-        lambda: ready() or status(head, id) in ("FAILED", "SUCCEEDED"),
-        LONG_S,
-        lambda: log(head, id),
-        every=0.1,
-    )
-    assert status(head, id) == "RUNNING", log(head, id)
-    stop(head, id)
-    assert status(head, id) == "STOPPED"
 
 
 def test_stopped_scoring_job_resumes(head: Head, tmp_path: Path, classifier: Path) -> None:

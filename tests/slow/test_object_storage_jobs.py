@@ -1,4 +1,4 @@
-"""Every job with its inputs and outputs on an S3-compatible server."""
+"""Every job with its inputs and outputs on an S3-compatible server that is busy at times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from every_job import CHATS, JUDGE_KEY, commands, judge
 from object_storage import answering, head, record_of, server
 from ray_head import Head
 from refused import ROOT, run
-from s3_server import BUCKET, S3Server
+from s3_server import BUCKET, SLOW_DOWN, S3Server
 
 from jobs.cli import JOBS
 
@@ -27,11 +27,12 @@ def key() -> Iterator[None]:
         yield
 
 
-def test_every_job_reads_and_writes_object_storage(
+def test_every_job_reads_and_writes_busy_object_storage(
     server: S3Server, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     server.put("chats.jsonl", (ROOT / CHATS).read_bytes())
+    server.refuse = lambda method, path, number: SLOW_DOWN if number % 11 == 0 else None
     with Endpoint(judge) as endpoint:
         jobs = commands(f"s3://{BUCKET}/all", endpoint.url, chats=f"s3://{BUCKET}/chats.jsonl")
         for name, words in jobs.items():
@@ -44,5 +45,6 @@ def test_every_job_reads_and_writes_object_storage(
     }
     expected = {files.get(name, f"all/{name}/record.json") for name in JOBS}
     assert expected <= set(server.keys("all/"))
+    assert server.refused > server.seen.total() // 12
     assert record_of(server, "all/label")["rows_out"] > 0
     assert not Path("s3:").exists()
