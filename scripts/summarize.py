@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from safety_ray.core import drawing
+from safety_ray.core.markdown import percent, points, table
 from safety_ray.evaluate.ablation import STAGES
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM
 from safety_ray.evaluate.figure import percentages
-from safety_ray.evaluate.page import percent, points, table
 from safety_ray.evaluate.prompt_sets import KINDS
 
 Line = dict[str, Any]
-_SEARCHES = {BEAM: ("beam search", "#D55E00"), SAFEBEAM: ("Safe Beam Search", "#0072B2")}
+_SEARCHES = {BEAM: ("beam search", drawing.VERMILLION), SAFEBEAM: ("Safe Beam Search", drawing.BLUE)}
 
 
 def main(output: Path, evaluations: dict[str, Path]) -> None:
@@ -34,7 +34,7 @@ def main(output: Path, evaluations: dict[str, Path]) -> None:
     if not lines:
         sys.exit("no evaluation has answers by beam search and by Safe Beam Search to the same prompts.")
     output.mkdir(parents=True, exist_ok=True)
-    plot(lines).savefig(output / "safe-beam.png", metadata={"Software": None})
+    (output / "safe-beam.png").write_bytes(drawing.png(plot(lines)))
     warnings = {warning for metrics in values.values() for warning in metrics.get("warnings", [])}
     (output / "README.md").write_text(page(lines, sorted(warnings), evaluations))
     print(f"summary: {output / 'README.md'}")
@@ -106,9 +106,7 @@ def plot(lines: list[Line]) -> Figure:
     kinds = [kind for kind in KINDS if any(line["kind"] == kind for line in lines)]
     names = _row_names(lines)
     rows = list(dict.fromkeys(names))
-    size = (4.6 + 2.6 * len(kinds), 1.3 + 0.36 * len(rows))
-    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(4.6 + 2.6 * len(kinds), 1.3 + 0.36 * len(rows))
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         of_kind = [(rows.index(name), x) for name, x in zip(names, lines, strict=True) if x["kind"] == kind]
@@ -135,7 +133,7 @@ def _plot_kind(axes: Axes, lines: list[tuple[int, Line]]) -> None:
         places = [row + offset for row, _ in lines]
         style = {"fmt": "o", "markersize": 5, "elinewidth": 1.2, "clip_on": False, "zorder": 3}
         axes.errorbar(shares, places, xerr=errors, color=color, label=label, **style)
-    axes.grid(axis="x", color="#e4e0d8", linewidth=0.8)
+    axes.grid(axis="x", color=drawing.LINE, linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, labelsize=9)
 

@@ -130,7 +130,7 @@ def per_threshold(
         flagged = levels >= threshold
         safe = estimate(strata, levels < unsafe_from, flagged, **settings)
         removed = {
-            f"thrown_{name}": round(float(size[flagged].sum() / size.sum()), 4) if size.sum() else None
+            f"removed_{name}": round(float(size[flagged].sum() / size.sum()), 4) if size.sum() else None
             for name, size in {"documents": strata.documents, **sizes}.items()
         }
         rows.append(

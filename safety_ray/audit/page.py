@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-_COLORS = {"precision": "#0072B2", "recall": "#D55E00", "removed": "#8a857c", "safe_lost": "#009E73"}
+from safety_ray.core import drawing, markdown
+from safety_ray.core.markdown import percent
+
+_COLORS = {
+    "precision": drawing.BLUE,
+    "recall": drawing.VERMILLION,
+    "removed": drawing.GREY,
+    "safe_lost": drawing.GREEN,
+}
 
 
 def readme(audit: dict[str, Any]) -> str:
@@ -22,11 +27,11 @@ A document is unsafe if its label is {audit["unsafe_from"]} or higher. {verdict(
 
 ## If a filter removes documents from a score on
 
-{_markdown(*_threshold_rows(audit))}
+{_table(*_threshold_rows(audit))}
 
 ## Each score
 
-{_markdown(*_score_rows(audit))}
+{_table(*_score_rows(audit))}
 
 Ranges are 95 % intervals for the sampling error (strata weighted by their documents, Jeffreys posterior in
 each). They apply to these documents only. Removed shares are counted in all documents. The labels are
@@ -56,8 +61,7 @@ def verdict(audit: dict[str, Any]) -> str:
 
 def plot(audit: dict[str, Any]) -> bytes:
     """Return a PNG: precision and recall by threshold on the left, removed shares on the right."""
-    figure = Figure(figsize=(10, 4), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(10, 4)
     left, right = figure.subplots(1, 2)
     rows = audit["thresholds"]
     thresholds = [row["threshold"] for row in rows]
@@ -66,7 +70,7 @@ def plot(audit: dict[str, Any]) -> bytes:
     for name, minimum in audit["wanted"].items():
         left.axhline(100 * minimum, color=_COLORS[name], linewidth=0.8, linestyle=":")
     left.set_ylabel(f"of documents with label ≥ {audit['unsafe_from']} (%)")
-    removed = [100 * (row["thrown_documents"] or 0) for row in rows]
+    removed = [100 * (row["removed_documents"] or 0) for row in rows]
     right.bar(thresholds, removed, 0.6, color=_COLORS["removed"], alpha=0.5, label="of all documents")
     _line(right, rows, "safe_lost", _COLORS["safe_lost"], "of safe documents")
     right.set_ylabel("removed (%)")
@@ -74,11 +78,9 @@ def plot(audit: dict[str, Any]) -> bytes:
         axes.set_xlabel("threshold: lowest removed score")
         axes.set_xticks(thresholds)
         axes.set_ylim(0, 104)
-        axes.spines[["top", "right"]].set_visible(False)
+        drawing.open_frame(axes)
         axes.legend(frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return drawing.png(figure)
 
 
 def _line(axes: Axes, rows: list[dict[str, Any]], name: str, color: str, label: str) -> None:
@@ -96,14 +98,14 @@ def _line(axes: Axes, rows: list[dict[str, Any]], name: str, color: str, label: 
 
 def _threshold_rows(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     first = audit["thresholds"][0]
-    sizes = [name for name in ("documents", "characters", "tokens") if f"thrown_{name}" in first]
+    sizes = [name for name in ("documents", "characters", "tokens") if f"removed_{name}" in first]
     head = ["from score", "precision", "recall", *(f"{name} removed" for name in sizes), "safe removed"]
     rows = [
         [
             str(row["threshold"]),
-            *(_share(row, name) for name in ("precision", "recall")),
-            *(_percent(row[f"thrown_{name}"]) for name in sizes),
-            _share(row, "safe_lost"),
+            *(percent(row[name], row[f"{name}_interval"]) for name in ("precision", "recall")),
+            *(percent(row[f"removed_{name}"]) for name in sizes),
+            percent(row["safe_lost"], row["safe_lost_interval"]),
         ]
         for row in audit["thresholds"]
     ]
@@ -116,24 +118,12 @@ def _score_rows(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             str(row["score"]), f"{row['documents']:,}", str(row["sampled"]), *map(str, row["labels"]),
-            *(_share(row, name) for name in ("unsafe", "precision", "recall")),
+            *(percent(row[name], row[f"{name}_interval"]) for name in ("unsafe", "precision", "recall")),
         ]
         for row in audit["scores"]
     ]  # fmt: skip
     return head, rows
 
 
-def _share(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "–"
-    low, high = row[f"{name}_interval"]
-    return f"{100 * row[name]:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---:"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(markdown.table(head, rows, texts=0))

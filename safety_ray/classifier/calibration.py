@@ -42,7 +42,7 @@ def fit_temperature(logits: torch.Tensor, low: torch.Tensor, high: torch.Tensor)
 def reliability(risk: np.ndarray, unsafe: np.ndarray) -> dict[str, Any]:
     """Compare the predicted probability `risk` (n,) with the share of `unsafe` (n,) rows, in ten bins.
 
-    `said` and `true` are the two values of each bin that is not empty. `ece` is the expected calibration
+    `predicted` and `true` are the two values of each bin that is not empty. `ece` is the expected calibration
     error: their mean absolute difference, weighted by rows.
     """
     bin_of_row = np.minimum((risk * BINS).astype(int), BINS - 1)
@@ -52,7 +52,7 @@ def reliability(risk: np.ndarray, unsafe: np.ndarray) -> dict[str, Any]:
     observed = np.bincount(bin_of_row, unsafe.astype(float), minlength=BINS)[filled] / rows[filled]
     return {
         "ece": round(float((rows[filled] * np.abs(predicted - observed)).sum() / rows.sum()), 4),
-        "said": np.round(predicted, 4).tolist(),
+        "predicted": np.round(predicted, 4).tolist(),
         "true": np.round(observed, 4).tolist(),
         "rows": rows[filled].tolist(),
     }

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from safety_ray.core.batching import batches_by_length
 from safety_ray.core.device import fast_bf16
 from safety_ray.core.errors import UserError
 
@@ -114,9 +115,9 @@ class Transformer:
                 ids = flat[token : token + tokens]
                 results.append(forward(*self._padded(ids, sizes[row : row + len(batch)], lengths[batch[0]])))
                 row, token = row + len(batch), token + tokens
-            found = torch.cat(results).cpu()
-        out = torch.empty_like(found)
-        out[order] = found
+            outputs = torch.cat(results).cpu()
+        out = torch.empty_like(outputs)
+        out[order] = outputs
         return out
 
     def padded(self, chunks: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,18 +163,6 @@ def longest_text(settings: Any) -> int:
     positions = int(getattr(settings, "max_position_embeddings", None) or 512)
     offset = (settings.pad_token_id or 0) + 1 if "roberta" in settings.model_type else 0
     return positions - offset
-
-
-def batches_by_length(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Return batches of indices of similar length, at most `batch_tokens` with padding, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
 
 
 def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:

@@ -101,14 +101,19 @@ def schema(columns: tuple[Column, ...]) -> pa.Schema:
     return pa.schema([(column.name, column.type) for column in columns])
 
 
-def require(columns: tuple[Column, ...], found: list[str], where: str) -> None:
-    """Raise UserError with the first of `columns` that is not among the names `found` of dataset `where`."""
+def require(columns: tuple[Column, ...], names: list[str], where: str) -> None:
+    """Raise UserError with the first of `columns` that the dataset `where`, which has `names`, lacks."""
     for column in columns:
-        if column.name not in found:
+        if column.name not in names:
             raise UserError(
                 f"{where} has no column '{column.name}' ({column.meaning}); "
-                f"it has {', '.join(found) or 'no columns'}."
+                f"it has {', '.join(names) or 'no columns'}."
             )
+
+
+def without(batch: pa.Table, *names: str) -> pa.Table:
+    """Return `batch` without those of the columns `names` that it has."""
+    return batch.drop_columns([name for name in names if name in batch.column_names])
 
 
 def stable_hash(*parts: object) -> int:

@@ -10,23 +10,23 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from safety_ray.core.batching import batches_by_length
 from safety_ray.core.errors import UserError
+from safety_ray.core.markdown import table
 from safety_ray.core.tag import encode
 from safety_ray.evaluate import decoders
 from safety_ray.evaluate.decoders import GREEDY
 from safety_ray.evaluate.model import start_ids
-from safety_ray.evaluate.reading import batches, padded
+from safety_ray.evaluate.reading import padded
 from safety_ray.evaluate.settings import Decoding
 
 ABILITY = "ability"
-INSTALL = "install it with .venv/bin/pip install lm-eval"
 _MAX_LOGITS = 1 << 25
 _NEW_TOKENS = 256  # the harness's default
 
@@ -60,7 +60,10 @@ def check(tasks: list[str]) -> None:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise UserError(f"lm_tasks needs the package lm-eval; {INSTALL}.") from None
+        raise UserError(
+            "lm_tasks needs the package lm-eval; install it with .venv/bin/pip install --no-deps -r "
+            "requirements/lm-eval.txt."
+        ) from None
     named = [task for task in tasks if not _is_file(task)]
     known = set(TaskManager().all_tasks) if named else set()
     for task in tasks:
@@ -91,7 +94,7 @@ def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> 
         found_name = re.search(r"^task:\s*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         name = found_name[1] if found_name else path.stem
         manager = TaskManager(include_path=str(path.parent), include_defaults=False)
-    found = simple_evaluate(
+    evaluated = simple_evaluate(
         model=_model(network, tokenizer, decoding),
         tasks=[name],
         task_manager=manager,
@@ -103,14 +106,14 @@ def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> 
         torch_random_seed=task.seed,
         fewshot_random_seed=task.seed,
     )
-    assert found is not None
+    assert evaluated is not None
     return {
         name: {
             metric.removesuffix(",none"): float(value)
             for metric, value in values.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         }
-        for name, values in found["results"].items()
+        for name, values in evaluated["results"].items()
     }
 
 
@@ -188,7 +191,7 @@ def log_likelihoods(
     vocabulary = network.config.get_text_config().vocab_size
     rows = [(ids[-(positions + 1) :], number) for ids, number in rows]
     values: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-    for batch in batches([len(ids) for ids, _ in rows], max(1, _MAX_LOGITS // vocabulary)):
+    for batch in batches_by_length([len(ids) for ids, _ in rows], max(1, _MAX_LOGITS // vocabulary)):
         ids_BT = padded([rows[n][0] for n in batch], network.device)
         logits_BTV = network(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
         if tag_id is not None:
@@ -204,10 +207,10 @@ def log_likelihoods(
     return values
 
 
-def lines(found: dict[str, dict[str, float]], table: Callable[..., list[str]]) -> list[str]:
-    """Return a Markdown table of the metrics; `table` makes it."""
+def lines(results: dict[str, dict[str, float]]) -> list[str]:
+    """Return a Markdown table of the metrics."""
     rows = []
-    for task, metrics in found.items():
+    for task, metrics in results.items():
         for metric, value in metrics.items():
             if "_stderr" in metric or metric == "sample_len":
                 continue

@@ -5,12 +5,9 @@ Both show the first judge of harm on harmful prompts, one panel per prompt set, 
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from safety_ray.core import drawing
 from safety_ray.evaluate.ablation import STAGES
 from safety_ray.evaluate.decoders import SAFEBEAM
 from safety_ray.evaluate.figure import plot_bars
@@ -70,8 +67,7 @@ def _plot(lines: Lines, *, x: str, bar: str, bars: list[str]) -> bytes:
     places = list(dict.fromkeys(line[x] for line in lines))
     sets = list(dict.fromkeys(line["prompt_set"] for line in lines)) or [""]
     size = (2.6 + 1.5 * max(len(places), 1), 0.6 + 3.6 * len(sets))
-    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(*size)
     panels = figure.subplots(len(sets), 1, sharey=True, squeeze=False)[:, 0]
     for axes, prompt_set in zip(panels, sets, strict=True):
         of_set = [line for line in lines if line["prompt_set"] == prompt_set]
@@ -83,6 +79,4 @@ def _plot(lines: Lines, *, x: str, bar: str, bars: list[str]) -> bytes:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     if lines:
         figure.suptitle(f"judge: {lines[0]['judge']}", fontsize=10, parse_math=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return drawing.png(figure)

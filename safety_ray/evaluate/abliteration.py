@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safety_ray.core.batching import batches_by_length
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate.reading import batches, padded
+from safety_ray.evaluate.reading import padded
 
 _TOKENS = 8192  # in a batch, including padding
 _LEFT = 1e-3  # highest share of a state in a removed direction; rounding in fp32 leaves less
@@ -89,31 +90,31 @@ def _last_states(
     """Return a block's outputs after the last tokens [B, D], in fp64 on the CPU, longest prompts first."""
     block, done = _blocks(network)[layer - 1], 0
     states: list[Tensor] = []
-    found: list[Tensor] = []
+    last_states: list[Tensor] = []
     handle = block.register_forward_hook(
         lambda module, args, output: states.append(output[0] if isinstance(output, tuple) else output)
     )
     try:
-        for batch in batches([len(ids) for ids in prompts], _TOKENS):
+        for batch in batches_by_length([len(ids) for ids in prompts], _TOKENS):
             ids_BT = padded([prompts[i] for i in batch], network.device)
             network.base_model(input_ids=ids_BT, use_cache=False)
             state_BTD = states.pop()
             last_B = torch.tensor([len(prompts[i]) - 1 for i in batch], device=state_BTD.device)
             rows_B = torch.arange(len(batch), device=state_BTD.device)
-            found.append(state_BTD[rows_B, last_B].double().cpu())
+            last_states.append(state_BTD[rows_B, last_B].double().cpu())
             done += len(batch)
             on_read(done)
     finally:
         handle.remove()
-    return torch.cat(found)
+    return torch.cat(last_states)
 
 
 def _blocks(network: Any) -> nn.ModuleList:
     blocks = getattr(network.base_model, "layers", None)
     if blocks is None:
         raise UserError(f"{type(network).__name__} has no blocks named 'layers', as models like Llama have.")
-    found: nn.ModuleList = blocks
-    return found
+    layers: nn.ModuleList = blocks
+    return layers
 
 
 def _writers(network: Any) -> list[Any]:

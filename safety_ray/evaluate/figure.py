@@ -1,22 +1,17 @@
-"""Bar chart of the rates of an evaluation: one bar per prompt set and decoder, with 95% intervals.
-
-The colors are of Okabe and Ito's palette, which people with any common color blindness can distinguish.
-"""
+"""Bar chart of the rates of an evaluation: one bar per prompt set and decoder, with 95% intervals."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from safety_ray.core import drawing
+from safety_ray.core.drawing import BLUE, GREEN, INK, LINE, PURPLE, SOFT, VERMILLION
 from safety_ray.evaluate.prompt_sets import KINDS
 
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
-_INK, _SOFT, _LINE = "#1c1b19", "#6a665f", "#e4e0d8"
+_COLORS = (VERMILLION, BLUE, GREEN, PURPLE)
 _LABELS = {"harm": "harmful answers (%)", "refusal": "refused (%)"}
 
 
@@ -28,22 +23,19 @@ def plot(values: dict[str, Any]) -> bytes:
     decoders = list(dict.fromkeys(line["decoder"] for line in lines))
     sets = {k: list(dict.fromkeys(x["prompt_set"] for x in lines if x["kind"] == k)) for k in kinds}
     widths = [max(len(sets[kind]), 1) for kind in kinds] or [1]
-    figure = Figure(figsize=(2.6 + 1.5 * sum(widths), 4.6), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(2.6 + 1.5 * sum(widths), 4.6)
     panels = figure.subplots(1, len(widths), width_ratios=widths, sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=False):
         of_kind = [line for line in lines if line["kind"] == kind]
         plot_bars(axes, of_kind, x="prompt_set", places=sets[kind], bar="decoder", bars=decoders)
-        axes.set_title(f"{kind} prompts", loc="left", fontsize=11.5, color=_INK)
-    panels[0].set_ylabel(_LABELS[values["judges"][judge]["detects"]], color=_INK)
+        axes.set_title(f"{kind} prompts", loc="left", fontsize=11.5, color=INK)
+    panels[0].set_ylabel(_LABELS[values["judges"][judge]["detects"]], color=INK)
     handles, labels = panels[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     suffix = "" if values["judges"][judge]["trusted"] else " (not trusted, see README.md)"
-    figure.suptitle(f"judge: {judge}{suffix}", fontsize=10, color=_SOFT, parse_math=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    figure.suptitle(f"judge: {judge}{suffix}", fontsize=10, color=SOFT, parse_math=False)
+    return drawing.png(figure)
 
 
 def percentages(lines: Sequence[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
@@ -66,12 +58,19 @@ def plot_bars(
         shares, errors = percentages(chosen)
         axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=name)
         axes.errorbar(
-            positions, shares, yerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2, alpha=0.7
+            positions,
+            shares,
+            yerr=errors,
+            fmt="none",
+            ecolor=INK,
+            elinewidth=0.9,
+            capsize=2,
+            alpha=0.7,
         )
     axes.set_xticks(range(len(places)), places, parse_math=False)
     axes.set_ylim(0, 100)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_SOFT)
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    drawing.open_frame(axes)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, labelsize=9.5)
+    axes.tick_params(colors=INK, length=0, labelsize=9.5)

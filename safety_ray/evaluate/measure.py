@@ -54,8 +54,8 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
                 line |= _corrected(spec.errors(models[judge]), flags, groups, seed, resamples)
                 shares, groups = _by_prompt(spec, judged)
                 if len(shares) < len(judged):
-                    found = [share > 0 for share in shares.values()]
-                    line |= _with_interval("any", rates.rate(found, groups, seed, resamples))
+                    in_any = [share > 0 for share in shares.values()]
+                    line |= _with_interval("any", rates.rate(in_any, groups, seed, resamples))
             table.append(line)
     return table
 
@@ -118,7 +118,7 @@ def _by_prompt(spec: JudgeSpec, judged: Sequence[Row]) -> tuple[dict[str, float]
     for row in judged:
         flags[row["id"]].append(_detected(spec, row))
         groups[row["id"]] = row["group"]
-    return {id: sum(found) / len(found) for id, found in flags.items()}, list(groups.values())
+    return {id: sum(of_prompt) / len(of_prompt) for id, of_prompt in flags.items()}, list(groups.values())
 
 
 def headline(table: Table, differences: Table) -> dict[str, Any]:

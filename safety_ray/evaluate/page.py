@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from safety_ray.core.markdown import percent, points, table
 from safety_ray.evaluate.measure import FEWEST_GROUPS
 
 FEWEST_TOKENS = 20
@@ -59,26 +59,6 @@ def warnings(values: dict[str, Any]) -> list[str]:
         f"{prompt_set} ({kind}) has {groups} independent groups of prompts, fewer than {FEWEST_GROUPS}."
         for (prompt_set, kind), groups in few.items()
     ]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> list[str]:
-    """Return a Markdown table; the first `texts` columns are texts, the others numbers."""
-    marks = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
-
-
-def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
-    """Format a share, with its interval if given."""
-    if value is None:
-        return "–"
-    if interval is None:
-        return f"{100 * value:.1f} %"
-    return f"{100 * value:.1f} % ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def points(value: float, interval: Sequence[float]) -> str:
-    """Format a difference of shares, in percentage points, with its interval."""
-    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})".replace("-", "−")
 
 
 def _rates(values: dict[str, Any]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from safety_ray.core.batching import batches_by_length
+
 _MAX_LOGITS = 1 << 25  # logits in a batch: 128 MiB of fp32
 
 
@@ -32,25 +34,10 @@ def read(model: Any, texts: list[list[int]], tag_id: int | None) -> list[Reading
     """Read texts of at least one token id each, in batches of similar length."""
     vocabulary = model.config.get_text_config().vocab_size
     readings: list[Reading | None] = [None] * len(texts)
-    for batch in batches([len(text) for text in texts], max(1, _MAX_LOGITS // vocabulary)):
+    for batch in batches_by_length([len(text) for text in texts], max(1, _MAX_LOGITS // vocabulary)):
         for number, reading in zip(batch, _read([texts[i] for i in batch], model, tag_id), strict=True):
             readings[number] = reading
     return [reading for reading in readings if reading is not None]
-
-
-def batches(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Return batches of indices, longest texts first.
-
-    A batch has at most `tokens` tokens, including padding, or a single text.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    grouped: list[list[int]] = []
-    for i in order:
-        if grouped and (len(grouped[-1]) + 1) * lengths[grouped[-1][0]] <= tokens:
-            grouped[-1].append(i)
-        else:
-            grouped.append([i])
-    return grouped
 
 
 def padded(texts: list[list[int]], device: Any) -> torch.Tensor:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from safety_ray.evaluate.page import percent, table
-
-_SAFE, _UNSAFE, _INK, _LINE = "#0072B2", "#D55E00", "#1c1b19", "#e4e0d8"
+from safety_ray.core import drawing
+from safety_ray.core.drawing import BLUE, INK, LINE, VERMILLION
+from safety_ray.core.markdown import percent, table
 
 
 def lines(signal: dict[str, Any]) -> list[str]:
@@ -73,44 +70,41 @@ def _stop(stop: dict[str, Any]) -> list[str]:
 
 def plot(signal: dict[str, Any]) -> bytes:
     """Return a PNG: the reliability diagram, and the separation by number of words."""
-    figure = Figure(figsize=(9.2, 4.2), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(9.2, 4.2)
     reliability, words = figure.subplots(1, 2)
     bins = signal["calibration"]["bins"]
     highest = max(max(b["p_tag"], b["expected"]) for b in bins) * 1.1 or 1.0
-    reliability.plot([0, highest], [0, highest], color=_INK, linewidth=0.8, linestyle=":")
-    reliability.plot([b["p_tag"] for b in bins], [b["expected"] for b in bins], "o-", color=_UNSAFE)
+    reliability.plot([0, highest], [0, highest], color=INK, linewidth=0.8, linestyle=":")
+    reliability.plot([b["p_tag"] for b in bins], [b["expected"] for b in bins], "o-", color=VERMILLION)
     _style(
         reliability, "mean P(tag) of a bin", "expected rate of the tag", "calibration at the ends of words"
     )
     steps = signal["by_words"]
     places = [line["words"] for line in steps]
-    words.axhline(0.5, color=_INK, linewidth=0.8, linestyle=":")
-    words.plot(places, [line["auroc"] for line in steps], "o-", color=_SAFE)
+    words.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    words.plot(places, [line["auroc"] for line in steps], "o-", color=BLUE)
     words.fill_between(
         places,
         [line["interval"][0] for line in steps],
         [line["interval"][1] for line in steps],
-        color=_SAFE,
+        color=BLUE,
         alpha=0.15,
         linewidth=0,
     )
     if places:  # matplotlib cannot draw a logarithmic axis without values
         words.set_xscale("log", base=2)
     else:
-        words.text(0.5, 0.6, "too few documents", ha="center", color=_INK, transform=words.transAxes)
+        words.text(0.5, 0.6, "too few documents", ha="center", color=INK, transform=words.transAxes)
     words.set_xticks(places, [str(place) for place in places])
     words.set_ylim(0, 1)
     _style(words, "words read", "AUROC of mean P(tag)", "how early P(tag) tells unsafe text")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return drawing.png(figure)
 
 
 def _style(axes: Axes, x: str, y: str, title: str) -> None:
-    axes.set_xlabel(x, color=_INK)
-    axes.set_ylabel(y, color=_INK)
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=_LINE, linewidth=0.8)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    drawing.open_frame(axes)
+    axes.grid(color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)

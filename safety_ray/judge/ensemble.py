@@ -8,7 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safety_ray.core.records import ENSEMBLE, SCORED
+from safety_ray.core.records import ENSEMBLE, SCORED, without
 from safety_ray.judge.rubric import Names
 
 JUDGED = Names("judge_score", "judge_reason", "judged_by", "judge_shortened")
@@ -18,7 +18,7 @@ ADDED = tuple(c.name for c in (*SCORED, *ENSEMBLE) if c.name not in ("id", "text
 
 def keep_classifier_score(batch: pa.Table) -> pa.Table:
     """Copy `score` to `classifier_score`, because `score` becomes the ensemble's score."""
-    return _without(batch, "classifier_score").append_column("classifier_score", batch.column("score"))
+    return without(batch, "classifier_score").append_column("classifier_score", batch.column("score"))
 
 
 def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
@@ -30,9 +30,9 @@ def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
     judge = batch.column(JUDGED.score)
     if judge_only:
         for column in (c for c in SCORED if c.name in ("probs", "chunk_scores")):
-            batch = _without(batch, column.name)
+            batch = without(batch, column.name)
             batch = batch.append_column(column.name, pa.nulls(len(batch), column.type))
-        batch, score = _without(batch, "classifier_score"), judge
+        batch, score = without(batch, "classifier_score"), judge
     else:
         classifier = batch.column("classifier_score")
         chosen = {
@@ -41,8 +41,4 @@ def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
             "judge": judge,
         }[ensemble]
         score = pc.if_else(pc.is_valid(judge), chosen, pa.scalar(None, pa.int8()))
-    return _without(batch, "score").append_column("score", score)
-
-
-def _without(batch: pa.Table, name: str) -> pa.Table:
-    return batch.drop_columns([name]) if name in batch.column_names else batch
+    return without(batch, "score").append_column("score", score)

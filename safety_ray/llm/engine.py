@@ -15,18 +15,20 @@ import pyarrow as pa
 
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import stable_hash
+from safety_ray.core.records import stable_hash, without
 from safety_ray.core.weights import check_load_format
 
 if TYPE_CHECKING:
     import ray.data
 
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""type of the column `messages`"""
 REPLY, ERROR = "reply", "engine_error"
 USAGE = ("prompt_tokens", "reply_tokens", "cached_tokens")
 """Numbers of tokens of the prompt, of the reply, and of the prompt's part found in the engine's prefix
 cache, as counted by the engine; null if it does not count them."""
 SECONDS = "reply_seconds"
-"""Seconds from the start of the row's request to its reply; null if the engine does not measure them."""
+"""Seconds from the start of the call with its batch to its reply; null if the engine does not measure it."""
 Template = Callable[[dict[str, Any]], str]
 Processor = Callable[["ray.data.Dataset"], "ray.data.Dataset"]
 
@@ -199,7 +201,7 @@ class Outcome:
 
 def with_outcomes(rows: pa.Table, outcomes: list[Outcome]) -> pa.Table:
     """Return `rows` with the result columns, replacing columns of the same names."""
-    rows = rows.drop_columns([name for name in (REPLY, ERROR, *USAGE, SECONDS) if name in rows.column_names])
+    rows = without(rows, REPLY, ERROR, *USAGE, SECONDS)
     rows = rows.append_column(REPLY, pa.array([outcome.reply for outcome in outcomes], pa.string()))
     rows = rows.append_column(ERROR, pa.array([outcome.error for outcome in outcomes], pa.string()))
     for name in USAGE:

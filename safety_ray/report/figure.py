@@ -6,26 +6,23 @@ can distinguish. "before" always comes first.
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from safety_ray.core import drawing
+from safety_ray.core.drawing import BLUE, INK, LINE, SOFT, VERMILLION
 from safety_ray.core.records import SCORES
 from safety_ray.report.card import estimate_share
 from safety_ray.report.formatting import format_bar, format_number
 from safety_ray.report.summary import outcome_rows
 
-COLORS = {"before": "#D55E00", "after": "#0072B2"}
-_INK, _SOFT, _LINE = "#1c1b19", "#6a665f", "#e4e0d8"
+COLORS = {"before": VERMILLION, "after": BLUE}
 
 
 def plot_card(card: dict[str, Any]) -> bytes:
     """Return a PNG: documents kept, rewritten and lost; scores on the left, categories on the right."""
-    figure = Figure(figsize=(13, 7), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.figure(13, 7, dpi=150)
     rows = outcome_rows(card)
     axes: dict[str, Axes] = figure.subplot_mosaic(
         [["lead", "lead"], ["scores", "categories"]],
@@ -37,10 +34,8 @@ def plot_card(card: dict[str, Any]) -> bytes:
     _plot_scores(left, mixes)
     _plot_categories(right, mixes, card["categories"])
     # The title is a user's text, so dollar signs in it do not begin mathematics.
-    figure.suptitle(card["title"], fontsize=16, fontweight="bold", color=_INK, parse_math=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    figure.suptitle(card["title"], fontsize=16, fontweight="bold", color=INK, parse_math=False)
+    return drawing.png(figure)
 
 
 def _write_outcomes(axes: Axes, rows: list[tuple[str, str, str]]) -> None:
@@ -49,7 +44,7 @@ def _write_outcomes(axes: Axes, rows: list[tuple[str, str, str]]) -> None:
         for x, cell, align in zip((0.30, 0.50, 0.72), cells, ("right", "right", "right"), strict=True):
             axes.text(
                 x, 1 - (line + 0.5) / (len(rows) + 1), cell, ha=align, va="center", fontsize=11.5,
-                color=_INK if line else _SOFT,
+                color=INK if line else SOFT,
             )  # fmt: skip
 
 
@@ -60,8 +55,8 @@ def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
         positions = [k + (index - (len(mixes) - 1) / 2) * width for k in range(SCORES)]
         percents = [100 * share["value"] if share else 0.0 for share in shares]
         bars = axes.bar(positions, percents, width * 0.94, color=COLORS[name], label=name)
-        axes.bar_label(bars, [format_bar(share) for share in shares], padding=2, fontsize=9, color=_INK)
-    axes.set_title("Levels of harm", loc="left", fontsize=12.5, color=_INK)
+        axes.bar_label(bars, [format_bar(share) for share in shares], padding=2, fontsize=9, color=INK)
+    axes.set_title("Levels of harm", loc="left", fontsize=12.5, color=INK)
     axes.set_xlabel("score: 0 safe … 5 highly unsafe")
     axes.set_ylabel("documents (%; n: their number, if small)")
     axes.margins(y=0.1)
@@ -83,7 +78,14 @@ def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -
         errors = [[r["per_million"] - r["low"] for r in rates], [r["high"] - r["per_million"] for r in rates]]
         axes.barh(positions, values, height * 0.94, color=COLORS[name], label=name)
         axes.errorbar(
-            values, positions, xerr=errors, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=1.5, alpha=0.7
+            values,
+            positions,
+            xerr=errors,
+            fmt="none",
+            ecolor=INK,
+            elinewidth=0.9,
+            capsize=1.5,
+            alpha=0.7,
         )
         for y, rate in zip(positions, rates, strict=True):
             axes.annotate(
@@ -93,20 +95,20 @@ def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -
                 textcoords="offset points",
                 va="center",
                 fontsize=7.5,
-                color=_SOFT,
+                color=SOFT,
                 annotation_clip=False,
             )
     axes.set_yticks(range(len(categories)), categories)
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.6 or 1)
-    axes.set_title("Harmful n-grams by category", loc="left", fontsize=12.5, color=_INK)
+    axes.set_title("Harmful n-grams by category", loc="left", fontsize=12.5, color=INK)
     axes.set_xlabel("occurrences per million words, with 95% intervals")
     _clean(axes, "x")
 
 
 def _clean(axes: Axes, grid: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_SOFT)
-    axes.grid(axis="x" if grid == "x" else "y", color=_LINE, linewidth=0.8)
+    drawing.open_frame(axes)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.grid(axis="x" if grid == "x" else "y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, labelsize=9.5)
+    axes.tick_params(colors=INK, length=0, labelsize=9.5)

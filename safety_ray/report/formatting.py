@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from safety_ray.core.markdown import MISSING
 from safety_ray.report.interval import FEW
 
-MISSING = "–"
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 

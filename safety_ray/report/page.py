@@ -11,10 +11,10 @@ from typing import Any
 
 import jinja2
 
+from safety_ray.core.markdown import MISSING
 from safety_ray.core.records import RECIPES, SCORES
 from safety_ray.report.card import BANDS, estimate_share, scores_of
 from safety_ray.report.formatting import (
-    MISSING,
     compare_rates,
     format_bar,
     format_change,

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from safety_ray.core import markdown
 from safety_ray.report.formatting import (
     compare_rates,
     format_interval,
@@ -89,9 +90,7 @@ def _rates(card: dict[str, Any], both: bool) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table whose first column is aligned left and the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(markdown.table(header, rows))
 
 
 def _size_category(slices: dict[str, Any]) -> str:

@@ -40,14 +40,14 @@ def has_text(ids: list[Any], sources: Sources) -> list[bool]:
         return [False] * len(ids)
     hashes = _hashes(ids)
     positions = np.minimum(np.searchsorted(sources, hashes), len(sources) - 1)
-    found: list[bool] = (sources[positions] == hashes).tolist()
-    return found
+    has: list[bool] = (sources[positions] == hashes).tolist()
+    return has
 
 
 def count_originals_of(batch: pa.Table, sources: Sources | Shared[Sources]) -> pa.Table:
     """Count a batch of scored documents; those that texts were made from have cells of their own."""
-    found = sources.get() if isinstance(sources, Shared) else sources
-    return count_originals(batch, has_text(batch.column("id").to_pylist(), found))
+    known = sources.get() if isinstance(sources, Shared) else sources
+    return count_originals(batch, has_text(batch.column("id").to_pylist(), known))
 
 
 def _hashes(ids: Iterable[Any]) -> Sources:

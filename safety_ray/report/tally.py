@@ -7,7 +7,7 @@ corpus is never in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ _SCHEMA = pa.schema(
     [
         *(("recipe", pa.string()), ("source_score", pa.int8()), ("score", pa.int8())),
         ("rewritten", pa.bool_()),
-        *(("sums", pa.list_(pa.int64())), ("mistake", pa.string())),
+        ("sums", pa.list_(pa.int64())),
     ]
 )
 
@@ -95,25 +95,22 @@ class Sums:
 def count_originals(batch: pa.Table, rewritten: list[bool] | None = None) -> pa.Table:
     """Count a batch of scored documents (id, text, score): one row for each cell with its sums.
 
-    `rewritten` says of each document whether texts were made from it; by default of none.
-    For an invalid row the result is one row with a `mistake`, which `merge_cells` raises: workers do not
-    transfer the class of an exception to the driver.
+    `rewritten` says of each document whether texts were made from it; by default of none. Raises UserError
+    for an invalid row.
     """
-    return _count(batch, lambda: [ORIGINAL] * len(batch), "score", rewritten)
+    return _count(batch, [ORIGINAL] * len(batch), "score", rewritten)
 
 
 def count_rewritten(batch: pa.Table) -> pa.Table:
     """Count a batch of rewritten texts (id, text, recipe, source_score, score) like `count_originals`."""
-    return _count(batch, lambda: _recipes(batch), "source_score")
+    return _count(batch, _recipes(batch), "source_score")
 
 
 def merge_cells(tables: Iterable[pa.Table]) -> dict[Cell, Sums]:
-    """Add up the cells of many batches. Raises UserError for an invalid row."""
+    """Add up the cells of many batches."""
     total: dict[Cell, Sums] = {}
     for table in tables:
         for row in table.to_pylist():
-            if row["mistake"] is not None:
-                raise UserError(row["mistake"])
             cell = Cell(row["recipe"], row["source_score"], row["score"], row["rewritten"])
             total[cell] = total.get(cell, Sums()) + Sums(np.array(row["sums"], np.int64))
     return total
@@ -125,22 +122,17 @@ def to_table(cells: dict[Cell, Sums]) -> pa.Table:
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
-def _count(
-    batch: pa.Table, recipes: Callable[[], list[str]], source: str, rewritten: list[bool] | None = None
-) -> pa.Table:
+def _count(batch: pa.Table, recipes: list[str], source: str, rewritten: list[bool] | None = None) -> pa.Table:
     cells: dict[Cell, Sums] = {}
-    try:
-        flags = rewritten or [False] * len(batch)
-        keys = zip(recipes(), _scores(batch, source), _scores(batch, "score"), flags, strict=True)
-        for row, (text, key) in enumerate(zip(batch.column("text").to_pylist(), keys, strict=True)):
-            if not isinstance(text, str):
-                raise UserError(f"{_row(batch, row)} has no text; the column 'text' must contain strings.")
-            cell = Cell(*key)
-            if cell not in cells:
-                cells[cell] = Sums()
-            cells[cell].add_document(text)
-    except UserError as mistake:
-        return pa.Table.from_pylist([{"mistake": str(mistake)}], _SCHEMA)
+    flags = rewritten or [False] * len(batch)
+    keys = zip(recipes, _scores(batch, source), _scores(batch, "score"), flags, strict=True)
+    for row, (text, key) in enumerate(zip(batch.column("text").to_pylist(), keys, strict=True)):
+        if not isinstance(text, str):
+            raise UserError(f"{_row(batch, row)} has no text; the column 'text' must contain strings.")
+        cell = Cell(*key)
+        if cell not in cells:
+            cells[cell] = Sums()
+        cells[cell].add_document(text)
     return to_table(cells)
 
 

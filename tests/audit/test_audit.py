@@ -33,7 +33,7 @@ def test_audit_matches_sklearn_on_full_sample() -> None:
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, abs=1e-4)
             assert row[f"{name}_interval"] == [row[name]] * 2
-        assert row["thrown_documents"] == pytest.approx((scores >= row["threshold"]).mean(), abs=1e-4)
+        assert row["removed_documents"] == pytest.approx((scores >= row["threshold"]).mean(), abs=1e-4)
     precisions = precision_score(labels, scores, labels=LEVELS, average=None)
     recalls = recall_score(labels, scores, labels=LEVELS, average=None)
     for row in per_score(strata, 3, **HOW):
@@ -112,9 +112,9 @@ def test_audit_stage_writes_report_from_label_column(
     scores = np.array(table.column("score"))
     for row in found["thresholds"]:
         at = scores >= row["threshold"]
-        assert row["thrown_documents"] == pytest.approx(at.mean(), abs=1e-4)
+        assert row["removed_documents"] == pytest.approx(at.mean(), abs=1e-4)
         for name, size in (("characters", 10 + 5 * scores), ("tokens", 2 + scores)):
-            assert row[f"thrown_{name}"] == pytest.approx(size[at].sum() / size.sum(), abs=1e-4)
+            assert row[f"removed_{name}"] == pytest.approx(size[at].sum() / size.sum(), abs=1e-4)
         low, high = row["recall_interval"]
         assert low - 0.1 <= truth(table, row["threshold"], 3)["recall"] <= high + 0.1
     page = (tmp_path / "out" / "README.md").read_text()

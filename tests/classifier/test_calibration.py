@@ -45,7 +45,7 @@ def test_calibrate_reduces_ece_of_overconfident_logits() -> None:
 def test_reliability_matches_hand_computed_bins() -> None:
     found = reliability(np.array([0.05, 0.07, 0.95, 1.0]), np.array([False, True, True, True]))
     assert found["rows"] == [2, 2]
-    assert found["said"] == [0.06, 0.975]
+    assert found["predicted"] == [0.06, 0.975]
     assert found["true"] == [0.5, 1.0]
     assert found["ece"] == pytest.approx((2 * 0.44 + 2 * 0.025) / 4, abs=1e-4)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 
 from safety_ray.classifier.batches import TokenCounter
 from safety_ray.classifier.classifier import Classifier, Head
 from safety_ray.classifier.encoder import Encoder, packaged_folder
-from safety_ray.classifier.transformer import batches_by_length
+from safety_ray.core.batching import batches_by_length
 
 TEXTS = ["A quiet soup recipe.", "I will hurt you all.", "", "Zażółć gęślą jaźń 🙂", "short"]
 
@@ -34,15 +33,6 @@ def test_encoder_chunks_contain_every_token_once() -> None:
     body = [i for chunk in chunks for i in chunk[1:-1]]
     assert body == encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert max(map(len, chunks)) <= 16
-
-
-def test_batches_by_length_cover_texts_within_token_budget() -> None:
-    lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
-    batches = batches_by_length(lengths, 1024)
-    assert sorted(i for batch in batches for i in batch) == list(range(500))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 1024 for b in batches)
-    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
-    assert sum(lengths) / padded > 0.95
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

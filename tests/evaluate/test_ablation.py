@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from scipy.stats import beta
 
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate import ablation, ablation_figure
+from safety_ray.evaluate import ablation, ablation_figure, ablation_page
 from safety_ray.evaluate.ablation import BASE, BENIGN, Evaluation
 
 PROMPTS = 20
@@ -88,7 +88,9 @@ def test_ablation_summary_compares_decoders_by_the_mean_over_seeds(values: dict[
     assert (base["only_first"], base["only_second"], later["difference"]) == (8, 0, 0.25)
     low, high = base["difference_interval"]
     assert 0 < low < 0.25 < high
-    assert "| tags | base model | documents | harmful | beam − safebeam | +25.0 (" in ablation.readme(values)
+    assert "| tags | base model | documents | harmful | beam − safebeam | +25.0 (" in ablation_page.readme(
+        values
+    )
 
 
 def test_ablation_summary_compares_arms_with_the_first_one(values: dict[str, Any]) -> None:
@@ -97,7 +99,7 @@ def test_ablation_summary_compares_arms_with_the_first_one(values: dict[str, Any
         (BASE, "raw, beam", "tags, safebeam", 0.35),  # 0.45 - 0.1; after finetuning there is one arm only
     ]
     expected = "| base model | documents | harmful | raw, beam − tags, safebeam | 1 | +35.0 ("
-    assert expected in ablation.readme(values)
+    assert expected in ablation_page.readme(values)
 
 
 def test_ablation_summary_needs_the_first_arm_for_differences(evaluations: list[Evaluation]) -> None:
@@ -114,7 +116,7 @@ def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> 
 
 
 def test_ablation_page_has_one_row_per_model_and_decoder(values: dict[str, Any]) -> None:
-    page = ablation.readme(values).partition("## Differences")[0]
+    page = ablation_page.readme(values).partition("## Differences")[0]
     rows = [[c.strip() for c in x.split("|")[1:-1]] for x in page.splitlines() if x.startswith("| ")]
     assert rows[0] == [
         "arm", "stage", "decoder", "prompts", "seeds", "harm_lm: harmful", "P(tag) AUROC", "perplexity",
@@ -133,7 +135,7 @@ def test_ablation_page_has_one_row_per_model_and_decoder(values: dict[str, Any])
     assert rows[3][6:] == ["0.850", "22.5"]
     assert "the judge harm_lm may not carry a headline: it was not measured." in page
     assert "documents (harmful) has 20 independent groups of prompts, fewer than 30." in page
-    after = ablation.readme(values).partition("## Judges")[2]
+    after = ablation_page.readme(values).partition("## Judges")[2]
     assert "| harm_lm | misses 20.0 %, false alarms 10.0 % (100 answers) |" in after
 
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from safety_ray.core.errors import UserError
 from safety_ray.evaluate import metrics
 from safety_ray.evaluate.documents import Document
-from safety_ray.evaluate.reading import Reading, batches, read
+from safety_ray.evaluate.reading import Reading, read
 
 TAG = 4
 
@@ -53,14 +53,6 @@ def test_reading_matches_token_by_token_computation(llama: LlamaForCausalLM) -> 
         assert reading.p_tag == pytest.approx(sum(p_tags) / len(text), abs=1e-5)
         assert reading.nll == pytest.approx(nll, abs=1e-3)
         assert reading.nll_with_tag == pytest.approx(raw, abs=1e-3)
-
-
-def test_reading_batches_cover_texts_within_token_limit() -> None:
-    lengths = [random.Random(n).randint(1, 90) for n in range(50)]
-    grouped = batches(lengths, 100)
-    assert sorted(i for batch in grouped for i in batch) == list(range(50))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 100 for b in grouped)
-    assert batches([500], 100) == [[0]]
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from safety_ray.core.markdown import number, percent, table
+
 
 def page(metrics: dict[str, Any]) -> str:
     """Return the Markdown page of `metrics`, the content of metrics.json."""
@@ -18,9 +20,9 @@ def page(metrics: dict[str, Any]) -> str:
     if needles:
         lines.append(
             "Needle-in-haystack: of harmless texts with a short harmful text in them, "
-            f"{_percent(needles['recall_at_3'])} are scored 3 or more, and without it "
-            f"{_percent(needles['false_alarms_at_3'])} "
-            f"(AUROC {_number(needles['auroc_at_3'])}, {needles['n']} pairs)."
+            f"{percent(needles['recall_at_3'])} are scored 3 or more, and without it "
+            f"{percent(needles['false_alarms_at_3'])} "
+            f"(AUROC {number(needles['auroc_at_3'])}, {needles['n']} pairs)."
         )
     errors = ", ".join(
         f"at ≥ {t} {before['ece']:.3f} before and {calibration['after'][t]['ece']:.3f} after"
@@ -40,18 +42,9 @@ def source_table(metrics: dict[str, Any]) -> list[str]:
     keys = [f"{metric}_at_{t}" for t in (1, 3) for metric in ("recall", "precision", "false_alarms")]
     for name, values in [("all", metrics), *metrics["sources"].items()]:
         left_out = unseen.get(name) or {}
-        row = [name, f"{values['n']:,}", _number(values["macro_f1"]), _number(values["auroc"])]
-        row += [_number(unseen["mean_auroc"] if name == "all" else left_out.get("auroc"))] if unseen else []
-        row += [_percent(values[key]) for key in keys]
-        row += [_percent(left_out.get(key)) for key in ("recall_at_3", "false_alarms_at_3")] if unseen else []
+        row = [name, f"{values['n']:,}", number(values["macro_f1"]), number(values["auroc"])]
+        row += [number(unseen["mean_auroc"] if name == "all" else left_out.get("auroc"))] if unseen else []
+        row += [percent(values[key]) for key in keys]
+        row += [percent(left_out.get(key)) for key in ("recall_at_3", "false_alarms_at_3")] if unseen else []
         rows.append(row)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return table(head, rows)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from safety_ray.core.records import without
 from safety_ray.evaluate.judges.verdict import Answer, Verdict
 from safety_ray.llm import prompts
-from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
+from safety_ray.llm.engine import ERROR, MESSAGES, REPLY, SECONDS, USAGE
 from safety_ray.llm.prompts import Prompt
 
 HARMFUL, VALUE, LABEL, PROBLEM = "verdict_harmful", "verdict_value", "verdict_label", "verdict_problem"
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def add_messages(
         judge.messages(Answer(row["prompt"], row["text"]), seed=seed, id=row["id"], again=again) + reply_start
         for row in batch.select(["id", "prompt", "text"]).to_pylist()
     ]
-    return _without(batch, "messages").append_column("messages", pa.array(messages, _MESSAGES))
+    return without(batch, "messages").append_column("messages", pa.array(messages, MESSAGES))
 
 
 def parse_replies(batch: pa.Table, judge: LmJudge, started: bool = False) -> pa.Table:
@@ -104,12 +104,8 @@ def parse_replies(batch: pa.Table, judge: LmJudge, started: bool = False) -> pa.
                 problem = str(error)
         verdicts.append(verdict)
         problems.append(problem)
-    batch = _without(batch, ERROR, "messages", *USAGE, SECONDS, HARMFUL, VALUE, LABEL, PROBLEM)
+    batch = without(batch, ERROR, "messages", *USAGE, SECONDS, HARMFUL, VALUE, LABEL, PROBLEM)
     batch = batch.append_column(HARMFUL, pa.array([v and v.harmful for v in verdicts], pa.bool_()))
     batch = batch.append_column(VALUE, pa.array([v and v.value for v in verdicts], pa.float64()))
     batch = batch.append_column(LABEL, pa.array([v and v.label for v in verdicts], pa.string()))
     return batch.append_column(PROBLEM, pa.array(problems, pa.string()))
-
-
-def _without(batch: pa.Table, *names: str) -> pa.Table:
-    return batch.drop_columns([name for name in names if name in batch.column_names])

@@ -61,7 +61,9 @@ class Errors(NamedTuple):
 def read(text: str) -> dict[str, tuple[Measurement, ...]]:
     """Return the measurements of each judge from the text of a file that `write` wrote."""
     judges: dict[str, list[dict[str, Any]]] = json.loads(text)
-    return {name: tuple(_measurement(values) for values in found) for name, found in judges.items()}
+    return {
+        name: tuple(_measurement(values) for values in measurements) for name, measurements in judges.items()
+    }
 
 
 def _measurement(values: dict[str, Any]) -> Measurement:
@@ -114,5 +116,7 @@ def reasons_against(name: str, detects: str, measurements: tuple[Measurement, ..
 def write(path: Path, measurements: dict[str, list[Measurement]]) -> None:
     """Write the measurements of each judge; those of other judges in the file are kept."""
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    written = {name: [asdict(measurement) for measurement in found] for name, found in measurements.items()}
+    written = {
+        name: [asdict(measurement) for measurement in of_judge] for name, of_judge in measurements.items()
+    }
     path.write_text(json.dumps(kept | written, indent=1) + "\n", "utf-8")
