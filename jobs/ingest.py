@@ -25,7 +25,7 @@ from safety_ray.ingest.columns import ColumnMap, check_fields, check_targets, ha
 from safety_ray.ingest.documents import OPTIONAL, TARGETS, row_schema, source_name, to_row
 from safety_ray.ingest.html import Extraction
 
-_REPORTS = "ignored"
+_REPORTS = "reports"
 _KEYS_PER_BLOCK = 4_000_000
 _REWRITE_TASKS = 256
 _MAX_TASKS = 10_000
@@ -193,8 +193,8 @@ def reject_repeated_ids(stored: list[str], files: list[str]) -> None:
     fs, _ = filesystem.find(stored[0])
     blocks = row_files.count_rows(fs, stored) // _KEYS_PER_BLOCK + 1
     inputs = min(len(items), _MAX_TASKS)
-    found = exchange.by_key(keys, unique_ids.HALF, blocks, unique_ids.repeated, inputs=inputs)
-    repeated = exchange.on_driver_node(found)
+    blocks_of_repeated = exchange.by_key(keys, unique_ids.HALF, blocks, unique_ids.repeated, inputs=inputs)
+    repeated = exchange.on_driver_node(blocks_of_repeated)
     if repeated is not None:
         tasks = min(len(stored), _REWRITE_TASKS)
         exchange.by_key(

@@ -64,9 +64,11 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     cluster.start()
     # What is held out, and which texts are equal, is decided from all documents, whatever the share.
     total = dataset.count(partition.whole(config.scored))
-    share = heldout.share_of(config.heldout_share, config.heldout_max, total)
+    share = None
+    if not _has_split(partition.whole(config.scored)):
+        share = heldout.share_of(config.heldout_share, config.heldout_max, total)
     copies = None if config.keep_duplicates else find_copies(config, share, total)
-    _, heldout_hashes = hold_out(config, out, total, copies)
+    heldout_hashes = hold_out(config, out, share, copies)
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -164,16 +166,21 @@ def finish_partitions(
     return finish_rows(config, out, encoded, tokenizer, documents, rejected)
 
 
-def find_copies(config: PackConfig, share: float, total: int) -> Shared[Copies]:
+def _has_split(path: str) -> bool:
+    """Return whether a column `split` decides what is held out: `ingest` writes one without values."""
+    return SPLIT in dataset.columns(path) and dataset.has_values(path, SPLIT)
+
+
+def find_copies(config: PackConfig, share: float | None, total: int) -> Shared[Copies]:
     """Find the web documents, of `total`, whose text is that of another one, by a shuffle of digests."""
     scored = partition.whole(config.scored)
-    names = ["id", "text", *({SPLIT} & {*dataset.columns(scored)})]
+    names = ["id", "text", *([SPLIT] if share is None else [])]
     files = dataset.files(scored)
-    found = dataset.stream(files, names).map_batches(
+    hashed = dataset.stream(files, names).map_batches(
         duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
     )
     blocks = total // digests.ROWS_PER_BLOCK + 1
-    copies = exchange.by_key(found, digests.HALF, blocks, duplicates.copies_among, inputs=len(files))
+    copies = exchange.by_key(hashed, digests.HALF, blocks, duplicates.copies_among, inputs=len(files))
     return cluster.gather(copies, Copies.of)
 
 
@@ -189,18 +196,16 @@ def find_roots(config: PackConfig) -> Shared[Roots] | None:
 
 
 def hold_out(
-    config: PackConfig, out: Artifact, total: int, copies: Shared[Copies] | None = None
-) -> tuple[float, Shared[Hashes] | None]:
-    """Write the held-out documents, of `total` web documents without `copies`, in tasks.
+    config: PackConfig, out: Artifact, share: float | None, copies: Shared[Copies] | None = None
+) -> Shared[Hashes] | None:
+    """Write the held-out documents without `copies`, in tasks: a share by hash, or by the column `split`.
 
-    Returns the share that is held out by hash, and the hashes of the documents that the column `split` holds
-    out, if there is one.
+    Returns the hashes of the documents that the column `split` holds out, if it decides.
     """
     path, names = out.sub(*heldout.FILE), dataset.columns(config.scored)
-    share = heldout.share_of(config.heldout_share, config.heldout_max, total)
     hashes: Shared[Hashes] | None = None
     highest = heldout.ALL
-    if SPLIT in names:
+    if share is None:
         files = dataset.files(partition.whole(config.scored))
         blocks = dataset.stream(files, ["id", SPLIT]).map_batches(
             heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
@@ -216,9 +221,9 @@ def hold_out(
         )
         if copies is not None:
             blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **_WHOLE_BLOCKS)
-        rows = blocks if SPLIT in names or share > 0 else []
+        rows = blocks if share is None or share > 0 else []
         cluster.gather(rows, partial(heldout.write, path, schema))
-    return share, hashes
+    return hashes
 
 
 def _select(

@@ -61,18 +61,20 @@ def write_sets(config: PublishConfig, out: Artifact) -> dict[str, Any]:
             f"'{config.input}' has rows of recipe '{unknown[0]}', which has no published set; "
             f"the recipes with one are {', '.join(SETS)}."
         )
+    if without := sum(rows for (_, score), rows in counts.items() if score is None):
+        raise UserError(f"'{config.input}' has {without:,} rows without source_score, which must be 1 to 5.")
     rows_of: dict[str, int] = {}
     for recipe, set_ in SETS.items():
         scores = sorted(score for name, score in counts if name == recipe)
         for score in scores:
             name = published.config_name(recipe, score)
-            folder, rows = out.sub(set_.name, name), counts[recipe, score]
+            folder = out.sub(set_.name, name)
             ds = dataset.read(config.input, _REWRITTEN_COLUMNS).map_batches(
                 partial(published.to_published, recipe=recipe, score=score), batch_format="pyarrow"
             )
-            with progress.watch(name, rows, progress.RowCounter(folder)):
-                ds.write_parquet(folder, mode="overwrite")
-            rows_of[f"{set_.name}/{name}"] = rows
+            with progress.watch(name, counts[recipe, score], progress.RowCounter(folder)):
+                ds.write_parquet(folder, mode="overwrite", max_rows_per_file=config.write_rows or None)
+            rows_of[f"{set_.name}/{name}"] = dataset.count(folder)
         if scores:
             with fsspec.open(out.sub(set_.name, "README.md"), "w", encoding="utf-8") as file:
                 file.write(published.dataset_card(recipe, scores))

@@ -203,10 +203,10 @@ def run_pass(
 ) -> Counts:
     """Generate, score and accept or reject the texts of one pass. Returns the counts of its part."""
     config = replace(config, write_rows=dataset.llm_rows(config.write_rows, total))
-    rows = Rows(
-        ds.map_batches(partial(tasks.select_length, long=this.long, max_chars=config.max_chars), **_ARROW),
-        total, resume_by="source_id", read_as=source_id,
-    )  # fmt: skip
+    if this.attempt == 1:  # the source of a later attempt lacks white space, so its length may be another one
+        select = partial(tasks.select_length, long=this.long, max_chars=config.max_chars)
+        ds = ds.map_batches(select, **_ARROW)
+    rows = Rows(ds, total, resume_by="source_id", read_as=source_id)
     for step in steps_of(config, this):
         rows = step.apply(rows)
         if step.stored:

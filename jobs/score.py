@@ -134,10 +134,10 @@ def score_documents(config: ScoreConfig) -> dict[str, Any]:
 
 def find_duplicates(documents: Dataset, rows: int, files: int) -> tuple[Shared[Duplicates], int]:
     """Find texts that occur more than once by a shuffle of digests. Returns them and the number of copies."""
-    found = documents.select_columns(["id", "text"]).map_batches(digests.of_rows, **_ARROW)
+    hashed = documents.select_columns(["id", "text"]).map_batches(digests.of_rows, **_ARROW)
     blocks = rows // digests.ROWS_PER_BLOCK + 1
     groups = exchange.by_key(
-        found, digests.HALF, blocks, deduplication.duplicates, inputs=files
+        hashed, digests.HALF, blocks, deduplication.duplicates, inputs=files
     ).materialize()
     return cluster.gather(groups, Duplicates.of), int(groups.sum(deduplication.COPIES) or 0)
 

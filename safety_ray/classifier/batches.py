@@ -76,8 +76,11 @@ class TokenCounter:
 
 
 def add_scores(batch: pa.Table, predict: Callable[[list[str]], list[Prediction]]) -> pa.Table:
-    """Return `batch` with the classifier's columns, replacing columns of the same names."""
-    return _with_columns(batch, predict(batch.column("text").to_pylist()))
+    """Return `batch` with the classifier's columns, replacing columns of the same names.
+
+    A null text has the score of an empty one.
+    """
+    return _with_columns(batch, predict([text or "" for text in batch.column("text").to_pylist()]))
 
 
 def reject(batch: pa.Table, reason: str) -> pa.Table:

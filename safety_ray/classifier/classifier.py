@@ -118,8 +118,9 @@ class Classifier:
         if packaged.is_default(path):
             path = packaged.default_folder()
             packaged.fingerprint(path)  # an installation without the files fails here, with a message
-        fs, root = filesystem.find(str(path))
-        path = f"{path}/classifier" if fs.isdir(f"{root}/classifier") else str(path)
+        path = str(path).rstrip("/")
+        fs, root = filesystem.find(path)
+        path = f"{path}/classifier" if fs.isdir(f"{root}/classifier") else path
         folder = Path(filesystem.local_copy(path))
         if not (folder / _SETTINGS).is_file():
             if folder.is_dir() and not _is_checkpoint(folder):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from safety_ray.core.cluster import Shared
 from safety_ray.core.digests import ID, TEXT, TYPE, DigestSet, digest, halves
+from safety_ray.core.errors import UserError
 
 OWNER, COPIES = "owner", "copies"
 _SCHEMA = pa.schema([(TEXT, TYPE), (OWNER, TYPE), (COPIES, pa.int64())])
@@ -78,11 +79,15 @@ def arrange(owned: list[pa.Table], shared: Shared[Duplicates], where: str) -> pa
 def duplicates(rows: pa.Table) -> pa.Table:
     """Return the texts that occur more than once in `rows`, which has all digests (`of_rows`) of some texts.
 
-    The row whose id has the lowest digest is the owner, so the order of rows does not matter.
+    The row whose id has the lowest digest is the owner, so the order of rows does not matter. Raises
+    UserError if two rows of a text have the same id.
     """
-    groups = rows.group_by(TEXT).aggregate([(ID, "min"), (ID, "count")])
+    groups = rows.group_by(TEXT).aggregate([(ID, "min"), (ID, "count"), (ID, "count_distinct")])
     groups = groups.filter(pc.greater(groups.column(f"{ID}_count"), 1))
-    others = pc.subtract(groups.column(f"{ID}_count"), 1).cast(pa.int64())
+    copies, distinct = groups.column(f"{ID}_count"), groups.column(f"{ID}_count_distinct")
+    if pc.any(pc.not_equal(copies, distinct)).as_py():
+        raise UserError("documents: an id occurs more than once with the same text; run jobs.ingest first.")
+    others = pc.subtract(copies, 1).cast(pa.int64())
     return pa.table([groups.column(TEXT), groups.column(f"{ID}_min"), others], schema=_SCHEMA)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from safety_ray.core import artifact
+from safety_ray.core import model_path
 from safety_ray.core.artifact import Fingerprint
 from safety_ray.core.errors import UserError
 
@@ -43,7 +43,7 @@ def as_input(classifier: str) -> dict[str, str]:
     The contents of its files identify the shipped classifier; they are the same in each installation.
     """
     if not is_default(classifier):
-        return artifact.local_input("classifier", classifier)
+        return model_path.as_input("classifier", classifier)
     return {"classifier": fingerprint(default_folder())}
 
 

@@ -98,13 +98,14 @@ class Artifact:
         fs, root = filesystem.find(self.path)
         _write_json(fs, f"{root}/record.json", record)
         self.record = record
-        unfinished.finish(self.path)
+        unfinished.end()
         self._remove_temporary()
         numbers = {key: record[key] for key in ("rows_in", "rows_out", "rejected", "seconds")}
         events.emit("stage_finished", output=self.path, **numbers, **({lost_work.KEY: lost} if lost else {}))
         return record
 
     def _remove_temporary(self) -> None:
+        unfinished.remove(self.path)
         for name in self.temporary:
             filesystem.remove(self.sub(name))
 
@@ -166,13 +167,6 @@ def begin(
     return Artifact(path, values, fingerprints, ignored, temporary=temporary)
 
 
-def local_input(name: str, path: str) -> dict[str, str]:
-    """Return {name: path}, or {} if `path` is an id on the model hub, which is part of the settings."""
-    fs, root = filesystem.find(path)
-    hub_id = "://" not in path and path.count("/") == 1 and not path.startswith((".", "/"))
-    return {} if hub_id and not fs.exists(root) else {name: path}
-
-
 def is_finished(path: str) -> bool:
     """Return whether `path` is a finished folder. Stages call this before checks that take time."""
     fs, root = filesystem.find(path)
@@ -199,8 +193,6 @@ def read_record(path: str) -> dict[str, Any] | None:
     fs, root = filesystem.find(path)
     if fs.exists(f"{root}/record.json"):
         record: dict[str, Any] = json.loads(fs.cat_file(f"{root}/record.json"))
-        if "set_aside" in record:  # the name of this count in earlier versions
-            record["rejected"] = record.pop("set_aside")
         return record
     if _read_config(fs, root) is not None:
         raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
@@ -321,4 +313,5 @@ def _versions() -> dict[str, str]:
 
 
 def _write_json(fs: Any, path: str, value: Any) -> None:
-    filesystem.write_file(fs, path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    filesystem.write_file(fs, path, text.encode("utf-8", "surrogatepass"))  # as json.loads reads bytes

@@ -97,7 +97,8 @@ def defaults(cls: type) -> dict[str, Any]:
 def fingerprint(values: Any) -> str:
     """Return a short hash of JSON values that is independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Names of files need not be valid Unicode.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def describe(cls: type) -> str:
@@ -127,12 +128,14 @@ def _build(cls: type[T], layers: list[tuple[str, DictConfig]]) -> T:
         for name in renamed.keys() & layer.keys():
             layer[renamed[name]] = layer.pop(name)
         try:
+            if isinstance(output := layer.get("output"), str):  # the names of files are added after one slash
+                layer["output"] = output.rstrip("/") or output
             merged = OmegaConf.merge(merged, layer)
         except (OmegaConfBaseException, ValueError, TypeError) as error:
             key = getattr(error, "full_key", None) or _invalid_key(merged, layer)
             raise UserError(f"{where}: {key}: {_first_line(error)}.") from error
     try:
-        values = typing.cast(dict[str, Any], OmegaConf.to_container(merged))
+        values = typing.cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
         secrets.check(values)
         _check_not_empty(merged, typing.cast(type, cls))
         _check_finite(values)

@@ -22,7 +22,7 @@ VARIABLE = "SAFETY_RAY_PRICES"
 
 def prices() -> dict[str, float]:
     """Return the price per hour of each resource; {} without prices. Raises UserError if one is invalid."""
-    found: dict[str, float] = {}
+    prices: dict[str, float] = {}
     for word in filter(None, os.environ.get(VARIABLE, "").split(",")):
         name, _, text = word.partition("=")
         try:
@@ -33,8 +33,8 @@ def prices() -> dict[str, float]:
             raise UserError(
                 f"{VARIABLE}: '{word}' is not a resource with its price per hour, such as CPU=0.05,GPU=2.50."
             )
-        found[name.strip()] = price
-    return found
+        prices[name.strip()] = price
+    return prices
 
 
 def this_machine() -> dict[str, float]:

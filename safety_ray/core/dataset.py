@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ _LLM_ROWS, _MAX_LLM_ROWS, _LLM_FILES = 256, 4096, 50_000
 _MIN_BYTES, _MAX_BYTES = 1 << 19, 1 << 27
 _BYTES_PER_ROW = 2
 _REASONS = 100_000
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,9 @@ def files(path: str) -> list[str]:
         roots = [f"{root}/{folder}data" for folder in folders]
     if not fs.exists(roots[0]):
         raise UserError(f"'{path}' does not exist.")
-    found = sorted(name for folder in roots for name in fs.find(folder))
-    incomplete = {posixpath.dirname(name) for name in found if name.endswith(f"/{row_files.INCOMPLETE}")}
-    names = [n for n in found if n.endswith(".parquet") and posixpath.dirname(n) not in incomplete]
+    listed = sorted(name for folder in roots for name in fs.find(folder))
+    incomplete = {posixpath.dirname(name) for name in listed if name.endswith(f"/{row_files.INCOMPLETE}")}
+    names = [n for n in listed if n.endswith(".parquet") and posixpath.dirname(n) not in incomplete]
     if not names and incomplete:
         raise UserError(f"'{path}' is not finished; run the stage that writes it again first.")
     if not names:
@@ -105,6 +107,40 @@ def count_groups(path: str, names: list[str]) -> Counter[tuple[Any, ...]]:
             for row in groups.to_pylist():
                 counts[tuple(row[name] for name in names)] += row["count_all"]
     return counts
+
+
+def has_values(path: str, column: str) -> bool:
+    """Return whether a column of the dataset at `path` has a value that is not null.
+
+    Reads the footers of files, and columns without statistics, until the first value.
+    """
+    fs, _ = filesystem.find(path)
+
+    def has(name: str) -> bool:
+        with fs.open(name) as file, parquet.readable(name):
+            table = pq.ParquetFile(file)
+            if column not in table.schema_arrow.names:
+                return False
+            place = table.schema.names.index(column)
+            for n in range(table.num_row_groups):
+                statistics = table.metadata.row_group(n).column(place).statistics
+                if statistics is not None and statistics.has_null_count:
+                    nulls = statistics.null_count
+                else:
+                    nulls = table.read_row_group(n, columns=[column]).column(column).null_count
+                if nulls < table.metadata.row_group(n).num_rows:
+                    return True
+        return False
+
+    names = files(path)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return any(any(pool.map(has, names[n : n + _AT_ONCE])) for n in range(0, len(names), _AT_ONCE))
+
+
+def has_files(folder: str) -> bool:
+    """Return whether there are Parquet files in `folder`, which need not exist."""
+    fs, root = filesystem.find(folder)
+    return fs.exists(root) and any(name.endswith(".parquet") for name in fs.find(root))
 
 
 def rows_of(path: str) -> pads.Dataset:
@@ -242,13 +278,11 @@ def llm_rows(requested: int, total: int | None) -> int:
 
 def _prepare(fs: Any, root: str, part: str, resume_by: str | None, keep: bool) -> str | None:
     """Remove what an interrupted run did not finish. Returns the checkpoint folder, or None without one."""
-    checkpoint, earlier = f"{root}/{_CHECKPOINT}{part}", f"{root}/rows{part}"
-    if keep:
-        _remove(fs, earlier)
-    elif resume_by is None or fs.exists(earlier):  # `earlier`: where earlier versions wrote the rows first
-        for folder in (earlier, checkpoint, *row_files.folders(root, part)):
+    checkpoint = f"{root}/{_CHECKPOINT}{part}"
+    if resume_by is None and not keep:
+        for folder in (checkpoint, *row_files.folders(root, part)):
             _remove(fs, folder)
-    else:
+    elif not keep:
         row_files.remove_unfinished(fs, root, part, checkpoint)
     return checkpoint if resume_by else None
 
@@ -321,9 +355,8 @@ def _counts(fs: Any, names: list[str]) -> Counts:
 def common_reason(path: str) -> str:
     """Return the most common reason among the first rows in `rejected/`; "unknown" if there are none."""
     folder = posixpath.join(path, row_files.REJECTED)
-    fs, root = filesystem.find(folder)
     counts: Counter[str] = Counter()
-    if any(name.endswith(".parquet") for name in fs.find(root)):
+    if has_files(folder):
         with parquet.readable(*files(folder)):
             for reason in rows_of(folder).head(_REASONS, columns=[REASON]).column(REASON).to_pylist():
                 counts[str(reason)] += 1

@@ -27,6 +27,10 @@ class UserError(Exception):
     """
 
 
+class DriverUnusable(UserError):
+    """A `UserError` after which this process can run no other stage."""
+
+
 def nearest(name: str, known: Collection[str]) -> str:
     """Return the name of `known`, which is not empty, that is most similar to `name`."""
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
@@ -47,6 +51,11 @@ def user_error_in(error: BaseException) -> UserError | None:
         if isinstance(current, UserError):
             return current
     return None
+
+
+def correctable(error: BaseException) -> UserError | None:
+    """Return what the user can correct about `error` or its causes, or None."""
+    return user_error_in(error) or storage_error_in(error) or lost_blocks_in(error)
 
 
 def storage_error_in(error: BaseException) -> UserError | None:
@@ -91,12 +100,12 @@ def _is_refused(error: BaseException) -> bool:
 
 def _quoted(error: BaseException) -> list[BaseException]:
     """Return the errors of Ray's or PyTorch's workers that `error` holds, and quotes in its message."""
-    found: list[Any] = [getattr(error, "cause", None)]
+    inner: list[Any] = [getattr(error, "cause", None)]
     for name in _OF_WORKERS:
         failures = getattr(error, name, None)
         for failure in failures.values() if isinstance(failures, dict) else ():
-            found.append(failure[0] if isinstance(failure, tuple) and failure else failure)
-    return [other for other in found if isinstance(other, BaseException)]
+            inner.append(failure[0] if isinstance(failure, tuple) and failure else failure)
+    return [other for other in inner if isinstance(other, BaseException)]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -54,8 +54,10 @@ def emit(event: str, **values: Any) -> None:
         print(text, end="", file=sys.stderr, flush=True)
         return
     try:
-        with open(target, "a", encoding="utf-8") as file:
-            file.write(text)
+        with open(target, "ab+") as file:
+            if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                text = f"\n{text}"  # after a line that a full disk has left incomplete
+            file.write(text.encode())
     except OSError as error:
         print(f"warning: {VARIABLE}={target} cannot be written: {error}.", file=sys.stderr)
         os.environ[VARIABLE] = ""

@@ -80,11 +80,11 @@ def write_file(fs: Any, path: str, content: bytes) -> None:
 def written_at_once(path: str, last: str = "") -> Iterator[str]:
     """Yield a local folder whose files replace those of the folder or URL `path` at the end.
 
-    A folder is replaced at once. To a URL the files are copied one by one, and the file named `last` is the
-    last of them, so that it exists only if all others do.
+    A folder is renamed, after the earlier one has been deleted. To a URL the files are copied one by one, and
+    the file named `last` is the last of them, so that it exists only if all others do.
     """
     if is_local(path):
-        part = f"{path.rstrip('/')}.part"
+        part = f"{path.rstrip('/')}{PART}"
         shutil.rmtree(part, ignore_errors=True)
         os.makedirs(part)
         yield part

@@ -20,8 +20,8 @@ from safety_ray.core import parquet, row_files
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import Column, require
 
-HIDDEN = ("rejected_reason", "rejected_source", "set_aside", "set_aside_source")
-"""Columns that only rejected rows use; the last two are names of earlier versions"""
+HIDDEN = ("rejected_reason", "rejected_source")
+"""Columns that only rejected rows use"""
 _SAMPLE = _THREADS = 16
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
 _ADVICE = "give all files the same columns, or run the ingest job on them first"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from safety_ray.core import cost, events, lost_work
 from safety_ray.core.config import load
-from safety_ray.core.errors import lost_blocks_in, storage_error_in, user_error_in
+from safety_ray.core.errors import correctable
 
 T = TypeVar("T")
 _COUNTS = (("rows_in", "rows in"), ("rows_out", "rows out"), ("rejected", "rejected"))
@@ -49,7 +49,7 @@ def exit_codes() -> Iterator[None]:
         # process with code 1. The kernel ends the processes of a cluster that this process has started.
         os._exit(130)
     except Exception as error:
-        mistake = user_error_in(error) or storage_error_in(error) or lost_blocks_in(error)
+        mistake = correctable(error)
         if mistake is None:
             events.emit("job_failed", error=type(error).__name__)  # its message may be anything
             raise

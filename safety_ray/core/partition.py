@@ -113,7 +113,7 @@ def folders(output: str) -> list[str]:
     """
     fs, root = filesystem.find(f"{output.rstrip('/')}/{FOLDER}")
     names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root)] if fs.exists(root) else []
-    places = {name: (int(found[1]), int(found[2])) for name in names if (found := _NAME.fullmatch(name))}
+    places = {name: (int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name))}
     if not places:
         raise UserError(
             f"'{output}' has no partitions; run a stage with partition=1/n output={output} first."
@@ -152,5 +152,5 @@ def check_files(output: str, records: list[dict[str, Any]]) -> None:
 
 
 def _parse(partition: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", partition)
-    return (int(found[1]), int(found[2])) if found and int(found[1]) <= int(found[2]) else None
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", partition)
+    return (int(match[1]), int(match[2])) if match and int(match[1]) <= int(match[2]) else None

@@ -92,10 +92,10 @@ def _names(path: str) -> list[str]:
 
 def _from_footers(path: str) -> pa.Table:
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [
+        groups = [
             line for lines in pool.map(lambda name: _groups_of(path, name), _names(path)) for line in lines
         ]
-    return pa.Table.from_pylist(found, schema=SCHEMA).sort_by("first")
+    return pa.Table.from_pylist(groups, schema=SCHEMA).sort_by("first")
 
 
 def _groups_of(path: str, name: str) -> list[dict[str, Any]]:

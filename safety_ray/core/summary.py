@@ -13,7 +13,7 @@ RESULTS = ("p_tag_auroc", "unsafe_rate_beam", "unsafe_rate_safebeam", "perplexit
 
 def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the counts and main results of the records; empty values for stages that did not run."""
-    found: dict[str, Any] = records.get("evaluate", {}).get("results", {})
+    results: dict[str, Any] = records.get("evaluate", {}).get("results", {})
     return {
         "stages": [
             {
@@ -24,9 +24,9 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         ],
         "engines": records.get("rewrite", {}).get("engines", {}),
         # A model without the tag has no AUROC of P(tag), for example.
-        "results": {k: found.get(k) for k in RESULTS} if found else {},
-        "intervals": {k: found[f"{k}_interval"] for k in RESULTS if f"{k}_interval" in found},
-        "warnings": found.get("warnings", []),
+        "results": {k: results.get(k) for k in RESULTS} if results else {},
+        "intervals": {k: results[f"{k}_interval"] for k in RESULTS if f"{k}_interval" in results},
+        "warnings": results.get("warnings", []),
         "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
     }
 

@@ -46,11 +46,14 @@ def word_starts_by_character(text: str, token_ends: Ints) -> Ints:
 def words_in_chunks(text: str, scores: list[int], tag_from: int) -> Bools:
     """Return which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
 
-    `scores` are those of the text's chunks in order. The scorer splits a text into equal numbers of its
-    encoder's tokens; here chunks are equal shares of the characters, which can misplace a few words at an
-    edge.
+    `scores` are those of the text's chunks in order. The scorer's chunks have equal numbers of its
+    encoder's tokens, except the last one, which may be shorter; here chunks are equal shares of the
+    characters. So edges are misplaced, in a text of N chunks by up to 1/N of the text. If no chunk has such
+    a score, because a judge has scored the text, all words are returned.
     """
     _, begins_word = _characters(text)
+    if max(scores, default=0) < tag_from:
+        return np.ones(int(begins_word.sum()), np.bool_)
     chunk = np.flatnonzero(begins_word) * len(scores) // max(len(text), 1)
     unsafe: Bools = (np.array(scores) >= tag_from)[chunk]
     return unsafe

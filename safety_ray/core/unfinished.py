@@ -74,9 +74,8 @@ def saved() -> None:
         _run.saved = time.monotonic()
 
 
-def finish(path: str) -> None:
-    """End the run of the stage that has finished the folder `path`, and remove the files of all its runs."""
-    end()
+def remove(path: str) -> None:
+    """Remove the files of all runs of the finished folder `path`."""
     for name in (FILE, f"{FILE}{filesystem.PART}"):  # a killed run may have left the second one
         filesystem.remove(f"{path.rstrip('/')}/{name}")
 

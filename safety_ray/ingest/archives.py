@@ -92,10 +92,10 @@ def _read_section(stream: _SectionStream, max_bytes: int) -> Iterator[Record]:
         if not failure:
             return
         invalid = last or Record(*stream.location(end), problem=f"no WARC record begins here ({failure})")
-        found = stream.seek_record(end)
+        more = stream.seek_record(end)
         invalid.lost = stream.lost_since(end)
         yield invalid
-        if not found:
+        if not more:
             return
 
 

@@ -174,9 +174,9 @@ def _latin(sample: bytes, declared: list[str], letters: int) -> str:
         return declared[0]
     # Most letters are ASCII, so that the language can be identified in another charset as well.
     seen = {_language(sample, name) for name in declared[:1]}
-    found = next((name for name in _LATIN if seen | {_language(sample, name)} <= _LATIN[name]), "cp1252")
+    encoding = next((name for name in _LATIN if seen | {_language(sample, name)} <= _LATIN[name]), "cp1252")
     controls = sum(0x80 <= byte < 0xA0 for byte in sample)  # in ISO 8859; letters and quotes in cp1250
-    return "iso8859-2" if found == "cp1250" and controls <= letters / 50 else found
+    return "iso8859-2" if encoding == "cp1250" and controls <= letters / 50 else encoding
 
 
 def _other_script(sample: bytes, declared: list[str]) -> str:

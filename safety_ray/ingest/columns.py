@@ -69,7 +69,8 @@ def renamed(value: dict[str, Any], columns: ColumnMap) -> dict[str, Any]:
         return value
     rest, mapped = dict(value), {}
     for target, field in columns.items():
-        mapped[target], rest = _without(rest, field)
+        mapped[target], _ = _without(value, field)  # two columns may have the same field
+        _, rest = _without(rest, field)
     return {f"{key}_" if key in mapped else key: inner for key, inner in rest.items()} | mapped
 
 

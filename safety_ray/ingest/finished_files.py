@@ -111,9 +111,9 @@ def stored_tasks(output: str) -> dict[str, Sources]:
     for path in row_files.listed(fs, root, ""):
         by_task[row_files.task_of(path) or path].append(path)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda paths: _sources_of_task(fs, root, paths), by_task.values()))
+        sources_of_tasks = list(pool.map(lambda paths: _sources_of_task(fs, root, paths), by_task.values()))
     stored = {}
-    for paths, sources in zip(by_task.values(), found, strict=True):
+    for paths, sources in zip(by_task.values(), sources_of_tasks, strict=True):
         if sources is not None:
             stored[posixpath.basename(paths[0])] = sources
         else:

@@ -101,7 +101,7 @@ def sample_fields(tables: list[str], format: str, needed: set[str]) -> tuple[set
     the number of files. Returns the number of files read as well. Raises UserError if none of them is
     readable.
     """
-    found: set[str] = set()
+    names_found: set[str] = set()
     sample: list[str] = []
     for size in _SAMPLES:
         sample = tables[:: -(-len(tables) // size)]
@@ -110,10 +110,10 @@ def sample_fields(tables: list[str], format: str, needed: set[str]) -> tuple[set
         errors = [names for names in fields if isinstance(names, UserError)]
         if len(errors) == len(sample):
             raise errors[0]
-        found = set().union(*(names for names in fields if not isinstance(names, UserError)))
-        if found >= needed or len(sample) == len(tables):
+        names_found = set().union(*(names for names in fields if not isinstance(names, UserError)))
+        if names_found >= needed or len(sample) == len(tables):
             break
-    return found, len(sample)
+    return names_found, len(sample)
 
 
 def _fields_or_error(file: str, format: str) -> set[str] | UserError:
@@ -157,9 +157,5 @@ def _hidden(relative: str) -> bool:
     parts = relative.strip("/").split("/")
     if parts[0] == partition.FOLDER:  # each partition of a merged stage is an output folder
         parts = parts[2:]
-    return any(p.startswith((".", "_")) for p in parts) or parts[0] in (
-        "rejected",
-        "set_aside",  # the name of rejected/ in earlier versions
-        "record.json",
-        "config.json",
-    )
+    beside = ("rejected", "record.json", "config.json")
+    return any(p.startswith((".", "_")) for p in parts) or parts[0] in beside

@@ -115,7 +115,8 @@ def _rewrite(path: str, rejected: Any) -> None:
     folder, name = posixpath.split(path)
     task, kept = row_files.task_of(name), row_files.rows_by_name(path)
     to = row_files.folders(posixpath.dirname(folder), "")[1]
-    duplicates = f"{to}/{row_files.name_of(f'{task}d', 0, len(np.unique(rejected)))}"
+    # A merge of partitions rejects more rows of files that were written again: `kept` tells the names apart.
+    duplicates = f"{to}/{row_files.name_of(f'{task}d{kept}', 0, len(np.unique(rejected)))}"
     fs.invalidate_cache()
     if not fs.exists(path) and fs.exists(duplicates):  # written first, and the other removed last
         return

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from safety_ray.core.records import SCORES
+from safety_ray.core.records import SCORES, without
 from safety_ray.judge.excerpt import excerpt
 from safety_ray.llm import prompts
-from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
+from safety_ray.llm.engine import ERROR, MESSAGES, REPLY, SECONDS, USAGE
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -32,7 +32,6 @@ PROMPT = prompts.read_prompt(_FOLDER)
 RETRY_PROMPT = prompts.read_text(_FOLDER, "retry_prompt.txt")
 START = '{"score":'
 REPLIED = "judge_reply"
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 class Names(NamedTuple):
@@ -68,19 +67,20 @@ def add_messages(
     messages, shortened = [], []
     chunk_scores = ["chunk_scores"] if by_chunk_scores and "chunk_scores" in batch.column_names else []
     for row in batch.select(["id", "text", *chunk_scores]).to_pylist():
-        document = excerpt(row["text"], max_chars, row.get("chunk_scores"))
-        shortened.append(document != row["text"])
+        text = row["text"] or ""
+        document = excerpt(text, max_chars, row.get("chunk_scores"))
+        shortened.append(document != text)
         system, user = prompts.messages(PROMPT, document, seed=seed, id=row["id"])
         messages.append([{**system, "content": system["content"] + reminder}, user, *reply_start])
     if names.score == "label" and "label" in batch.column_names and not again:
         # Keep an earlier label under another name.
-        batch = _without(batch, "label_before")
+        batch = without(batch, "label_before")
         batch = batch.rename_columns(
             [{"label": "label_before"}.get(name, name) for name in batch.column_names]
         )
-    batch = _without(batch, *names, REPLIED, "messages")
+    batch = without(batch, *names, REPLIED, "messages")
     batch = batch.append_column(names.shortened, pa.array(shortened, pa.bool_()))
-    return batch.append_column("messages", pa.array(messages, _MESSAGES))
+    return batch.append_column("messages", pa.array(messages, MESSAGES))
 
 
 def parse_replies(
@@ -100,7 +100,7 @@ def parse_replies(
         scores.append(score)
         reasons.append(reason)
         problems.append(problem)
-    batch = _without(batch, ERROR, "messages", *USAGE, SECONDS).rename_columns({REPLY: REPLIED})
+    batch = without(batch, ERROR, "messages", *USAGE, SECONDS).rename_columns({REPLY: REPLIED})
     batch = batch.append_column(names.score, pa.array(scores, pa.int8()))
     batch = batch.append_column(names.reason, pa.array(reasons, pa.string()))
     batch = batch.append_column(names.by, pa.array([engine] * len(batch), pa.string()))
@@ -131,7 +131,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("the judge's reply has a key twice")
     return dict(pairs)
-
-
-def _without(batch: pa.Table, *names: str) -> pa.Table:
-    return batch.drop_columns([name for name in names if name in batch.column_names])

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from safety_ray.core.cluster import Shared
 from safety_ray.core.digests import ID, TEXT, TYPE, DigestSet, digest, halves, of_rows
-from safety_ray.pack.heldout import SPLIT, held_out
+from safety_ray.pack.heldout import held_out
 
 _COPIES = pa.schema([(ID, TYPE), ("heldout", pa.bool_())])
 
@@ -51,11 +51,11 @@ class Copies:
         return found.tolist(), heldout.tolist()
 
 
-def digests(batch: pa.Table, seed: int, share: float) -> pa.Table:
+def digests(batch: pa.Table, seed: int, share: float | None) -> pa.Table:
     """Return the digests of the web documents with text, and whether each document is held out."""
     batch = batch.filter(pa.array([bool(text) for text in batch.column("text").to_pylist()], pa.bool_()))
     heldout = held_out(batch, seed, share)
-    preceded = pc.invert(heldout) if SPLIT in batch.column_names else pa.array([False] * len(batch))
+    preceded = pc.invert(heldout) if share is None else pa.array([False] * len(batch))
     return of_rows(batch).append_column("preceded", preceded).append_column("heldout", heldout)
 
 
@@ -81,5 +81,5 @@ def copies_among(rows: pa.Table) -> pa.Table:
 
 def without(batch: pa.Table, copies: Shared[Copies]) -> pa.Table:
     """Return the documents of `batch` that are not copies."""
-    found, _ = copies.get().find(batch.column("id"))
-    return batch.filter(pa.array([not copy for copy in found], pa.bool_()))
+    is_copy, _ = copies.get().find(batch.column("id"))
+    return batch.filter(pa.array([not copy for copy in is_copy], pa.bool_()))

@@ -1,9 +1,9 @@
 """Held-out web documents: which ones, and which of them are written.
 
-Without a column `split`, a document is held out if its hash is below a share of all hashes: `heldout_share`,
-or less if more than about `heldout_max` documents would be held out, because a document that nothing measures
-is better trained on. The column `split` holds out all documents that it names; the `heldout_max` of them with
-the lowest hashes are written. The hash is a function of the seed and the id.
+Without a column `split`, or if it is null in all rows, a document is held out if its hash is below a share of
+all hashes: `heldout_share`, or less if more than about `heldout_max` documents would be held out, because a
+document that nothing measures is better trained on. The column `split` holds out all documents that it names;
+the `heldout_max` of them with the lowest hashes are written. The hash is a function of the seed and the id.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def held_out_by_hash(seed: int, share: float, document: str) -> bool:
     return hash_of(seed, document) < share * 2**64
 
 
-def held_out(batch: pa.Table, seed: int, share: float) -> pa.Array:
-    """Return whether each web document of `batch` is held out: by its column `split`, else by hash."""
-    if SPLIT in batch.column_names:
+def held_out(batch: pa.Table, seed: int, share: float | None) -> pa.Array:
+    """Return whether each web document of `batch` is held out: a share by hash, or by its column `split`."""
+    if share is None:
         split = batch.column(SPLIT).cast(pa.string()).combine_chunks()
         return pc.fill_null(pc.equal(split, HELDOUT), False)
     ids = batch.column("id").to_pylist()
     return pa.array([held_out_by_hash(seed, share, i) for i in ids], pa.bool_())
 
 
-def only_held_out(batch: pa.Table, seed: int, share: float, highest: int = ALL) -> pa.Table:
+def only_held_out(batch: pa.Table, seed: int, share: float | None, highest: int = ALL) -> pa.Table:
     """Return the held-out rows with hashes up to `highest`, with all their columns."""
     rows = batch.filter(held_out(batch, seed, share))
     if highest == ALL:
@@ -60,7 +60,7 @@ def only_held_out(batch: pa.Table, seed: int, share: float, highest: int = ALL) 
 
 def hashes_of(batch: pa.Table, seed: int) -> pa.Table:
     """Return the hashes of the web documents that the column `split` holds out."""
-    ids = batch.filter(held_out(batch, seed, 0.0)).column("id").to_pylist()
+    ids = batch.filter(held_out(batch, seed, None)).column("id").to_pylist()
     return pa.table({"hash": pa.array([hash_of(seed, i) for i in ids], pa.uint64())})
 
 
@@ -80,8 +80,8 @@ def contains(hashes: Hashes, seed: int, documents: list[str | None]) -> list[boo
     if not len(hashes):
         return [False] * len(documents)
     nearest = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-    found = (hashes[nearest] == wanted).tolist()
-    return [i is not None and hit for i, hit in zip(documents, found, strict=True)]
+    is_heldout = (hashes[nearest] == wanted).tolist()
+    return [i is not None and hit for i, hit in zip(documents, is_heldout, strict=True)]
 
 
 def highest_written(hashes: Hashes, maximum: int) -> int:

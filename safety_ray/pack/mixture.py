@@ -182,8 +182,8 @@ class Order:
             table[recipes.index(recipe), score] = numbers[name]
         recipe = pc.fill_null(pc.index_in(documents.column("recipe"), pa.array(recipes)), len(recipes))
         score = pc.fill_null(pc.index_in(documents.column("score"), _ALL_SCORES), SCORES)
-        found: npt.NDArray[np.int64] = table[recipe.to_numpy(), score.to_numpy()]
-        return found
+        numbers_of: npt.NDArray[np.int64] = table[recipe.to_numpy(), score.to_numpy()]
+        return numbers_of
 
     def _places(self, name: str, hashes: Hashes) -> Hashes:
         """Map `hashes`, uniform over [0, 2^64), to places distributed as the shares of source `name`."""

@@ -65,11 +65,12 @@ class Selection:
     raw_scores: frozenset[int]
     recipes: frozenset[str]
     tag_from: int
-    heldout_share: float
+    heldout_share: float | None
+    """share of the web documents that is held out by hash; None: their column `split` decides"""
     by_chunk: bool = False
     """only chunks of a text that are unsafe themselves contain tags"""
     heldout: Hashes | Shared[Hashes] | None = None
-    """sorted hashes of the web documents that the column `split` holds out; None: `heldout_share` decides"""
+    """sorted hashes of the web documents that the column `split` holds out"""
     roots: Roots | Shared[Roots] | None = None
     """roots of rewritten rows that were made from other rewritten rows"""
     copies: Copies | Shared[Copies] | None = None
@@ -78,14 +79,15 @@ class Selection:
     def hold_out(self, roots: list[str | None]) -> list[bool]:
         """Return whether each web document of `roots`, and everything made from it, is held out."""
         if self.heldout is None:
-            heldout = [i is not None and held_out_by_hash(self.seed, self.heldout_share, i) for i in roots]
+            share = self.heldout_share or 0.0
+            heldout = [i is not None and held_out_by_hash(self.seed, share, i) for i in roots]
         else:
             hashes = self.heldout.get() if isinstance(self.heldout, Shared) else self.heldout
             heldout = contains(hashes, self.seed, roots)
-        found, copies_heldout = self.find_copies(roots)
+        is_copy, copies_heldout = self.find_copies(roots)
         return [
             of_copy if copy else own
-            for copy, of_copy, own in zip(found, copies_heldout, heldout, strict=True)
+            for copy, of_copy, own in zip(is_copy, copies_heldout, heldout, strict=True)
         ]
 
     def find_roots(self, batch: pa.Table) -> list[str | None]:
@@ -136,8 +138,8 @@ def trace_roots(tables: list[pa.Table], where: str) -> Roots:
             f"{where}: the source_id of '{row}' leads through more than {_MAX_DEPTH} rewritten rows or in a "
             "cycle; it must lead to a web document."
         )
-    found, order = DigestSet.of(halves(digest(ids.filter(chained))))
-    return Roots(found, sources.take(ends).filter(chained).take(pa.array(order)))
+    known, order = DigestSet.of(halves(digest(ids.filter(chained))))
+    return Roots(known, sources.take(ends).filter(chained).take(pa.array(order)))
 
 
 def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:

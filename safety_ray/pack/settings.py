@@ -60,7 +60,9 @@ class PackConfig:
         factory=dict,
         of=dict[str, Source],
     )
-    heldout_share: float = setting("share of web documents held out without a column `split`", default=0.05)
+    heldout_share: float = setting(
+        "share of web documents held out without values in a column `split`", default=0.05
+    )
     heldout_max: int = setting(
         "maximum (about) of held-out web documents; with a column `split`, maximum of those written to "
         "heldout/",

@@ -69,3 +69,12 @@ def join_texts(texts: list[str]) -> tuple[str, list[Span]]:
         spans.append(Span(start, start + len(text)))
         start += len(text) + len(_SEPARATOR)
     return _SEPARATOR.join(texts), spans
+
+
+def join_source(chunks: list[str], starts: list[int]) -> str:
+    """Return a document from its chunks, each at its start in it. The white space between them is new."""
+    text = ""
+    for chunk, start in zip(chunks, starts, strict=True):
+        gap = start - len(text)
+        text += (" " if gap == 1 else "\n" * gap) + chunk
+    return text

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safety_ray.core.records import REWRITTEN
+from safety_ray.core.records import REWRITTEN, without
 from safety_ray.llm.engine import ERROR, REPLY, SECONDS, USAGE
 from safety_ray.rewrite import chunking
 from safety_ray.rewrite.acceptance import Bounds, rejection_reason
@@ -24,7 +24,6 @@ from safety_ray.rewrite.tasks import (
     REJECTED_SOURCE,
     SIMILARITY,
     SOURCE,
-    without,
 )
 
 PROBLEM = "problem"
@@ -89,7 +88,7 @@ def _join(chunks: pa.Table) -> dict[str, Any]:
     return {
         "id": chunks.column(DOCUMENT_TASK)[0].as_py(),
         "text": text,
-        SOURCE: "\n\n".join(columns[SOURCE]),
+        SOURCE: chunking.join_source(columns[SOURCE], columns["source_start"]),
         PROBLEM: problems[0] if problems else None,
         PARTS: [
             {"source_start": source_start, "source_end": source_end, "start": start, "end": end}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from safety_ray.core import dataset, filesystem
+from safety_ray.core import dataset, filesystem, parquet
 from safety_ray.core.artifact import Artifact
 from safety_ray.llm.engine import USAGE
 from safety_ray.rewrite.acceptance import KINDS, reason_kind
@@ -29,8 +29,7 @@ def drop_retried(out: Artifact, part: str) -> None:
     fs, path = filesystem.find(out.sub(OUTCOMES, f"{part}.json"))
     if not fs.exists(path):
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        with fs.open(path, "w") as file:
-            json.dump(count_reasons(out, part), file)
+        filesystem.write_file(fs, path, json.dumps(count_reasons(out, part)).encode())
     dataset.drop_rejected(out, part)
 
 
@@ -61,11 +60,12 @@ def read_outcomes(out: Artifact, parts: Iterable[str]) -> dict[str, dict[str, in
 
 def count_tokens(generated: str) -> dict[str, Any]:
     """Return and print the tokens of all replies below the folder `generated`; {} if none were counted."""
-    fs, root = filesystem.find(generated)
-    if not fs.exists(root):
-        return {}
-    columns = dataset.table(generated, list(USAGE))
-    tokens = {name: pc.sum(columns.column(name)).as_py() or 0 for name in USAGE}
+    tokens = dict.fromkeys(USAGE, 0)
+    if dataset.has_files(generated):
+        with parquet.readable(*dataset.files(generated)):
+            for batch in dataset.rows_of(generated).to_batches(columns=list(USAGE)):
+                for name in USAGE:
+                    tokens[name] += pc.sum(batch.column(name)).as_py() or 0
     if not tokens["prompt_tokens"]:
         return {}
     share = tokens["cached_tokens"] / tokens["prompt_tokens"]
@@ -81,9 +81,7 @@ def count_engines(out: Artifact) -> dict[str, dict[str, int]]:
     """Return the numbers of accepted and rejected texts of each engine, by its label."""
     engines: dict[str, dict[str, int]] = {}
     for folder, outcome in (("data", "accepted"), ("rejected", "rejected")):
-        path = out.sub(folder)
-        fs, root = filesystem.find(path)
-        if fs.exists(root) and any(name.endswith(".parquet") for name in fs.find(root)):
-            for (engine,), rows in sorted(dataset.count_groups(path, ["engine"]).items()):
+        if dataset.has_files(out.sub(folder)):
+            for (engine,), rows in sorted(dataset.count_groups(out.sub(folder), ["engine"]).items()):
                 engines.setdefault(engine, {"accepted": 0, "rejected": 0})[outcome] = rows
     return engines

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.core import dataset
-from safety_ray.core.records import ENSEMBLE, Column, stable_hash
+from safety_ray.core.records import ENSEMBLE, Column, stable_hash, without
 from safety_ray.llm import prompts
-from safety_ray.llm.engine import USAGE
+from safety_ray.llm.engine import MESSAGES, USAGE
 from safety_ray.rewrite import chunking
 from safety_ray.rewrite.harm import harm_name, harm_of
 from safety_ray.rewrite.recipes import RECIPES, SHORT, Recipe
@@ -25,9 +25,10 @@ DOCUMENT_TASK = "document_task"
 """Column of a chunk's task: the id of the task of its document."""
 CHUNK = "chunk"
 """Column of a chunk's task: its position among the chunks of its document."""
+SOURCE_CHUNKS = "source_chunk_scores"
+"""Column of a document's task: the classifier's scores of its chunks, if they are known."""
 REJECTED_SOURCE = Column(dataset.SOURCE, pa.string(), "the source text")
 """Column of rejected rows, for another attempt and for people; null in accepted rows."""
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TASK_COLUMNS = {
     "id": pa.string(),
     "source_id": pa.string(),
@@ -38,8 +39,9 @@ _TASK_COLUMNS = {
     "harm": pa.string(),  # the type of harm, if the recipe uses it
     "source_score": pa.int8(),
     SOURCE: pa.string(),
+    SOURCE_CHUNKS: pa.list_(pa.int8()),
     "engine": pa.string(),
-    "messages": _MESSAGES,
+    "messages": MESSAGES,
 }
 CHUNK_COLUMNS = {
     DOCUMENT_TASK: pa.string(),
@@ -96,9 +98,16 @@ def from_accepted(batch: pa.Table, recipe: str, options: TaskOptions) -> pa.Tabl
 
 def from_rejected(batch: pa.Table, options: TaskOptions) -> pa.Table:
     """Return a task for another attempt at each rejected row, in another style."""
-    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style", REJECTED_SOURCE.name]
+    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style", SOURCE_CHUNKS]
+    names = [*names, REJECTED_SOURCE.name]
     rows = [
-        {**row, "id": row["source_id"], "text": row[REJECTED_SOURCE.name], "last_style": row["style"]}
+        {
+            **row,
+            "id": row["source_id"],
+            "text": row[REJECTED_SOURCE.name],
+            "chunk_scores": row[SOURCE_CHUNKS],
+            "last_style": row["style"],
+        }
         for row in batch.select(names).to_pylist()
     ]
     return _tasks(without(batch, REJECTED_SOURCE.name), rows, options)
@@ -125,6 +134,7 @@ def _task(row: dict[str, Any], options: TaskOptions) -> dict[str, Any]:
         "harm": (row.get("harm") or harm_of(row["text"])) if recipe.uses_harm_type else None,
         "source_score": row["source_score"],
         SOURCE: row["text"],
+        SOURCE_CHUNKS: row.get("chunk_scores"),
         "engine": options.engine,
     }
     if is_long(task, options.max_chars):
@@ -186,8 +196,3 @@ def split_documents(batch: pa.Table, options: TaskOptions) -> pa.Table:
 def is_chunk(id: str) -> bool:
     """Return whether `id` is that of a chunk's task."""
     return "#" in id.rsplit("/", 1)[1]
-
-
-def without(batch: pa.Table, *names: str) -> pa.Table:
-    """Return the table without those of the columns `names` that it has."""
-    return batch.drop_columns([name for name in names if name in batch.column_names])

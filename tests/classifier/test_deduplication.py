@@ -12,6 +12,7 @@ from safety_ray.classifier import deduplication
 from safety_ray.classifier.deduplication import Duplicates, duplicates
 from safety_ray.core.cluster import Shared
 from safety_ray.core.digests import of_rows
+from safety_ray.core.errors import UserError
 
 
 @pytest.mark.parametrize("blocks", [1, 7])
@@ -40,6 +41,12 @@ def test_deduplication_matches_direct_count(blocks: int, ray_cluster: None) -> N
     owned = [found.owned(given.slice(n, 11)).drop_columns(["text"]) for n in range(0, len(given), 11)]
     filled = deduplication.fill(copies, shared, Shared(deduplication.arrange(owned, shared, "here")))
     assert [len(t) * 7 for t in filled.column("text").to_pylist()] == filled.column("score").to_pylist()
+
+
+def test_deduplication_refuses_repeated_row_before_scoring() -> None:
+    table = pa.table({"id": ["a", "b", "a"], "text": ["same"] * 3})
+    with pytest.raises(UserError, match=r"an id occurs more than once with the same text; run jobs\.ingest"):
+        duplicates(of_rows(table))
 
 
 def test_deduplication_raises_for_missing_score(ray_cluster: None) -> None:

@@ -8,6 +8,7 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from jobs.evaluate import EvaluateConfig
 from jobs.score import ScoreConfig
 from safety_ray.classifier import packaged
+from safety_ray.classifier.batches import add_scores
 from safety_ray.classifier.classifier import Classifier, Head
 from safety_ray.classifier.encoder import Encoder
 from safety_ray.core.config import from_dict
@@ -119,3 +121,16 @@ def test_default_classifier_is_described_by_its_card() -> None:
     for name in from_config.measured:
         assert f"`{name}`" in card, f"the card does not list the measured set {name}"
     assert {path.name for path in packaged.default_folder().iterdir()} == set(FILES)
+
+
+def test_null_text_has_the_score_of_an_empty_one() -> None:
+    batch = pa.table({"id": ["a", "b"], "text": pa.array([None, ""], pa.string())})
+    first, second = add_scores(batch, Classifier.load("default", "cpu").predict).to_pylist()
+    assert first["text"] is None
+    assert {**first, "id": "", "text": ""} == {**second, "id": ""}
+
+
+def test_classifier_folder_may_end_with_a_slash(classifier: Path) -> None:
+    assert Classifier.load(f"{classifier}/", "cpu").predict(["a"]) == Classifier.load(
+        classifier, "cpu"
+    ).predict(["a"])

@@ -17,7 +17,6 @@ from safety_ray.core.artifact import (
     Fingerprint,
     begin,
     input_fingerprint,
-    local_input,
     read_record,
 )
 from safety_ray.core.config import dump, setting
@@ -150,18 +149,6 @@ def test_artifact_begin_resumes_with_other_non_identity_settings(config: Setting
         rows_in=1, rows_out=1
     )
     assert record["fingerprint"] == same["fingerprint"]
-
-
-def test_read_record_accepts_count_name_of_earlier_versions(config: Settings) -> None:
-    finish(config)
-    path = Path(config.output, "record.json")
-    record = json.loads(path.read_text())
-    record["set_aside"] = record.pop("rejected")
-    path.write_text(json.dumps(record))
-    found = read_record(config.output)
-    assert found is not None
-    assert found["rejected"] == 1
-    assert "set_aside" not in found
 
 
 def test_artifact_begin_restarts_after_partial_config_write(config: Settings) -> None:
@@ -359,17 +346,6 @@ def test_artifact_supports_fsspec_memory_filesystem() -> None:
         assert not [name for name in fs.ls("/bucket/out", detail=False) if name.endswith(".part")]
     finally:
         fs.rm("/bucket", recursive=True)
-
-
-def test_local_input_ignores_hub_id_and_keeps_local_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert local_input("classifier", "someone/classifier") == {}
-    for path in ("runs/demo/fit", "./fit", "/a/fit", "fit", "memory://fit/a"):
-        assert local_input("classifier", path) == {"classifier": path}
-    Path("someone/classifier").mkdir(parents=True)
-    assert local_input("classifier", "someone/classifier") == {"classifier": "someone/classifier"}
 
 
 def test_artifact_begin_records_fingerprint_of_contents(config: Settings) -> None:

@@ -184,3 +184,18 @@ def test_dataset_check_accepts_every_type_of_text(tmp_path: Path, kind: pa.DataT
     table = pa.table({"id": pa.array(["a"]).cast(kind), "text": pa.nulls(1)})
     dataset.write_table(table, str(tmp_path / "a.parquet"))
     dataset.check(str(tmp_path), DOCUMENT)
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_has_values_finds_a_value_in_any_file(statistics: bool, tmp_path: Path) -> None:
+    def write(name: str, values: list[str | None]) -> None:
+        column = pa.array(values, pa.string())
+        table = pa.table({"id": ["a"] * len(values), "split": column})
+        pq.write_table(table, tmp_path / name, row_group_size=2, write_statistics=statistics)
+
+    write("a.parquet", [None] * 5)
+    assert not dataset.has_values(str(tmp_path), "split")
+    assert not dataset.has_values(str(tmp_path), "absent")
+    assert dataset.has_values(str(tmp_path), "id")
+    write("b.parquet", [None] * 3 + ["train"])
+    assert dataset.has_values(str(tmp_path), "split")

@@ -56,6 +56,20 @@ def test_events_are_one_json_line_each(tmp_path: Path, monkeypatch: pytest.Monke
     assert "hunter2" not in log.read_text()
 
 
+def test_event_follows_an_incomplete_line_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setenv(events.VARIABLE, str(log))
+    events.emit("first")
+    with log.open("a") as file:
+        file.write('{"event": "cut o')
+    events.emit("second")
+    events.emit("third")
+    complete = [line for line in log.read_text().splitlines() if line.endswith("}")]
+    assert [json.loads(line)["event"] for line in complete] == ["first", "second", "third"]
+
+
 def test_events_go_to_standard_error_or_nowhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_unfinished_tasks_are_removed_before_resuming(place: tuple[Any, str]) ->
         *("data/t3-k3-r0.parquet", "_checkpoint/t3.pending.parquet"),  # killed before the task ended
         *("data/t4-k3-r0.parquet", "rejected/t4-k2-r1.parquet", "_checkpoint/t4.parquet"),  # ran twice
         "_checkpoint/t5.parquet",  # its file is gone
-        "data/3f_000001-0.parquet",  # of an earlier version
+        "data/3f_000001-0.parquet",  # not of a write task
     )
     fs, root = place
     row_files.remove_unfinished(fs, root, "", f"{root}/_checkpoint")

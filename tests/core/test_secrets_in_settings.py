@@ -49,6 +49,17 @@ def test_config_refuses_secret_in_setting(cls: type, words: list[str], key: str)
     assert "hunter2" not in str(refused.value)
 
 
+def test_config_refuses_secret_in_environment_variable_of_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGES", "https://me:hunter2@host/pages")
+    config = tmp_path / "ingest.yaml"
+    config.write_text("input: ${oc.env:PAGES}\noutput: out\n")
+    with pytest.raises(UserError, match=r"^input: this URL contains") as refused:
+        load(IngestConfig, [str(config)])
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -90,3 +90,12 @@ def test_damaged_note_of_killed_run_stops_no_stage(tmp_path: Path) -> None:
     (tmp_path / "out" / unfinished.FILE).write_text('{"runs": 1, "sec')
     record = artifact.begin(output, CountConfig(output=output), inputs={}).commit(rows_in=1, rows_out=1)
     assert record["lost_work"] == {"runs": 1, "seconds": 0.0}
+
+
+def test_finished_folder_loses_note_of_a_run_killed_in_commit(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    artifact.begin(str(output), CountConfig(output=str(output)), inputs={}).commit(rows_in=1, rows_out=1)
+    for name in (unfinished.FILE, f"{unfinished.FILE}.part"):
+        (output / name).write_text("{}")
+    assert artifact.begin(str(output), CountConfig(output=str(output)), inputs={}).finished
+    assert sorted(path.name for path in output.iterdir()) == ["config.json", "record.json"]

@@ -45,6 +45,7 @@ def test_columns_renamed_moves_fields_and_keeps_the_rest() -> None:
     assert before == record(1)
     assert renamed({"a.b": 1, "a": {"b": 2}}, {"text": "a.b"}) == {"a": {"b": 2}, "text": 1}
     assert renamed({"a": {"b": 2}}, {"text": "a.b"}) == {"text": 2}
+    assert renamed({"a": 1, "b": 2}, {"id": "a", "url": "a"}) == {"b": 2, "id": 1, "url": 1}
     assert renamed({"a": "no object"}, {"text": "a.b"}) == {"a": "no object", "text": None}
     assert field_names(before) >= {"metadata", "metadata.url", "metadata.crawl.date", "content"}
 

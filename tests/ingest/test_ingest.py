@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,16 @@ def test_ingest_stage_reads_real_crawl_text(tmp_path, ray_cluster, real_data) ->
     rows = dataset.table(str(tmp_path / "out"))
     expected = sorted(json.loads(text)["text"] for text in source.read_text().splitlines())
     assert sorted(rows.column("text").to_pylist()) == expected
+
+
+def test_ingest_stage_reads_file_whose_name_is_not_unicode(tmp_path: Path, ray_cluster: None) -> None:
+    (tmp_path / "in").mkdir()
+    page = b"<html><body><p>A page about soup and bread, and how they are made.</p></body></html>"
+    with open(os.fsencode(tmp_path / "in") + b"/caf\xe9.html", "wb") as file:
+        file.write(page)
+    config = IngestConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+    record = ingest_documents(config)
+    assert (record["rows_out"], record["rejected"]) == (1, 0)
+    assert ingest_documents(config) == record
+    [row] = dataset.table(str(tmp_path / "out")).to_pylist()
+    assert row["source_file"].endswith("caf�.html")

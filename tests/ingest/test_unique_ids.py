@@ -74,6 +74,27 @@ def test_unique_ids_keep_first_row_by_file_and_position(tmp_path: Path, files: i
     assert len(repeated(unique_ids.stored_files(str(tmp_path)))) == 0
 
 
+def test_unique_ids_of_a_merge_keep_rows_that_a_partition_rejected(tmp_path: Path) -> None:
+    """Each pass rejects one row of the same stored file."""
+    rows = [
+        ("c", "in/1.jsonl", 0), ("c", "in/1.jsonl", 1), ("a", "in/1.jsonl", 2), ("d", "in/1.jsonl", 3)
+    ]  # fmt: skip
+    names = ("id", "source_file", "source_position")
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    table = table.append_column("rejected_reason", pa.nulls(len(table), pa.string()))
+    other = table.slice(2, 1).set_column(1, "source_file", pa.array(["in/0.jsonl"]))
+    write_table(table, str(tmp_path / "data/t1-k4-r0.parquet"))
+    stored = unique_ids.stored_files(str(tmp_path))
+    unique_ids.reject_rows(repeated(stored), stored)
+    write_table(other, str(tmp_path / "data/t0-k1-r0.parquet"))
+    stored = unique_ids.stored_files(str(tmp_path))
+    unique_ids.reject_rows(repeated(stored), stored)
+    assert written(tmp_path / "data") == {rows[0], rows[3], ("a", "in/0.jsonl", 2)}
+    rejected = pq.read_table(tmp_path / "rejected").to_pylist()
+    assert {tuple(row[name] for name in names) for row in rejected} == {rows[1], rows[2]}
+    assert dataset.stored(str(tmp_path)) == dataset.Counts(3, 2)
+
+
 @pytest.mark.parametrize("written_again", [0, 1, 2])
 def test_unique_ids_interrupted_rejection_is_repeated(tmp_path: Path, written_again: int) -> None:
     rows = documents(seed=7)

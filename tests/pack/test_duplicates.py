@@ -46,7 +46,7 @@ def test_copies_match_reference_in_any_order(count: int, split: bool) -> None:
     expected = reference(rows.to_pylist(), 3, 0.3)
     order = random.Random(1).sample(range(count), count)
     shuffled = rows.take(pa.array(order, pa.int64()))
-    found = digests(shuffled, 3, 0.3)
+    found = digests(shuffled, 3, None if split else 0.3)
     texts = [key[0] for key in found.column("text_digest").to_pylist()]
     ids = pa.array([*rows.column("id").to_pylist(), "other", None])
     for parts in (1, 3):
@@ -66,7 +66,7 @@ def test_copies_keep_rows_of_equal_id() -> None:
 def test_selection_leaves_out_copies_and_holds_out_what_was_made_from_them() -> None:
     rows = pa.table({"id": ["a", "b", "c"], "text": ["t", "t", "u"], "score": [0, 9, 0]})
     rows = rows.append_column("split", pa.array(["heldout", None, None]))
-    copies = Copies.of([copies_among(digests(rows, 0, 0.0))])
+    copies = Copies.of([copies_among(digests(rows, 0, None))])
     rewritten = pa.table(
         {"id": ["x", "y"], "text": ["v", "w"], "recipe": ["refuse"] * 2, "source_id": ["b", "c"]}
     )
@@ -74,7 +74,7 @@ def test_selection_leaves_out_copies_and_holds_out_what_was_made_from_them() -> 
         (copies, ["heldout", "duplicate", "train"], ["heldout", "train"]),
         (None, ["heldout", "unselected", "train"], ["train", "train"]),
     ):
-        selection = Selection(0, frozenset(range(6)), frozenset({"refuse"}), 3, 0.0, copies=found)
+        selection = Selection(0, frozenset(range(6)), frozenset({"refuse"}), 3, None, copies=found)
         selected = select_raw(rows, selection).to_pylist()
         assert [row["use"] for row in selected] == raw
         assert [row["rejected_reason"] is None for row in selected] == [True, found is not None, True]

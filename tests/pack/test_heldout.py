@@ -28,10 +28,11 @@ def test_held_out_by_hash_meets_share() -> None:
     assert found[5] == (stable_hash(3, "heldout", "d5") / 2**64 < 0.05)
 
 
-def test_held_out_prefers_split_column_over_hash() -> None:
+def test_held_out_by_split_column_or_by_hash() -> None:
     batch = pa.table({"id": ["a", "b", "c"]})
     batch = batch.append_column("split", pa.array(["heldout", None, "train"]).dictionary_encode())
-    assert held_out(batch, 0, 1.0).to_pylist() == [True, False, False]
+    assert held_out(batch, 0, None).to_pylist() == [True, False, False]
+    assert held_out(batch, 0, 1.0).to_pylist() == [True, True, True]
 
 
 def test_share_of_limits_number_of_documents() -> None:
@@ -55,7 +56,7 @@ def test_held_out_documents_written_are_those_of_lowest_hash(tmp_path: Path) -> 
     hashes = heldout.sort_hashes([heldout.hashes_of(table, 0)])
     for maximum, expected in ((8, 8), (50, 50), (90, 50)):
         highest = heldout.highest_written(hashes, maximum)
-        blocks = [heldout.only_held_out(table.slice(n, 30), 0, 0.0, highest) for n in range(0, 100, 30)]
+        blocks = [heldout.only_held_out(table.slice(n, 30), 0, None, highest) for n in range(0, 100, 30)]
         path = tmp_path / f"{maximum}.parquet"
         heldout.write(str(path), table.schema, blocks[::-1])
         lowest = sorted((f"d{n}" for n in range(50)), key=lambda i: stable_hash(0, "heldout", i))

@@ -194,7 +194,8 @@ def test_pack_stage_skips_finished_and_resumes_partial_output(packed: dict[str, 
 def test_pack_stage_holds_out_by_hash_with_existing_tokenizer(packed: dict[str, Any], tmp_path: Path) -> None:
     scored = write_scored(tmp_path / "scored", 40, split=False, seed=3)
     rows = [{**r, "score": None} if n == 0 else r for n, r in enumerate(scored)]
-    dataset.write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "part-0.parquet"))
+    table = pa.Table.from_pylist(rows).append_column("split", pa.nulls(len(rows), pa.string()))
+    dataset.write_table(table, str(tmp_path / "scored" / "part-0.parquet"))  # as ingest writes it
     old = f"{packed['config'].output}/tokenizer"
     config = make(
         tmp_path, tokenizer=old, tag="<|bad|>", heldout_share=0.3, max_rejected=0.1, tag_rate=1.0, shards=50

@@ -136,3 +136,4 @@ def test_words_in_chunks_limits_tags_to_unsafe_chunks() -> None:
     ]
     assert words_in_chunks("", [5], 3).tolist() == []
     assert words_in_chunks("one", [0, 0, 0, 5], 3).tolist() == [False]
+    assert words_in_chunks(text, [0, 2], 3).all(), "unsafe by a judge's score"

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_ray.rewrite.chunking import join_texts, most_harmful_chunk, split_text
+from safety_ray.rewrite.chunking import join_source, join_texts, most_harmful_chunk, split_text
 
 
 @settings(max_examples=300, deadline=None)
@@ -45,3 +45,12 @@ def test_most_harmful_chunk_has_highest_score() -> None:
 def test_join_texts_returns_span_of_each_text() -> None:
     text, spans = join_texts(["One.", "Two two.", "Three."])
     assert [text[start:end] for start, end in spans] == ["One.", "Two two.", "Three."]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='ab.!"” \n\t。', max_size=300), st.integers(1, 80))
+def test_join_source_keeps_places_of_chunks(text: str, max_chars: int) -> None:
+    spans = split_text(text, max_chars)
+    joined = join_source([text[start:end] for start, end in spans], [start for start, _ in spans])
+    assert [joined[start:end] for start, end in spans] == [text[start:end] for start, end in spans]
+    assert joined.split() == text.split()

@@ -103,3 +103,15 @@ def test_publish_stage_rejects_invalid_input(tmp_path: Path, rewritten: Path, ra
     dataset.write_table(pa.table({"id": ["a"], "text": ["b"]}), str(tmp_path / "raw" / "a.parquet"))
     with pytest.raises(UserError, match="has no column 'source_id'"):
         convert_published(PublishConfig(input=str(tmp_path / "raw"), output=str(tmp_path / "c")))
+    table = dataset.table(str(rewritten))
+    scores = pa.array([None] * 2 + [3] * (len(table) - 2), pa.int8())
+    table = table.set_column(table.column_names.index("source_score"), "source_score", scores)
+    dataset.write_table(table, str(tmp_path / "unscored" / "a.parquet"))
+    with pytest.raises(UserError, match=r"has 2 rows without source_score, which must be 1 to 5\."):
+        convert_published(PublishConfig(input=str(tmp_path / "unscored"), output=str(tmp_path / "d")))
+
+
+def test_publish_stage_limits_rows_of_a_file(tmp_path: Path, rewritten: Path, ray_cluster: None) -> None:
+    out = tmp_path / "out"
+    convert_published(PublishConfig(input=str(rewritten), output=str(out), write_rows=1))
+    assert len(list((out / "safeweb" / "score_3_rephrased").glob("*.parquet"))) == 2

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 from rewrite_runs import ByModel, check_every_document, check_kept_rows, rows_of
@@ -63,6 +64,21 @@ def test_rewrite_stage_needs_only_id_text_and_score(
         max_rejected=1.0,
     )  # fmt: skip
     assert rewrite_documents(config)["rows_in"] == 3
+
+
+def test_rewrite_stage_retries_document_that_is_long_by_its_white_space(
+    tmp_path: Path, classifier: Path, ray_cluster: None
+) -> None:
+    texts = ["Some words about a harmful thing. " * 5 + "\n" * 60, "\n" * 60 + "More words about it. " * 9]
+    rows = pa.table({"id": ["a", "b"], "text": texts, "score": pa.array([2, 2], pa.int8())})
+    dataset.write_table(rows, str(tmp_path / "scored" / "part.parquet"))
+    values = {
+        "scored": str(tmp_path / "scored"), "classifier": str(classifier), "output": str(tmp_path / "out"),
+        "max_chars": 200, "attempts": 2, "max_rejected": 1.0, "accept": {"margin": 5},
+    }  # fmt: skip
+    record = rewrite_documents(from_dict(RewriteConfig, values))
+    assert (record["rows_in"], record["rows_out"], record["rejected"]) == (2, 0, 2)
+    assert [row["attempt"] for row in rows_of(str(tmp_path / "out"), "rejected")] == [2, 2]
 
 
 def test_rewrite_stage_retries_rejected_rows_with_new_prompt(

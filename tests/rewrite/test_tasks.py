@@ -143,6 +143,7 @@ def test_tasks_split_long_document_and_drafts_join_it() -> None:
 def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
     first = {row["id"]: row for row in direct.to_pylist()}
     names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
+    names = [*names, "source_chunk_scores"]
     rejected = direct.select(names).rename_columns([{"source": "rejected_source"}.get(n, n) for n in names])
     retried = tasks.from_rejected(rejected, options(5, attempt=2)).to_pylist()
     assert {row["id"] for row in retried} == first.keys()
@@ -150,6 +151,6 @@ def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) 
         before = first[row["id"]]
         assert row["style"] != before["style"]
         assert (row["attempt"], before["attempt"]) == (2, 1)
-        same = ("source", "source_id", "root_id", "source_score", "harm", "url")
+        same = ("source", "source_id", "root_id", "source_score", "harm", "url", "source_chunk_scores")
         assert [row[name] for name in same] == [before[name] for name in same]
         assert row["messages"] != before["messages"]
