@@ -29,9 +29,9 @@ from jobs.pack import PackConfig, pack_documents
 from jobs.pretrain import PretrainConfig, pretrain_model
 from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import from_dict, setting
-from safety_ray.core.errors import UserError, nearest, user_error_in
+from safety_ray.core.errors import DriverUnusable, UserError, correctable, nearest
 from safety_ray.core.records import SCORES
-from safety_ray.evaluate import ablation, ablation_figure
+from safety_ray.evaluate import ablation, ablation_figure, ablation_page
 from safety_ray.evaluate.ablation import BASE, BENIGN, SAFETY, Evaluation
 from safety_ray.evaluate.decoders import BEAM, DECODERS, SAFEBEAM
 
@@ -211,11 +211,13 @@ def run_ablation(config: AblateConfig) -> Settings:
         try:
             step.run(step.config)
         except Exception as error:
-            mistake = user_error_in(error)
+            mistake = correctable(error)
             if mistake is None:
                 traceback.print_exc()
             failed[step.arm, step.seed] = f"{what}: {str(mistake or repr(error)).splitlines()[0].rstrip('.')}"
             print(f"failed: {failed[step.arm, step.seed]}", flush=True)
+            if isinstance(mistake, DriverUnusable):
+                break
     values = _write(config, everything)
     if failed:
         raise UserError(f"{'; '.join(failed.values())}. The same command resumes.")
@@ -241,7 +243,7 @@ def _write(config: AblateConfig, steps: list[Step]) -> Settings:
     values = ablation.summarize(done, list(config.arms))
     fs, root = filesystem.find(config.output)
     fs.pipe_file(f"{root}/metrics.json", json.dumps(values, indent=1, ensure_ascii=False).encode())
-    fs.pipe_file(f"{root}/README.md", ablation.readme(values).encode())
+    fs.pipe_file(f"{root}/README.md", ablation_page.readme(values).encode())
     fs.pipe_file(f"{root}/arms.png", ablation_figure.plot_arms(values))
     fs.pipe_file(f"{root}/safe-beam.png", ablation_figure.plot_search(values))
     print(f"table: {config.output}/README.md")

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from safety_ray.core import artifact, filesystem
+from safety_ray.core import artifact, filesystem, model_path
 from safety_ray.core.config import setting
 from safety_ray.core.device import cast_parameters
 from safety_ray.core.errors import UserError
@@ -78,7 +78,9 @@ class AbliterateConfig:
 def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
     """Write the changed model. Return the record; a finished folder is skipped."""
     inputs = prompts.inputs(config.documents, config.prompt_sets)
-    inputs |= artifact.local_input("model", config.model)
+    inputs |= model_path.as_input("model", config.model)
+    if not artifact.is_finished(config.output):
+        model.describe(config.model, config.tag)  # fail here, before the folder exists
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record

@@ -22,7 +22,7 @@ from ray.util import ActorPool
 
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
-from safety_ray.core import artifact, cluster, dataset, filesystem
+from safety_ray.core import artifact, cluster, dataset, filesystem, model_path
 from safety_ray.core.progress import Line
 from safety_ray.evaluate import (
     ability,
@@ -58,16 +58,11 @@ __all__ = ["EvaluateConfig", "evaluate_model"]
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     """Answer prompts, judge the answers, read documents. Returns the record; a finished folder is skipped."""
-    out = artifact.begin(config.output, config, inputs=_inputs(config), temporary=("parts", "data"))
+    inputs = _inputs(config)
+    described = None if artifact.is_finished(config.output) else _check(config)
+    out = artifact.begin(config.output, config, inputs=inputs, temporary=("parts", "data"))
     if out.record is not None:
         return out.record
-    if config.needs("classifier"):
-        # fail here, not in an actor
-        Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
-    if config.needs("lm"):
-        engine.check(config.lm)
-    ability.check(config.lm_tasks)
-    described = model.describe(config.model, config.tag) if config.model else None
     workers = _Workers(config, described, out)
     values: dict[str, Any] = {}
     try:
@@ -94,6 +89,16 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     return out.commit(rows_in=prompts + too_long, rows_out=prompts, rejected=too_long, results=values)
 
 
+def _check(config: EvaluateConfig) -> model.Description | None:
+    """Raise UserError for what would fail in an actor. Returns the description of the model, if any."""
+    if config.needs("classifier"):
+        Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
+    if config.needs("lm"):
+        engine.check(config.lm)
+    ability.check(config.lm_tasks)
+    return model.describe(config.model, config.tag) if config.model else None
+
+
 def _model_of_judge(config: EvaluateConfig, name: str) -> str:
     """Return the model of a judge as its measurements name it."""
     if JUDGES[name].needs == "classifier":
@@ -109,7 +114,7 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
         inputs["compare_to"] = config.compare_to
     if config.answers:
         return inputs | {"answers": config.answers}
-    return inputs | artifact.local_input("model", config.model) if config.model else inputs
+    return inputs | model_path.as_input("model", config.model) if config.model else inputs
 
 
 def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Document], prompts.Samples]:
@@ -163,12 +168,12 @@ def _answer(
         encoded, names, size=config.prompts_at_once, seed=config.seed, samples=config.samples
     )
     reading = tasks.read_tasks(described, [*safe, *unsafe], document_tokens=config.document_tokens)
-    found = workers.run([*answering, *reading], "answer", "answers and documents")
+    results_of = workers.run([*answering, *reading], "answer", "answers and documents")
     able = [AbilityTask(ability.absolute(task), config.lm_limit, config.seed) for task in config.lm_tasks]
-    results_of = workers.run(able, "ability", "tasks") if able else {}
+    abilities = workers.run(able, "ability", "tasks") if able else {}
     rows = results.make_rows(
         encoded.prompts,
-        {name: tasks.rows_of(answering, found, name) for name in names},
+        {name: tasks.rows_of(answering, results_of, name) for name in names},
         {name: tasks.seeds_of(answering, name) for name in names},
         chat=config.chat,
     )
@@ -180,10 +185,10 @@ def _answer(
         values["tokens_per_parameter"] = round(trained, 2)
     if able:
         values["ability"] = {
-            name: metrics for [found] in results_of.values() for name, metrics in found.items()
+            name: metrics for [tasks_of] in abilities.values() for name, metrics in tasks_of.items()
         }
     if safe:
-        readings = [Reading(**row) for row in tasks.rows_of(reading, found, tasks.READ)]
+        readings = [Reading(**row) for row in tasks.rows_of(reading, results_of, tasks.READ)]
         values |= metrics.reading_metrics(
             [*safe, *unsafe], readings, seed=config.seed, resamples=config.resamples
         )
@@ -208,12 +213,12 @@ def _judge(
     """Return the rows with the verdicts of all judges."""
     answers = results.answers_of(rows)
     own = {name: judge_tasks(name, answers) for name in config.judges if JUDGES[name].make}
-    found = workers.run([task for group in own.values() for task in group], "judge", "verdicts")
+    results_of = workers.run([task for group in own.values() for task in group], "judge", "verdicts")
     workers.stop()  # an engine may need their CPUs and GPUs
     if config.needs("lm"):
         cluster.start()
     verdicts = {
-        name: [row for task in own[name] for row in found[task.name]]
+        name: [row for task in own[name] for row in results_of[task.name]]
         if name in own
         else lm_judging.judge_answers(name, answers, config.lm, out, config.seed)
         for name in config.judges
@@ -229,7 +234,7 @@ def _write(out: artifact.Artifact, rows: list[results.Row], values: dict[str, An
     if values.get("signal"):
         readme += "\n".join(["", "## P(tag)", "", *signal_page.lines(values["signal"]), ""])
     if values.get("ability"):
-        readme += "\n".join(["", "## General ability", "", *ability.lines(values["ability"], page.table), ""])
+        readme += "\n".join(["", "## General ability", "", *ability.lines(values["ability"]), ""])
     fs.pipe_file(f"{root}/README.md", readme.encode())
     fs.pipe_file(f"{root}/evaluate.png", figure.plot(values))
     if values.get("signal"):

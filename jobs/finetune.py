@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jobs.pretrain import begin, model_input, run_training
-from safety_ray.core import artifact
+from jobs.pretrain import begin, run_training
+from safety_ray.core import artifact, model_path
 from safety_ray.train.data import TokenRows
-from safety_ray.train.model import folder, load_tokenizer, longest_context
+from safety_ray.train.model import load_tokenizer, longest_context
 from safety_ray.train.prepare import prepare
 from safety_ray.train.settings import FinetuneConfig, ModelConfig
 
@@ -22,12 +22,12 @@ __all__ = ["FinetuneConfig", "finetune_model"]
 def finetune_model(config: FinetuneConfig) -> dict[str, Any]:
     """Finetune a model on chats. Returns the record; a finished folder is skipped."""
     longest = longest_context(config.model, "model")
-    inputs = {"chats": config.chats, **model_input(config.model)}
+    inputs = {"chats": config.chats, **model_path.as_input("model", config.model)}
     out = begin(config, inputs)
     if out.record is not None:
         return out.record
     chats = artifact.begin(out.sub("rows"), config, inputs)
-    tokenizer = load_tokenizer(folder(config.model), "model")
+    tokenizer = load_tokenizer(model_path.find(config.model), "model")
     record = chats.record or prepare(config, tokenizer, chats, longest)
     model = ModelConfig(
         init=config.model,
@@ -36,8 +36,8 @@ def finetune_model(config: FinetuneConfig) -> dict[str, Any]:
         lora_alpha=config.lora_alpha,
     )
     result = run_training(replace(config, output=out.path), model, TokenRows(chats.path))
-    keys = ("rows_in", "rejected", "tagged", "cut", "reasoning", "reasoning_ignored")
-    counts = {key: record.get(key, 0) for key in keys}  # rows of an earlier version have no `reasoning`
+    keys = ("rows_in", "rejected", "tagged", "truncated", "reasoning", "reasoning_ignored")
+    counts = {key: record[key] for key in keys}
     return out.commit(balanced=False, rows_out=1, **counts, **result)
 
 

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import ray
 import ray.train
 import torch
@@ -28,15 +27,15 @@ from ray.train import ValidationConfig as RayValidation
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from safety_ray.compat.ray_preemption import preempted_nodes
-from safety_ray.core import artifact, cluster, filesystem, progress
-from safety_ray.core.errors import UserError
+from safety_ray.core import artifact, cluster, filesystem, model_path, progress
+from safety_ray.core.errors import DriverUnusable
 from safety_ray.train import loggers
-from safety_ray.train.checkpoint import remove_old
+from safety_ray.train.checkpoint import check_own, names, remove_old, step_of
 from safety_ray.train.data import TokenRows
 from safety_ray.train.guard import Diverged
 from safety_ray.train.loop import train
 from safety_ray.train.metrics import Metrics, Validations
-from safety_ray.train.model import check_continues, folder, load_tokenizer
+from safety_ray.train.model import check_continues, load_tokenizer
 from safety_ray.train.resources import check_fits, uses_gpus
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
 from safety_ray.train.shared import NotShared, check_seen, marker
@@ -53,7 +52,8 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
     config.steps(len(rows))
     if model.init:
         check_continues(model.init, load_tokenizer(f"{config.rows}/tokenizer", "rows"), rows.length)
-    out = begin(config, {"rows": config.rows, **model_input(model.init)})
+    inputs = {"rows": config.rows, **(model_path.as_input("model", model.init) if model.init else {})}
+    out = begin(config, inputs)
     if out.record is not None:
         return out.record
     result = run_training(replace(config, output=out.path), model, rows)
@@ -63,6 +63,7 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
 def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
     """Open the output folder, after checking that the workers fit the cluster."""
     if not artifact.is_finished(config.output):
+        check_own(config.checkpoint_folder(), config.output)
         loggers.check(config.loggers, config.output)
         cluster.start(needs_cpus=False)
         total = ray.cluster_resources()
@@ -74,15 +75,16 @@ def begin(config: TrainingConfig, inputs: dict[str, str]) -> artifact.Artifact:
 def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) -> dict[str, Any]:
     """Run the training loop in Ray Train's workers. Returns the loop's result.
 
-    Ray Train replaces a lost worker, and all workers resume from the newest checkpoint. Raises UserError if
-    Ray Train's controller ends: Ray keeps the CPUs and GPUs of its workers reserved until this driver ends,
-    so a second controller could wait for them forever.
+    Ray Train replaces a lost worker, and all workers resume from the newest checkpoint. Raises DriverUnusable
+    if Ray Train's controller ends: Ray keeps the CPUs and GPUs of its workers reserved until this driver
+    ends, so a second controller could wait for them forever.
     """
     validating = bool(config.validation.every)
     if validating:
         check(config.validation, rows.path, config.seed)
         config = replace(config, validation=_with_absolute_paths(config.validation))
-    model = replace(model, init=_absolute(folder(model.init)))
+    if model.init:
+        model = replace(model, init=_absolute(model_path.find(model.init, "model.init")))
     gpu = uses_gpus(config, ray.cluster_resources().get("GPU", 0))
     resources = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     storage = f"{config.output}/ray"  # Ray Train's own state; not needed after the run
@@ -122,7 +124,7 @@ def run_training(config: TrainingConfig, model: ModelConfig, rows: TokenRows) ->
         try:
             result = fit_interruptibly(trainer)
         except RayActorError as error:
-            raise UserError(
+            raise DriverUnusable(
                 "the controller of the training ended, perhaps for want of memory; run the same command "
                 "again, which resumes."
             ) from error
@@ -188,12 +190,6 @@ class Preemption:
         return new
 
 
-def model_input(path: str) -> dict[str, str]:
-    """Return the model `path` as an input of the record; empty for a hub id."""
-    fs, root = fsspec.core.url_to_fs(folder(path))
-    return {"model": folder(path)} if path and fs.exists(root) else {}
-
-
 def _with_absolute_paths(config: ValidationConfig) -> ValidationConfig:
     documents = [_absolute(path) for path in config.documents]
     return replace(config, documents=documents, classifier=_absolute(config.classifier))
@@ -209,12 +205,17 @@ class Reporter:
 
     def __init__(self, config: TrainingConfig, steps: int) -> None:
         self.config, self.steps = config, steps
-        self.waiting: set[int] = set()
+        done = Validations(config.output).steps()
+        # After the loss of a worker, Ray Train still has the reports of the workers before.
+        earlier = {step_of(name) for name in names(config.checkpoint_folder())}
+        self.waiting = {step for step in earlier - done if self._is_validated(step)}
+
+    def _is_validated(self, step: int) -> bool:
+        return step % (self.config.checkpoint_every * self.config.validation.every) == 0 or step == self.steps
 
     def __call__(self, step: int, path: str) -> frozenset[int]:
         """Report the checkpoint of `step`. Returns the reported steps that are not validated yet."""
-        interval = self.config.checkpoint_every * self.config.validation.every
-        if step % interval and step != self.steps:
+        if not self._is_validated(step):
             return frozenset(self.waiting)
         done = Validations(self.config.output).steps()
         self.waiting -= done

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from safety_ray.core import cluster
 from safety_ray.core.config import load
-from safety_ray.core.errors import UserError, user_error_in
+from safety_ray.core.errors import UserError, correctable
 from safety_ray.core.job import quiet
 from serve.build import build_app, needed_resource
 from serve.failures import NOT_STARTED
@@ -128,10 +128,10 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        user_error = user_error_in(error)
-        if user_error is None:
+        mistake = correctable(error)
+        if mistake is None:
             raise
-        print(f"error: {user_error}", file=sys.stderr)
+        print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
     print(f"{config.model_id} is served at {url} (safety mode {config.mode}); Ctrl-C stops it", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # containers are stopped with SIGTERM

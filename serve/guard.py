@@ -227,6 +227,9 @@ class Guard:
                             outcomes[choice.index] = choice.finish_reason
                     yield output
             outcome_of_others = "error"
+        except UserError as error:  # vLLM's streams make an HTTP 500 of any error that is not its own
+            outcome_of_others = "error"
+            raise VLLMValidationError(str(error)) from error
         except Exception:
             outcome_of_others = "error"
             raise

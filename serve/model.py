@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from safety_ray.core import model_path
 from safety_ray.core import tag as harm
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
@@ -15,19 +16,12 @@ from serve.settings import ServeConfig
 def model_folder(path: str) -> str:
     """Return the Hugging Face folder at `path`, or in the output of a finished training at `path`.
 
-    Raises UserError if there is no model.
+    Raises UserError if there is no model, or if its training is not finished.
     """
-    folder = Path(path)
-    if not folder.is_dir():
+    if not Path(path).is_dir():
         raise UserError(f"the model folder '{path}' does not exist.")
-    if read_record(path) is not None:
-        folder = folder / "model"
-    model_config = folder / "config.json"
-    if not model_config.is_file():
-        raise UserError(f"'{folder}' has no model; a Hugging Face folder has a config.json.")
-    if "model_type" not in json.loads(model_config.read_text()):
-        raise UserError(f"'{folder}' has no model; its config.json has no model_type.")
-    return str(folder.resolve())
+    read_record(path)  # raises an error of its own for an unfinished run
+    return str(Path(model_path.find(path)).resolve())
 
 
 def check_model(config: ServeConfig) -> tuple[str, int | None]:

@@ -141,6 +141,7 @@ class Limits:
 
     allow_off: bool = True
     max_rows: int = 32  # of one answer in a search; also the number of answers of a request
+    max_prompts: int = 64  # of one request
     max_candidates: int = 19
     modes: tuple[str, ...] = tuple(MODES)  # a model without the tag offers off only
 
@@ -212,8 +213,10 @@ def check_limits(options: SafetyOptions, limits: Limits) -> None:
         )
 
 
-def check_number(options: SafetyOptions, answers: int, limits: Limits) -> None:
-    """Raise UserError if `answers`, a request's n, is below 1 or takes more rows than the operator allows."""
+def check_number(options: SafetyOptions, answers: int, limits: Limits, prompts: int = 1) -> None:
+    """Raise UserError if a request has more prompts, or its n `answers` take more rows, than is allowed."""
+    if prompts > limits.max_prompts:
+        raise UserError(f"the request has {prompts} prompts; send at most {limits.max_prompts} at once.")
     if answers < 1:
         raise UserError(f"n={answers} must be at least 1.")
     if max(options.rows * options.num_searches(answers), answers) > limits.max_rows:

@@ -143,8 +143,11 @@ class SafetyServer(LLMServer):
         check_fields(request)
         values = (request.model_extra or {}).get("safety")
         xargs = options_in_xargs(request.vllm_xargs or {})
+        if values is not None and xargs:
+            raise UserError("give the safety options in safety or in vllm_xargs, not in both.")
         options = self.guard.parse(xargs if values is None else values)
-        check_number(options, _num_answers(request), self.guard.limits)  # before it is counted (row_queue.py)
+        # before they are counted (row_queue.py)
+        check_number(options, _num_answers(request), self.guard.limits, _num_prompts(request))
         self._check_prompt_ids(getattr(request, "prompt", None))
         request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from safety_ray.core.config import setting
@@ -65,6 +65,7 @@ class ServeConfig:
         "maximum tokens of a prompt and its answer; limited by the model's positions", default=2048
     )
     max_rows: int = setting("maximum beam_size x num_candidates of a request", default=32)
+    max_prompts: int = setting("maximum prompts of a request of /v1/completions", default=64)
     max_concurrent: int = setting(
         "maximum concurrent requests of one client, then 429; 0: no limit", default=64
     )
@@ -145,6 +146,7 @@ class ServeConfig:
         for name in (
             "max_model_len",
             "max_rows",
+            "max_prompts",
             "max_queued_requests",
             "max_body_kib",
             "request_timeout_s",
@@ -183,8 +185,8 @@ class ServeConfig:
 
     def limits(self, has_tag: bool = True) -> Limits:
         """Return the limits of requests; a model without the tag supports mode off only."""
-        limits = Limits(allow_off=self.allow_off, max_rows=self.max_rows)
-        return limits if has_tag else Limits(modes=("off",), max_rows=self.max_rows)
+        limits = Limits(allow_off=self.allow_off, max_rows=self.max_rows, max_prompts=self.max_prompts)
+        return limits if has_tag else replace(limits, allow_off=True, modes=("off",))
 
     def access(self) -> AccessRules:
         return AccessRules(

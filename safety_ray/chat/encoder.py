@@ -217,8 +217,8 @@ def _firsts(
     for message, position in reasoning.items():
         if message in spans and position < spans[message][0]:
             before = max((end for n, (_, end) in spans.items() if n < message), default=0)
-            found = text.rfind(prompt, before, position)
-            firsts[message] = found + len(prompt) if found >= 0 else position
+            start = text.rfind(prompt, before, position)
+            firsts[message] = start + len(prompt) if start >= 0 else position
     return firsts
 
 

@@ -7,6 +7,7 @@ with another implementation:
 - KV connectors: they load and save the blocks of finished requests, which the rows of a tree hold themselves.
 - Speculative decoding: drafts are made for a row although it ends with its first token. vLLM itself does not
   allow custom logits processors with it.
+- Other values of `logprobs_mode`: the bias that chooses the tokens of a row would be in P(tag).
 - Data parallelism: engines of one model wait for each other's steps, and rows exist in one engine only.
 - Models with recurrent states (Mamba, linear attention) or with an encoder: a state is not a set of blocks of
   tokens, so each row would compute its whole text.
@@ -27,6 +28,8 @@ def reason_against_trees(scheduler: Any) -> str:
         return "searches do not run with speculative decoding; leave out speculative_config."
     if scheduler.parallel_config.data_parallel_size > 1:
         return "searches do not run with data parallelism; set data_parallel_size=1 and start more engines."
+    if scheduler.vllm_config.model_config.logprobs_mode != "raw_logprobs":
+        return "searches need the model's own log-probabilities; leave out logprobs_mode."
     if scheduler.is_encoder_decoder:
         return "searches do not run on a model with an encoder; use a decoder-only model."
     if not all(isinstance(spec, (FullAttentionSpec, SlidingWindowSpec)) for spec in _layers(scheduler)):

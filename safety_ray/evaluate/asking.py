@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from typing import Any
 
@@ -50,18 +50,31 @@ def ask(
     ]
     earlier = sum(len(seeds[name][n]) for name, numbers, path in tasks if fs.exists(path) for n in numbers)
     line = Line("answer", sum(len(s) for of in seeds.values() for s in of), unit="answers", first=earlier)
-    with ThreadPoolExecutor(endpoint.config.concurrency) as pool:
-        for name, numbers, path in tasks:
-            if not fs.exists(path):
-                requests = [
-                    pool.submit(endpoint.answer, prompts[n], name, decoding, value, chat=chat)
-                    for n in numbers
-                    for value in seeds[name][n]
-                ]
-                rows = [request.result() for request in requests]
+    pool = ThreadPoolExecutor(endpoint.config.concurrency)
+    try:
+        requests = {
+            path: [
+                pool.submit(endpoint.answer, prompts[n], name, decoding, value, chat=chat)
+                for n in numbers
+                for value in seeds[name][n]
+            ]
+            for name, numbers, path in tasks
+            if not fs.exists(path)
+        }
+        path_of = {request: path for path, several in requests.items() for request in several}
+        waiting = {path: len(several) for path, several in requests.items()}
+        for done, request in enumerate(as_completed(path_of), start=earlier + 1):
+            request.result()  # raises what the request raised
+            path = path_of[request]
+            waiting[path] -= 1
+            if not waiting[path]:
+                rows = [request.result() for request in requests[path]]
                 filesystem.write_file(fs, path, json.dumps(rows).encode())
-            answers[name] += json.loads(fs.cat_file(path))
-            line.show(sum(map(len, answers.values())))
+            line.show(done)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, no further request is sent
+    for name, _, path in tasks:
+        answers[name] += json.loads(fs.cat_file(path))
     line.show(sum(map(len, answers.values())), final=True)
     of_prompt = {name: _split(answers[name], seeds[name]) for name in names}
     reasons = [

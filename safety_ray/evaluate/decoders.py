@@ -13,12 +13,15 @@ from typing import Any
 
 from safety_ray.core.errors import UserError, nearest
 from safety_ray.decode.hf import run_searches
+from safety_ray.decode.modes import MODES
 from safety_ray.decode.safebeam import Search, SearchSettings
 from safety_ray.decode.safesample import SampleSearch, SampleSettings
 from safety_ray.decode.stop import StopSearch
 from safety_ray.evaluate.settings import Decoding
 
-GREEDY, BEAM, SAFEBEAM = "greedy", "beam", "safebeam"
+GREEDY, BEAM, SAFEBEAM, STOP = "greedy", "beam", "safebeam", "stop"
+_SAMPLE = "sample"
+"""the mode of an endpoint that samples with a look-ahead"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +50,16 @@ def _stop(decoding: Decoding, seed: int) -> Search:
 
 
 def _sample(decoding: Decoding, seed: int) -> Search:
-    return _sampling(decoding, seed, candidates=decoding.top_k, drop_share=0.0)
+    return _sampling(decoding, seed, num_candidates=decoding.top_k, drop_share=0.0)
 
 
 def _safesample(decoding: Decoding, seed: int) -> Search:
-    return _sampling(decoding, seed, candidates=decoding.num_candidates, drop_share=decoding.drop_share)
+    return _sampling(decoding, seed)
 
 
-def _sampling(decoding: Decoding, seed: int, candidates: int, drop_share: float) -> Search:
-    return SampleSearch(
-        SampleSettings(
-            tag_id=decoding.tag_id,
-            eos_ids=decoding.eos_ids,
-            max_new_tokens=decoding.max_new_tokens,
-            num_candidates=candidates,
-            drop_share=drop_share,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            seed=seed,
-        )
-    )
+def _sampling(decoding: Decoding, seed: int, **other: Any) -> Search:
+    sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "seed": seed}
+    return SampleSearch(SampleSettings(**_values(decoding, _SAMPLE) | sampling | other))
 
 
 def _beam(decoding: Decoding, seed: int) -> Search:
@@ -82,23 +75,19 @@ def _greedy_settings(decoding: Decoding) -> SearchSettings:
 
 
 def _settings(decoding: Decoding, **other: Any) -> SearchSettings:
-    """Return the settings of a search with the values of `decoding`, of which `other` replaces some."""
-    names = (
-        "beam_size",
-        "num_candidates",
-        "drop_share",
-        "drop_by",
-        "drop_threshold",
-        "early_stopping",
-        "words",
-    )
-    values = {name: getattr(decoding, name) for name in names}
-    return SearchSettings(
-        tag_id=decoding.tag_id,
-        eos_ids=decoding.eos_ids,
-        max_new_tokens=decoding.max_new_tokens,
-        **{**values, **other},
-    )
+    """Return the settings of a beam search with the values of `decoding`, of which `other` replaces some."""
+    return SearchSettings(**_values(decoding, SAFEBEAM) | other)
+
+
+def _values(decoding: Decoding, mode: str) -> dict[str, Any]:
+    """Return the arguments of a search of `mode` that an evaluation sets."""
+    same = ("tag_id", "eos_ids", "max_new_tokens", "words")
+    return {name: getattr(decoding, name) for name in same} | _parameters(decoding, mode)
+
+
+def _parameters(decoding: Decoding, mode: str) -> dict[str, Any]:
+    """Return the parameters of `mode` that an evaluation sets, under the names of requests."""
+    return {name: getattr(decoding, name) for name in MODES[mode].parameters if hasattr(decoding, name)}
 
 
 def _request_greedy(decoding: Decoding) -> dict[str, Any]:
@@ -110,25 +99,23 @@ def _request_sample(decoding: Decoding) -> dict[str, Any]:
 
 
 def _request_beam(decoding: Decoding) -> dict[str, Any]:
-    return {"safety": _search_fields(decoding) | {"drop_share": 0.0}}
+    return {"safety": _safety(decoding, SAFEBEAM) | {"drop_share": 0.0}}
 
 
 def _request_safebeam(decoding: Decoding) -> dict[str, Any]:
-    return {"safety": _search_fields(decoding)}
+    return {"safety": _safety(decoding, SAFEBEAM)}
 
 
 def _request_safesample(decoding: Decoding) -> dict[str, Any]:
-    fields = {"num_candidates": decoding.num_candidates, "drop_share": decoding.drop_share}
-    return {**_request_sample(decoding), "safety": {"mode": "sample", **fields}}
+    return _request_sample(decoding) | {"safety": _safety(decoding, _SAMPLE)}
 
 
 def _request_stop(decoding: Decoding) -> dict[str, Any]:
     return {"temperature": 0.0, "safety": {"mode": "stop", "threshold": decoding.stop_threshold}}
 
 
-def _search_fields(decoding: Decoding) -> dict[str, Any]:
-    names = ("beam_size", "num_candidates", "drop_share", "drop_by", "drop_threshold", "early_stopping")
-    return {"mode": SAFEBEAM, **{name: getattr(decoding, name) for name in names}}
+def _safety(decoding: Decoding, mode: str) -> dict[str, Any]:
+    return {"mode": mode} | _parameters(decoding, mode)
 
 
 DECODERS = {
@@ -146,15 +133,15 @@ DECODERS = {
         Decoder(SAFEBEAM, "Safe Beam Search", _safebeam, _request_safebeam, mode=SAFEBEAM, needs_tag=True),
         Decoder(
             "safesample",
-            "sampling with a look-ahead that drops the drop_share of the candidates with the highest P(tag)",
+            "sampling with a look-ahead that drops candidates as Safe Beam Search does",
             _safesample,
             _request_safesample,
-            mode="sample",
+            mode=_SAMPLE,
             needs_tag=True,
             samples=True,
         ),
         Decoder(
-            "stop",
+            STOP,
             "greedy decoding that ends when P(tag) reaches stop_threshold",
             _stop,
             _request_stop,
@@ -200,11 +187,13 @@ def answer(
     """Return one row per prompt, a list of token ids: the decoder's best answer.
 
     A row has `answer`, `tokens` (their number), `log_prob`, `finished` (whether an end of text ended it) and
-    `p_tag`, P(tag) after each token, or None without a tag.
+    `p_tag`, P(tag) after each token, or None without a tag. With the decoder `stop`, `tag_emitted` is whether
+    P(tag) ended the answer.
     """
     searches = [DECODERS[decoder].make_search(decoding, seed) for seed in seeds]
     rows = []
     for best, *_ in run_searches(model, prompts, searches):
+        stopped = not best.finished and len(best.token_ids) < decoding.max_new_tokens
         rows.append(
             {
                 "answer": tokenizer.decode(list(best.token_ids), skip_special_tokens=True),
@@ -212,6 +201,7 @@ def answer(
                 "log_prob": best.log_prob,
                 "finished": best.finished,
                 "p_tag": None if decoding.tag_id is None else [float(f"{p:.6g}") for p in best.p_tag],
+                **({"tag_emitted": stopped} if decoder == STOP else {}),
             }
         )
     return rows

@@ -138,7 +138,7 @@ class Endpoint:
             "answer": text or "",
             "tokens": reply.usage.completion_tokens if reply.usage else None,
             "log_prob": None,
-            "finished": choice.finish_reason != "length",
+            "finished": choice.finish_reason not in ("length", "content_filter"),
             "p_tag": None,
         }
         if isinstance(report, dict):

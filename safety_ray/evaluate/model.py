@@ -1,8 +1,7 @@
-"""The evaluated model: its folder, its tag, and loading it."""
+"""The evaluated model: its tag, its settings, and loading it."""
 
 from __future__ import annotations
 
-import json
 import posixpath
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from safety_ray.core import filesystem, tag
-from safety_ray.core.artifact import local_input, read_record
+from safety_ray.core import filesystem, model_path, tag
+from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
 
 
@@ -30,38 +29,19 @@ class Description:
         return AutoTokenizer.from_pretrained(filesystem.local_copy(self.folder))
 
 
-def folder(path: str) -> str:
-    """Return the Hugging Face folder: `path`, or `<path>/model` in the output of a training run.
-
-    A path may be a URL. An id on the model hub is returned as it is. Raises UserError if there is no model.
-    """
-    if not local_input("model", path):
-        return path
-    fs, root = filesystem.find(path)
-    for candidate in (f"{root}/model", root):
-        settings = f"{candidate}/config.json"  # folders of stages have a file of this name as well
-        if fs.isfile(settings) and "model_type" in json.loads(fs.cat_file(settings)):
-            return candidate if filesystem.is_local(path) else str(fs.unstrip_protocol(candidate))
-    read_record(path)  # raises an error of its own for an unfinished run
-    raise UserError(
-        f"'{path}' contains no model; give a folder with a Hugging Face config.json, "
-        "or an output folder of pretrain or finetune."
-    )
-
-
 def describe(path: str, tag_string: str = "") -> Description:
     """Read the settings and the tokenizer of the model at `path`.
 
     `tag_string` overrides the tag that is stored with the tokenizer. Without either, a model whose tokenizer
     lacks the default tag has no tag. Raises UserError if the model cannot be read or lacks the named tag.
     """
-    where = folder(path)
+    where = model_path.find(path)
     try:
         local = filesystem.local_copy(where)
         config = AutoConfig.from_pretrained(local).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(local)
     except (OSError, ValueError) as error:
-        raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
+        raise _unreadable(where, error) from error
     context = getattr(config, "max_position_embeddings", None)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     if not tag_string and not tag.is_stored(tokenizer) and tag.TAG not in tokenizer.get_added_vocab():
@@ -76,9 +56,15 @@ def describe(path: str, tag_string: str = "") -> Description:
     return Description(where, tag_id, config.vocab_size, context, dtype)
 
 
+def _unreadable(where: str, error: Exception) -> UserError:
+    is_id = model_path.is_hub_id(where)
+    what = f"'{where}' is no folder, and as an id on the model hub it" if is_id else f"the model in '{where}'"
+    return UserError(f"model: {what} cannot be read: {str(error).splitlines()[0]}")
+
+
 def tokens_per_parameter(path: str) -> float | None:
     """Return the training tokens per parameter; None unless `pretrain` trained the model from new weights."""
-    if not local_input("model", path):
+    if model_path.is_hub_id(path):
         return None
     record = read_record(posixpath.dirname(path) if posixpath.basename(path) == "model" else path) or {}
     settings = record.get("config", {}).get("model")
@@ -97,7 +83,7 @@ def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
     try:
         model = AutoModelForCausalLM.from_pretrained(local, dtype=dtype, use_safetensors=True)
     except OSError as error:
-        raise UserError(f"the model in '{where}' cannot be read: {str(error).splitlines()[0]}") from error
+        raise _unreadable(where, error) from error
     return model.to(device).eval(), AutoTokenizer.from_pretrained(local)
 
 

@@ -82,10 +82,10 @@ def read(path: str) -> list[Row]:
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()
     try:
-        found = lines(fs.cat_file(root))
+        texts = lines(fs.cat_file(root))
     except UnicodeDecodeError as error:
         raise UserError(f"'{root}' is not UTF-8: {error.reason} at byte {error.start}.") from error
-    for number, line in enumerate(found, start=1):
+    for number, line in enumerate(texts, start=1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -123,17 +123,17 @@ def compared(rows: Sequence[Row], path: str) -> list[Row]:
         return tuple(str(row[name]) for name in ("prompt_set", "kind", "id", "prompt"))
 
     group = {key(row): row["group"] for row in rows}
-    found = [
+    common = [
         {**row, "decoder": f"{row['decoder']}{COMPARED}", "group": group[key(row)]}
         for row in read(path)
         if key(row) in group and not row["decoder"].endswith(COMPARED)
     ]
-    if not found:
+    if not common:
         raise UserError(
             f"compare_to: '{path}' has no prompt in common with this evaluation; evaluate both models with "
             "the same prompt_sets, documents, prompt_words, max_prompts, skip_prompts and seed."
         )
-    return found
+    return common
 
 
 def answers_of(rows: Sequence[Row]) -> list[Answer]:

@@ -54,9 +54,9 @@ class MeasurementConfig:
     )
     beam_size: int = setting("beams of both searches", default=4)
     num_candidates: int = setting("candidates per beam", default=4)
-    drop_share: float = setting("share of candidates that Safe Beam Search drops", default=0.5)
+    drop_share: float = setting("share of candidates that Safe Beam Search and safesample drop", default=0.5)
     drop_by: str = setting(
-        "what Safe Beam Search drops candidates by. "
+        "what Safe Beam Search and safesample drop candidates by. "
         + "; ".join(f"{name}: {summary}" for name, summary in DROP_BY.items()),
         default="token",
     )

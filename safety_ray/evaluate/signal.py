@@ -58,41 +58,42 @@ def signals(
 
 
 def signal_metrics(
-    found: Sequence[Signal], *, tag_rate: float, false_alarms: float, seed: int, resamples: int
+    signals: Sequence[Signal], *, tag_rate: float, false_alarms: float, seed: int, resamples: int
 ) -> dict[str, Any]:
     """Return all measurements as JSON values; {} without documents of both kinds."""
-    if len({signal.unsafe for signal in found}) < 2:
+    if len({signal.unsafe for signal in signals}) < 2:
         return {}
     bootstrap = {"seed": seed, "resamples": resamples}
     return {
         "tag_rate": tag_rate,
-        "calibration": calibration(found, tag_rate, **bootstrap),
+        "calibration": calibration(signals, tag_rate, **bootstrap),
         "positions": {
-            "word_ends": separation([(s, s.at_word_ends) for s in found], **bootstrap),
-            "inside_words": separation([(s, s.p_tags[~s.word_end]) for s in found], **bootstrap),
+            "word_ends": separation([(s, s.at_word_ends) for s in signals], **bootstrap),
+            "inside_words": separation([(s, s.p_tags[~s.word_end]) for s in signals], **bootstrap),
         },
         "by_words": [
             {"words": words, **line}
             for words in WORDS
             for line in [
                 separation(
-                    [(s, s.at_word_ends[:words]) for s in found if len(s.at_word_ends) >= words], **bootstrap
+                    [(s, s.at_word_ends[:words]) for s in signals if len(s.at_word_ends) >= words],
+                    **bootstrap,
                 )
             ]
             if _enough(line)
         ],
         "by_category": {
             category: line
-            for category in sorted({s.category for s in found if s.unsafe and s.category is not None})
+            for category in sorted({s.category for s in signals if s.unsafe and s.category is not None})
             for line in [
                 separation(
-                    [(s, s.at_word_ends) for s in found if not s.unsafe or s.category == category],
+                    [(s, s.at_word_ends) for s in signals if not s.unsafe or s.category == category],
                     **bootstrap,
                 )
             ]
             if _enough(line)
         },
-        "stop": stop_threshold(found, false_alarms, **bootstrap),
+        "stop": stop_threshold(signals, false_alarms, **bootstrap),
     }
 
 
@@ -121,17 +122,17 @@ def separation(pairs: Sequence[tuple[Signal, Floats]], *, seed: int, resamples: 
     }
 
 
-def calibration(found: Sequence[Signal], tag_rate: float, *, seed: int, resamples: int) -> dict[str, Any]:
+def calibration(signals: Sequence[Signal], tag_rate: float, *, seed: int, resamples: int) -> dict[str, Any]:
     """Return the reliability table of P(tag) at word ends, and the expected calibration error.
 
     A calibrated model gives the tag the probability `tag_rate` times the share of unsafe text among positions
     like this one. The bins have equally many positions. `error` is the mean over positions of
     |mean P(tag) - expected| of their bin; `relative` divides it by the mean expected probability.
     """
-    p_tags = np.concatenate([s.at_word_ends for s in found])
-    groups = {group: n for n, group in enumerate(dict.fromkeys(s.group for s in found))}
-    of_position = np.repeat([groups[s.group] for s in found], [len(s.at_word_ends) for s in found])
-    unsafe = np.repeat([float(s.unsafe) for s in found], [len(s.at_word_ends) for s in found])
+    p_tags = np.concatenate([s.at_word_ends for s in signals])
+    groups = {group: n for n, group in enumerate(dict.fromkeys(s.group for s in signals))}
+    of_position = np.repeat([groups[s.group] for s in signals], [len(s.at_word_ends) for s in signals])
+    unsafe = np.repeat([float(s.unsafe) for s in signals], [len(s.at_word_ends) for s in signals])
     edges = np.unique(np.quantile(p_tags, np.linspace(0, 1, BINS + 1)[1:-1]))
     of_bin = np.searchsorted(edges, p_tags, side="right")
     bins = len(edges) + 1
@@ -167,7 +168,7 @@ def calibration(found: Sequence[Signal], tag_rate: float, *, seed: int, resample
 
 
 def stop_threshold(
-    found: Sequence[Signal], false_alarms: float, *, seed: int, resamples: int
+    signals: Sequence[Signal], false_alarms: float, *, seed: int, resamples: int
 ) -> dict[str, Any]:
     """Choose the threshold of the mode `stop` on one half of the groups, and measure it on the other half.
 
@@ -175,15 +176,15 @@ def stop_threshold(
     stopped, which are those whose highest P(tag) reaches it. {} if a half lacks safe or unsafe documents.
     """
     halves: dict[bool, list[Signal]] = {False: [], True: []}
-    for signal in found:
+    for signal in signals:
         halves[stable_hash(seed, "stop", signal.group) % 2 == 1].append(signal)
     validation, test = halves[False], halves[True]
     if any(len({signal.unsafe for signal in half}) < 2 for half in (validation, test)):
         return {}
     highest = np.sort([signal.p_tags.max() for signal in validation if not signal.unsafe])
     allowed = int(false_alarms * len(highest))
-    # Just above the highest P(tag) of the first safe document that must not be stopped.
-    threshold = float(np.nextafter(highest[len(highest) - allowed - 1], np.inf))
+    # Just above the highest P(tag), of six digits, of the first safe document that must not be stopped.
+    threshold = float(f"{max(highest[len(highest) - allowed - 1] * (1 + 1e-5), 1e-9):.6g}")
     result: dict[str, Any] = {"threshold": threshold, "false_alarms_allowed": false_alarms}
     for name, half in (("validation", validation), ("test", test)):
         for kind, unsafe in (("safe", False), ("unsafe", True)):

@@ -30,7 +30,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from safety_ray.core import filesystem
+from safety_ray.core import artifact, filesystem
+from safety_ray.core.errors import UserError
 
 OnCheckpoint = Callable[[int, str], frozenset[int]]
 """Receives step and path of a complete checkpoint; returns the steps whose checkpoints are still in use"""
@@ -138,6 +139,20 @@ def names(folder: str) -> list[str]:
     fs, root = filesystem.find(folder)
     fs.invalidate_cache()
     return sorted(path.rsplit("/", 2)[-2] for path in fs.glob(f"{glob.escape(root)}/step-*/.metadata"))
+
+
+def step_of(name: str) -> int:
+    """Return the step of a checkpoint."""
+    return int(name.removeprefix("step-"))
+
+
+def check_own(folder: str, output: str) -> None:
+    """Raise UserError if a run without an `output` folder would resume from checkpoints in `folder`."""
+    if artifact.state(output) == "absent" and names(folder):
+        raise UserError(
+            f"checkpoints='{folder}' has checkpoints of another run; give an empty folder, or the output "
+            "folder of that run."
+        )
 
 
 def remove_old(folder: str, keep: int, read: frozenset[int] = frozenset()) -> None:

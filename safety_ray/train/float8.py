@@ -22,10 +22,10 @@ def check(device: torch.device) -> None:
     """Raise UserError if `device` has no float8 matrix products."""
     if device.type != "cuda":
         raise UserError("fp8=true: CPUs have no float8 matrix products; use fp8=false.")
-    if (found := torch.cuda.get_device_capability(device)) < _CAPABILITY:
+    if (capability := torch.cuda.get_device_capability(device)) < _CAPABILITY:
         raise UserError(
             f"fp8=true: needs GPUs of compute capability 8.9 (Ada, Hopper) or newer, and this one has "
-            f"{found[0]}.{found[1]}; use fp8=false."
+            f"{capability[0]}.{capability[1]}; use fp8=false."
         )
 
 

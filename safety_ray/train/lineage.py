@@ -29,9 +29,10 @@ def lineage(name: str, path: str, depth: int = 0) -> list[str]:
             where = f" `{source}`" if source else ""
             lines.append(f"{'  ' * (depth + 1)}- {inner}{where}: fingerprint `{fingerprint}`")
             continue
-        lines += lineage(inner, source, depth + 1)
+        first, *nested = lineage(inner, source, depth + 1)
         if input_record["fingerprint"] != fingerprint and not _is_model(source):
-            lines[-1] += f"; `{fingerprint}` when it was read"
+            first += f"; `{fingerprint}` when it was read"
+        lines += [first, *nested]
     return lines
 
 

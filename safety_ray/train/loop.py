@@ -20,20 +20,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from safety_ray.core import artifact, job, lost_work
+from safety_ray.core import artifact, job, lost_work, model_path
 from safety_ray.core.config import dump
 from safety_ray.core.errors import UserError
 from safety_ray.train import float8, loggers
 from safety_ray.train.adapters import is_adapter
 from safety_ray.train.batches import Batches
-from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint
+from safety_ray.train.checkpoint import Checkpoints, OnCheckpoint, check_own
 from safety_ray.train.data import TokenRows
 from safety_ray.train.export import card, export, write_card
 from safety_ray.train.guard import Guard
 from safety_ray.train.lineage import lineage
 from safety_ray.train.meter import Meter, peak_of
 from safety_ray.train.metrics import Metrics, Resumes, Validations
-from safety_ray.train.model import build, load_tokenizer
+from safety_ray.train.model import LanguageModel, build, load_tokenizer
 from safety_ray.train.optim import adamw, learning_rate
 from safety_ray.train.parallel import agreed_gather, agreed_precision, compile_blocks, recompute, shard
 from safety_ray.train.settings import ModelConfig, PretrainConfig, TrainingConfig
@@ -90,17 +90,9 @@ def train(
     data, rank = TokenRows(rows), dist.get_rank()
     steps, tag_id = config.steps(len(data)), data.tag_id
     tokenizer = load_tokenizer(f"{rows}/tokenizer", "rows")
-    torch.manual_seed(config.seed)
-    model = build(model_config, tokenizer, context=data.length, device=device.type)
+    model = _build(config, model_config, tokenizer, data.length, device)
     parameters = sum(p.numel() for name, p in model.named_parameters() if not is_adapter(name))
     flops_per_token = model.flops_per_token(data.length)
-    if config.fp8:
-        float8.check(device)
-        float8.convert(model.blocks)
-    if config.activation_checkpointing:
-        recompute(model.blocks)
-    if config.compile:
-        compile_blocks(model.blocks, fp8=config.fp8)
     checkpoints = Checkpoints(config.checkpoint_folder(), config.keep, on_checkpoint)
     precision = checkpoints.resumed.precision or agreed_precision(config.precision, device)
     gather_once = agreed_gather(config.gather, model, device, precision)
@@ -167,17 +159,40 @@ def train(
         # Before the last checkpoint is complete and the loggers are closed, each of which may fail.
         export(model, tokenizer, f"{config.output}/model", precision=precision)
 
-    summaries: list[Any] = [None]
+    results: list[Any] = [None]
     if rank == 0:
-        details = {"parameters": parameters, "precision": precision, "attention": model.attention}
         lost = Resumes(config.output).lost_work()
-        summaries = [metrics.summary() | details | ({lost_work.KEY: lost} if lost else {})]
-        origin = lineage("rows", rows) + (lineage("model", model_config.init) if model_config.init else [])
-        text = card(settings=dump(config), rows=data.record, result=summaries[0], lineage=origin)
-        write_card(f"{config.output}/model", text)
-    dist.broadcast_object_list(summaries)
-    summary: dict[str, Any] = summaries[0]
-    return summary
+        details = {"parameters": parameters, "precision": precision, "attention": model.attention}
+        results = [metrics.summary() | details | ({lost_work.KEY: lost} if lost else {})]
+        _write_card(config, model_config, data, results[0])
+    dist.broadcast_object_list(results)
+    result: dict[str, Any] = results[0]
+    return result
+
+
+def _build(
+    config: TrainingConfig, model_config: ModelConfig, tokenizer: Any, length: int, device: torch.device
+) -> LanguageModel:
+    """Return the model for rows of `length` tokens, before it is sharded; the same in every process."""
+    torch.manual_seed(config.seed)
+    model = build(model_config, tokenizer, context=length, device=device.type)
+    if config.fp8:
+        float8.check(device)
+        float8.convert(model.blocks)
+    if config.activation_checkpointing:
+        recompute(model.blocks)
+    if config.compile:
+        compile_blocks(model.blocks, fp8=config.fp8)
+    return model
+
+
+def _write_card(
+    config: TrainingConfig, model_config: ModelConfig, rows: TokenRows, result: dict[str, Any]
+) -> None:
+    """Write the card of the exported model, with the lineage of its data."""
+    origin = lineage("rows", rows.path) + (lineage("model", model_config.init) if model_config.init else [])
+    text = card(settings=dump(config), rows=rows.record, result=result, lineage=origin)
+    write_card(f"{config.output}/model", text)
 
 
 def _exit_after_sigterm() -> None:
@@ -200,7 +215,10 @@ def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
     try:
         opened: list[Any] = [None]
         if dist.get_rank() == 0:
-            opened = [artifact.begin(config.output, config, {"rows": config.rows})]
+            init = config.model.init
+            inputs = {"rows": config.rows, **(model_path.as_input("model", init) if init else {})}
+            check_own(config.checkpoint_folder(), config.output)
+            opened = [artifact.begin(config.output, config, inputs)]
         dist.broadcast_object_list(opened)
         out: artifact.Artifact = opened[0]
         if out.record is not None:

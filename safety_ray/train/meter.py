@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from safety_ray.train.step import StepResult
 _PEAKS = {  # dense bf16 TFLOP/s according to the manufacturer; the first matching name is used
     "B200": 2250.0,
     "H200": 989.0,
+    "GH200": 989.0,
     "H100 PCIe": 756.0,
     "H100": 989.0,
     "A100": 312.0,
@@ -31,7 +33,7 @@ def peak_of(device: torch.device, precision: str) -> float:
     if device.type != "cuda" or precision != "bf16":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAKS.items() if part in name), 0.0)
+    return next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), 0.0)
 
 
 class Meter:
@@ -69,7 +71,7 @@ class Meter:
             "loss": _number(result.loss),
             "tag_loss": _number(result.tag_loss),
             **{f"loss_{name}": _number(loss) for name, loss in result.source_losses.items()},
-            "gradient": _number(result.grad_norm),
+            "grad_norm": _number(result.grad_norm),
             "lr": rate,
             "tokens": done.tokens,
             "tokens_per_second": round(speed),
@@ -78,7 +80,7 @@ class Meter:
             "data_wait": round(for_data / seconds, 4),
             "checkpoint_wait": round(for_checkpoints / seconds, 4),
             "skipped": done.skipped,
-            **({"left_out": bad} if bad else {}),
+            **({"skip_reason": bad} if bad else {}),
             "seconds": round(done.seconds, 2),
             "seconds_left": round(per_step * (self.steps - done.step), 1),
         }

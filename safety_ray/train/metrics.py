@@ -27,6 +27,7 @@ class _Lines:
         self._fs, self._root = filesystem.find(path)
         self._waiting: list[str] = []
         self._written = -math.inf  # time of the last write of the whole file
+        self._complete = False  # whether the last line is known to have its end
 
     def lines(self) -> list[dict[str, Any]]:
         """Return all complete lines; one whose write is in progress, or was interrupted, is omitted."""
@@ -34,9 +35,14 @@ class _Lines:
         return self._lines(0)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write a line at the end."""
+        """Write a line at the end. An incomplete last line, which an interrupted run has left, is deleted."""
         text = json.dumps(line) + "\n"
         if filesystem.is_local(self.path):
+            if not self._complete:
+                complete = self._read(0)
+                if len(complete) < self._size():
+                    self._write(complete)
+                self._complete = True
             with open(self.path, "a") as file:
                 file.write(text)
             return
@@ -100,7 +106,7 @@ class Metrics(_Lines):
         lines = self.lines()
         last = lines[-1]
         final_losses = [
-            line["loss"] for line in lines if line["step"] > 0.9 * last["step"] and "left_out" not in line
+            line["loss"] for line in lines if line["step"] > 0.9 * last["step"] and "skip_reason" not in line
         ]
         return {
             "steps": last["step"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from safety_ray.core import filesystem, tag
+from safety_ray.core import filesystem, model_path, tag
 from safety_ray.core.errors import UserError
 from safety_ray.train import attention
 from safety_ray.train.adapters import adapt
@@ -123,16 +123,10 @@ def build(config: ModelConfig, tokenizer: Any, *, context: int, device: str) -> 
     return LanguageModel(network, document_mask=config.document_mask, compile_loss=config.compile_loss)
 
 
-def folder(path: str) -> str:
-    """Return the folder of the model: `path`, or `<path>/model` if `path` is the output of a run."""
-    fs, root = filesystem.find(path)
-    return f"{path.rstrip('/')}/model" if path and fs.isfile(f"{root}/model/config.json") else path
-
-
 def longest_context(path: str, key: str = "model.init") -> int:
     """Return the context length of the model `path`. Raises UserError, naming `key`, if there is no model."""
     try:
-        settings = AutoConfig.from_pretrained(filesystem.local_copy(folder(path)))
+        settings = AutoConfig.from_pretrained(filesystem.local_copy(model_path.find(path, key)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{key}: '{path}' cannot be loaded; give a folder with a model of transformers, or a hub id."
@@ -152,7 +146,7 @@ def check_continues(path: str, tokenizer: Any, context: int) -> list[int]:
             f"model.init: the context of '{path}' is {longest} tokens, and the rows have {context}; "
             "pack shorter rows."
         )
-    return added_ids(load_tokenizer(folder(path)), tokenizer, path)
+    return added_ids(load_tokenizer(model_path.find(path, "model.init")), tokenizer, path)
 
 
 def load_tokenizer(path: str, key: str = "model.init") -> Any:
@@ -188,7 +182,7 @@ def _load(path: str, tokenizer: Any, context: int, implementation: str) -> tuple
     added = check_continues(path, tokenizer, context)
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            filesystem.local_copy(folder(path)),
+            filesystem.local_copy(model_path.find(path)),
             dtype=torch.float32,
             attn_implementation=implementation,
             use_safetensors=True,

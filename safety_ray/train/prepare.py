@@ -92,7 +92,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         rows_out=len(chats),
         rejected=len(rejected),
         tagged=sum(chat.tagged for _, chat in chats),
-        cut=truncated,
+        truncated=truncated,
         reasoning=sum(chat.reasoning for _, chat in chats),
         reasoning_ignored=ignored,
         row_length=length,

@@ -105,6 +105,7 @@ def test_stop_ends_greedy_answer_at_threshold(llama: Any, prompts: list[list[int
             end = next((n for n, p in enumerate(before_each_token) if p >= threshold), len(ids))
             assert row["answer"] == " ".join(map(str, ids[:end]))
             assert row["finished"] == (whole["finished"] and end == len(ids))
+            assert row["tag_emitted"] == (end < len(ids))
             lengths.add(end)
     assert {0, LENGTH} < lengths, "some texts end before the first token, some later, some not at all"
 

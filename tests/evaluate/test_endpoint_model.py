@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from safety_ray.evaluate.endpoint import Endpoint, EndpointConfig
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt
 from safety_ray.evaluate.settings import Decoding
 
+LONG_S = 300.0
 VARIANT: dict[str, Any] = {"drop_by": "word", "drop_threshold": 0.01, "early_stopping": "never"}
 DECODING = Decoding(
     tag_id=None, eos_ids=frozenset(), max_new_tokens=7, beam_size=3, drop_share=0.25, **VARIANT
@@ -71,12 +74,13 @@ def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
     assert len(bodies) == len(PROMPTS) * len(DECODERS)
     assert {body["max_tokens"] for body in bodies} == {7}
     sent = {json.dumps(body["safety"], sort_keys=True) for body in bodies}
+    drop = {"drop_share": 0.25, "drop_by": "word", "drop_threshold": 0.01}
     search = {"mode": "safebeam", "beam_size": 3, "num_candidates": 4, **VARIANT}
     assert sent == {
         json.dumps(fields, sort_keys=True)
         for fields in (
             {"mode": "mask"}, search | {"drop_share": 0.0}, search | {"drop_share": 0.25},
-            {"mode": "sample", "num_candidates": 4, "drop_share": 0.25}, {"mode": "stop", "threshold": 0.03},
+            {"mode": "sample", "num_candidates": 4, **drop}, {"mode": "stop", "threshold": 0.03},
         )
     }  # fmt: skip
     for fields in map(json.loads, sent):
@@ -92,6 +96,33 @@ def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
     assert [(row["prompt"].id, row["reason"]) for row in refused] == [
         ("c", "HTTP 400: the context is too short")
     ]
+
+
+def test_ask_keeps_all_connections_busy_beyond_a_task(tmp_path: Path) -> None:
+    together = threading.Barrier(40)  # more than the prompts of a task
+
+    def wait(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        together.wait(LONG_S)
+        return reply(body, headers)
+
+    prompts = [Prompt("mine", HARMFUL, f"p{n}", "a", f"Why {n}?") for n in range(80)]
+    with Server(wait) as server:
+        endpoint = Endpoint(EndpointConfig(url=server.url, model="m", concurrency=40))
+        rows, _ = ask(endpoint, prompts, ["greedy"], DECODING, chat=True, seed=0, parts=str(tmp_path))
+    assert [row["answer"] for row in rows] == [f"Why {n}? " for n in range(80)]
+
+
+def test_ask_sends_no_further_request_after_an_error(tmp_path: Path) -> None:
+    def refuse(body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        time.sleep(0.1)  # all requests would take as long as 20 seconds
+        return 503, {"error": {}}
+
+    prompts = [Prompt("mine", HARMFUL, f"p{n}", "a", "Why?") for n in range(200)]
+    with Server(refuse) as server:
+        endpoint = Endpoint(EndpointConfig(url=server.url, model="m", concurrency=1, retries=0))
+        with pytest.raises(UserError, match="HTTP 503"):
+            ask(endpoint, prompts, ["greedy"], DECODING, chat=True, seed=0, parts=str(tmp_path))
+        assert len([request for request in server.requests if request["body"]]) < 200
 
 
 def test_ask_repeats_prompts_for_decoders_that_sample(tmp_path: Path) -> None:

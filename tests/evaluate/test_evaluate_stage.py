@@ -21,6 +21,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, events, tag
 from safety_ray.core.config import from_dict, load
 from safety_ray.core.errors import UserError
+from safety_ray.core.model_path import find
 from safety_ray.decode.hf import safe_beam_search
 from safety_ray.evaluate import ablation, model, results
 from safety_ray.evaluate.ablation import BASE, Evaluation
@@ -275,7 +276,7 @@ def test_evaluate_stage_rejects_invalid_inputs(
             evaluate_model(config_with(**values))
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
-    check("'none' does not exist", model="none")
+    check("'none' is no folder, and as an id on the model hub it cannot be read", model="none")
     check("contains no model", model=documents_path)
     check("has no classifier", classifier=documents_path)
     check(r"no harmfulness tag '<bad>'.*<\|harmful\|>", tag="<bad>")
@@ -341,7 +342,7 @@ def test_evaluate_config_loads_shipped_files() -> None:
 
 
 def test_evaluate_model_ends_combine_generation_and_tokenizer(model_path: str) -> None:
-    network, tokenizer = model.load(model.folder(model_path))
+    network, tokenizer = model.load(find(model_path))
     assert network.dtype == torch.float32
     assert model.end_ids(network, tokenizer) == {tokenizer.eos_token_id}
     network.generation_config.eos_token_id = [7, 8]

@@ -105,6 +105,9 @@ def test_stop_threshold_allows_share_of_safe_documents(found: list[Signal]) -> N
     result = stop_threshold(found, 0.1, **FEW)
     safe = result["validation_safe"]
     assert safe["stopped"] <= 0.1 < safe["stopped"] + 1 / safe["documents"]
+    assert result["threshold"] == float(f"{result['threshold']:.6g}"), "the page shows the exact value"
+    tops = {signal.p_tags.max() for signal in found}
+    assert all(top >= result["threshold"] or top * (1 + 5e-6) < result["threshold"] for top in tops)
     assert result["test_unsafe"]["stopped"] > result["test_safe"]["stopped"]
     halves = [result[f"{half}_{kind}"] for half in ("validation", "test") for kind in KINDS]
     assert sum(half["documents"] for half in halves) == len(found)

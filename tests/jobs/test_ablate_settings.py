@@ -10,7 +10,7 @@ import pytest
 from jobs.ablate import AblateConfig, Step, plan_steps, run_ablation
 from safety_ray.core import artifact
 from safety_ray.core.config import from_dict, load
-from safety_ray.core.errors import UserError
+from safety_ray.core.errors import DriverUnusable, UserError
 
 DEMO, PAPER = "configs/ablate/demo.yaml", "configs/ablate/paper.yaml"
 
@@ -148,3 +148,16 @@ def test_ablate_failed_arm_names_itself_and_others_run(
     assert "absent-one" in first
     assert second.startswith("arm two, seed 0, stage pack: ")
     assert "stage pretrain" not in capsys.readouterr().out
+
+
+def test_ablate_ends_after_an_error_that_makes_the_driver_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose_controller(config: Any) -> Any:
+        raise DriverUnusable("the controller of the training ended.")
+
+    monkeypatch.setattr("jobs.ablate.pack_documents", lose_controller)
+    values = {"output": f"{tmp_path}/out", "arms": {"one": None, "two": None}, "pack": {"scored": "x"}}
+    with pytest.raises(UserError, match=r"^arm one, seed 0, stage pack: the controller .* resumes\.$"):
+        run_ablation(from_dict(AblateConfig, values))
+    assert "arm two" not in capsys.readouterr().out

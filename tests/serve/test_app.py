@@ -39,7 +39,7 @@ def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_serve_app_reports_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "model folder '/nowhere' does not exist" in error_of(["model=/nowhere"], capsys)
-    assert f"'{tmp_path}' has no model" in error_of([f"model={tmp_path}"], capsys)
+    assert f"'{tmp_path}' contains no model" in error_of([f"model={tmp_path}"], capsys)
 
 
 def test_serve_app_reports_missing_tokenizer(
@@ -189,6 +189,8 @@ def test_public_settings_report_modes_and_limits(model: Path) -> None:
     settings = public_settings(ServeConfig(model=str(model), allow_off=False, max_rows=20), str(model), 40)
     assert settings["modes"] == list(settings["decoding"]) == ["mask", "stop", "safebeam", "sample"]
     assert (settings["max_rows"], settings["max_tokens"]) == (20, POSITIONS)
+    shorter = ServeConfig(model=str(model), engine_args={"max_model_len": POSITIONS // 2})
+    assert public_settings(shorter, str(model), 40)["max_tokens"] == POSITIONS // 2
     assert (settings["needs_key"], settings["chat"]) == (False, True)
 
 

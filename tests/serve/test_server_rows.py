@@ -100,6 +100,24 @@ def test_server_counts_one_row_of_chat() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": [[1]] * 65}, "the request has 65 prompts; send at most 64 at once."),
+        (
+            {"prompt": "a", "safety": {"mode": "stop"}, "vllm_xargs": {"safety_mode": "mask"}},
+            "give the safety options in safety or in vllm_xargs, not in both.",
+        ),
+    ],
+)
+def test_server_refuses_request_before_it_takes_rows(fields: dict[str, Any], message: str) -> None:
+    server = replica(16)
+    [refused] = asyncio.run(ask(server, CompletionRequest(**fields)))
+    assert isinstance(refused, ErrorResponse)
+    assert (refused.error.code, refused.error.message) == (400, message)
+    assert (server.rows.rows, server.guard.requests) == (0, {})
+
+
+@pytest.mark.parametrize(
     ("max_waiting", "timeout_s", "message"),
     [(0, 600.0, FULL), (9, 0.05, "the answer took longer than this endpoint's request_timeout_s=0.05.")],
 )

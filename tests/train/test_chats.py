@@ -206,7 +206,7 @@ def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) ->
     added = prepared("c", add_tag=True)
     assert added["tag_id"] == added["vocab_size"] - 1
     cut = prepared("d", tagged_share=0.0, max_length=60)
-    assert (cut["cut"], cut["row_length"]) == (1, 60)
+    assert (cut["truncated"], cut["row_length"]) == (1, 60)
     with pytest.raises(UserError, match="no reply to learn within 5 tokens"):
         prepared("e", tagged_share=0.0, max_length=5)
 

@@ -51,4 +51,9 @@ def test_lineage_reports_counts_and_fingerprint_per_stage(tmp_path: Path) -> Non
     other = lineage("rows", scored)
     assert other[1].endswith(f"; `{records['web']['fingerprint']}` when it was read")
     assert other[2] == f"  - model `{fit}/model`: fingerprint `{records['scored']['inputs']['model']}`"
+    packed = stage(tmp_path / "packed", 80, documents=scored)
+    shutil.rmtree(scored)
+    stage(tmp_path / "scored", 70, seed=2, documents=str(tmp_path / "web"))
+    changed = [line for line in lineage("rows", packed) if line.endswith("when it was read")]
+    assert [line.split("`")[:2] for line in changed] == [["  - documents ", scored]]
     assert lineage("rows", str(tmp_path / "nothing"))[0].endswith("no readable record")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from transformers import AutoTokenizer
 from safety_ray.core.errors import UserError
 from safety_ray.train import loggers
 from safety_ray.train.data import TokenRows
-from safety_ray.train.metrics import Metrics, Resumes, summary_of
+from safety_ray.train.meter import peak_of
+from safety_ray.train.metrics import Metrics, Resumes, Validations, summary_of
 from safety_ray.train.model import build
 
 WriteRows = Callable[..., str]
@@ -118,3 +120,29 @@ def test_resumes_add_up_repeated_steps_and_seconds(tmp_path: Path) -> None:
     resumes.add(20, 5.0, [{"step": 18, "seconds": 4.0}])  # with log_every, the last steps have no line
     resumes.add(0, 0.0, [{"step": 1, "seconds": 0.5}])  # killed before the first checkpoint
     assert Resumes(str(tmp_path)).lost_work() == {"restarts": 4, "steps": 4, "seconds": 2.0}
+
+
+@pytest.mark.parametrize("cls", [Metrics, Resumes, Validations])
+def test_lines_follow_an_incomplete_line_of_a_full_disk(
+    cls: type[Metrics] | type[Resumes] | type[Validations], tmp_path: Path
+) -> None:
+    first = cls(str(tmp_path))
+    Path(first.path).write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
+    resumed = cls(str(tmp_path))
+    resumed.append({"step": 2})
+    resumed.append({"step": 3})
+    assert [line["step"] for line in resumed.lines()] == [1, 2, 3]
+    assert first.lines() == resumed.lines()
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA GH200 480GB", 989.0), ("NVIDIA L4", 121.0), ("NVIDIA L40", 0.0), ("NVIDIA L40S", 362.0),
+        ("NVIDIA A10G", 70.0), ("NVIDIA A10", 125.0), ("NVIDIA RTX A1000", 0.0),
+    ],
+)  # fmt: skip
+def test_peak_is_that_of_the_whole_name(name: str, peak: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_of(torch.device("cuda"), "bf16") == peak

@@ -56,5 +56,5 @@ def test_pretrain_stage_validates_run_before_creating_output(
     check_error("need 999 CPUs and the cluster has", workers=999, batch_rows=999, epochs=99.0)
     check_error("GPUs and the cluster has 0", device="gpu")
     check_error("batch_rows=128: 64 token rows in epochs=1.0 are less than a batch", batch_rows=128)
-    check_error("give a folder with a model", model={"init": str(tmp_path / "nothing")})
+    check_error(r"model\.init: .*contains no model", model={"init": str(tmp_path / "nothing")})
     check_error("has no token rows", rows=str(tmp_path))

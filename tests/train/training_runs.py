@@ -89,4 +89,6 @@ def validated_settings(rows: str, output: Path, **validation: Any) -> PretrainCo
 
 def skipped(output: str | Path) -> dict[int, str]:
     """Return the reasons of skipped steps."""
-    return {line["step"]: line["left_out"] for line in Metrics(str(output)).lines() if "left_out" in line}
+    return {
+        line["step"]: line["skip_reason"] for line in Metrics(str(output)).lines() if "skip_reason" in line
+    }

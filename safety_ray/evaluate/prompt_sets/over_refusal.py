@@ -22,15 +22,18 @@ def _phtest(path: Path, label: str) -> Iterator[dict[str, Any]]:
     """
     before, group = "", ""
     for number, row in enumerate(read_table(path)):
-        text, found = str(row.get("Request") or "").strip(), str(row.get("Harmfulness") or "").strip().lower()
-        if found not in _PHTEST_LABELS:
+        text, harmfulness = (
+            str(row.get("Request") or "").strip(),
+            str(row.get("Harmfulness") or "").strip().lower(),
+        )
+        if harmfulness not in _PHTEST_LABELS:
             raise UserError(
-                f"'{path}', row {number}: Harmfulness='{found}' must be {' or '.join(_PHTEST_LABELS)}."
+                f"'{path}', row {number}: Harmfulness='{harmfulness}' must be {' or '.join(_PHTEST_LABELS)}."
             )
         id = str(row.get("ID", number))
         group = group if before and text.startswith(before) else id
         before = text
-        if found == label:
+        if harmfulness == label:
             yield {"id": id, "group": group, "prompt": text, "kind": HARMLESS}
 
 

@@ -47,12 +47,12 @@ def prompts(name: str, columns: Mapping[str, str]) -> list[Prompt]:
     if not fs.isfile(path):
         raise UserError(f"prompt_sets: the file '{name}' does not exist.")
     rows = _rows(name, fs.cat_file(path))
-    found = {str(column) for row in rows for column in row}
+    present = {str(column) for row in rows for column in row}
     for key, column in columns.items():
-        if rows and column not in found:
+        if rows and column not in present:
             raise UserError(
                 f"prompt_columns.{key}={column}: '{name}' has no such column; it has "
-                f"{', '.join(sorted(found))}."
+                f"{', '.join(sorted(present))}."
             )
     return to_prompts(title(name), rows, Columns(**dict[str, Any](columns)), f"'{name}'")
 
