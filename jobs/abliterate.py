@@ -79,12 +79,11 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
     """Write the changed model. Return the record; a finished folder is skipped."""
     inputs = prompts.inputs(config.documents, config.prompt_sets)
     inputs |= model_path.as_input("model", config.model)
-    if not artifact.is_finished(config.output):
-        model.describe(config.model, config.tag)  # fail here, before the folder exists
+    described = None if artifact.is_finished(config.output) else model.describe(config.model, config.tag)
     out = artifact.begin(config.output, config, inputs=inputs)
     if out.record is not None:
         return out.record
-    described = model.describe(config.model, config.tag)
+    assert described is not None
     chosen = _choose(config)
     encoded = [
         tasks.encode_prompts(described, chosen[kind], max_new_tokens=0, chat=config.chat)

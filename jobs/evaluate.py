@@ -114,7 +114,7 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
         inputs["compare_to"] = config.compare_to
     if config.answers:
         return inputs | {"answers": config.answers}
-    return inputs | model_path.as_input("model", config.model) if config.model else inputs
+    return inputs | model_path.as_input("model", config.model)
 
 
 def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Document], prompts.Samples]:

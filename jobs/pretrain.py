@@ -52,8 +52,7 @@ def pretrain_model(config: PretrainConfig) -> dict[str, Any]:
     config.steps(len(rows))
     if model.init:
         check_continues(model.init, load_tokenizer(f"{config.rows}/tokenizer", "rows"), rows.length)
-    inputs = {"rows": config.rows, **(model_path.as_input("model", model.init) if model.init else {})}
-    out = begin(config, inputs)
+    out = begin(config, {"rows": config.rows, **model_path.as_input("model", model.init)})
     if out.record is not None:
         return out.record
     result = run_training(replace(config, output=out.path), model, rows)

@@ -128,9 +128,7 @@ def public_settings(config: ServeConfig, folder: str, tag_id: int | None) -> dic
         "allow_off": limits.allow_off,
         **config.request_defaults(),
         "max_rows": config.max_rows,
-        "max_tokens": min(
-            int(config.engine_args.get("max_model_len") or config.max_model_len), max_positions(folder)
-        ),
+        "max_tokens": min(config.model_len(), max_positions(folder)),
         "needs_key": bool(config.api_keys),
         "chat": has_chat_template(folder),
     }

@@ -175,6 +175,10 @@ class ServeConfig:
         """Return the maximum rows of the engine's batch, or 0 if no setting says it."""
         return int(self.engine_args.get("max_num_seqs") or self.max_num_seqs)
 
+    def model_len(self) -> int:
+        """Return the maximum tokens of a prompt and its answer, if the model's positions allow them."""
+        return int(self.engine_args.get("max_model_len") or self.max_model_len)
+
     def request_defaults(self) -> dict[str, Any]:
         """Return the default values of the request parameters that an operator can set."""
         return {name: getattr(self, name) for name in _REQUEST_DEFAULTS}

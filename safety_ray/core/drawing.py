@@ -6,6 +6,7 @@ The colors are of Okabe and Ito's palette, which people with any common color bl
 from __future__ import annotations
 
 import io
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 VERMILLION, BLUE, GREEN, PURPLE, GREY = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#8a857c"
 INK, SOFT, LINE = "#1c1b19", "#6a665f", "#e4e0d8"
 """colors of texts, of frames and secondary texts, and of the grid"""
+ERROR_BARS: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.9, "alpha": 0.7}
+"""arguments of `Axes.errorbar` for the intervals of bars"""
 
 
 def figure(width: float, height: float, dpi: int = 130) -> Figure:
@@ -26,6 +29,15 @@ def figure(width: float, height: float, dpi: int = 130) -> Figure:
 def open_frame(axes: Axes) -> None:
     """Hide the upper and the right side of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def style_bars(axes: Axes, grid: Literal["x", "y"]) -> None:
+    """Give a bar chart its frame, ticks and a grid for the values, which are along the axis `grid`."""
+    open_frame(axes)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.grid(axis=grid, color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0, labelsize=9.5)
 
 
 def png(drawn: Figure) -> bytes:

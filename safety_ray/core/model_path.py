@@ -17,8 +17,8 @@ def is_hub_id(path: str) -> bool:
 
 
 def as_input(name: str, path: str) -> dict[str, str]:
-    """Return {name: path} for `artifact.begin`, or {} for a hub id, which is part of the settings."""
-    return {} if is_hub_id(path) else {name: path}
+    """Return {name: path} for `artifact.begin`; {} for a hub id, which the settings have, or no path."""
+    return {} if not path or is_hub_id(path) else {name: path}
 
 
 def find(path: str, key: str = "model") -> str:

@@ -38,13 +38,13 @@ def write_rows(rows: pa.Table, path: str) -> None:
     fs, root = filesystem.find(path)
     fs.makedirs(root.rsplit("/", 1)[0], exist_ok=True)
     first = rows.column("row")[0].as_py() if len(rows) else 0
-    with fs.open(f"{root}.part", "wb") as file, pq.ParquetWriter(file, rows.schema) as writer:
+    with fs.open(f"{root}{filesystem.PART}", "wb") as file, pq.ParquetWriter(file, rows.schema) as writer:
         start = 0
         while start < len(rows):
             size = ROWS - (first + start) % ROWS
             writer.write_table(rows.slice(start, size), row_group_size=ROWS)
             start += size
-    fs.mv(f"{root}.part", root)
+    fs.mv(f"{root}{filesystem.PART}", root)
 
 
 def write_index(path: str) -> int:

@@ -29,12 +29,7 @@ def readme(values: dict[str, Any]) -> str:
     if values["from_first"]:
         lines += ["", "## Differences from the first arm, in points", "", *_from_first(values)]
     errors = [[name, page.judge_error(judge["errors"])] for name, judge in values["judges"].items()]
-    lines += [
-        "",
-        "## Judges",
-        "",
-        *table(["judge", "error on answers with human labels"], errors, 2),
-    ]
+    lines += ["", "## Judges", "", *table(["judge", "error on answers with human labels"], errors, 2)]
     return "\n".join([
         *lines, "",
         "Rates are shares of the answers that the judge calls harmful (refused, for a judge of refusals),",

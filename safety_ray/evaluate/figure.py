@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from safety_ray.core import drawing
-from safety_ray.core.drawing import BLUE, GREEN, INK, LINE, PURPLE, SOFT, VERMILLION
+from safety_ray.core.drawing import BLUE, GREEN, INK, PURPLE, SOFT, VERMILLION
 from safety_ray.evaluate.prompt_sets import KINDS
 
 _COLORS = (VERMILLION, BLUE, GREEN, PURPLE)
@@ -57,20 +57,7 @@ def plot_bars(
         positions = [places.index(line[x]) + offset for line in chosen]
         shares, errors = percentages(chosen)
         axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=name)
-        axes.errorbar(
-            positions,
-            shares,
-            yerr=errors,
-            fmt="none",
-            ecolor=INK,
-            elinewidth=0.9,
-            capsize=2,
-            alpha=0.7,
-        )
+        axes.errorbar(positions, shares, yerr=errors, capsize=2, **drawing.ERROR_BARS)
     axes.set_xticks(range(len(places)), places, parse_math=False)
     axes.set_ylim(0, 100)
-    drawing.open_frame(axes)
-    axes.spines[["left", "bottom"]].set_color(SOFT)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0, labelsize=9.5)
+    drawing.style_bars(axes, "y")

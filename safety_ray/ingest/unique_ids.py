@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from safety_ray.core import filesystem, parquet, row_files
 from safety_ray.core.digests import TYPE, digest, first_half, halves
+from safety_ray.core.filesystem import PART
 
 KEY, HALF, STORED = "key", "half", "stored"
 _KEYS = pa.schema(
@@ -31,7 +32,6 @@ _KEYS = pa.schema(
     ]
 )
 _REASON = "rejected_reason"
-_PART = ".part"
 
 
 def stored_files(output: str) -> list[str]:
@@ -40,12 +40,12 @@ def stored_files(output: str) -> list[str]:
     fs.invalidate_cache()
     data, rejected = row_files.folders(root, "")
     for name in fs.find(rejected):
-        if name.endswith(_PART):
+        if name.endswith(PART):
             fs.rm(name)
     by_task: dict[str | None, str] = {}
     for name in sorted(fs.find(data)):
         other = by_task.get(row_files.task_of(name))
-        if name.endswith(_PART):
+        if name.endswith(PART):
             fs.rm(name)
         elif other and name.endswith(".parquet"):  # the longer one has been replaced by the shorter one
             short, long = sorted((name, other), key=lambda path: row_files.rows_by_name(path) or 0)
@@ -139,7 +139,7 @@ def _write(fs: Any, path: str, table: pa.Table) -> None:
     """Write a file that no reader sees incomplete. On object stores, that is so for every file."""
     local = isinstance(fs, LocalFileSystem)
     fs.makedirs(posixpath.dirname(path), exist_ok=True)
-    with fs.open(f"{path}{_PART * local}", "wb") as file:
+    with fs.open(f"{path}{PART * local}", "wb") as file:
         pq.write_table(table, file, row_group_size=row_files.GROUP_ROWS)
     if local:
-        fs.mv(f"{path}{_PART}", path)
+        fs.mv(f"{path}{PART}", path)

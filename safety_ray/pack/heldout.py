@@ -92,6 +92,7 @@ def highest_written(hashes: Hashes, maximum: int) -> int:
 def write(path: str, schema: pa.Schema, tables: list[pa.Table]) -> None:
     """Write held-out rows to one file, sorted by id, atomically. `schema` is that of an empty file."""
     rows = [schema.empty_table(), *(table for table in tables if len(table))]
-    dataset.write_table(pa.concat_tables(rows, promote_options="permissive").sort_by("id"), f"{path}.part")
+    table = pa.concat_tables(rows, promote_options="permissive").sort_by("id")
+    dataset.write_table(table, f"{path}{filesystem.PART}")
     fs, root = filesystem.find(path)
-    fs.mv(f"{root}.part", root)
+    fs.mv(f"{root}{filesystem.PART}", root)

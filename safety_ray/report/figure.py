@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from safety_ray.core import drawing
-from safety_ray.core.drawing import BLUE, INK, LINE, SOFT, VERMILLION
+from safety_ray.core.drawing import BLUE, INK, SOFT, VERMILLION
 from safety_ray.core.records import SCORES
 from safety_ray.report.card import estimate_share
 from safety_ray.report.formatting import format_bar, format_number
@@ -62,7 +62,7 @@ def _plot_scores(axes: Axes, mixes: dict[str, Any]) -> None:
     axes.margins(y=0.1)
     if len(mixes) > 1:
         axes.legend(frameon=False)
-    _clean(axes, "y")
+    drawing.style_bars(axes, "y")
 
 
 def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -> None:
@@ -77,16 +77,7 @@ def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -
         positions = [k + (index - (len(mixes) - 1) / 2) * height for k in range(len(categories))]
         errors = [[r["per_million"] - r["low"] for r in rates], [r["high"] - r["per_million"] for r in rates]]
         axes.barh(positions, values, height * 0.94, color=COLORS[name], label=name)
-        axes.errorbar(
-            values,
-            positions,
-            xerr=errors,
-            fmt="none",
-            ecolor=INK,
-            elinewidth=0.9,
-            capsize=1.5,
-            alpha=0.7,
-        )
+        axes.errorbar(values, positions, xerr=errors, capsize=1.5, **drawing.ERROR_BARS)
         for y, rate in zip(positions, rates, strict=True):
             axes.annotate(
                 format_number(rate["per_million"]),
@@ -103,12 +94,4 @@ def _plot_categories(axes: Axes, mixes: dict[str, Any], categories: list[str]) -
     axes.set_xlim(0, longest * 1.6 or 1)
     axes.set_title("Harmful n-grams by category", loc="left", fontsize=12.5, color=INK)
     axes.set_xlabel("occurrences per million words, with 95% intervals")
-    _clean(axes, "x")
-
-
-def _clean(axes: Axes, grid: str) -> None:
-    drawing.open_frame(axes)
-    axes.spines[["left", "bottom"]].set_color(SOFT)
-    axes.grid(axis="x" if grid == "x" else "y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0, labelsize=9.5)
+    drawing.style_bars(axes, "x")

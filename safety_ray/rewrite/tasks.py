@@ -98,8 +98,8 @@ def from_accepted(batch: pa.Table, recipe: str, options: TaskOptions) -> pa.Tabl
 
 def from_rejected(batch: pa.Table, options: TaskOptions) -> pa.Table:
     """Return a task for another attempt at each rejected row, in another style."""
-    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style", SOURCE_CHUNKS]
-    names = [*names, REJECTED_SOURCE.name]
+    names = ["source_id", "root_id", "source_score", "recipe", "harm", "style"]
+    names += [SOURCE_CHUNKS, REJECTED_SOURCE.name]
     rows = [
         {
             **row,

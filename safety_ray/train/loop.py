@@ -215,8 +215,7 @@ def pretrain_without_ray(config: PretrainConfig) -> dict[str, Any]:
     try:
         opened: list[Any] = [None]
         if dist.get_rank() == 0:
-            init = config.model.init
-            inputs = {"rows": config.rows, **(model_path.as_input("model", init) if init else {})}
+            inputs = {"rows": config.rows, **model_path.as_input("model", config.model.init)}
             check_own(config.checkpoint_folder(), config.output)
             opened = [artifact.begin(config.output, config, inputs)]
         dist.broadcast_object_list(opened)

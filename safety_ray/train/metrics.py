@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 from safety_ray.core import filesystem
@@ -67,9 +65,7 @@ class _Lines:
         if not filesystem.is_local(self.path):
             self._fs.pipe_file(self._root, content)  # one request: readers see the old file or the new one
             return
-        part = Path(f"{self.path}.part")
-        part.write_bytes(content)
-        os.replace(part, self.path)
+        filesystem.write_file(self._fs, self._root, content)
 
     def _size(self) -> int:
         self._fs.invalidate_cache()  # another process may have written the file

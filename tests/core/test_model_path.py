@@ -27,6 +27,7 @@ def test_as_input_ignores_hub_id_and_keeps_local_path(
         assert model_path.find(name) == name
         model(Path(name))
         assert model_path.as_input("classifier", name) == {"classifier": name}
+    assert model_path.as_input("model", "") == {}
     for path in ("runs/demo/fit", "./fit", "/a/fit", "memory://fit/a"):
         assert model_path.as_input("classifier", path) == {"classifier": path}
 

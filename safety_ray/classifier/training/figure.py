@@ -46,15 +46,8 @@ def _reliability(axes: Axes, metrics: dict[str, Any]) -> None:
             curve = calibration[when][threshold]
             if curve:
                 label = f"score ≥ {threshold}, {when}: ECE {curve['ece']:.3f}"
-                axes.plot(
-                    curve["predicted"],
-                    curve["true"],
-                    style,
-                    color=color,
-                    marker="o",
-                    markersize=4,
-                    label=label,
-                )
+                points = curve["predicted"], curve["true"]
+                axes.plot(*points, style, color=color, marker="o", markersize=4, label=label)
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of unsafe texts")
     axes.set_title(f"Reliability, temperature {calibration['temperature']:.2f}", loc="left", color=INK)
@@ -67,13 +60,8 @@ def _sources(axes: Axes, metrics: dict[str, Any]) -> None:
     names = [name for name, row in metrics["sources"].items() if row["auroc"] is not None]
     bars = [("source in training data", BLUE, [metrics["sources"][name]["auroc"] for name in names])]
     if unseen:
-        bars.append(
-            (
-                "source left out",
-                VERMILLION,
-                [(unseen.get(name) or {}).get("auroc") or 0 for name in names],
-            )
-        )
+        values = [(unseen.get(name) or {}).get("auroc") or 0 for name in names]
+        bars.append(("source left out", VERMILLION, values))
     height = 0.8 / len(bars)
     for group, (label, color, values) in enumerate(bars):
         y = [k + (group - (len(bars) - 1) / 2) * height for k in range(len(names))]

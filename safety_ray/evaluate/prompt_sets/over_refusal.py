@@ -22,10 +22,8 @@ def _phtest(path: Path, label: str) -> Iterator[dict[str, Any]]:
     """
     before, group = "", ""
     for number, row in enumerate(read_table(path)):
-        text, harmfulness = (
-            str(row.get("Request") or "").strip(),
-            str(row.get("Harmfulness") or "").strip().lower(),
-        )
+        text = str(row.get("Request") or "").strip()
+        harmfulness = str(row.get("Harmfulness") or "").strip().lower()
         if harmfulness not in _PHTEST_LABELS:
             raise UserError(
                 f"'{path}', row {number}: Harmfulness='{harmfulness}' must be {' or '.join(_PHTEST_LABELS)}."
