@@ -83,13 +83,13 @@ def judge_rows(
     total: int,
     write_rows: int,
     names: Names = LABEL,
-    by_chunk_scores: bool = False,
+    by_chunks: bool = False,
     finish: Callable[[pa.Table], pa.Table] | None = None,
 ) -> dataset.Counts:
     """Write `ds` with the judge's columns `names` into `out`. Returns the counts of both passes.
 
     Two passes, `data/first` and `data/again`: a row whose reply cannot be parsed is sent a second time, with
-    a reminder of the format. `by_chunk_scores`: of a long text, the judge reads the chunk with the
+    a reminder of the format. `by_chunks`: of a long text, the judge reads the chunk with the
     classifier's highest score. `finish` adds columns that depend on the judgement.
     """
     # Strict blocks of the size of a write task limit what a failure repeats.
@@ -106,7 +106,7 @@ def judge_rows(
                 names=names,
                 again=again,
                 max_chars=judge.max_chars,
-                by_chunk_scores=by_chunk_scores,
+                by_chunks=by_chunks,
             ),
             batch_format="pyarrow",
         )

@@ -33,6 +33,7 @@ from safety_ray.core import (
     row_groups,
 )
 from safety_ray.core.artifact import Artifact
+from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.cluster import Shared
 from safety_ray.core.config import fingerprint
 from safety_ray.core.errors import UserError
@@ -43,7 +44,7 @@ from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.encode import encode_watched
 from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
 from safety_ray.pack.planning import Counts, Schedule
-from safety_ray.pack.selection import CHUNKS, DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
+from safety_ray.pack.selection import DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 

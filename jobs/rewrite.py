@@ -306,7 +306,7 @@ def judge(config: RewriteConfig, out: Artifact, this: Pass, rows: Rows) -> Rows:
     folder = judged(out, this)
     judge_rows(
         rows.ds, folder, config.judge, seed=config.seed, total=rows.total, write_rows=config.write_rows,
-        names=ensemble.JUDGED, by_chunk_scores=True,
+        names=ensemble.JUDGED, by_chunks=True,
         finish=partial(ensemble.combine, ensemble="max", judge_only=False),
     )  # fmt: skip
     return replace(rows, ds=dataset.read(folder.path, ()))

@@ -156,7 +156,7 @@ def score_texts(config: ScoreConfig, out: Artifact, ds: Dataset, texts: int, tot
         ds = dataset.read(classified.sub("data"), SCORED)
     return judge_rows(
         ds, out, config.judge, seed=config.seed, total=texts, write_rows=config.write_rows,
-        names=ensemble.JUDGED, by_chunk_scores=config.classifies,
+        names=ensemble.JUDGED, by_chunks=config.classifies,
         finish=partial(ensemble.combine, ensemble=config.ensemble, judge_only=not config.classifies),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from safety_ray.classifier import packaged
 from safety_ray.classifier.encoder import Encoder
 from safety_ray.classifier.sequence import SequenceClassifier
 from safety_ray.core import filesystem
+from safety_ray.core.chunks import Chunk
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORES
 
@@ -28,8 +29,8 @@ class Prediction:
     """0-5, the highest score of the chunks"""
     probs: list[float]
     """six probabilities, of the chunk that decides"""
-    chunk_scores: list[int]
-    """one score per chunk, in order"""
+    scored_chunks: list[Chunk]
+    """in order, with their scores"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,14 @@ class Classifier:
         unique = list(dict.fromkeys(texts))
         if not unique:
             return []
-        chunked = self.encoder.chunk_ids(unique)
+        chunked, ends = self.encoder.split(unique)
         flat = [chunk for chunks in chunked for chunk in chunks]
         probs = (self.logits(flat, batch_tokens) / self.temperature).softmax(-1)
         predictions: dict[str, Prediction] = {}
         start = 0
-        for text, chunks in zip(unique, chunked, strict=True):
-            predictions[text] = combine(probs[start : start + len(chunks)])
-            start += len(chunks)
+        for text, ends_of_text in zip(unique, ends, strict=True):
+            predictions[text] = combine(probs[start : start + len(ends_of_text)], ends_of_text)
+            start += len(ends_of_text)
         return [predictions[text] for text in texts]
 
     def logits(self, chunks: list[list[int]], batch_tokens: int = 0) -> torch.Tensor:
@@ -157,11 +158,15 @@ class Classifier:
         return cls(encoder, Head(head["weight"].float(), head["bias"].float()), settings["temperature"])
 
 
-def combine(probs: torch.Tensor) -> Prediction:
-    """Return the prediction for a text with (chunks, 6) probabilities: the most harmful chunk decides."""
+def combine(probs: torch.Tensor, ends: list[int]) -> Prediction:
+    """Return the prediction for a text with (chunks, 6) probabilities: the most harmful chunk decides.
+
+    `ends` are the numbers of characters up to the end of each chunk.
+    """
     scores: list[int] = probs.argmax(-1).tolist()
     chunk = deciding_chunk(probs)
-    return Prediction(scores[chunk], [round(p, 6) for p in probs[chunk].tolist()], scores)
+    chunks = [Chunk(end=end, score=score) for end, score in zip(ends, scores, strict=True)]
+    return Prediction(scores[chunk], [round(p, 6) for p in probs[chunk].tolist()], chunks)
 
 
 def deciding_chunk(probs: torch.Tensor) -> int:

@@ -72,16 +72,29 @@ class Transformer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.prefix, self.suffix = _special_tokens(self.backend)
+        self.body = max_tokens - len(self.prefix) - len(self.suffix)
         self._lock = threading.Lock()
 
     def chunk_ids(self, texts: list[str]) -> list[list[list[int]]]:
         """Return the token ids of each text, split into chunks of `max_tokens`, special tokens included."""
-        body = self.max_tokens - len(self.prefix) - len(self.suffix)
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [
-            [[*self.prefix, *ids[i : i + body], *self.suffix] for i in range(0, max(len(ids), 1), body)]
-            for ids in (encoding.ids for encoding in encodings)
+        return [self._cut(encoding.ids) for encoding in encodings]
+
+    def split(self, texts: list[str]) -> tuple[list[list[list[int]]], list[list[int]]]:
+        """Return `chunk_ids` and, for each text, the numbers of characters up to the ends of its chunks."""
+        encodings = self.backend.encode_batch(texts, add_special_tokens=False)  # with characters: 1/4 slower
+        ends = [
+            [
+                *(encoding.token_to_chars(i - 1)[1] for i in range(self.body, len(encoding), self.body)),
+                len(text),
+            ]
+            for encoding, text in zip(encodings, texts, strict=True)
         ]
+        return [self._cut(encoding.ids) for encoding in encodings], ends
+
+    def _cut(self, ids: list[int]) -> list[list[int]]:
+        starts = range(0, max(len(ids), 1), self.body)
+        return [[*self.prefix, *ids[i : i + self.body], *self.suffix] for i in starts]
 
     @torch.no_grad()
     def run(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from safety_ray.core.chunks import CHUNKS, CHUNKS_TYPE
 from safety_ray.core.errors import UserError
 from safety_ray.core.terms import RAW as RAW
 from safety_ray.core.terms import RECIPES as RECIPES
@@ -54,7 +55,11 @@ SCORED_TEXT = (
 SCORED = (
     *SCORED_TEXT,
     Column("probs", _PROBS, "the classifier's probability of each score, for the chunk that decides"),
-    Column("chunk_scores", pa.list_(pa.int8()), "the classifier's score of each chunk, in order"),
+    Column(
+        CHUNKS,
+        CHUNKS_TYPE,
+        "parts that the classifier reads, in order: where each ends, in characters, and its score",
+    ),
 )
 ENSEMBLE = (
     Column("classifier_score", pa.int8(), "the classifier's score 0-5, if a judge scored as well"),

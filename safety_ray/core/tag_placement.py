@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from safety_ray.core.chunks import Chunk
 from safety_ray.core.records import stable_hash
 
 Ints = npt.NDArray[np.int64]
@@ -43,19 +44,20 @@ def word_starts_by_character(text: str, token_ends: Ints) -> Ints:
     return positions
 
 
-def words_in_chunks(text: str, scores: list[int], tag_from: int) -> Bools:
+def words_in_chunks(text: str, chunks: list[Chunk], tag_from: int) -> Bools:
     """Return which words of `text` begin in a chunk of score `tag_from` or above, shape (words,).
 
-    `scores` are those of the text's chunks in order. The scorer's chunks have equal numbers of its
-    encoder's tokens, except the last one, which may be shorter; here chunks are equal shares of the
-    characters. So edges are misplaced, in a text of N chunks by up to 1/N of the text. If no chunk has such
-    a score, because a judge has scored the text, all words are returned.
+    `chunks` are those of the scored text. If a tokenizer has composed some of its characters since, their
+    ends move in proportion. If no chunk has such a score, because a judge has scored the text, all words are
+    returned.
     """
     _, begins_word = _characters(text)
-    if max(scores, default=0) < tag_from:
+    unsafe_chunks = np.array([chunk["score"] >= tag_from for chunk in chunks], np.bool_)
+    if not unsafe_chunks.any():
         return np.ones(int(begins_word.sum()), np.bool_)
-    chunk = np.flatnonzero(begins_word) * len(scores) // max(len(text), 1)
-    unsafe: Bools = (np.array(scores) >= tag_from)[chunk]
+    ends = np.array([chunk["end"] for chunk in chunks], np.int64)
+    characters = np.flatnonzero(begins_word) * ends[-1] // max(len(text), 1)
+    unsafe: Bools = unsafe_chunks[np.searchsorted(ends, characters, side="right")]
     return unsafe
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.records import ENSEMBLE, SCORED, without
 from safety_ray.judge.rubric import Names
 
@@ -24,12 +25,12 @@ def keep_classifier_score(batch: pa.Table) -> pa.Table:
 def combine(batch: pa.Table, ensemble: str, judge_only: bool) -> pa.Table:
     """Set `score` of judged rows: the `max` of both scores, or that of the `classifier` or the `judge`.
 
-    With `judge_only`, `probs` and `chunk_scores` are null. A row without a judgement gets a null score and
+    With `judge_only`, `probs` and `scored_chunks` are null. A row without a judgement gets a null score and
     is rejected.
     """
     judge = batch.column(JUDGED.score)
     if judge_only:
-        for column in (c for c in SCORED if c.name in ("probs", "chunk_scores")):
+        for column in (c for c in SCORED if c.name in ("probs", CHUNKS)):
             batch = without(batch, column.name)
             batch = batch.append_column(column.name, pa.nulls(len(batch), column.type))
         batch, score = without(batch, "classifier_score"), judge

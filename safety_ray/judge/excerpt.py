@@ -5,24 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from safety_ray.core.chunks import Chunk, middle_of_most_harmful
+
 GAP = "\n[…]\n"
 """The place of an excerpt at which characters of the document are left out."""
 WINDOWS = 4
 
 
-def excerpt(text: str, max_chars: int, chunk_scores: Sequence[int] | None = None) -> str:
+def excerpt(text: str, max_chars: int, chunks: Sequence[Chunk] | None = None) -> str:
     """Return `text`, or windows of a longer one with `max_chars` characters in all, joined by GAP.
 
-    With `chunk_scores`, the classifier's scores of equal shares of the text, the windows are the beginning
-    and the surroundings of the most harmful chunk. Without them, they are WINDOWS parts of equal length at
-    equal distances, from the beginning to the end.
+    With the classifier's `chunks`, the windows are the beginning and the surroundings of the most harmful
+    chunk. Without them, they are WINDOWS parts of equal length at equal distances, from the beginning to the
+    end.
     """
     if len(text) <= max_chars:
         return text
-    if chunk_scores:
+    if chunks:
         size = max_chars // 2
-        middle = (chunk_scores.index(max(chunk_scores)) + 0.5) / len(chunk_scores) * len(text)
-        starts = [0, min(max(int(middle) - size // 2, size), len(text) - size)]
+        starts = [0, min(max(middle_of_most_harmful(chunks) - size // 2, size), len(text) - size)]
     else:
         size = max_chars // WINDOWS
         starts = [i * (len(text) - size) // (WINDOWS - 1) for i in range(WINDOWS)]

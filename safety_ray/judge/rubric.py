@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.records import SCORES, without
 from safety_ray.judge.excerpt import excerpt
 from safety_ray.llm import prompts
@@ -54,21 +55,21 @@ def add_messages(
     again: bool = False,
     *,
     max_chars: int,
-    by_chunk_scores: bool = False,
+    by_chunks: bool = False,
 ) -> pa.Table:
     """Add the judge's `messages` to `batch`; `start` begins the reply inside its JSON object.
 
     `again` is for rows whose first reply could not be parsed, and adds a reminder of the format. The first
     reply is not repeated, because the document may have determined its text. The messages contain at most
-    `max_chars` characters of a document, with its most harmful chunk if `by_chunk_scores` (excerpt.py).
+    `max_chars` characters of a document, with its most harmful chunk if `by_chunks` (excerpt.py).
     """
     reminder = f"\n\n{RETRY_PROMPT}" if again else ""
     reply_start = [{"role": "assistant", "content": START}] if start else []
     messages, shortened = [], []
-    chunk_scores = ["chunk_scores"] if by_chunk_scores and "chunk_scores" in batch.column_names else []
-    for row in batch.select(["id", "text", *chunk_scores]).to_pylist():
+    optional = [CHUNKS] if by_chunks and CHUNKS in batch.column_names else []
+    for row in batch.select(["id", "text", *optional]).to_pylist():
         text = row["text"] or ""
-        document = excerpt(text, max_chars, row.get("chunk_scores"))
+        document = excerpt(text, max_chars, row.get(CHUNKS))
         shortened.append(document != text)
         system, user = prompts.messages(PROMPT, document, seed=seed, id=row["id"])
         messages.append([{**system, "content": system["content"] + reminder}, user, *reply_start])

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from safety_ray.core import tag
+from safety_ray.core.chunks import CHUNKS, CHUNKS_TYPE
 from safety_ray.core.dataset import REASON
 from safety_ray.core.records import DIALOGUE_RECIPES, stable_hash
 from safety_ray.core.tag_placement import tag_positions, word_starts, words_in_chunks
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack.personas import with_personas
-from safety_ray.pack.selection import CHUNKS, SELECTED, TRAIN
+from safety_ray.pack.selection import SELECTED, TRAIN
 from safety_ray.pack.vocabulary import Vocabulary
 
 ENCODED = pa.schema(
@@ -59,7 +60,7 @@ def encode_rows(
 ) -> pa.Table:
     """Return rows of SELECTED as rows of ENCODED; only those with use "train" receive ids.
 
-    If a row has `chunk_scores`, only chunks of score `tag_from` and above contain tags. With `at_beginning`,
+    If a row has `scored_chunks`, only chunks of score `tag_from` and above contain tags. With `at_beginning`,
     an unsafe document has one tag, before its first word, unless `tag_rate` is 0. A document is
     rejected, with its reason, if its ids contain a control token, or if it is unsafe and its words cannot be
     located.
@@ -97,7 +98,7 @@ def encode_rows(
     columns = {name: rows.column(name) for name in SELECTED.names} | {
         "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
         REASON: reasons,
-        CHUNKS: pa.nulls(len(rows), pa.list_(pa.int8())),
+        CHUNKS: pa.nulls(len(rows), CHUNKS_TYPE),
         "order": [stable_hash(seed, "order", id) for id in ids],
         "input_ids": [None if tokens is None else tokens.astype(np.int32) for tokens in input_ids],
         "tokens": [0 if tokens is None else len(tokens) for tokens in input_ids],

@@ -11,9 +11,9 @@ import fsspec
 import pyarrow.parquet as pq
 
 from safety_ray.core import artifact, dataset, parquet, partition, threshold
+from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.records import REWRITTEN, SCORED, SCORED_TEXT
 from safety_ray.pack import planning, vocabulary
-from safety_ray.pack.selection import CHUNKS
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safety_ray.core.chunks import CHUNKS, CHUNKS_TYPE
 from safety_ray.core.cluster import Shared
 from safety_ray.core.dataset import REASON
 from safety_ray.core.digests import DigestSet, digest, halves
@@ -20,7 +21,7 @@ from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.heldout import HELDOUT, Hashes, contains, held_out, held_out_by_hash
 
 TRAIN, UNSELECTED, DUPLICATE = "train", "unselected", "duplicate"
-ROOT, ROOT_SCORE, CHUNKS = "root_id", "source_score", "chunk_scores"
+ROOT, ROOT_SCORE = "root_id", "source_score"
 _MAX_DEPTH = 8
 _NO_TEXT = "it has no text"
 _LINKS = pa.schema([("id", pa.large_string()), ("source_id", pa.large_string())])
@@ -33,7 +34,7 @@ SELECTED = pa.schema(
         ("recipe", pa.string()),  # RAW or one of RECIPES
         ("score", pa.int8()),  # of the root; null if unknown
         ("unsafe", pa.bool_()),  # raw text whose score requires harmfulness tags
-        ("chunk_scores", pa.list_(pa.int8())),  # scores of an unsafe text's chunks, if tags depend on them
+        (CHUNKS, CHUNKS_TYPE),  # of an unsafe text, if tags depend on them
         ("use", pa.string()),  # train, heldout, unselected or duplicate
         (REASON, pa.string()),
     ]
@@ -149,7 +150,7 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
     is_copy, _ = selection.find_copies(ids)
     chunks = batch.column(CHUNKS).to_pylist() if selection.by_chunk else [None] * len(batch)
     rows = []
-    for id, text, score, is_heldout, copied, chunk_scores in zip(
+    for id, text, score, is_heldout, copied, scored_chunks in zip(
         ids,
         batch.column("text").to_pylist(),
         batch.column("score").to_pylist(),
@@ -168,7 +169,7 @@ def select_raw(batch: pa.Table, selection: Selection) -> pa.Table:
         use = DUPLICATE if copied else use
         unsafe = valid and score >= selection.tag_from
         row = _row(id, text, id, RAW, score if valid else None, unsafe, use, reason)
-        rows.append(row | {CHUNKS: chunk_scores if unsafe and use == TRAIN else None})
+        rows.append(row | {CHUNKS: scored_chunks if unsafe and use == TRAIN else None})
     return pa.Table.from_pylist(rows, schema=SELECTED)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from safety_ray.core.chunks import Chunk, middle_of_most_harmful
+
 # Where a text may be split, best first: between paragraphs, lines, sentences, words.
 _BREAKS = (r"\n[^\S\n]*\n\s*", r"\n\s*", r"(?<=[.!?…。！？])[\"'”’)\]]*\s*", r"\s+")
 _SEPARATOR = "\n\n"
@@ -50,15 +52,12 @@ def _split(text: str, span: Span, max_chars: int, level: int) -> list[Span]:
     return spans
 
 
-def most_harmful_chunk(text: str, chunk_scores: list[int] | None, max_chars: int) -> str:
-    """Return the chunk of `text` with the highest classifier score, or the first chunk without scores.
-
-    `chunk_scores` are the classifier's scores of equal shares of the text, in order.
-    """
+def most_harmful_span(text: str, chunks: list[Chunk] | None, max_chars: int) -> str:
+    """Return the span of `text` at the middle of the classifier's most harmful chunk; without, the first."""
     spans = split_text(text, max_chars)
-    if len(spans) == 1 or not chunk_scores:
+    if len(spans) == 1 or not chunks:
         return text[slice(*spans[0])]
-    middle = (chunk_scores.index(max(chunk_scores)) + 0.5) / len(chunk_scores) * len(text)
+    middle = middle_of_most_harmful(chunks)
     return text[slice(*next((span for span in spans if middle < span.end), spans[-1]))]
 
 

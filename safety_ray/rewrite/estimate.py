@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from safety_ray.core import dataset
+from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.records import SCORED_TEXT, stable_hash
 from safety_ray.llm.engine import SECONDS, USAGE
 from safety_ray.rewrite.recipes import RECIPES
@@ -107,7 +108,7 @@ def format_estimate(estimate: dict[str, Any]) -> str:
 
 def sample_documents(config: RewriteConfig, recipe_of: dict[int, str]) -> pa.Table:
     """Return the `dry_run_rows` documents with the lowest hashes: the same ones in every run."""
-    optional = ("id", "text", "score", "chunk_scores", "probs")
+    optional = ("id", "text", "score", CHUNKS, "probs")
     names = [name for name in optional if name in dataset.columns(config.scored)]
     lowest = partial(lowest_hashes, scores=sorted(recipe_of), seed=config.seed, limit=config.dry_run_rows)
     scored = dataset.read(config.scored, SCORED_TEXT).select_columns(names)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from safety_ray.core import dataset
+from safety_ray.core.chunks import CHUNKS, CHUNKS_TYPE
 from safety_ray.core.records import ENSEMBLE, Column, stable_hash, without
 from safety_ray.llm import prompts
 from safety_ray.llm.engine import MESSAGES, USAGE
@@ -25,8 +26,8 @@ DOCUMENT_TASK = "document_task"
 """Column of a chunk's task: the id of the task of its document."""
 CHUNK = "chunk"
 """Column of a chunk's task: its position among the chunks of its document."""
-SOURCE_CHUNKS = "source_chunk_scores"
-"""Column of a document's task: the classifier's scores of its chunks, if they are known."""
+SOURCE_CHUNKS = "source_chunks"
+"""Column of a document's task: its chunks with their scores, if they are known."""
 REJECTED_SOURCE = Column(dataset.SOURCE, pa.string(), "the source text")
 """Column of rejected rows, for another attempt and for people; null in accepted rows."""
 _TASK_COLUMNS = {
@@ -39,7 +40,7 @@ _TASK_COLUMNS = {
     "harm": pa.string(),  # the type of harm, if the recipe uses it
     "source_score": pa.int8(),
     SOURCE: pa.string(),
-    SOURCE_CHUNKS: pa.list_(pa.int8()),
+    SOURCE_CHUNKS: CHUNKS_TYPE,
     "engine": pa.string(),
     "messages": MESSAGES,
 }
@@ -50,7 +51,7 @@ CHUNK_COLUMNS = {
     "source_end": pa.int32(),
 }
 _SOURCE_COLUMNS = (
-    *("text", "score", "probs", "chunk_scores", "label", "token_count"),
+    *("text", "score", "probs", CHUNKS, "label", "token_count"),
     *(column.name for column in ENSEMBLE),
     *(PARTS, SIMILARITY, *USAGE),
 )
@@ -77,7 +78,7 @@ class TaskOptions:
 
 def from_documents(batch: pa.Table, recipe_of: dict[int, str], options: TaskOptions) -> pa.Table:
     """Return a task for each scored row whose score has a recipe; drop other rows."""
-    names = ["id", "text", "score", *(n for n in ("chunk_scores",) if n in batch.column_names)]
+    names = ["id", "text", "score", *([CHUNKS] if CHUNKS in batch.column_names else [])]
     rows = [
         {"root_id": row["id"], "source_score": row["score"], "recipe": recipe_of[row["score"]], **row}
         for row in batch.select(names).to_pylist()
@@ -105,7 +106,7 @@ def from_rejected(batch: pa.Table, options: TaskOptions) -> pa.Table:
             **row,
             "id": row["source_id"],
             "text": row[REJECTED_SOURCE.name],
-            "chunk_scores": row[SOURCE_CHUNKS],
+            CHUNKS: row[SOURCE_CHUNKS],
             "last_style": row["style"],
         }
         for row in batch.select(names).to_pylist()
@@ -134,12 +135,12 @@ def _task(row: dict[str, Any], options: TaskOptions) -> dict[str, Any]:
         "harm": (row.get("harm") or harm_of(row["text"])) if recipe.uses_harm_type else None,
         "source_score": row["source_score"],
         SOURCE: row["text"],
-        SOURCE_CHUNKS: row.get("chunk_scores"),
+        SOURCE_CHUNKS: row.get(CHUNKS),
         "engine": options.engine,
     }
     if is_long(task, options.max_chars):
         return task | {"messages": None}  # its chunks get messages
-    document = chunking.most_harmful_chunk(row["text"], row.get("chunk_scores"), options.max_chars)
+    document = chunking.most_harmful_span(row["text"], row.get(CHUNKS), options.max_chars)
     return task | {"messages": _messages(task, id, document, options)}
 
 

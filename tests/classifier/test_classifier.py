@@ -21,9 +21,9 @@ def test_classifier_combine_takes_worst_chunk() -> None:
         torch.tensor([0, 0, 0, 0.4, 0.6, 0]),
         torch.tensor([0, 0, 0, 0, 0.9, 0.1]),
     )
-    found = combine(torch.stack([safe, unsafe, sure]))
+    found = combine(torch.stack([safe, unsafe, sure]), [10, 20, 25])
     assert found.score == 4
-    assert found.chunk_scores == [0, 4, 4]
+    assert found.scored_chunks == [{"end": 10, "score": 0}, {"end": 20, "score": 4}, {"end": 25, "score": 4}]
     assert found.probs[4] == pytest.approx(0.9)
 
 
@@ -34,8 +34,9 @@ def test_classifier_scores_long_text_by_worst_chunk(classifier: Path, corpus: Pa
     calm = " ".join(r["text"] for r in rows if r["label"] == 0)[:4000]
     passage = "\n".join([worst] * 5)  # long enough to fill a chunk at any position
     [prediction] = clf.predict([f"{calm}\n{passage}\n{calm}"])
-    assert prediction.chunk_scores.count(0) > 3
-    assert prediction.score == max(prediction.chunk_scores) >= 4
+    scores = [chunk["score"] for chunk in prediction.scored_chunks]
+    assert scores.count(0) > 3
+    assert prediction.score == max(scores) >= 4
 
 
 def test_fitted_classifier_separates_safe_from_unsafe(classifier: Path) -> None:

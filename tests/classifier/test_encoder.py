@@ -26,6 +26,31 @@ def test_encoder_embeddings_match_sentence_transformers() -> None:
     assert torch.allclose(vectors.view(-1, 7, 384).norm(dim=-1), torch.ones(len(TEXTS), 7), atol=1e-4)
 
 
+def test_encoder_splits_texts_at_ends_of_tokens() -> None:
+    encoder = Encoder(max_tokens=16)
+    texts = [
+        "",
+        "one",
+        f"Cafe\u0301 \u6771\u4eac, \U0001f600 [SEP] {' '.join(TEXTS)}  ",
+        "unbelievabilities " * 9,
+    ]
+    chunked, ends = encoder.split(texts)
+    assert chunked == encoder.chunk_ids(texts)
+    assert ends[:2] == [[0], [3]]
+    for text, chunks, ends_of_text in zip(texts, chunked, ends, strict=True):
+        assert len(chunks) == len(ends_of_text)
+        assert ends_of_text == sorted(ends_of_text)
+        assert ends_of_text[-1] == len(text)
+        offsets = iter(
+            encoder.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        )
+        for n, (chunk, end) in enumerate(zip(chunks, ends_of_text, strict=True)):
+            tokens = [next(offsets) for _ in chunk[1:-1]]
+            if n < len(chunks) - 1:
+                assert end == max(stop for _, stop in tokens)
+    assert min(len(ends[2]), len(ends[3])) > 2
+
+
 def test_encoder_chunks_contain_every_token_once() -> None:
     encoder = Encoder(device="cpu", max_tokens=16)
     text = " ".join(f"word{i}" for i in range(60))

@@ -59,8 +59,8 @@ def test_sequence_classifier_probabilities_match_transformers(tmp_path: Path, mo
     for text, prediction in zip(TEXTS, found, strict=True):
         if text != TEXTS[1]:
             assert torch.allclose(torch.tensor(prediction.probs), by_transformers(folder, text), atol=1e-5)
-    assert len(found[1].chunk_scores) > 3  # cut at the 64 tokens that the model takes
-    assert found[1].score == max(found[1].chunk_scores)
+    assert len(found[1].scored_chunks) > 3  # cut at the 64 tokens that the model takes
+    assert found[1].score == max(chunk["score"] for chunk in found[1].scored_chunks)
 
 
 def test_sequence_classifier_is_calibrated_by_fit_and_reloads(tmp_path: Path) -> None:

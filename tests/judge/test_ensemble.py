@@ -77,7 +77,7 @@ def test_ensemble_keeps_both_scores_and_takes_maximum(
         assert row["text"] == TEXTS[name]
         assert row["classifier_score"] == own[name].score
         assert row["probs"] == pytest.approx(own[name].probs, abs=0.02)
-        assert row["chunk_scores"] == own[name].chunk_scores
+        assert row["scored_chunks"] == own[name].scored_chunks
         assert (row["judge_score"], row["judge_reason"]) == (JUDGED[name], f"it says {JUDGED[name]}")
         assert row["judged_by"] == "openai:judge-7b"
         assert row["score"] == max(own[name].score, JUDGED[name])
@@ -105,7 +105,7 @@ def test_score_stage_runs_judge_only_without_classifier(tmp_path: Path, ray_clus
     assert set(record["inputs"]) == {"documents"}
     (row,) = dataset.table(str(tmp_path / "out")).to_pylist()
     require(SCORED, list(row), "out")
-    assert (row["score"], row["judge_score"], row["probs"], row["chunk_scores"]) == (5, 5, None, None)
+    assert (row["score"], row["judge_score"], row["probs"], row["scored_chunks"]) == (5, 5, None, None)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def write_scored(
     for number in range(documents):
         text = " ".join(rng.choices(WORDS, k=rng.randint(1, 120))) + rng.choice(["", "\n", *HOSTILE])
         row = {"id": f"web-{number}", "text": text, "score": rng.randrange(6), "url": f"http://x/{number}"}
-        rows.append(row | {"probs": [0.5] * 6, "chunk_scores": [1, 2]})
+        rows.append(row | {"probs": [0.5] * 6, "scored_chunks": [{"end": len(text), "score": 1}]})
         if split:
             rows[-1]["split"] = "heldout" if number % 7 == 3 else rng.choice(["train", None])
     fields = [*schema(SCORED), pa.field("url", pa.string())]

@@ -78,19 +78,20 @@ def test_pack_stage_tags_beginning_and_learns_only_tags_of_unsafe(tmp_path: Path
     assert record["tags"] == sum(began.values()) > 10
 
 
-def test_pack_stage_tags_by_chunk_scores(tmp_path: Path, ray_cluster: None) -> None:
+def test_pack_stage_tags_by_chunk(tmp_path: Path, ray_cluster: None) -> None:
+    chunks = [{"end": 200, "score": 0}, {"end": 300, "score": 5}]
     rows = [
-        {"id": f"w{n}", "text": "calm " * 40 + "hate " * 39 + str(n), "score": 5, "chunk_scores": [0, 5]}
+        {"id": f"w{n}", "text": "calm " * 40 + "hate " * 19 + f"{n:04}", "score": 5, "scored_chunks": chunks}
         for n in range(30)
-    ]  # fmt: skip
+    ]
     write_table(pa.Table.from_pylist(rows), str(tmp_path / "scored" / "a.parquet"))
     config = PackConfig(
         scored=str(tmp_path / "scored"), output=str(tmp_path / "out"), vocab_size=300, row_length=LENGTH,
         tag_rate=1.0, tag_scope="chunk", heldout_share=0.0,
     )  # fmt: skip
     record = pack_documents(config)
-    assert record["tags"] == 30 * 40
-    bare = pa.Table.from_pylist(rows).drop_columns(["chunk_scores"])
+    assert record["tags"] == 30 * 20
+    bare = pa.Table.from_pylist(rows).drop_columns(["scored_chunks"])
     write_table(bare, str(tmp_path / "none" / "a.parquet"))
-    with pytest.raises(UserError, match="has no column 'chunk_scores'"):
+    with pytest.raises(UserError, match="has no column 'scored_chunks'"):
         pack_documents(replace(config, scored=str(tmp_path / "none"), output=str(tmp_path / "other")))

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from safety_ray.core import tag
+from safety_ray.core.chunks import Chunk
 from safety_ray.pack.encode import encode_rows
 from safety_ray.pack.rows import pack_rows
 from safety_ray.pack.selection import SELECTED
@@ -41,13 +42,17 @@ def merged_bytes() -> Vocabulary:
     return tables(tokenizer, tag.TAG, "the tokenizer")
 
 
+def thirds(text: str, scores: list[int]) -> list[Chunk]:
+    return [{"end": -(-len(text) * (n + 1) // 3), "score": score} for n, score in enumerate(scores)]
+
+
 def selected() -> pa.Table:
     recipes = ("raw", "raw", "raw", "refuse")
     rows: list[dict[str, Any]] = [
         {
             "id": f"d{n}", "source_id": f"s{n}", "text": TEXTS[n % len(TEXTS)], "recipe": recipes[n % 4],
             "unsafe": n % 4 < 2, "use": "train", "score": n % 6,
-            "chunk_scores": [0, 5, 1] if n % 5 == 0 else None,
+            "scored_chunks": thirds(TEXTS[n % len(TEXTS)], [0, 5, 1]) if n % 5 == 0 else None,
         }
         for n in range(60)
     ]  # fmt: skip

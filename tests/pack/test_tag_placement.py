@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray.core import tag
+from safety_ray.core.chunks import Chunk
 from safety_ray.core.tag_placement import (
     tag_positions,
     word_starts,
@@ -124,8 +125,9 @@ def test_tag_positions_meets_rate_and_varies_by_document() -> None:
 
 
 def test_words_in_chunks_limits_tags_to_unsafe_chunks() -> None:
-    text = "calm calm calm hate hate hate calm calm calm"  # nine words, three chunks of fifteen characters
-    allowed = words_in_chunks(text, [0, 5, 1], 3)
+    text = "calm calm calm hate hate hate calm calm calm"  # nine words of five characters
+    thirds: list[Chunk] = [{"end": 15, "score": 0}, {"end": 30, "score": 5}, {"end": 44, "score": 1}]
+    allowed = words_in_chunks(text, thirds, 3)
     assert allowed.tolist() == [word == "hate" for word in text.split()]
     positions = tag_positions(np.arange(9), 1.0, 0, "d", allowed)
     assert positions.tolist() == [3, 4, 5]
@@ -134,6 +136,10 @@ def test_words_in_chunks_limits_tags_to_unsafe_chunks() -> None:
     assert tag_positions(np.arange(9), 0.5, 0, "d", allowed).tolist() == [
         n for n in unrestricted if 3 <= n <= 5
     ]
-    assert words_in_chunks("", [5], 3).tolist() == []
-    assert words_in_chunks("one", [0, 0, 0, 5], 3).tolist() == [False]
-    assert words_in_chunks(text, [0, 2], 3).all(), "unsafe by a judge's score"
+    short_last: list[Chunk] = [{"end": 39, "score": 0}, {"end": 44, "score": 5}]
+    assert words_in_chunks(text, short_last, 3).tolist() == [False] * 8 + [True]
+    # The same text before a normalizer, with three characters for each.
+    decomposed: list[Chunk] = [{"end": 45, "score": 0}, {"end": 90, "score": 5}, {"end": 132, "score": 1}]
+    assert words_in_chunks(text, decomposed, 3).tolist() == allowed.tolist()
+    assert words_in_chunks("", [{"end": 0, "score": 5}], 3).tolist() == []
+    assert words_in_chunks(text, [{"end": 44, "score": 2}], 3).all(), "unsafe by a judge's score"

@@ -48,7 +48,7 @@ REWRITTEN_ROWS: list[dict[str, Any]] = [
 
 def table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> pa.Table:
     """Return the rows, with values for the other columns of their schema."""
-    defaults = {"probs": [0.5, 0.5], "chunk_scores": [0], "style": "plain"}
+    defaults = {"probs": [0.5, 0.5], "scored_chunks": [{"end": 9, "score": 0}], "style": "plain"}
     return pa.Table.from_pylist([{**defaults, **row} for row in rows], schema(columns))
 
 

@@ -41,7 +41,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, corpus: Path, classifier: P
     predictions = Classifier.load(classifier, "cpu").predict([row["text"] for row in chosen])
     for row, predicted in zip(chosen, predictions, strict=True):
         row |= {"score": predicted.score, "probs": predicted.probs}
-        row["chunk_scores"] = predicted.chunk_scores
+        row["scored_chunks"] = predicted.scored_chunks
     folder = tmp_path_factory.mktemp("scored")
     types = pa.schema([*schema(SCORED), ("url", pa.string()), ("label", pa.int8()), ("family", pa.string())])
     dataset.write_table(pa.Table.from_pylist(chosen, types), str(folder / "part.parquet"))

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_ray.rewrite.chunking import join_source, join_texts, most_harmful_chunk, split_text
+from safety_ray.rewrite.chunking import join_source, join_texts, most_harmful_span, split_text
 
 
 @settings(max_examples=300, deadline=None)
@@ -34,12 +34,17 @@ def test_split_text_prefers_paragraphs_lines_sentences_words() -> None:
     assert chunks("一二三。四五六。", 4) == ["一二三。", "四五六。"]
 
 
-def test_most_harmful_chunk_has_highest_score() -> None:
+def test_most_harmful_span_is_at_middle_of_most_harmful_chunk() -> None:
     text = "\n\n".join(letter * 20 for letter in "abcd")
-    assert most_harmful_chunk(text, [0, 1, 5, 0], 20) == "c" * 20
-    assert most_harmful_chunk(text, [5, 0], 20)[0] == "b"  # the middle of the first half
-    assert most_harmful_chunk(text, None, 20) == most_harmful_chunk(text, [], 20) == "a" * 20
-    assert most_harmful_chunk("short", [3], 20) == "short"
+
+    def span(*chunks: tuple[int, int]) -> str:
+        return most_harmful_span(text, [{"end": end, "score": score} for end, score in chunks], 20)
+
+    assert span((22, 0), (44, 1), (66, 5), (86, 0)) == "c" * 20
+    assert span((60, 5), (86, 0)) == "b" * 20
+    assert span((80, 0), (86, 5)) == "d" * 20  # the last chunk is short
+    assert span() == most_harmful_span(text, None, 20) == "a" * 20
+    assert most_harmful_span("short", [{"end": 5, "score": 3}], 20) == "short"
 
 
 def test_join_texts_returns_span_of_each_text() -> None:

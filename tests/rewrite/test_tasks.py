@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 from documents import RECIPE_OF, drafts_from_template, options
 
+from safety_ray.core.chunks import CHUNKS_TYPE
 from safety_ray.llm.engine import Outcome, with_outcomes
 from safety_ray.rewrite import drafts, tasks
 from safety_ray.rewrite.harm import HARMS
@@ -99,8 +100,10 @@ def test_tasks_split_long_document_and_drafts_join_it() -> None:
         {"id": "long", "text": "\n\n".join(paragraphs) + "\n", "score": 2, "url": "u/long"},
         {"id": "worst", "text": "\n\n".join(paragraphs), "score": 5, "url": "u/worst"},
     ]
-    chunk_scores = pa.array([None, None, [0, 0, 5]], pa.list_(pa.int8()))
-    table = pa.Table.from_pylist(rows).append_column("chunk_scores", chunk_scores)
+    end = len(rows[2]["text"])
+    chunks_of_worst = [{"end": end - 200, "score": 1}, {"end": end, "score": 5}]
+    column = pa.array([None, None, chunks_of_worst], CHUNKS_TYPE)
+    table = pa.Table.from_pylist(rows).append_column("scored_chunks", column)
     direct = tasks.from_documents(table, RECIPE_OF, options(0, 600))
     messages = {row["id"]: row["messages"] for row in direct.to_pylist()}
     assert messages["long/rephrase"] is None
@@ -143,7 +146,7 @@ def test_tasks_split_long_document_and_drafts_join_it() -> None:
 def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
     first = {row["id"]: row for row in direct.to_pylist()}
     names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]
-    names = [*names, "source_chunk_scores"]
+    names = [*names, "source_chunks"]
     rejected = direct.select(names).rename_columns([{"source": "rejected_source"}.get(n, n) for n in names])
     retried = tasks.from_rejected(rejected, options(5, attempt=2)).to_pylist()
     assert {row["id"] for row in retried} == first.keys()
@@ -151,6 +154,6 @@ def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) 
         before = first[row["id"]]
         assert row["style"] != before["style"]
         assert (row["attempt"], before["attempt"]) == (2, 1)
-        same = ("source", "source_id", "root_id", "source_score", "harm", "url", "source_chunk_scores")
+        same = ("source", "source_id", "root_id", "source_score", "harm", "url", "source_chunks")
         assert [row[name] for name in same] == [before[name] for name in same]
         assert row["messages"] != before["messages"]

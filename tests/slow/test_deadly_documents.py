@@ -146,7 +146,13 @@ def test_score_rejects_document_that_ends_its_workers(
 def write_scored(folder: Path, texts: list[str], score: int) -> None:
     """Write documents d00, d01, ... with `score`."""
     rows = [
-        {"id": f"d{n:02}", "text": text, "score": score, "probs": [0.5] * 6, "chunk_scores": [score]}
+        {
+            "id": f"d{n:02}",
+            "text": text,
+            "score": score,
+            "probs": [0.5] * 6,
+            "scored_chunks": [{"end": len(text), "score": score}],
+        }
         for n, text in enumerate(texts)
     ]
     dataset.write_table(pa.Table.from_pylist(rows, schema(SCORED)), str(folder / "rows.parquet"))

@@ -64,7 +64,7 @@ class Writer:
 def folder(tmp_path: Path) -> Path:
     rows = [
         {"id": f"d{n:04}", "text": f"Note d{n:04} tells of a quarrel in the street.", "score": 3}
-        | {"probs": [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], "chunk_scores": [3]}
+        | {"probs": [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], "scored_chunks": [{"end": 9, "score": 3}]}
         for n in range(ROWS)
     ]
     table = pa.Table.from_pylist(rows, schema(SCORED))

@@ -59,7 +59,10 @@ def documents() -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
         rows.append({"id": name, "text": PLAIN.format(name), "score": 3})
         replies[name] = kind_and_reply
     for row in rows:
-        row |= {"probs": [float(n == row["score"]) for n in range(6)], "chunk_scores": [row["score"]]}
+        row |= {
+            "probs": [float(n == row["score"]) for n in range(6)],
+            "scored_chunks": [{"end": len(row["text"]), "score": row["score"]}],
+        }
     return rows, replies
 
 
