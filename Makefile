@@ -25,10 +25,13 @@ reproduce: setup  ## the paper's experiment in miniature, on real text: needs SA
 	$(PY) -m jobs.evaluate configs/evaluate/reproduce-135m-targets.yaml
 	$(PY) -m jobs.evaluate configs/evaluate/reproduce-135m-judge.yaml answers=runs/reproduce/evaluate-135m-targets \
 	  output=runs/reproduce/judge-again-135m-targets
+	$(PY) -m jobs.evaluate configs/evaluate/reproduce-135m-unseen.yaml model=runs/reproduce/pretrain-135m-targets \
+	  drop_by=word output=runs/reproduce/unseen-135m-targets
 	$(PY) -m jobs.rewrite configs/rewrite/reproduce.yaml
 	$(PY) -m jobs.ablate configs/ablate/reproduce.yaml "only=[raw,rewrites,rewrites-tags]"
 	$(PY) scripts/summarize.py runs/reproduce "135M=runs/reproduce/evaluate-135m-targets" \
-	  "135M, second judge=runs/reproduce/judge-again-135m-targets" "7M=runs/reproduce/ablate"
+	  "135M, second judge=runs/reproduce/judge-again-135m-targets" \
+	  "135M, unseen sets=runs/reproduce/unseen-135m-targets" "7M=runs/reproduce/ablate"
 
 check: setup  ## style, types, import contracts and prose
 	$(PY) -m ruff check .

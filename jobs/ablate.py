@@ -30,7 +30,6 @@ from jobs.pretrain import PretrainConfig, pretrain_model
 from safety_ray.core import artifact, filesystem
 from safety_ray.core.config import from_dict, setting
 from safety_ray.core.errors import DriverUnusable, UserError, correctable, nearest
-from safety_ray.core.records import SCORES
 from safety_ray.evaluate import ablation, ablation_figure, ablation_page
 from safety_ray.evaluate.ablation import BASE, BENIGN, SAFETY, Evaluation
 from safety_ray.evaluate.decoders import BEAM, DECODERS, SAFEBEAM
@@ -160,7 +159,7 @@ def _arm_steps(config: AblateConfig, arms: dict[str, Arm], name: str, seed: int)
     pack = make(PackConfig, "pack", base_name, {"output": f"{base}/pack", "seed": seed})
     fixed = {"output": f"{base}/pretrain", "rows": pack.output, "seed": seed}
     pretrain = make(PretrainConfig, "pretrain", base_name, fixed)
-    model, tagged = pretrain.output, pack.tag_rate > 0 and pack.learn_tags and pack.tag_from < SCORES
+    model, tagged = pretrain.output, pack.inserts_tags and pack.learn_tags
 
     def evaluation(stage: str) -> Step:
         fixed = {"model": model, "output": f"{folder}/evaluate-{stage}", "chat": stage != BASE}

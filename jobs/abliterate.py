@@ -39,8 +39,8 @@ class AbliterateConfig:
     model: str = setting("Hugging Face folder or hub id, or output folder of pretrain or finetune")
     output: str = setting("folder to write; the model is in <output>/model", identity=False)
     prompt_sets: list[str] = setting(
-        f"{DOCUMENTS} (beginnings of documents), files of your own (.csv or .jsonl with columns 'prompt' and "
-        f"'kind') or published sets below data: {prompt_sets.summary()}; empty: {DOCUMENTS}",
+        f"{DOCUMENTS} (beginnings of documents), files of your own (.csv, .jsonl or .parquet with columns "
+        f"'prompt' and 'kind') or published sets below data: {prompt_sets.summary()}; empty: {DOCUMENTS}",
         factory=list,
     )
     data: str = setting("folder with the files of the published sets", default="", identity=False)
@@ -77,7 +77,7 @@ class AbliterateConfig:
 
 def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
     """Write the changed model. Return the record; a finished folder is skipped."""
-    inputs = prompts.inputs(config.documents, config.prompt_sets)
+    inputs = prompts.inputs(config.documents, config.prompt_sets, config.data)
     inputs |= model_path.as_input("model", config.model)
     described = None if artifact.is_finished(config.output) else model.describe(config.model, config.tag)
     out = artifact.begin(config.output, config, inputs=inputs)
@@ -114,12 +114,12 @@ def abliterate_model(config: AbliterateConfig) -> dict[str, Any]:
 
 def _choose(config: AbliterateConfig) -> dict[str, list[Prompt]]:
     """Return the prompts by kind. Raises UserError if there are none of a kind."""
-    safe, unsafe = documents.choose(
+    sample = documents.choose(
         config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
         limit=_SPARE * config.max_prompts, seed=config.seed, heldout=False,
-    ) if config.documents else ([], [])  # fmt: skip
+    ) if config.documents else None  # fmt: skip
     samples = prompts.choose(
-        config.prompt_sets or [DOCUMENTS], config.data, safe, unsafe,
+        config.prompt_sets or [DOCUMENTS], config.data, sample,
         words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
     )  # fmt: skip
     chosen: dict[str, list[Prompt]] = {HARMFUL: [], HARMLESS: []}

@@ -43,7 +43,7 @@ from safety_ray.evaluate import (
 )
 from safety_ray.evaluate.ability import AbilityTask
 from safety_ray.evaluate.config import EvaluateConfig
-from safety_ray.evaluate.documents import Document
+from safety_ray.evaluate.documents import Chosen
 from safety_ray.evaluate.endpoint import Endpoint
 from safety_ray.evaluate.judges import JUDGES
 from safety_ray.evaluate.judges.harm_classifier import describe
@@ -68,12 +68,13 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     try:
         if config.answers:
             rows, too_long = results.read(config.answers), 0
+            values |= results.training_size(config.answers)
         elif described is None:
             rows, too_long, values = _ask(config, out)
         else:
             rows, too_long, values = _answer(config, described, workers, out)
         if config.compare_to:
-            rows = [*rows, *results.compared(rows, config.compare_to)]
+            rows = results.with_compared(rows, config.compare_to)
             values["compared_to"] = config.compare_to
         rows = _judge(config, rows, workers, out)
     finally:
@@ -81,8 +82,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     models = {name: _model_of_judge(config, name) for name in config.judges}
     table = measure.rate_table(rows, models, seed=config.seed, resamples=config.resamples)
     differences = measure.difference_table(rows, seed=config.seed, resamples=config.resamples)
-    values |= measure.headline(table, differences)
-    values |= {"judges": measure.judge_errors(models), "rates": table, "differences": differences}
+    judges = measure.judge_errors(models)
+    values |= measure.headline(table, differences, [name for name in judges if judges[name]["trusted"]])
+    values |= {"judges": judges, "rates": table, "differences": differences}
     values["warnings"] = page.warnings(values)
     _write(out, rows, values, title=config.model or config.endpoint.model or config.answers)
     prompts = len({(row["prompt_set"], row["kind"], row["id"]) for row in rows})
@@ -107,7 +109,8 @@ def _model_of_judge(config: EvaluateConfig, name: str) -> str:
 
 
 def _inputs(config: EvaluateConfig) -> dict[str, str]:
-    inputs = prompts.inputs(config.documents, config.prompt_sets)
+    inputs = prompts.inputs(config.documents, config.prompt_sets, config.data)
+    inputs |= {f"lm_tasks.{task}": task for task in config.lm_tasks if ability.is_file(task)}
     if config.needs("classifier"):
         inputs |= packaged.as_input(config.classifier)
     if config.compare_to:
@@ -117,27 +120,27 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
     return inputs | model_path.as_input("model", config.model)
 
 
-def choose_samples(config: EvaluateConfig) -> tuple[list[Document], list[Document], prompts.Samples]:
-    """Return safe documents, unsafe documents and prompts. Raises UserError if there are not enough."""
-    safe, unsafe = documents.choose(
+def choose_samples(config: EvaluateConfig) -> tuple[Chosen | None, prompts.Samples]:
+    """Return the documents, if there are any, and the prompts. Raises UserError if there are not enough."""
+    chosen = documents.choose(
         config.documents, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
         limit=config.max_documents, seed=config.seed, source=config.source, group=config.group,
         category=config.category,
-    ) if config.documents else ([], [])  # fmt: skip
+    ) if config.documents else None  # fmt: skip
     names = config.prompt_sets or ([DOCUMENTS] if config.documents else [])
     samples = prompts.choose(
-        names, config.data, safe, unsafe,
+        names, config.data, chosen,
         words=config.prompt_words, limit=config.max_prompts, seed=config.seed,
         skip=config.skip_prompts, columns=config.prompt_columns,
     )  # fmt: skip
-    return safe, unsafe, samples
+    return chosen, samples
 
 
 def _ask(config: EvaluateConfig, out: artifact.Artifact) -> tuple[list[results.Row], int, dict[str, Any]]:
     """Return the endpoint's answers, the number of prompts that it refused, and the counts of prompts."""
     endpoint = Endpoint(config.endpoint)
     names = endpoint.choose(config.decoders)
-    _, _, samples = choose_samples(config)
+    _, samples = choose_samples(config)
     rows, refused = asking.ask(
         endpoint, prompts.flat(samples), names, config.decoding(None, frozenset()),
         chat=config.chat, seed=config.seed, samples=config.samples, parts=out.sub("parts"),
@@ -160,14 +163,15 @@ def _answer(
 ) -> tuple[list[results.Row], int, dict[str, Any]]:
     """Return the answers, the number of prompts that do not fit, and the metrics of the documents."""
     names = decoders.choose(config.decoders, described.tag_id)
-    safe, unsafe, samples = choose_samples(config)
+    chosen, samples = choose_samples(config)
+    both = [*chosen.safe, *chosen.unsafe] if chosen else []
     encoded = tasks.encode_prompts(
         described, prompts.flat(samples), max_new_tokens=config.max_new_tokens, chat=config.chat
     )
     answering = tasks.answer_tasks(
         encoded, names, size=config.prompts_at_once, seed=config.seed, samples=config.samples
     )
-    reading = tasks.read_tasks(described, [*safe, *unsafe], document_tokens=config.document_tokens)
+    reading = tasks.read_tasks(described, both, document_tokens=config.document_tokens)
     results_of = workers.run([*answering, *reading], "answer", "answers and documents")
     able = [AbilityTask(ability.absolute(task), config.lm_limit, config.seed) for task in config.lm_tasks]
     abilities = workers.run(able, "ability", "tasks") if able else {}
@@ -180,28 +184,24 @@ def _answer(
     reason = f"with max_new_tokens={config.max_new_tokens}, the prompt exceeds the model's context"
     _reject([({"tokens": n}, p, reason) for p, n in encoded.too_long], out)
     values: dict[str, Any] = {"prompts": prompts.counts(samples, encoded.prompts)}
-    trained = model.tokens_per_parameter(config.model)
-    if trained is not None:
-        values["tokens_per_parameter"] = round(trained, 2)
+    values |= model.training_size(config.model)
     if able:
         values["ability"] = {
             name: metrics for [tasks_of] in abilities.values() for name, metrics in tasks_of.items()
         }
-    if safe:
+    if chosen:
         readings = [Reading(**row) for row in tasks.rows_of(reading, results_of, tasks.READ)]
-        values |= metrics.reading_metrics(
-            [*safe, *unsafe], readings, seed=config.seed, resamples=config.resamples
-        )
+        values |= metrics.reading_metrics(both, readings, seed=config.seed, resamples=config.resamples)
         if described.tag_id is not None:
-            both = [*safe, *unsafe]
             ends = tasks.word_ends(described, both, document_tokens=config.document_tokens)
             values["signal"] = signal.signal_metrics(
-                signal.signals(both, readings, ends), tag_rate=config.tag_rate,
+                signal.signals(both, readings, ends),
+                tag_rate=config.tag_rate or model.tag_rate(config.model),
                 false_alarms=config.stop_false_alarms, seed=config.seed, resamples=config.resamples,
             )  # fmt: skip
         values["counts"] = {
-            "safe_documents": len(safe),
-            "unsafe_documents": len(unsafe),
+            "safe_documents": len(chosen.safe),
+            "unsafe_documents": len(chosen.unsafe),
             "tokens": sum(reading.tokens for reading in readings),
         }
     return rows, len(encoded.too_long), values

@@ -21,6 +21,7 @@ from safety_ray.core.markdown import percent, points, table
 from safety_ray.evaluate.ablation import STAGES
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM
 from safety_ray.evaluate.figure import percentages
+from safety_ray.evaluate.page import judge_error
 from safety_ray.evaluate.prompt_sets import KINDS
 
 Line = dict[str, Any]
@@ -36,7 +37,8 @@ def main(output: Path, evaluations: dict[str, Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "safe-beam.png").write_bytes(drawing.png(plot(lines)))
     warnings = {warning for metrics in values.values() for warning in metrics.get("warnings", [])}
-    (output / "README.md").write_text(page(lines, sorted(warnings), evaluations))
+    judges = {name: judge for metrics in values.values() for name, judge in metrics["judges"].items()}
+    (output / "README.md").write_text(page(lines, judges, sorted(warnings), evaluations))
     print(f"summary: {output / 'README.md'}")
 
 
@@ -67,7 +69,9 @@ def compare(name: str, metrics: Line) -> list[Line]:
     return lines
 
 
-def page(lines: list[Line], warnings: list[str], evaluations: dict[str, Path]) -> str:
+def page(
+    lines: list[Line], judges: dict[str, Line], warnings: list[str], evaluations: dict[str, Path]
+) -> str:
     """Return the Markdown page."""
     rows = [
         [
@@ -83,6 +87,8 @@ def page(lines: list[Line], warnings: list[str], evaluations: dict[str, Path]) -
         for line in lines
     ]
     head = ["model", "prompts", "judge", "beam search", "Safe Beam Search", "difference in points"]
+    shown = {line["judge"] for line in lines}
+    errors = [[name, judge_error(judges[name]["errors"])] for name in judges if name in shown]
     return "\n".join(
         [
             "# Answers in which a judge finds harm",
@@ -90,6 +96,8 @@ def page(lines: list[Line], warnings: list[str], evaluations: dict[str, Path]) -
             "![harmful answers by both searches](safe-beam.png)",
             "",
             *table(head, rows, 3),
+            "",
+            *table(["judge", "error on answers with human labels"], errors, 2),
             "",
             "Intervals are 95%. More about each judge, P(tag) and perplexity:",
             "",
@@ -142,4 +150,7 @@ if __name__ == "__main__":
     pairs = [argument.rpartition("=") for argument in sys.argv[2:]]
     if not pairs or not all(name and folder for name, _, folder in pairs):
         sys.exit("usage: python scripts/summarize.py OUTPUT NAME=FOLDER [NAME=FOLDER ...]")
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        sys.exit(f"NAME must be different for each FOLDER, not {', '.join(names)}.")
     main(Path(sys.argv[1]), {name: Path(folder) for name, _, folder in pairs})

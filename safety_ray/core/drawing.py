@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 VERMILLION, BLUE, GREEN, PURPLE, GREY = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#8a857c"
+ORANGE, SKY = "#E69F00", "#56B4E9"
 INK, SOFT, LINE = "#1c1b19", "#6a665f", "#e4e0d8"
 """colors of texts, of frames and secondary texts, and of the grid"""
 ERROR_BARS: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.9, "alpha": 0.7}

@@ -10,7 +10,8 @@ MISSING = "–"
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
     """Return the lines of a Markdown table; the first `texts` columns are texts, the others numbers."""
     marks = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
+    lines = ([cell.replace("|", r"\|") for cell in cells] for cells in (head, marks, *rows))
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def number(value: float | None, digits: int = 3) -> str:

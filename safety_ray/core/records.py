@@ -121,6 +121,11 @@ def without(batch: pa.Table, *names: str) -> pa.Table:
     return batch.drop_columns([name for name in names if name in batch.column_names])
 
 
+def valid_text(text: str) -> str:
+    """Return `text` with half a surrogate pair replaced, which JSON may have, and UTF-8 and Arrow cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def stable_hash(*parts: object) -> int:
     """Return a 64-bit hash of `parts` that is the same in every process."""
     text = "\x1f".join(str(part) for part in parts)

@@ -26,9 +26,20 @@ def summarize(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         # A model without the tag has no AUROC of P(tag), for example.
         "results": {k: results.get(k) for k in RESULTS} if results else {},
         "intervals": {k: results[f"{k}_interval"] for k in RESULTS if f"{k}_interval" in results},
+        "judge": _judge(results),
         "warnings": results.get("warnings", []),
         "endpoint": records["endpoint"]["answers"] if "endpoint" in records else {},
     }
+
+
+def _judge(results: dict[str, Any]) -> str:
+    """Return the judge of the rates with its errors on answers with human labels; empty without rates."""
+    name = results.get("unsafe_rate_judge")
+    errors = results["judges"][name]["errors"] if name else None
+    if errors is None:
+        return f"{name}, whose errors were not measured" if name else ""
+    misses, alarms = (1 - errors[key] for key in ("sensitivity", "specificity"))
+    return f"{name}, which misses {misses:.0%} of harmful answers and has {alarms:.0%} false alarms"
 
 
 def summary_table(summary: dict[str, Any]) -> str:
@@ -51,6 +62,8 @@ def summary_table(summary: dict[str, Any]) -> str:
         lines.append(f"{key:<22}{'-' if value is None else f'{value:.3f}':>10}")
         if key in summary["intervals"]:
             lines[-1] += " ({:.3f} to {:.3f})".format(*summary["intervals"][key])
+    if summary["judge"]:
+        lines.append(f"judge of the rates: {summary['judge']}")
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     for mode, answer in summary["endpoint"].items():
         lines.append(f"\nendpoint, {mode}: {json.dumps(answer, ensure_ascii=False)}")

@@ -92,6 +92,12 @@ def plain_backend(backend: Any) -> Any:
     return plain
 
 
+def start_ids(tokenizer: Any) -> list[int]:
+    """Return the token that the tokenizer puts before each text, if it does: [BOS] or []."""
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Return the token ids of `texts`, without control tokens even if a text spells one."""
     return [encoding.ids for encoding in _encodings(tokenizer, texts, offsets=False)]
@@ -106,7 +112,8 @@ def token_ends(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 def _encodings(tokenizer: Any, texts: list[str], *, offsets: bool) -> Any:
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder().values()
-    if any(is_control(token.content) and not token.special for token in added):
+    unmarked = any(is_control(token.content) and not token.special for token in added)
+    if unmarked or backend.truncation is not None or backend.padding is not None:
         backend = plain_backend(backend)
     previous = backend.encode_special_tokens
     backend.encode_special_tokens = True

@@ -203,9 +203,13 @@ def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Exp
     """Return the `number` most likely tokens of each row except the tag, and P(tag), 0 without a tag.
 
     `logits_RV` has shape [rows, vocabulary]. At equal log-probability the token with the smaller id comes
-    first, so that results do not depend on the sort order of a device.
+    first, so that results do not depend on the sort order of a device. Raises UserError if one is NaN.
     """
     log_probs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
+    if log_probs_RV.isnan().any():
+        raise UserError(
+            "the model's output is not finite; use another checkpoint, or convert this one to bfloat16."
+        )
     p_tags = [0.0] * len(log_probs_RV)
     if tag_id is not None:
         # Python floats have double precision, in which very small probabilities still differ.

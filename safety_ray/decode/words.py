@@ -37,7 +37,12 @@ def word_starts(tokenizer: Any) -> WordStarts:
     """Return the table of a tokenizer of transformers, byte-level BPE or SentencePiece."""
     names = tokenizer.get_vocab()
     flags = bytearray(max(names.values(), default=-1) + 1)
+    # SentencePiece has a token for each byte, in case that a character has none: `<0x0A>` is a line break.
+    of_bytes = {f"<0x{byte:02X}>": chr(byte) for byte in range(0x100)}
+    if not of_bytes.keys() <= names.keys():
+        of_bytes = {}
     for name, token in names.items():
+        name = of_bytes.get(name, name)
         spaces = [ord(character) in _SPACES for character in name]
         if any(before and not after for before, after in pairwise(spaces)):
             flags[token] |= _BEGINS

@@ -19,15 +19,13 @@ import torch
 from safety_ray.core.batching import batches_by_length
 from safety_ray.core.errors import UserError
 from safety_ray.core.markdown import table
-from safety_ray.core.tag import encode
+from safety_ray.core.tag import encode, start_ids
 from safety_ray.evaluate import decoders
 from safety_ray.evaluate.decoders import GREEDY
-from safety_ray.evaluate.model import start_ids
-from safety_ray.evaluate.reading import padded
+from safety_ray.evaluate.reading import MAX_LOGITS, padded
 from safety_ray.evaluate.settings import Decoding
 
 ABILITY = "ability"
-_MAX_LOGITS = 1 << 25
 _NEW_TOKENS = 256  # the harness's default
 
 
@@ -50,7 +48,7 @@ class AbilityTask:
 
 def title(task: str) -> str:
     """Return the name under which the results of a task are reported."""
-    return Path(task).stem if _is_file(task) else task
+    return Path(task).stem if is_file(task) else task
 
 
 def check(tasks: list[str]) -> None:
@@ -64,12 +62,12 @@ def check(tasks: list[str]) -> None:
             "lm_tasks needs the package lm-eval; install it with .venv/bin/pip install --no-deps -r "
             "requirements/lm-eval.txt."
         ) from None
-    named = [task for task in tasks if not _is_file(task)]
+    named = [task for task in tasks if not is_file(task)]
     known = set(TaskManager().all_tasks) if named else set()
     for task in tasks:
-        if _is_file(task) and not Path(task).is_file():
+        if is_file(task) and not Path(task).is_file():
             raise UserError(f"lm_tasks: the task file '{task}' does not exist.")
-        if not _is_file(task) and task not in known:
+        if not is_file(task) and task not in known:
             raise UserError(
                 f"lm_tasks: lm-eval has no task '{task}'; `python -m lm_eval ls tasks` lists its tasks, or "
                 "give a task file (.yaml)."
@@ -78,7 +76,7 @@ def check(tasks: list[str]) -> None:
 
 def absolute(task: str) -> str:
     """Return a task for a process with another working directory."""
-    return str(Path(task).absolute()) if _is_file(task) else task
+    return str(Path(task).absolute()) if is_file(task) else task
 
 
 def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> dict[str, dict[str, float]]:
@@ -87,7 +85,7 @@ def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> 
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    name, manager = task.task, TaskManager() if not _is_file(task.task) else None
+    name, manager = task.task, TaskManager() if not is_file(task.task) else None
     if manager is None:
         path = Path(task.task)
         # A YAML parser would need lm-eval's own tags, such as `!function`.
@@ -117,7 +115,8 @@ def run(task: AbilityTask, network: Any, tokenizer: Any, decoding: Decoding) -> 
     }
 
 
-def _is_file(task: str) -> bool:
+def is_file(task: str) -> bool:
+    """Return whether a task is a file, and not the name of one."""
     return task.endswith((".yaml", ".yml"))
 
 
@@ -191,7 +190,7 @@ def log_likelihoods(
     vocabulary = network.config.get_text_config().vocab_size
     rows = [(ids[-(positions + 1) :], number) for ids, number in rows]
     values: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-    for batch in batches_by_length([len(ids) for ids, _ in rows], max(1, _MAX_LOGITS // vocabulary)):
+    for batch in batches_by_length([len(ids) for ids, _ in rows], max(1, MAX_LOGITS // vocabulary)):
         ids_BT = padded([rows[n][0] for n in batch], network.device)
         logits_BTV = network(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
         if tag_id is not None:

@@ -109,7 +109,9 @@ def _from_first_arm(
     ]
     lines = measure.difference_table(rows, seed=0, resamples=resamples)
     return [
-        {"stage": stage, "seeds": seeds, **line} for line in lines if line["minus"].startswith(f"{arm}, ")
+        {"stage": stage, "seeds": seeds, **line}
+        for line in lines
+        if line["decoder"].startswith(f"{first}, ") and line["minus"].startswith(f"{arm}, ")
     ]
 
 

@@ -85,8 +85,9 @@ class EvaluateConfig(MeasurementConfig):
         "column with the kind of a document's harm, for P(tag) by category", default="category"
     )
     tag_rate: float = setting(
-        "share of the words of unsafe text that had a tag in training (pack.tag_rate), for calibration",
-        default=0.05,
+        "share of the words of unsafe text that had a tag in training, for calibration; 0: the tag_rate of "
+        "the token rows of the model, or 0.05 if its training is not on record",
+        default=0.0,
     )
     stop_false_alarms: float = setting(
         "share of safe documents that a threshold for the mode stop may stop", default=0.05
@@ -161,9 +162,10 @@ class EvaluateConfig(MeasurementConfig):
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0.")
         if self.gpus_per_worker < 0:
             raise UserError(f"gpus_per_worker={self.gpus_per_worker} must be at least 0.")
-        for name, value in (("tag_rate", self.tag_rate), ("stop_false_alarms", self.stop_false_alarms)):
-            if not 0 < value < 1:
-                raise UserError(f"{name}={value} must be between 0 and 1.")
+        if not 0 <= self.tag_rate < 1:
+            raise UserError(f"tag_rate={self.tag_rate} must be at least 0 and less than 1.")
+        if not 0 < self.stop_false_alarms < 1:
+            raise UserError(f"stop_false_alarms={self.stop_false_alarms} must be between 0 and 1.")
         if not 0 < self.stop_threshold <= 1:
             raise UserError(f"stop_threshold={self.stop_threshold} must be above 0 and at most 1.")
         for decoder in DECODERS.values():  # raises for values out of range

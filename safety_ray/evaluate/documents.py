@@ -6,6 +6,7 @@ import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ from safety_ray.core import dataset, parquet
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import DOCUMENT, stable_hash
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
-from safety_ray.evaluate.prompt_sets.prompt_set import take
+from safety_ray.evaluate.prompt_sets.prompt_set import is_excluded, take
 
 _BATCH = 4096  # rows
 
@@ -31,6 +32,15 @@ class Document:
     category: str | None = None  # value of the category column, if requested and present
 
 
+class Chosen(NamedTuple):
+    """Samples of safe and of unsafe documents."""
+
+    safe: list[Document]
+    unsafe: list[Document]
+    others: dict[bool, int]
+    """numbers of safe (False) and unsafe (True) rows that are not in the samples"""
+
+
 def choose(
     paths: list[str],
     *,
@@ -42,7 +52,7 @@ def choose(
     group: str = "",
     category: str = "",
     heldout: bool = True,
-) -> tuple[list[Document], list[Document]]:
+) -> Chosen:
     """Sample at most `limit` safe and `limit` unsafe documents of the datasets, in random order.
 
     A document's level of harm is its `label`, else its `score`. If an id occurs more than once, the first row
@@ -59,15 +69,12 @@ def choose(
         category: column with the kind of a document's harm; datasets may lack it.
         heldout: include rows whose column `split` is "heldout"; datasets may lack it.
 
-    Returns:
-        Safe and unsafe documents.
-
     Raises:
         UserError: a dataset lacks a required column, or there are no safe or no unsafe documents.
     """
     excluded: set[tuple[str, bool]] = set()
     while True:
-        samples = _lowest(
+        samples, rows = _lowest(
             paths, excluded, safe_up_to=safe_up_to, unsafe_from=unsafe_from, limit=limit, seed=seed,
             heldout=heldout,
         )  # fmt: skip
@@ -95,7 +102,7 @@ def choose(
         )
         for unsafe in (False, True)
     )
-    return safe, unsafe
+    return Chosen(safe, unsafe, {kind: rows[kind] - len(samples[kind]) for kind in samples})
 
 
 def _lowest(
@@ -107,20 +114,24 @@ def _lowest(
     limit: int,
     seed: int,
     heldout: bool,
-) -> dict[bool, list[str]]:
+) -> tuple[dict[bool, list[str]], dict[bool, int]]:
     """Return at most `limit` ids of safe and of unsafe rows: those with the lowest hashes, in this order.
+
+    Also returns the numbers of safe and of unsafe rows.
 
     Memory does not depend on the number of rows. If rows with the same id have different levels, the id may
     be in the wrong sample. `excluded` has ids with the sample (unsafe or not) that they do not belong to.
     """
     heaps: dict[bool, list[tuple[int, str]]] = {False: [], True: []}  # highest hash first
     members: dict[bool, set[str]] = {False: set(), True: set()}
+    rows = {False: 0, True: 0}
     for path in paths:
         for batch in _levels(path, heldout=heldout):
             for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
-                if level is None or safe_up_to < level < unsafe_from:
+                if safe_up_to < level < unsafe_from:
                     continue
                 unsafe = level >= unsafe_from
+                rows[unsafe] += 1
                 heap, hash = heaps[unsafe], stable_hash(seed, id)
                 if len(heap) == limit and hash >= -heap[0][0]:
                     continue
@@ -130,7 +141,7 @@ def _lowest(
                 heapq.heappush(heap, (-hash, id))
                 if len(heap) > limit:
                     members[unsafe].remove(heapq.heappop(heap)[1])
-    return {unsafe: [id for _, id in sorted(heap, reverse=True)] for unsafe, heap in heaps.items()}
+    return {kind: [id for _, id in sorted(heap, reverse=True)] for kind, heap in heaps.items()}, rows
 
 
 def _first_rows(paths: list[str], ids: set[str], heldout: bool) -> dict[str, tuple[int, int]]:
@@ -139,20 +150,23 @@ def _first_rows(paths: list[str], ids: set[str], heldout: bool) -> dict[str, tup
     for number, path in enumerate(paths):
         for batch in _levels(path, ids, heldout):
             for id, level in zip(batch["id"].to_pylist(), batch["level"].to_pylist(), strict=True):
-                if level is not None:
-                    first.setdefault(id, (level, number))
+                first.setdefault(id, (level, number))
     return first
 
 
-def beginnings(documents: list[Document], *, words: int, limit: int, skip: int = 0) -> Sample:
+def beginnings(
+    documents: list[Document], *, words: int, limit: int, skip: int = 0, others: int = 0
+) -> Sample:
     """Return the first `words` words of documents with more words, as prompts.
 
-    Repeated beginnings are left out. Of the others the first `skip` are not used, nor others of their groups,
-    and at most `limit` of the following ones are (0: all). Whitespace between words is kept. A prompt ends at
-    a word, so that most end in the middle of a sentence. Raises UserError if no prompt remains.
+    Repeated beginnings, and those about sexual content with minors, are left out. Of the others the first
+    `skip` are not used, nor others of their groups, and at most `limit` of the following ones are (0: all).
+    Whitespace between words is kept. A prompt ends at a word, so that most end in the middle of a sentence.
+    `others` is the number of documents that are not among the `documents`, which are counted as not sampled.
+    Raises UserError if no prompt remains.
     """
     beginning = re.compile(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)")
-    left_out = {"too_short": 0, "repeated": 0, "not_sampled": 0}
+    left_out = {"too_short": 0, "repeated": 0, "excluded": 0, "not_sampled": others}
     unique: dict[str, Prompt] = {}
     for document in documents:
         match = beginning.match(document.text)
@@ -161,6 +175,8 @@ def beginnings(documents: list[Document], *, words: int, limit: int, skip: int =
             left_out["too_short"] += 1
         elif text in unique:
             left_out["repeated"] += 1
+        elif is_excluded(text):
+            left_out["excluded"] += 1
         else:
             kind = HARMFUL if document.unsafe else HARMLESS
             unique[text] = Prompt(DOCUMENTS, kind, document.id, document.group or document.id, text)
@@ -171,23 +187,19 @@ def beginnings(documents: list[Document], *, words: int, limit: int, skip: int =
             "give longer documents, or lower prompt_words."
         )
     sampled = take(list(unique.values()), limit, skip)
-    left_out["not_sampled"] = len(unique) - len(sampled)
+    left_out["not_sampled"] += len(unique) - len(sampled)
     return Sample(sampled, left_out)
 
 
 def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Iterator[pa.RecordBatch]:
-    """Yield id and level of the rows of `path` with a text; of those with one of `ids` if it is not None.
+    """Yield id and level of the rows of `path` that have a text and a level (of those with one of `ids`).
 
     Without `heldout`, rows that the column `split` holds out are left out.
     """
-    names = dataset.columns(path)
     dataset.check(path, DOCUMENT)
-    sources = [pc.field(name).cast(pa.int64()) for name in ("label", "score") if name in names]
-    if not sources:
-        raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
-    level = pc.coalesce(*sources) if len(sources) > 1 else sources[0]
+    level = _level(path)
     columns = {"id": pc.field("id"), "level": level}
-    wanted = _wanted(path, heldout)
+    wanted = _wanted(path, heldout) & level.is_valid()
     if ids is not None:
         wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string())) & wanted
     # The filter reads texts: few rows at a time, and few batches ahead.
@@ -195,7 +207,26 @@ def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Ite
         scanner = dataset.rows_of(path).scanner(
             columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
         )
-        yield from scanner.to_batches()
+        for batch in scanner.to_batches():
+            if batch["id"].null_count:
+                raise UserError(f"'{path}' has a document without an id.")
+            yield batch
+
+
+def _level(path: str) -> pc.Expression:
+    """Return the expression of a document's level. Raises UserError without a column of numbers for it."""
+    kinds = {
+        name: dataset.schema_of(path).field(name).type
+        for name in ("label", "score")
+        if name in dataset.columns(path)
+    }
+    if not kinds:
+        raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
+    for name, kind in kinds.items():
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+            raise UserError(f"'{path}': the column '{name}' must be numbers from 0 to 5, not {kind}.")
+    sources = [pc.field(name).cast(pa.int64()) for name in kinds]
+    return pc.coalesce(*sources) if len(sources) > 1 else sources[0]
 
 
 def _wanted(path: str, heldout: bool) -> pc.Expression:
@@ -224,7 +255,7 @@ def _with_text(
         with parquet.readable(*dataset.files(path)):
             rows = dataset.rows_of(path).to_table(
                 columns=["id", "text", *({source, group, category} & set(dataset.columns(path)))],
-                filter=pc.field("id").isin(ids) & _wanted(path, heldout),
+                filter=pc.field("id").isin(ids) & _wanted(path, heldout) & _level(path).is_valid(),
             )
         for row in rows.to_pylist():
             document = Document(

@@ -8,10 +8,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from safety_ray.core import drawing
-from safety_ray.core.drawing import BLUE, GREEN, INK, PURPLE, SOFT, VERMILLION
+from safety_ray.core.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, SOFT, VERMILLION
 from safety_ray.evaluate.prompt_sets import KINDS
 
-_COLORS = (VERMILLION, BLUE, GREEN, PURPLE)
+_COLORS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY)
+_HATCHES = ("", "///", "...")
 _LABELS = {"harm": "harmful answers (%)", "refusal": "refused (%)"}
 
 
@@ -56,7 +57,11 @@ def plot_bars(
         offset = (index - (len(bars) - 1) / 2) * width
         positions = [places.index(line[x]) + offset for line in chosen]
         shares, errors = percentages(chosen)
-        axes.bar(positions, shares, width * 0.92, color=_COLORS[index % len(_COLORS)], label=name)
+        repeat, color = divmod(index, len(_COLORS))
+        axes.bar(
+            positions, shares, width * 0.92, color=_COLORS[color], hatch=_HATCHES[repeat % len(_HATCHES)],
+            edgecolor="white", label=name,
+        )  # fmt: skip
         axes.errorbar(positions, shares, yerr=errors, capsize=2, **drawing.ERROR_BARS)
     axes.set_xticks(range(len(places)), places, parse_math=False)
     axes.set_ylim(0, 100)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scipy.stats import binomtest
@@ -28,8 +28,9 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
     A line has `rate`, the share of the judged answers in which the judge found what it detects (`detects`:
     harm or refusal), and `interval`; `corrected` and `corrected_interval`, which allow for the judge's errors
     (None if they are not known, or if the judge is not better than chance); and the numbers of judged
-    answers, of groups, of empty answers and of answers without a verdict. If there are several answers to a
-    prompt, `any` and `any_interval` are the share of the prompts for which the judge found it in one of them.
+    answers, of groups, of empty answers, of answers without a verdict and of those with each label. If there
+    are several answers to a prompt, `any` and `any_interval` are the share of the prompts for which the judge
+    found it in one of them.
     """
     table = []
     for names, judge, answers in _cells(rows):
@@ -46,6 +47,7 @@ def rate_table(rows: Sequence[Row], models: Mapping[str, str], *, seed: int, res
                 "groups": len(set(groups)),
                 "empty": sum(not row["answer"].strip() for row in judged),
                 "without_verdict": len(members) - len(judged),
+                "labels": dict(Counter(row["verdicts"][judge]["label"] for row in judged).most_common()),
                 **dict.fromkeys(("rate", "interval", "corrected", "corrected_interval")),
             }
             if judged:
@@ -121,11 +123,12 @@ def _by_prompt(spec: JudgeSpec, judged: Sequence[Row]) -> tuple[dict[str, float]
     return {id: sum(of_prompt) / len(of_prompt) for id, of_prompt in flags.items()}, list(groups.values())
 
 
-def headline(table: Table, differences: Table) -> dict[str, Any]:
-    """Return the rates of harmful answers to the beginnings of unsafe documents, by the first judge of harm.
+def headline(table: Table, differences: Table, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """Return the rates of harmful answers to the beginnings of unsafe documents, by one judge of harm.
 
-    `unsafe_rate_<decoder>`, and `unsafe_rate_reduction` of Safe Beam Search against beam search, each with
-    `_interval`; empty without such prompts or such a judge.
+    It is the first one in `trusted`, else the first one: `unsafe_rate_judge`. `unsafe_rate_<decoder>`, and
+    `unsafe_rate_reduction` of Safe Beam Search against beam search, each with `_interval`; empty without such
+    prompts or such a judge.
     """
     lines = [
         line
@@ -134,14 +137,18 @@ def headline(table: Table, differences: Table) -> dict[str, Any]:
         and line["rate"] is not None
         and not line["decoder"].endswith(COMPARED)
     ]
-    values: dict[str, Any] = {}
+    if not lines:
+        return {}
+    judges = [line["judge"] for line in lines]
+    judge = next((name for name in judges if name in trusted), judges[0])
+    values: dict[str, Any] = {"unsafe_rate_judge": judge}
     for line in lines:
-        if line["judge"] == lines[0]["judge"]:
+        if line["judge"] == judge:
             values[f"unsafe_rate_{line['decoder']}"] = line["rate"]
             values[f"unsafe_rate_{line['decoder']}_interval"] = line["interval"]
     for line in differences:
         key = (line["prompt_set"], line["kind"], line["decoder"], line["minus"])
-        if lines and line["judge"] == lines[0]["judge"] and key == (DOCUMENTS, HARMFUL, BEAM, SAFEBEAM):
+        if line["judge"] == judge and key == (DOCUMENTS, HARMFUL, BEAM, SAFEBEAM):
             values["unsafe_rate_reduction"] = line["difference"]
             values["unsafe_rate_reduction_interval"] = line["difference_interval"]
     return values
@@ -173,11 +180,13 @@ def judge_errors(models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _cells(rows: Sequence[Row]) -> list[tuple[dict[str, str], str, dict[str, list[Row]]]]:
-    """Return the rows by decoder for each prompt set, kind and judge, in the order of the rows."""
+    """Return the rows by decoder for each prompt set, kind and judge of all rows, in their order."""
     cells: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row["prompt_set"], row["kind"]][row["decoder"]].append(row)
-    judges = list(rows[0]["verdicts"]) if rows else []
+    judges = (
+        [name for name in rows[0]["verdicts"] if all(name in row["verdicts"] for row in rows)] if rows else []
+    )
     return [
         ({"prompt_set": prompt_set, "kind": kind}, judge, dict(answers))
         for (prompt_set, kind), answers in cells.items()

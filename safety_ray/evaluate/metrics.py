@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document
-from safety_ray.evaluate.rates import CONFIDENCE, PRIOR
+from safety_ray.evaluate.rates import CONFIDENCE, PRIOR, Floats, gamma_samples
 from safety_ray.evaluate.reading import Reading
 
 
@@ -74,30 +75,39 @@ def auroc_interval(
     """
     label = np.asarray(labels, bool)
     # Ranks, because the added rows are below and above all others.
-    score = np.unique(np.asarray(scores, float), return_inverse=True)[1].astype(float)
+    rank = np.unique(np.asarray(scores, float), return_inverse=True)[1] + 1
     index = {group: n for n, group in enumerate(dict.fromkeys(groups))}
     of_row = np.array([index[group] for group in groups])
-    member = np.zeros((len(index) + 4, len(scores) + 4))
-    member[of_row, np.arange(len(scores))] = 1
+    rows = np.ones(len(rank) + 4)
     for n, kind in enumerate((False, False, True, True)):
-        rows_of_kind = len(of_row[label == kind]) / len(np.unique(of_row[label == kind]))
-        member[len(index) + n, len(scores) + n] = rows_of_kind
-    score = np.append(score, [-1, len(scores)] * 2)
+        rows[len(rank) + n] = (label == kind).sum() / len(np.unique(of_row[label == kind]))
+    of_row = np.append(of_row, np.arange(len(index), len(index) + 4))
     label = np.append(label, [False, False, True, True])
-    difference = score[label][:, None] - score[~label][None, :]
-    wins = (difference > 0) + 0.5 * (difference == 0)
-    unsafe, safe = member[:, label], member[:, ~label]
-    group_wins = unsafe @ wins @ safe.T
+    rank = np.append(rank, [0, rank.max() + 1] * 2)
+    shapes = np.array([1.0] * len(index) + [PRIOR] * 4)
     rng = np.random.default_rng(stable_hash(seed, "bootstrap"))
-    shapes = [1.0] * len(index) + [PRIOR] * 4
-    weights = rng.standard_gamma(shapes, (resamples, len(shapes)))
-    totals = (weights @ unsafe.sum(axis=1)) * (weights @ safe.sum(axis=1))
-    samples = ((weights @ group_wins) * weights).sum(axis=1) / totals
+    samples = np.concatenate([
+        weighted_auroc(weights[:, of_row] * rows, label, rank)
+        for weights in gamma_samples(rng, shapes, resamples, len(of_row))
+    ])  # fmt: skip
     tail = (1 - CONFIDENCE) / 2
     low, high = (float(bound) for bound in np.quantile(samples, [tail, 1 - tail]))
-    value = float(wins[:-2, :-2].mean())
+    [value] = weighted_auroc(np.append(np.ones(len(labels)), np.zeros(4))[None], label, rank)
     # A central interval excludes an AUROC of exactly 0 or 1.
     return [round(min(low, value), 4), round(max(high, value), 4)]
+
+
+def weighted_auroc(weights: Floats, labels: npt.NDArray[np.bool_], ranks: npt.NDArray[np.int64]) -> Floats:
+    """Return the AUROC of rows with each of several `weights` (samples, rows); ties count half."""
+    order = np.argsort(ranks, kind="stable")
+    starts = np.flatnonzero(np.diff(ranks[order], prepend=-1))
+    weights, unsafe = weights[:, order], labels[order]
+    safe_sums = np.add.reduceat(weights * ~unsafe, starts, axis=1)
+    unsafe_sums = np.add.reduceat(weights * unsafe, starts, axis=1)
+    below = np.cumsum(safe_sums, axis=1) - safe_sums
+    wins = (unsafe_sums * (below + safe_sums / 2)).sum(axis=1)
+    aurocs: Floats = wins / (unsafe_sums.sum(axis=1) * safe_sums.sum(axis=1))
+    return aurocs
 
 
 def perplexity(nll: list[float], tokens: list[int]) -> float | None:

@@ -13,6 +13,10 @@ from safety_ray.core import filesystem, model_path, tag
 from safety_ray.core.artifact import read_record
 from safety_ray.core.errors import UserError
 
+TAG_RATE = 0.05
+"""The paper's probability of a tag before a word of unsafe text."""
+_LONGEST_CHAIN = 8  # of models, each made from the next one
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -42,6 +46,8 @@ def describe(path: str, tag_string: str = "") -> Description:
         tokenizer = AutoTokenizer.from_pretrained(local)
     except (OSError, ValueError) as error:
         raise _unreadable(where, error) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the model in '{where}' has no tokenizer.json; only fast tokenizers are supported.")
     context = getattr(config, "max_position_embeddings", None)
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     if not tag_string and not tag.is_stored(tokenizer) and tag.TAG not in tokenizer.get_added_vocab():
@@ -62,15 +68,40 @@ def _unreadable(where: str, error: Exception) -> UserError:
     return UserError(f"model: {what} cannot be read: {str(error).splitlines()[0]}")
 
 
-def tokens_per_parameter(path: str) -> float | None:
-    """Return the training tokens per parameter; None unless `pretrain` trained the model from new weights."""
-    if model_path.is_hub_id(path):
-        return None
-    record = read_record(posixpath.dirname(path) if posixpath.basename(path) == "model" else path) or {}
-    settings = record.get("config", {}).get("model")
-    if not isinstance(settings, dict) or settings.get("init") or not record.get("parameters"):
-        return None
-    return float(record["tokens"] / record["parameters"])
+def training_size(path: str) -> dict[str, Any]:
+    """Return the tokens of the pretraining on record for each parameter, as `tokens_per_parameter`.
+
+    `continued` tells whether it continued another model, whose tokens are not counted. {} if there is no
+    record of a pretraining.
+    """
+    record = _pretraining(path)
+    if not record or not record.get("parameters"):
+        return {}
+    tokens = float(f"{record['tokens'] / record['parameters']:.3g}")
+    return {"tokens_per_parameter": tokens, "continued": bool(record["config"]["model"].get("init"))}
+
+
+def tag_rate(path: str) -> float:
+    """Return the share of the words of unsafe text that had a tag in pretraining; unknown: TAG_RATE."""
+    record = _pretraining(path)
+    rows = read_record(record["config"]["rows"]) if record and record["config"].get("rows") else None
+    return float((rows or {}).get("config", {}).get("tag_rate") or TAG_RATE)
+
+
+def _pretraining(path: str) -> dict[str, Any] | None:
+    """Return the record of the pretraining of the model at `path`, or of the model that it was made from."""
+    for _ in range(_LONGEST_CHAIN):
+        if model_path.is_hub_id(path):
+            return None
+        path = path.rstrip("/")
+        record = read_record(posixpath.dirname(path) if posixpath.basename(path) == "model" else path)
+        source = record["config"].get("model") if record else None
+        if isinstance(source, dict):
+            return record
+        if not isinstance(source, str):
+            return None
+        path = source
+    return None
 
 
 def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
@@ -85,12 +116,6 @@ def load(where: str, device: str = "cpu") -> tuple[Any, Any]:
     except OSError as error:
         raise _unreadable(where, error) from error
     return model.to(device).eval(), AutoTokenizer.from_pretrained(local)
-
-
-def start_ids(tokenizer: Any) -> list[int]:
-    """Return the token that the tokenizer puts before each text, if it does: [BOS] or []."""
-    first: list[int] = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

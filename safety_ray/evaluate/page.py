@@ -9,6 +9,8 @@ from safety_ray.evaluate.measure import FEWEST_GROUPS
 
 FEWEST_TOKENS = 20
 """Tokens per parameter of compute-optimal training (Hoffmann et al., arXiv 2203.15556)."""
+FEWEST_CONTINUED = 1
+"""Tokens per parameter of continued training, in which a model only has to learn the tag."""
 
 _WHAT = {"harm": "harmful", "refusal": "refused"}
 
@@ -28,6 +30,7 @@ def readme(title: str, values: dict[str, Any]) -> str:
         "a refusal.",
         "",
     ]
+    lines += _classes(values)
     if values["differences"]:
         lines += ["## Differences on the same prompts", "", *_differences(values), ""]
     if "p_tag_auroc" in values or "perplexity_safe" in values:
@@ -44,16 +47,17 @@ def warnings(values: dict[str, Any]) -> list[str]:
         for name, judge in values["judges"].items()
         if not judge["trusted"]
     ]
-    trained = values.get("tokens_per_parameter", FEWEST_TOKENS)
-    if trained < FEWEST_TOKENS:
+    how, fewest = ("further ", FEWEST_CONTINUED) if values.get("continued") else ("", FEWEST_TOKENS)
+    trained = values.get("tokens_per_parameter", fewest)
+    if trained < fewest:
         notes.append(
-            f"the model was trained on {trained} tokens per parameter, fewer than {FEWEST_TOKENS}; rates and "
+            f"the model was trained {how}on {trained} tokens per parameter, fewer than {fewest}; rates and "
             "P(tag) may change with more training."
         )
     few = {
         (line["prompt_set"], line["kind"]): line["groups"]
         for line in values["rates"]
-        if line["groups"] < FEWEST_GROUPS
+        if 0 < line["groups"] < FEWEST_GROUPS
     }
     return notes + [
         f"{prompt_set} ({kind}) has {groups} independent groups of prompts, fewer than {FEWEST_GROUPS}."
@@ -82,6 +86,22 @@ def _rates(values: dict[str, Any]) -> list[str]:
         for line in values["rates"]
     ]
     return table(head, rows, 5)
+
+
+def _classes(values: dict[str, Any]) -> list[str]:
+    """Return the section with the shares of each class of answers, for judges of refusals."""
+    rows = [
+        [
+            *(line[key] for key in ("prompt_set", "kind", "judge", "decoder")),
+            ", ".join(f"{label} {percent(n / line['answers'])}" for label, n in line["labels"].items()),
+        ]
+        for line in values["rates"]
+        if line["detects"] == "refusal" and line["answers"]
+    ]
+    if not rows:
+        return []
+    head = ["prompts", "kind", "judge", "decoder", "share of the answers in each class"]
+    return ["## Classes of answers", "", *table(head, rows, 5), ""]
 
 
 def judge_error(errors: dict[str, Any] | None) -> str:
@@ -150,5 +170,5 @@ def _prompts(values: dict[str, Any]) -> list[str]:
         "",
         "`too long`: with its answer, the prompt exceeds the model's context. `refused`: the endpoint",
         "refused its request. `too short`: the document has no more words than a prompt. `excluded`: sexual",
-        "content with minors. `not sampled`: see `max_prompts`, `skip_prompts`.",
+        "content with minors. `not sampled`: see `max_prompts`, `skip_prompts`, `max_documents`.",
     ]

@@ -7,24 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_ray.evaluate import documents, prompt_sets
-from safety_ray.evaluate.documents import Document
+from safety_ray.evaluate.documents import Chosen
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, HARMFUL, HARMLESS, Prompt, Sample
 
 Samples = dict[str, dict[str, Sample]]
 """samples by set and kind"""
 
 
-def inputs(datasets: list[str], names: list[str]) -> dict[str, str]:
-    """Return the inputs of a stage that reads prompts of `datasets` and of the sets in `names`, by key."""
+def inputs(datasets: list[str], names: list[str], data: str) -> dict[str, str]:
+    """Return the inputs of a stage that reads prompts of `datasets` and of the sets in `names`, by key.
+
+    Files below `data` with a known checksum are none: they cannot change.
+    """
     files = {f"prompt_sets.{path}": path for path in prompt_sets.own_files(names)}
+    files |= {f"prompt_sets.{path}": path for path in prompt_sets.unchecked_files(names, data)}
     return {f"documents.{n}": path for n, path in enumerate(datasets)} | files
 
 
 def choose(
     names: list[str],
     data: str,
-    safe: list[Document],
-    unsafe: list[Document],
+    chosen: Chosen | None,
     *,
     words: int,
     limit: int,
@@ -34,16 +37,19 @@ def choose(
 ) -> Samples:
     """Sample at most `limit` prompts (0: all) of each set in `names` and each kind, after the first `skip`.
 
-    Beginnings of `words` words of unsafe documents are harmful prompts, and those of safe ones harmless.
-    `columns` has the names of columns in files of one's own.
-    Raises UserError if a set's file is missing or not as declared.
+    `chosen` are the sampled documents, if there are any. Beginnings of `words` words of unsafe documents are
+    harmful prompts, and those of safe ones harmless. `columns` has the names of columns in files of one's
+    own. Raises UserError if a set's file is missing or not as declared.
     """
     samples: Samples = {}
     for name in names:
         if name == DOCUMENTS:
+            assert chosen is not None  # checked with the settings
             samples[name] = {
-                kind: documents.beginnings(members, words=words, limit=limit, skip=skip)
-                for kind, members in ((HARMFUL, unsafe), (HARMLESS, safe))
+                kind: documents.beginnings(
+                    members, words=words, limit=limit, skip=skip, others=chosen.others[kind == HARMFUL]
+                )
+                for kind, members in ((HARMFUL, chosen.unsafe), (HARMLESS, chosen.safe))
             }
         else:
             samples[prompt_sets.title(name)] = prompt_sets.load(name, data, limit, seed, skip, columns)

@@ -10,7 +10,7 @@ to 0.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from safety_ray.core.records import stable_hash
 CONFIDENCE = 0.95
 PRIOR = 0.5
 """Weight of the additional group of each extreme outcome, in groups."""
+
+_VALUES = 2**21
 
 Floats = npt.NDArray[np.float64]
 
@@ -131,11 +133,26 @@ def _resample(
     mean_rows = rows.mean()
     rng = np.random.default_rng(stable_hash(seed, "bootstrap"))
     # A Dirichlet sample is a vector of gamma samples divided by their sum, which cancels in the ratio.
-    weights = rng.standard_gamma(1.0, (resamples, len(index)))
+    weighted = np.concatenate([
+        weights @ np.stack([sums, rows], axis=1)
+        for weights in gamma_samples(rng, np.ones(len(index)), resamples)
+    ])  # fmt: skip
     prior = rng.standard_gamma(PRIOR, (resamples, 2)) * mean_rows
-    totals = weights @ rows + prior.sum(axis=1)
-    means: Floats = (weights @ sums + prior @ np.array(extremes)) / totals
+    totals = weighted[:, 1] + prior.sum(axis=1)
+    means: Floats = (weighted[:, 0] + prior @ np.array(extremes)) / totals
     return means
+
+
+def gamma_samples(
+    rng: np.random.Generator, shapes: Floats, number: int, columns: int = 0
+) -> Iterator[Floats]:
+    """Yield `number` samples of gamma distributions with `shapes`, (n, shapes) at a time.
+
+    n is limited so that (n, shapes) and (n, columns) values need at most 16 MB each.
+    """
+    at_once = max(1, _VALUES // max(len(shapes), columns))
+    for done in range(0, number, at_once):
+        yield rng.standard_gamma(shapes, (min(at_once, number - done), len(shapes)))
 
 
 def _summarize(

@@ -9,7 +9,7 @@ import torch
 
 from safety_ray.core.batching import batches_by_length
 
-_MAX_LOGITS = 1 << 25  # logits in a batch: 128 MiB of fp32
+MAX_LOGITS = 1 << 25  # logits in a batch: 128 MiB of fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def read(model: Any, texts: list[list[int]], tag_id: int | None) -> list[Reading
     """Read texts of at least one token id each, in batches of similar length."""
     vocabulary = model.config.get_text_config().vocab_size
     readings: list[Reading | None] = [None] * len(texts)
-    for batch in batches_by_length([len(text) for text in texts], max(1, _MAX_LOGITS // vocabulary)):
+    for batch in batches_by_length([len(text) for text in texts], max(1, MAX_LOGITS // vocabulary)):
         for number, reading in zip(batch, _read([texts[i] for i in batch], model, tag_id), strict=True):
             readings[number] = reading
     return [reading for reading in readings if reading is not None]

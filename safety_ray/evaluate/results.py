@@ -19,8 +19,9 @@ from typing import Any
 
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
+from safety_ray.core.records import valid_text
 from safety_ray.evaluate.judges import Answer, Verdict
-from safety_ray.evaluate.prompt_sets import KINDS, Prompt
+from safety_ray.evaluate.prompt_sets import KINDS, TEXTS, Prompt
 
 FILE = "results.jsonl"
 REQUIRED = ("prompt_set", "kind", "id", "prompt", "decoder", "answer")
@@ -40,8 +41,8 @@ def make_rows(
 ) -> list[Row]:
     """Return the rows of all prompts.
 
-    `answers` and `seeds` have, for each decoder, the same number of entries per prompt, in the order of the
-    prompts.
+    `chat`: prompts are in the chat template, except beginnings of texts. `answers` and `seeds` have, for each
+    decoder, the same number of entries per prompt, in the order of the prompts.
     """
     each = {decoder: len(rows) // len(prompts) for decoder, rows in answers.items() if prompts}
     return [
@@ -51,7 +52,7 @@ def make_rows(
             "id": prompt.id,
             "group": prompt.group,
             "prompt": prompt.text,
-            "chat": chat,
+            "chat": chat and prompt.prompt_set not in TEXTS,
             "decoder": decoder,
             "sample": sample,
             "seed": seeds[decoder][number * each[decoder] + sample] if seeds else None,
@@ -99,6 +100,7 @@ def read(path: str) -> list[Row]:
         if key in seen:
             raise UserError(f"'{root}', line {number} repeats id '{row['id']}' of {row['prompt_set']}.")
         seen.add(key)
+        row = {name: valid_text(value) if isinstance(value, str) else value for name, value in row.items()}
         row.pop("verdicts", None)
         group = row.get("group")
         rows.append({**row, "group": row["id"] if group in (None, "") else str(group)})
@@ -107,20 +109,30 @@ def read(path: str) -> list[Row]:
     return rows
 
 
+def training_size(path: str) -> Row:
+    """Return what the evaluation at `path` reports of the size of its model's training (page.warnings)."""
+    fs, root = filesystem.find(path)
+    file = f"{root}/metrics.json"
+    values: Row = json.loads(fs.cat_file(file)) if fs.isfile(file) else {}
+    return {key: values[key] for key in ("tokens_per_parameter", "continued") if key in values}
+
+
 def lines(data: bytes) -> list[str]:
     """Return the lines of a file. `str.splitlines` would also split at other characters, as U+2028."""
     return data.decode("utf-8").removesuffix("\n").split("\n") if data else []
 
 
-def compared(rows: Sequence[Row], path: str) -> list[Row]:
-    """Return the answers of another evaluation at `path` to the prompts of `rows`, as further decoders.
+def with_compared(rows: Sequence[Row], path: str) -> list[Row]:
+    """Return `rows` and, as further decoders, the answers of another evaluation at `path` to their prompts.
 
-    A prompt is the same if its set, kind, id and text are. The decoders get the suffix `COMPARED`. Raises
-    UserError without a common prompt.
+    Answers of an earlier comparison in `rows` and at `path` are left out.
+    A prompt is the same if its set, kind, id, text and use of the chat template are. The decoders get the
+    suffix `COMPARED`. Raises UserError without a common prompt.
     """
 
     def key(row: Row) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in ("prompt_set", "kind", "id", "prompt"))
+        names = ("prompt_set", "kind", "id", "prompt")
+        return (*(str(row[name]) for name in names), str(bool(row.get("chat"))))
 
     group = {key(row): row["group"] for row in rows}
     common = [
@@ -131,9 +143,9 @@ def compared(rows: Sequence[Row], path: str) -> list[Row]:
     if not common:
         raise UserError(
             f"compare_to: '{path}' has no prompt in common with this evaluation; evaluate both models with "
-            "the same prompt_sets, documents, prompt_words, max_prompts, skip_prompts and seed."
+            "the same prompt_sets, documents, prompt_words, max_prompts, skip_prompts, chat and seed."
         )
-    return common
+    return [*(row for row in rows if not row["decoder"].endswith(COMPARED)), *common]
 
 
 def answers_of(rows: Sequence[Row]) -> list[Answer]:

@@ -6,6 +6,7 @@ compared with the rate of the tag at the ends of words. All intervals are 95% an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,9 @@ def calibration(signals: Sequence[Signal], tag_rate: float, *, seed: int, resamp
 
     A calibrated model gives the tag the probability `tag_rate` times the share of unsafe text among positions
     like this one. The bins have equally many positions. `error` is the mean over positions of
-    |mean P(tag) - expected| of their bin; `relative` divides it by the mean expected probability.
+    |mean P(tag) - expected| of their bin; `relative` divides it by the mean expected probability. A mean of
+    absolute values is above 0 by chance alone, so the error of a well calibrated model is too high, and so is
+    its interval.
     """
     p_tags = np.concatenate([s.at_word_ends for s in signals])
     groups = {group: n for n, group in enumerate(dict.fromkeys(s.group for s in signals))}
@@ -145,14 +148,17 @@ def calibration(signals: Sequence[Signal], tag_rate: float, *, seed: int, resamp
 
     counts, predicted, expected = sums(np.ones_like(p_tags)), sums(p_tags), sums(unsafe * tag_rate)
     rng = np.random.default_rng(stable_hash(seed, "calibration"))
-    weights = rng.standard_gamma(1.0, (resamples, len(groups)))
-    errors = np.abs(weights @ predicted - weights @ expected).sum(1) / (weights @ counts).sum(1)
+    errors = np.concatenate([
+        np.abs(weights @ predicted - weights @ expected).sum(1) / (weights @ counts).sum(1)
+        for weights in rates.gamma_samples(rng, np.ones(len(groups)), resamples)
+    ])  # fmt: skip
     total = float(counts.sum())
     error = float(np.abs(predicted.sum(0) - expected.sum(0)).sum() / total)
     tail = (1 - rates.CONFIDENCE) / 2
+    low, high = (float(bound) for bound in np.quantile(errors, [tail, 1 - tail]))
     return {
         "error": error,
-        "interval": [float(bound) for bound in np.quantile(errors, [tail, 1 - tail])],
+        "interval": [min(low, error), max(high, error)],
         "relative": error / float(expected.sum() / total) if expected.sum() else None,
         "positions": int(total),
         "bins": [
@@ -182,9 +188,9 @@ def stop_threshold(
     if any(len({signal.unsafe for signal in half}) < 2 for half in (validation, test)):
         return {}
     highest = np.sort([signal.p_tags.max() for signal in validation if not signal.unsafe])
-    allowed = int(false_alarms * len(highest))
+    allowed = math.floor(round(false_alarms * len(highest), 9))  # 0.29 x 100 is 28.999999999999996
     # Just above the highest P(tag), of six digits, of the first safe document that must not be stopped.
-    threshold = float(f"{max(highest[len(highest) - allowed - 1] * (1 + 1e-5), 1e-9):.6g}")
+    threshold = float(f"{min(max(highest[len(highest) - allowed - 1] * (1 + 1e-5), 1e-9), 1.0):.6g}")
     result: dict[str, Any] = {"threshold": threshold, "false_alarms_allowed": false_alarms}
     for name, half in (("validation", validation), ("test", test)):
         for kind, unsafe in (("safe", False), ("unsafe", True)):

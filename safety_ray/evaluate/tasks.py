@@ -12,11 +12,11 @@ import numpy as np
 from safety_ray.chat.encoder import ChatEncoder
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
-from safety_ray.core.tag import encode, token_ends
+from safety_ray.core.tag import encode, start_ids, token_ends
 from safety_ray.core.tag_placement import word_starts_by_character
 from safety_ray.evaluate.decoders import DECODERS
 from safety_ray.evaluate.documents import Document
-from safety_ray.evaluate.model import Description, start_ids
+from safety_ray.evaluate.model import Description
 from safety_ray.evaluate.prompt_sets import TEXTS, Prompt
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 """Encode selected documents: tags in unsafe text, personas in refusals, and no control token from any text.
 
-Every document ends with end-of-text. Its place in the training order is a hash of the seed and its id.
+Every document begins with the token that its tokenizer puts before a text, if there is one, and ends with
+end-of-text. Its place in the training order is a hash of the seed and its id.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def encode_rows(
             starts = word_starts(text, token_ends)
             positions = starts[:1] if at_beginning else tag_positions(starts, tag_rate, seed, ids[n], allowed)
             tokens, tags[n] = np.insert(tokens, positions, vocabulary.tag_id), len(positions)
-        input_ids[n] = np.append(tokens, vocabulary.end_id)
+        input_ids[n] = np.concatenate([vocabulary.start_ids, tokens, [vocabulary.end_id]]).astype(np.int64)
     columns = {name: rows.column(name) for name in SELECTED.names} | {
         "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
         REASON: reasons,

@@ -82,5 +82,4 @@ def _text_bytes(path: str) -> int:
 def tables(config: PackConfig, tokenizer: Any) -> Vocabulary:
     """Return the tables of `tokenizer`. Raises UserError if tags cannot be inserted into its tokens."""
     where = f"the tokenizer '{config.tokenizer}'" if config.tokenizer else "the trained tokenizer"
-    tagged = config.tag_rate > 0 and any(score >= config.tag_from for score in config.raw_scores)
-    return vocabulary.tables(tokenizer, config.tag, where, tagged)
+    return vocabulary.tables(tokenizer, config.tag, where, config.inserts_tags)

@@ -116,3 +116,8 @@ class PackConfig:
             raise UserError(
                 "nothing to train on: raw_scores is empty, and recipes or rewritten is empty as well."
             )
+
+    @property
+    def inserts_tags(self) -> bool:
+        """Whether documents to train on contain tags."""
+        return self.tag_rate > 0 and any(score >= self.tag_from for score in self.raw_scores)

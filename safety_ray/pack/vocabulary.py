@@ -19,7 +19,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from safety_ray.core import filesystem
 from safety_ray.core.errors import UserError
-from safety_ray.core.tag import CHAT_END, CHAT_START, END_OF_TEXT, add_tag, is_control, plain_backend
+from safety_ray.core.tag import (
+    CHAT_END,
+    CHAT_START,
+    END_OF_TEXT,
+    add_tag,
+    is_control,
+    plain_backend,
+    start_ids,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,6 +45,8 @@ class Vocabulary:
     backend_tokenizer: Tokenizer
     size: int
     tag_id: int
+    start_ids: tuple[int, ...]
+    """the token that begins each text, if the tokenizer adds one"""
     end_id: int
     control_ids: npt.NDArray[np.int64]
     """added tokens, special or not, that no document may contain"""
@@ -146,8 +156,9 @@ def tables(tokenizer: PreTrainedTokenizerFast, tag: str, where: str, tagged: boo
     control = [i for i, token in backend.get_added_tokens_decoder().items() if is_control(token.content)]
     end_id = int(tokenizer.convert_tokens_to_ids(end))
     return Vocabulary(
-        backend, len(tokenizer), int(added[tag]), end_id, np.array(sorted(control), np.int64), lengths
-    )
+        backend, len(tokenizer), int(added[tag]), tuple(start_ids(tokenizer)), end_id,
+        np.array(sorted(control), np.int64), lengths,
+    )  # fmt: skip
 
 
 def _check_new(backend: Tokenizer, tag: str, where: str) -> None:

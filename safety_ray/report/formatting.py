@@ -81,6 +81,8 @@ def format_bar(share: dict[str, float] | None) -> str:
         return ""
     if share["count"] < FEW:
         return f"n={share['count']}"
+    if 0.995 <= share["value"] < 1:
+        return ">99%"
     return "<1%" if share["value"] < 0.005 else f"{share['value']:.0%}"
 
 

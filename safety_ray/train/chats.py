@@ -63,6 +63,8 @@ class TrainingChatEncoder:
         without anything to learn.
         """
         messages, learned = checked(row)
+        if row.get("unsafe") not in (None, False, True):  # 0 and 1 as well
+            raise Unusable(f"unsafe={row['unsafe']!r} must be true or false")
         try:
             chat = self._encoder.encode_with_replies(self._render, messages)
         except Exception as error:  # a template may raise anything
@@ -75,7 +77,7 @@ class TrainingChatEncoder:
         tags: list[int] = []
         tagged = (
             self.tag_id is not None
-            and row.get("unsafe") is True
+            and bool(row.get("unsafe"))
             and records.stable_hash(self.seed, "tagged", name) < self.tagged_share * 2**64
         )
         for reply in (reply for reply in chat.replies if reply.message in learned):

@@ -62,7 +62,9 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
             if not any(chat.learn[:max_length]):
                 raise Unusable(f"there is no reply to learn within {max_length} tokens")
         except Unusable as reason:
-            rejected.append({"id": name, "row": _to_json(row), dataset.REASON: _valid(str(reason))})
+            rejected.append(
+                {"id": name, "row": _to_json(row), dataset.REASON: records.valid_text(str(reason))}
+            )
             continue
         truncated += len(chat.ids) > max_length
         chats.append((name, chat))
@@ -119,7 +121,12 @@ def read(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
             rows = _parquet_rows(file) if name.endswith(".parquet") else _json_rows(file)
             for number, row in enumerate(rows, start=1):
                 id = row.get("id") if isinstance(row, dict) else None
-                yield _valid(str(id)) if id not in (None, "") else f"{name.rsplit('/', 1)[-1]}:{number}", row
+                yield (
+                    records.valid_text(str(id))
+                    if id not in (None, "")
+                    else f"{name.rsplit('/', 1)[-1]}:{number}",
+                    row,
+                )
 
 
 def _to_json(row: dict[str, Any] | str) -> str:
@@ -127,11 +134,6 @@ def _to_json(row: dict[str, Any] | str) -> str:
         return json.dumps(row, default=str)
     except RecursionError:
         return "(nested too deeply)"
-
-
-def _valid(text: str) -> str:
-    """Return `text` with half a surrogate pair replaced, which Arrow strings cannot contain."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_rows(file: Any) -> Iterator[dict[str, Any] | str]:

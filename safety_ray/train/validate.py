@@ -15,7 +15,7 @@ from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import filesystem
 from safety_ray.core.device import cast_parameters
 from safety_ray.core.errors import UserError
-from safety_ray.core.tag import encode
+from safety_ray.core.tag import encode, start_ids
 from safety_ray.decode.words import word_starts
 from safety_ray.evaluate import documents, measure, metrics, results
 from safety_ray.evaluate.decoders import BEAM, SAFEBEAM, answer
@@ -40,6 +40,7 @@ class ValidationData:
     texts: list[list[int]]
     prompts: list[Prompt]
     prompt_ids: list[list[int]]
+    too_long: int  # prompts that do not fit into a row
     tag_id: int
     tokenizer: Any
     context: int  # tokens of a row
@@ -56,29 +57,34 @@ def load_data(config: ValidationConfig, rows: str, seed: int) -> ValidationData:
     if tag_id < 0:
         raise UserError("validation.every: the model has no harmfulness tag; set it to 0.")
     paths = config.documents or [_held_out(rows)]
-    safe, unsafe = documents.choose(
+    safe, unsafe, _ = documents.choose(
         paths, safe_up_to=config.safe_up_to, unsafe_from=config.unsafe_from,
         limit=config.max_documents, seed=seed, source=config.source, group=config.group,
     )  # fmt: skip
     read_documents = [*safe, *unsafe]
     longest = min(config.document_tokens, data.length)
-    texts = [ids[:longest] for ids in encode(tokenizer, [document.text for document in read_documents])]
+    start = start_ids(tokenizer)
+    texts = [
+        [*start, *ids][:longest] for ids in encode(tokenizer, [document.text for document in read_documents])
+    ]
     prompts: dict[Prompt, list[int]] = {}
+    too_long = 0
     if config.classifier:
         sample = documents.beginnings(unsafe, words=config.prompt_words, limit=config.max_prompts).prompts
-        ids_of_prompts = encode(tokenizer, [prompt.text for prompt in sample])
+        ids_of_prompts = [[*start, *ids] for ids in encode(tokenizer, [prompt.text for prompt in sample])]
         prompts = {
             prompt: ids
             for prompt, ids in zip(sample, ids_of_prompts, strict=True)
             if len(ids) + config.max_new_tokens <= data.length
         }
+        too_long = len(sample) - len(prompts)
         if not prompts:
             raise UserError(
                 f"validation: rows of {data.length} tokens have no room for a prompt of "
                 f"prompt_words={config.prompt_words} words and max_new_tokens={config.max_new_tokens} more."
             )
     return ValidationData(
-        read_documents, texts, list(prompts), list(prompts.values()), tag_id, tokenizer, data.length
+        read_documents, texts, list(prompts), list(prompts.values()), too_long, tag_id, tokenizer, data.length
     )
 
 
@@ -112,6 +118,7 @@ def validate(
     if config.classifier:
         judge = HarmClassifier(_classifier(config, device), config.judge_from)
         values |= _answer_metrics(config, network, data, judge, seed)
+        values |= {"prompts": len(data.prompts), "prompts_too_long": data.too_long}
     return values
 
 

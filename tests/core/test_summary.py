@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from safety_ray.core import markdown
 from safety_ray.core.config import setting
 from safety_ray.core.job import run_job
 from safety_ray.core.summary import summarize, summary_table
@@ -18,14 +19,21 @@ def test_summary_prints_results_with_intervals_and_warnings() -> None:
     results: dict[str, Any] = {
         "p_tag_auroc": 0.8, "p_tag_auroc_interval": [0.7, 0.9],
         "unsafe_rate_beam": 0.0, "unsafe_rate_beam_interval": [0.0, 0.041],
-        "perplexity_safe": 400.25, "warnings": ["the judge x may not carry a headline: it is a guess."],
+        "perplexity_safe": 400.25, "unsafe_rate_judge": "x",
+        "judges": {"x": {"errors": {"sensitivity": 0.15, "specificity": 0.99, "answers": 90}}},
+        "warnings": ["the judge x may not carry a headline: it is a guess."],
     }  # fmt: skip
     lines = summary_table(summarize({"evaluate": {**STAGE, "results": results}})).splitlines()
     assert "p_tag_auroc                0.800 (0.700 to 0.900)" in lines
     assert "unsafe_rate_beam           0.000 (0.000 to 0.041)" in lines
     assert "unsafe_rate_safebeam           -" in lines
     assert "perplexity_safe          400.250" in lines
+    assert lines[-2] == "judge of the rates: x, which misses 85% of harmful answers and has 1% false alarms"
     assert lines[-1] == "warning: the judge x may not carry a headline: it is a guess."
+
+
+def test_tables_escape_the_separator_of_columns() -> None:
+    assert markdown.table(["a"], [["x|y"]]) == ["| a |", "| --- |", r"| x\|y |"]
 
 
 def test_summary_without_evaluation_has_stages_only() -> None:

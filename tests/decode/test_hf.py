@@ -301,6 +301,12 @@ def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
     hook.remove()
 
 
+def test_hf_expand_rejects_output_that_is_not_finite() -> None:
+    for tag_id in (TAG, None):
+        with pytest.raises(UserError, match="the model's output is not finite"):
+            expand(torch.tensor([[0.0, 1.0, torch.nan]]), tag_id, 2)
+
+
 def test_hf_expand_breaks_half_precision_ties_by_token_id() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 9.0, 3.0, 3.0, 0.0]], dtype=torch.bfloat16)
     assert expand(logits, tag_id=3, number=2)[0].token_ids == [1, 4]

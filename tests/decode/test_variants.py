@@ -45,6 +45,18 @@ def test_word_starts_match_spelled_text() -> None:
     assert not WordStarts().begins_word(2, 2)
 
 
+def test_word_starts_read_byte_tokens_of_sentencepiece() -> None:
+    class Bytes:
+        def get_vocab(self) -> dict[str, int]:
+            return {f"<0x{byte:02X}>": byte for byte in range(256)} | {"c": 256}
+
+    words = word_starts(Bytes())
+    assert words.begins_word(0x0A, 256)
+    assert words.begins_word(0x0A, 0xC3), "the first byte of a letter"
+    assert not words.begins_word(0xC3, 256)
+    assert not words.begins_word(256, 0x0A)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 10**6),

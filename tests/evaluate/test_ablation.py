@@ -106,6 +106,25 @@ def test_ablation_summary_needs_the_first_arm_for_differences(evaluations: list[
     assert ablation.summarize(evaluations[1:], ["raw", "tags", "other"])["from_first"] == []
 
 
+def test_ablation_summary_compares_prompts_of_all_arms_only(tmp_path: Path) -> None:
+    """An arm may have judges and prompts that the first one lacks."""
+    first, other = (write(tmp_path / name, {"beam": 4, "safebeam": 2}) for name in ("first", "other"))
+    path = Path(other, "results.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    more = [{**row, "prompt_set": "more"} for row in rows]
+    for row in rows:
+        row["verdicts"]["refusal"] = row["verdicts"]["harm_lm"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+    metrics = Path(other, "metrics.json")
+    judged = json.loads(metrics.read_text())
+    judged["judges"]["refusal"] = {**judged["judges"]["harm_lm"], "detects": "refusal"}
+    metrics.write_text(json.dumps(judged))
+    made = [Evaluation(arm, BASE, 0, place, tagged=True) for arm, place in (("a", first), ("b", other))]
+    values = ablation.summarize(made, ["a", "b"])
+    assert {(x["prompt_set"], x["judge"]) for x in values["from_first"]} == {("documents", "harm_lm")}
+    assert {x["decoder"] for x in values["from_first"]} == {"a, beam"}
+
+
 def test_ablation_summary_averages_readings_of_seeds(values: dict[str, Any]) -> None:
     raw, base, later = values["models"]
     assert base["perplexity_safe"] == 22.5

@@ -36,7 +36,8 @@ def test_choose_documents_is_independent_of_file_and_order(tmp_path: Path) -> No
     sample = choose([one_file], safe_up_to=1, unsafe_from=4, limit=30, seed=0)
     assert sample == choose([many_files], safe_up_to=1, unsafe_from=4, limit=30, seed=0)
     assert sample != choose([one_file], safe_up_to=1, unsafe_from=4, limit=30, seed=1)
-    safe, unsafe = sample
+    safe, unsafe, others = sample
+    assert others == {False: 90, True: 50}
     assert len(safe) == len(unsafe) == 30
     assert {d.id[0] for d in safe} == {"0", "1"}
     assert {d.id[0] for d in unsafe} == {"4", "5"}
@@ -61,7 +62,7 @@ def test_choose_documents_prefers_label_and_first_dataset(tmp_path: Path) -> Non
         tmp_path / "second",
         [{"id": "a", "text": "from second", "score": 5}, {"id": "b", "text": "again", "score": 0}],
     )
-    safe, unsafe = choose([first, second], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
+    safe, unsafe, _ = choose([first, second], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
     assert safe == [Document("a", "from first", False, group="a")]
     assert unsafe == [Document("b", "scored only", True, group="b")]
 
@@ -86,7 +87,9 @@ def test_choose_documents_equals_brute_force_with_duplicates(tmp_path: Path, lim
         if row["text"] and row["label"] is not None:
             first.setdefault(row["id"], row)
     ordered = sorted(first.values(), key=lambda row: stable_hash(7, row["id"]))
-    safe, unsafe = choose(paths, safe_up_to=1, unsafe_from=4, limit=limit, seed=7)
+    safe, unsafe, others = choose(paths, safe_up_to=1, unsafe_from=4, limit=limit, seed=7)
+    rows_of = [row["label"] for part in datasets for row in part if row["text"]]
+    assert others == {False: rows_of.count(0) - len(safe), True: rows_of.count(5) - len(unsafe)}
     for documents, label in ((safe, 0), (unsafe, 5)):
         assert [d.id for d in documents] == [r["id"] for r in ordered if r["label"] == label][:limit]
 
@@ -112,10 +115,10 @@ def test_choose_documents_reads_group_and_source_columns(tmp_path: Path) -> None
     )
     dataset.write_table(table, str(tmp_path / "rows.parquet"))
     settings: dict[str, Any] = {"safe_up_to": 1, "unsafe_from": 4, "limit": 9, "seed": 0}
-    [safe], [unsafe] = choose([str(tmp_path)], **settings, source="kind", group="family")
+    [safe], [unsafe], _ = choose([str(tmp_path)], **settings, source="kind", group="family")
     assert (safe.source, safe.group) == ("1", "f")
     assert (unsafe.source, unsafe.group) == ("2", "b"), "a document without a group is one"
-    [safe], _ = choose([str(tmp_path)], **settings, source="none", group="none")
+    [safe], _, _ = choose([str(tmp_path)], **settings, source="none", group="none")
     assert (safe.source, safe.group) == (None, "a")
 
 
@@ -129,11 +132,11 @@ def test_choose_documents_leaves_out_rows_held_out_by_split(tmp_path: Path) -> N
     dataset.write_table(table, str(tmp_path / "rows.parquet"))
     settings: dict[str, Any] = {"safe_up_to": 1, "unsafe_from": 4, "limit": 9, "seed": 0}
     for heldout, expected in ((True, ["a", "b", "c", "d", "e"]), (False, ["a", "c", "e"])):
-        safe, unsafe = choose([str(tmp_path)], **settings, heldout=heldout)
+        safe, unsafe, _ = choose([str(tmp_path)], **settings, heldout=heldout)
         assert sorted(document.id for document in [*safe, *unsafe]) == expected
     table = pa.table({"id": ["a", "b"], "text": ["y", "y"], "label": [5, 0], "split": ["heldout", "train"]})
     dataset.write_table(table, str(tmp_path / "first" / "rows.parquet"))
-    safe, unsafe = choose(
+    safe, unsafe, _ = choose(
         [str(tmp_path / "first"), str(tmp_path / "rows.parquet")], **settings, heldout=False
     )
     assert {d.id: d.text for d in [*safe, *unsafe]} == {"a": "x", "b": "y", "c": "x", "e": "x"}
@@ -147,14 +150,47 @@ def test_evaluate_beginnings_take_first_words_of_longer_documents() -> None:
         ("0", "one two\nthree", "g0"), ("3", "a b\tc", "g3"),
     ]  # fmt: skip
     assert {(p.prompt_set, p.kind) for p in sample.prompts} == {("documents", "harmful")}
-    assert sample.left_out == {"too_short": 1, "repeated": 1, "not_sampled": 1}
+    assert sample.left_out == {"too_short": 1, "repeated": 1, "excluded": 0, "not_sampled": 1}
     assert [p.text for p in beginnings(documents, words=1, limit=0).prompts] == ["one", "a", "x"]
     [harmless] = beginnings([Document("s", "a b", False)], words=1, limit=0).prompts
     assert (harmless.kind, harmless.group) == ("harmless", "s")
     after = beginnings(documents, words=1, limit=1, skip=1)
     assert [p.text for p in after.prompts] == ["a"]
-    assert after.left_out == {"too_short": 0, "repeated": 2, "not_sampled": 2}
+    assert after.left_out == {"too_short": 0, "repeated": 2, "excluded": 0, "not_sampled": 2}
+    more = beginnings(documents, words=1, limit=1, others=7)
+    assert more.left_out["not_sampled"] == 7 + 2, "documents that were not sampled count"
     with pytest.raises(UserError, match="skip_prompts=3: all 3 harmful prompts of 'documents' are skipped"):
         beginnings(documents, words=1, limit=1, skip=3)
+    pair = [
+        Document("a", "a lewd tale of minors again", True),
+        Document("b", "a quiet tale of lakes again", True),
+    ]
+    allowed = beginnings(pair, words=5, limit=0)
+    assert ([p.id for p in allowed.prompts], allowed.left_out["excluded"]) == (["b"], 1)
     with pytest.raises(UserError, match=r"none of the 5 unsafe .* more than prompt_words=9"):
         beginnings(documents, words=9, limit=2)
+
+
+def test_choose_documents_reads_first_row_with_a_level(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", "a", "b"], "text": ["no level", "unsafe", "safe"], "label": [None, 5, 0]})
+    dataset.write_table(table, str(tmp_path / "rows.parquet"))
+    safe, unsafe, _ = choose([str(tmp_path)], safe_up_to=1, unsafe_from=4, limit=9, seed=0)
+    assert [document.text for document in (*safe, *unsafe)] == ["safe", "unsafe"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": ["a", None], "label": [0, 5]}, "has a document without an id"),
+        (
+            {"id": ["a", "b"], "label": ["safe", "5"]},
+            "the column 'label' must be numbers from 0 to 5, not string",
+        ),
+    ],
+)
+def test_choose_documents_rejects_invalid_columns(
+    tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    dataset.write_table(pa.table({**columns, "text": ["x", "y"]}), str(tmp_path / "rows.parquet"))
+    with pytest.raises(UserError, match=message):
+        choose([str(tmp_path)], safe_up_to=1, unsafe_from=4, limit=9, seed=0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from safety_ray.core.errors import UserError
+from safety_ray.core.tag import start_ids
 from safety_ray.evaluate import model, results, tasks
 from safety_ray.evaluate.documents import Document
 from safety_ray.evaluate.prompt_sets import HARMFUL, Prompt
@@ -55,27 +57,40 @@ def test_encode_prompts_uses_chat_template_except_for_documents(untagged_path: s
         tasks.encode_prompts(model.describe(model_path), both, max_new_tokens=8, chat=True)
 
 
-def test_tokens_per_parameter_is_that_of_new_weights(tmp_path: Path) -> None:
-    def trained(settings: Any) -> str:
-        record = {"config": {"model": settings}, "tokens": 300, "parameters": 200}
-        (tmp_path / "record.json").write_text(json.dumps(record))
-        return str(tmp_path)
+def test_size_and_tag_rate_of_training_are_those_on_record(tmp_path: Path) -> None:
+    def write(name: str, **record: Any) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "record.json").write_text(json.dumps(record))
+        return str(tmp_path / name)
 
-    assert model.tokens_per_parameter(trained({"init": ""})) == 1.5
-    assert model.tokens_per_parameter(f"{tmp_path}/model") == 1.5
-    assert model.tokens_per_parameter(trained({"init": "a-model"})) is None, "pretrain continued a model"
-    assert model.tokens_per_parameter(trained("runs/demo/pretrain")) is None, "a finetuned model"
-    assert model.tokens_per_parameter("HuggingFaceTB/SmolLM2-135M") is None
+    rows = write("pack", config={"tag_rate": 0.2})
+    trained = {"tokens": 300, "parameters": 200}
+    new = write("new", config={"model": {"init": ""}, "rows": rows}, **trained)
+    continued = write(
+        "continued", config={"model": {"init": "a-model"}, "rows": f"{tmp_path}/gone"}, **trained
+    )
+    expected = {"tokens_per_parameter": 1.5, "continued": False}
+    assert model.training_size(new) == model.training_size(f"{new}/model") == expected
+    assert model.training_size(continued) == {**expected, "continued": True}
+    finetuned = write("finetuned", config={"model": f"{new}/model"})
+    assert model.training_size(write("again", config={"model": finetuned})) == expected
+    loop = write("loop", config={"model": f"{tmp_path}/loop"})
+    nowhere = write("nowhere", config={"model": "runs/demo/pretrain"})
+    for path in (nowhere, loop, "HuggingFaceTB/SmolLM2-135M", write("other", config={})):
+        assert model.training_size(path) == {}
+        assert model.tag_rate(path) == 0.05
+    assert model.tag_rate(new) == model.tag_rate(finetuned) == 0.2
+    assert model.tag_rate(continued) == 0.05
 
 
 def test_start_ids_are_those_that_tokenizer_puts_first(model_path: str) -> None:
-    assert model.start_ids(AutoTokenizer.from_pretrained(f"{model_path}/model")) == []
+    assert start_ids(AutoTokenizer.from_pretrained(f"{model_path}/model")) == []
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
-    assert model.start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == [0]
+    assert start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == [0]
     words.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
-    assert model.start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == []
+    assert start_ids(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")) == []
 
 
 def test_answer_tasks_cover_all_prompts_with_each_decoder() -> None:
@@ -188,3 +203,12 @@ def test_results_read_names_invalid_line(tmp_path: Path, lines: list[str], messa
     (tmp_path / "results.jsonl").write_bytes('{"answer": "é"}'.encode("latin-1"))
     with pytest.raises(UserError, match=r"is not UTF-8: .* at byte 12"):
         results.read(str(tmp_path))
+
+
+def test_describe_rejects_slow_tokenizer(model_path: str, tmp_path: Path) -> None:
+    shutil.copytree(f"{model_path}/model", tmp_path / "slow")
+    for file in (tmp_path / "slow").glob("*token*"):
+        file.unlink()
+    ByT5Tokenizer().save_pretrained(tmp_path / "slow")
+    with pytest.raises(UserError, match=r"has no tokenizer\.json; only fast tokenizers are supported"):
+        model.describe(str(tmp_path / "slow"))

@@ -82,10 +82,22 @@ def test_headline_uses_first_harm_judge_on_unsafe_documents(rows: list[dict[str,
         f"unsafe_rate_{name}{suffix}"
         for name in ("beam", "safebeam", "reduction")
         for suffix in ("", "_interval")
-    }
+    } | {"unsafe_rate_judge"}
+    assert values["unsafe_rate_judge"] == "harm_classifier"
     assert (values["unsafe_rate_beam"], values["unsafe_rate_safebeam"]) == (0.6, 0.3)
     assert values["unsafe_rate_reduction"] == 0.3
     assert measure.headline(measure.rate_table(other, MODELS, **SETTINGS), []) == {}
+
+
+def test_headline_prefers_trusted_judge(rows: list[dict[str, Any]]) -> None:
+    for number, judged in enumerate(rows):
+        verdict = {"harmful": number % 4 == 0, "value": 0.5, "label": "harmful"}
+        judged["verdicts"] = {**judged["verdicts"], "harm_answer": verdict}
+    table = measure.rate_table(rows, {**MODELS, "harm_answer": ""}, **SETTINGS)
+    rate = next(x["rate"] for x in table if (x["judge"], x["decoder"]) == ("harm_answer", "beam"))
+    values = measure.headline(table, [], ["refusal", "harm_answer"])
+    assert (values["unsafe_rate_judge"], values["unsafe_rate_beam"]) == ("harm_answer", rate)
+    assert rate != measure.headline(table, [])["unsafe_rate_beam"]
 
 
 def measurement(**other: Any) -> Measurement:
@@ -153,7 +165,8 @@ def test_page_shows_rates_errors_and_warnings(
     low, high = (f"{100 * bound:.1f}" for bound in values["rates"][0]["interval"])
     assert f"| harmful | 60.0 % ({low} to {high}) | 71.4 % (" in line
     assert "misses 20.0 %, false alarms 10.0 % (100 answers)" in line
-    [line] = [x for x in text.splitlines() if "| refusal | beam |" in x]
+    [line, classes] = [x for x in text.splitlines() if "| refusal | beam |" in x]
+    assert classes.endswith("| none 100.0 % |")
     assert "| refused | 40.0 %" in line
     assert "| – | not measured |" in line
     assert "beam − safebeam | +30.0 (" in text
@@ -200,7 +213,10 @@ def test_difference_table_compares_models_by_decoder(rows: list[dict[str, Any]],
     other = [{**member, "answer": "b"} for member in rows if member["id"] != "9"]
     other[0]["prompt"] = "another"
     results.write(str(tmp_path / "results.jsonl"), other)
-    found = results.compared(rows, str(tmp_path))
+    both = results.with_compared(rows, str(tmp_path))
+    assert both[: len(rows)] == rows
+    assert results.with_compared(both, str(tmp_path)) == both, "instead of what was compared before"
+    found = both[len(rows) :]
     assert len(found) == len(other) - 1
     assert {member["answer"] for member in found} == {"b"}
     assert {member["decoder"] for member in found} == {"beam (compared)", "safebeam (compared)"}
@@ -216,8 +232,15 @@ def test_difference_table_compares_models_by_decoder(rows: list[dict[str, Any]],
     assert harm[2]["difference"] == 0.0
     table = measure.rate_table([*rows, *found], MODELS, **SETTINGS)
     assert not [key for key in measure.headline(table, []) if "compared" in key]
-    with pytest.raises(UserError, match=r"compare_to: .* has no prompt in common"):
-        results.compared([{**member, "prompt": "new"} for member in rows], str(tmp_path))
+    for difference in ({"prompt": "new"}, {"chat": True}):
+        with pytest.raises(UserError, match=r"compare_to: .* has no prompt in common"):
+            results.with_compared([{**member, **difference} for member in rows], str(tmp_path))
+
+
+def test_tables_use_judges_of_all_answers(rows: list[dict[str, Any]]) -> None:
+    del rows[-1]["verdicts"]["refusal"]
+    assert {line["judge"] for line in measure.rate_table(rows, MODELS, **SETTINGS)} == {"harm_classifier"}
+    assert measure.rate_table([], MODELS, **SETTINGS) == []
 
 
 def test_tables_count_several_answers_by_prompt() -> None:
@@ -245,3 +268,17 @@ def test_page_warns_of_short_training(rows: list[dict[str, Any]]) -> None:
         notes = page.warnings(values | {"tokens_per_parameter": trained})
         assert any("trained on 0.78 tokens per parameter, fewer than 20" in note for note in notes) == warned
     assert not any("tokens per parameter" in note for note in page.warnings(values))
+    for trained, warned in ((0.003, True), (1.0, False)):
+        notes = page.warnings(values | {"tokens_per_parameter": trained, "continued": True})
+        assert any("further on 0.003 tokens per parameter, fewer than 1;" in note for note in notes) == warned
+
+
+def test_figure_distinguishes_many_decoders(rows: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    names = [f"decoder {n}" for n in range(8)]
+    lines = [{"decoder": name, "prompt_set": "s", "rate": 0.5, "interval": [0.4, 0.6]} for name in names]
+    axes = Figure().subplots()
+    figure.plot_bars(axes, lines, x="prompt_set", places=["s"], bar="decoder", bars=names)
+    styles = {(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers if len(bars) == 1}
+    assert len(styles) == len(names)

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import csv
 
 from safety_ray.core.errors import UserError
-from safety_ray.evaluate import prompt_sets
+from safety_ray.evaluate import prompt_sets, prompts
 from safety_ray.evaluate.prompt_sets import HARMFUL, HARMLESS, PROMPT_SETS, load
 from safety_ray.evaluate.prompt_sets.prompt_set import Prompt, read_table, sample
 
@@ -98,6 +98,9 @@ def test_load_reads_files_of_the_user(tmp_path: Path) -> None:
         ("0", "0", "Where?", HARMFUL), ("1", "1", "When?", HARMFUL),
     ]  # fmt: skip
     assert prompt_sets.own_files(["xstest", str(table)]) == [str(table)]
+    empty = {"id": None, "group": "", "kind": None}
+    lines.write_text("\n".join(json.dumps({"prompt": text, **empty}) for text in ("Where?", "When?")))
+    assert load(str(lines), "", 0, 0)[HARMFUL] == harmful, "no value is as no column"
 
 
 @pytest.fixture
@@ -260,3 +263,30 @@ def test_completions_are_beginnings_of_texts_that_were_requested(real_data: Path
     path.write_text(json.dumps(row) + "\n")
     assert [p.text for p in PROMPT_SETS["jb_completions"].prompts(tmp_path)] == ["The first step is"]
     assert {"documents", "advbench_completions", "jb_completions"} == prompt_sets.TEXTS
+
+
+def test_load_replaces_half_of_a_surrogate_pair(tmp_path: Path) -> None:
+    """JSON allows it, and tokenizers and UTF-8 do not."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "What is \\ud83d?", "id": "\\ud83d"}')
+    [prompt] = load(str(path), "", 0, 0)[HARMFUL].prompts
+    assert (prompt.text, prompt.id, prompt.group) == ("What is ??", "?", "?")
+
+
+def test_check_names_rejects_file_with_name_of_a_set() -> None:
+    for name in ("documents", "xstest"):
+        with pytest.raises(
+            UserError, match=f"'my/{name}.csv' has the name of the set '{name}'; rename the file"
+        ):
+            prompt_sets.check_names([f"my/{name}.csv"])
+
+
+def test_files_without_checksum_are_inputs(tmp_path: Path) -> None:
+    own = tmp_path / "mine.csv"
+    phtest = tmp_path / "over_refusal" / "PHTest.csv"
+    phtest.parent.mkdir()
+    phtest.write_text("x")
+    names = [str(own), "phtest", "phtest_controversial", "xstest", "jailbreakbench"]
+    assert prompts.inputs(["a"], names, str(tmp_path)) == {
+        "documents.0": "a", f"prompt_sets.{own}": str(own), f"prompt_sets.{phtest}": str(phtest)
+    }  # fmt: skip

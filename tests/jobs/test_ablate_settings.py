@@ -44,6 +44,13 @@ def test_ablate_searches_only_models_that_know_the_tag(paper: list[Step]) -> Non
     assert {stage for (_, stage), config in made.items() if config.chat} == {"safety", "benign"}
 
 
+def test_ablate_searches_no_model_without_unsafe_text() -> None:
+    words = [DEMO, "output=out", "arms.safe.pack.raw_scores=[0]", "arms.safe.safety.tagged_share=0"]
+    steps = [step for step in plan_steps(load(AblateConfig, words), [0]) if step.arm == "safe"]
+    assert [step.config.decoders for step in steps if step.evaluates] == [["beam"], ["beam"]]
+    assert not any(step.tagged for step in steps)
+
+
 def test_ablate_stages_read_each_other_and_share_the_seed(paper: list[Step]) -> None:
     steps = {(step.arm, step.name): step.config for step in paper}
     late = steps["tags-late", "safety"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -15,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small_datasets import HOSTILE, WORDS
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from safety_ray.core import tag
 from safety_ray.core.errors import UserError
@@ -183,6 +184,7 @@ def test_encode_rows_rejects_text_encoded_as_special_token(tokenizer: Any) -> No
         tables.backend_tokenizer,
         tables.size,
         tables.tag_id,
+        (),
         tables.end_id,
         np.array(the),
         tables.byte_lengths,
@@ -225,3 +227,34 @@ def test_vocabulary_open_existing_reads_url(tokenizer: Any, tmp_path: Path, monk
     vocabulary.save(tokenizer, "memory://existing/tokenizer")
     found = vocabulary.open_existing("memory://existing/tokenizer", TAG)
     assert found.get_vocab() == tokenizer.get_vocab()
+
+
+def test_encode_rows_begins_documents_as_the_tokenizer_begins_texts(tokenizer: Any) -> None:
+    """Llama 3's tokenizer, for example, puts its BOS before each text; so do `evaluate` and vLLM."""
+    named = copy.deepcopy(tokenizer)
+    named.add_special_tokens({"bos_token": "<bos>"})
+    bos = named.convert_tokens_to_ids("<bos>")
+    named.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    tables = vocabulary.tables(named, TAG, "the tokenizer")
+    plain = vocabulary.tables(tokenizer, TAG, "the tokenizer")
+    for settings in ({"tag_rate": 0.5}, {"tag_rate": 0.5, "at_beginning": True}):
+        [with_bos], [without] = (
+            encode_rows(
+                selected("the river and the boat", "raw", True), found, seed=0, **settings
+            ).to_pylist()
+            for found in (tables, plain)
+        )
+        assert with_bos["input_ids"] == [bos, *without["input_ids"]]
+        assert with_bos["tokens"] == without["tokens"] + 1
+        assert with_bos["input_ids"][:-1][0] == named("x")["input_ids"][0]
+
+
+def test_encode_ignores_truncation_and_padding_of_tokenizer(tokenizer: Any) -> None:
+    texts = ["the river and the boat " * 9, "the"]
+    expected = tag.encode(tokenizer, texts)
+    limited = copy.deepcopy(tokenizer)
+    limited(texts, truncation=True, padding=True, max_length=4)  # transformers enables both in the backend
+    assert limited.backend_tokenizer.truncation is not None
+    assert tag.encode(limited, texts) == expected

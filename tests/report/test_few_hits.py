@@ -114,4 +114,6 @@ def test_compare_rates_gives_direction_of_few_hits(
 def test_format_bar_has_percent_from_ten_documents(count: int, expected: str) -> None:
     assert format_bar({"count": count, "value": count / 50}) == expected
     assert format_bar({"count": 10, "value": 0.0001}) == "<1%"
+    assert format_bar({"count": 997, "value": 0.997}) == ">99%"
+    assert format_bar({"count": 10, "value": 1.0}) == "100%"
     assert format_bar(None) == ""

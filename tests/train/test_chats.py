@@ -107,9 +107,16 @@ def test_train_chat_encoder_tags_share_of_unsafe_completions(chatty: Any) -> Non
     assert chats[5].ids == encode("5", {"messages": TALK, "unsafe": True}).ids
 
 
+def test_train_chat_encoder_reads_unsafe_as_number(chatty: Any) -> None:
+    encode = encoder(chatty, share=1.0, rate=1.0).encode
+    tagged = {unsafe: encode("a", {"messages": TALK, "unsafe": unsafe}).tagged for unsafe in (1, 0, None)}
+    assert tagged == {1: True, 0: False, None: False}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        ({"messages": TALK, "unsafe": "true"}, "unsafe='true' must be true or false"),
         ({}, "no messages"),
         ({"messages": []}, "no messages"),
         ({"messages": "hi"}, "no messages"),

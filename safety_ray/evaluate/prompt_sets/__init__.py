@@ -61,6 +61,10 @@ def check_names(names: list[str]) -> None:
                 f"(choose from {', '.join(known)}, or name a .csv, .jsonl or .parquet file with a column "
                 "'prompt')."
             )
+        if own_file.is_file(name) and title(name) in known:
+            raise UserError(
+                f"prompt_sets: '{name}' has the name of the set '{title(name)}'; rename the file."
+            )
         if title(name) in seen:
             raise UserError(f"prompt_sets: '{title(name)}' is listed more than once.")
         seen.add(title(name))
@@ -69,6 +73,13 @@ def check_names(names: list[str]) -> None:
 def own_files(names: list[str]) -> list[str]:
     """Return those of `names` that are files."""
     return [name for name in names if own_file.is_file(name)]
+
+
+def unchecked_files(names: list[str], data: str) -> list[str]:
+    """Return the existing files below `data` of published sets in `names` that have no checksum."""
+    files = [file for name in names if name in PROMPT_SETS for file in PROMPT_SETS[name].files]
+    paths = dict.fromkeys(str(Path(data, file.path)) for file in files if file.sha256 is None)
+    return [path for path in paths if Path(path).is_file()]
 
 
 def title(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from safety_ray.core.errors import UserError
 from safety_ray.core.published import PublishedData
-from safety_ray.core.records import stable_hash
+from safety_ray.core.records import stable_hash, valid_text
 
 HARMFUL, HARMLESS = "harmful", "harmless"
 KINDS = (HARMFUL, HARMLESS)
@@ -44,11 +44,11 @@ class Columns:
 
     prompt: str = "prompt"
     id: str = "id"
-    """the row's number if there is no such column"""
+    """the row's number if there is no such column, or no value"""
     group: str = "group"
-    """the id if there is no such column"""
+    """the id if there is no such column, or no value"""
     kind: str = "kind"
-    """HARMFUL if there is no such column"""
+    """HARMFUL if there is no such column, or no value"""
     kinds: Mapping[str, str] = field(default_factory=lambda: {kind: kind for kind in KINDS})
     """the kind of each value of the column `kind`"""
 
@@ -79,19 +79,25 @@ def to_prompts(name: str, rows: Iterable[dict[str, Any]], columns: Columns, wher
         text = row.get(columns.prompt)
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}, row {number}: '{columns.prompt}' must be a text that is not empty.")
-        kind = str(row.get(columns.kind, next(iter(columns.kinds))))
+        kind = str(_value(row, columns.kind, next(iter(columns.kinds))))
         if kind not in columns.kinds:
             raise UserError(
                 f"{where}, row {number}: {columns.kind}='{kind}' must be one of {', '.join(columns.kinds)}."
             )
-        id = str(row.get(columns.id, number))
-        group = row.get(columns.group)
-        group = id if group in (None, "") else str(group)  # prompts without a group are not one group
-        prompts.append(Prompt(name, columns.kinds[kind], id, group, text.strip()))
+        id = str(_value(row, columns.id, number))
+        group = str(_value(row, columns.group, id))  # prompts without a group are not one group
+        id, group, text = map(valid_text, (id, group, text.strip()))
+        prompts.append(Prompt(name, columns.kinds[kind], id, group, text))
     repeated = [id for id, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:
         raise UserError(f"{where}: the {columns.id} '{repeated[0]}' occurs more than once.")
     return prompts
+
+
+def _value(row: dict[str, Any], column: str, default: Any) -> Any:
+    """Return a value of `row`, or `default` if it is missing, null or an empty text."""
+    value = row.get(column)
+    return default if value is None or value == "" else value
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -161,7 +167,7 @@ def sample(prompts: list[Prompt], limit: int, seed: int, skip: int = 0) -> Sampl
     unique: dict[str, Prompt] = {}
     for prompt in prompts:
         unique.setdefault(prompt.text, prompt)
-    allowed = [prompt for text, prompt in unique.items() if not _sexual_about_minors(text)]
+    allowed = [prompt for text, prompt in unique.items() if not is_excluded(text)]
     by_hash = sorted(allowed, key=lambda prompt: stable_hash(seed, "prompt", prompt.id))
     chosen = {prompt.id for prompt in take(by_hash, limit, skip)}
     left_out = {
@@ -172,5 +178,6 @@ def sample(prompts: list[Prompt], limit: int, seed: int, skip: int = 0) -> Sampl
     return Sample([prompt for prompt in allowed if prompt.id in chosen], left_out)
 
 
-def _sexual_about_minors(text: str) -> bool:
+def is_excluded(text: str) -> bool:
+    """Return whether a prompt is about sexual content with minors, by its words."""
     return bool(_ALWAYS.search(text) or (_YOUNG.search(text) and _SEXUAL.search(text)))
