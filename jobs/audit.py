@@ -55,7 +55,7 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if not self.labels:
             check_is_model(self.judge, "judge")
-        elif self.judge.kind != "template":
+        elif self.judge.kind != "none":
             raise UserError(f"labels={self.labels} uses no judge; set either labels or judge.")
         if min(self.per_score, self.draws, self.write_rows) < 1:
             raise UserError("per_score, draws and write_rows must be positive.")

@@ -190,6 +190,8 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
         fixed["partition"] = ""
     name = stage.section or stage.name
     section: Settings = getattr(pipeline, name)
+    if name == "rewrite" and not pipeline.input:  # the template was written for the shipped corpus
+        section = {**section, "engine": {"kind": "template", **section.get("engine", {})}}
     conflicts = sorted(section.keys() & fixed.keys())
     if conflicts:
         raise UserError(f"{name}.{conflicts[0]}: the pipeline sets this itself; remove it.")

@@ -65,7 +65,7 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
         # fail here, not in an actor
         Classifier.load(config.classifier, "cpu", trust_remote_code=config.trust_remote_code)
         engine.check(config.engine)
-        if config.judge.kind != "template":
+        if config.judge.is_model:
             engine.check(config.judge)
     inputs = {"scored": config.scored, **packaged.as_input(config.classifier)}
     recipe_of = config.recipe_of()
@@ -88,9 +88,9 @@ def rewrite_documents(config: RewriteConfig) -> dict[str, Any]:
     cluster.start()
     rows_in, counts = run_passes(config, recipe_of, out)
     attempts = outcomes.read_outcomes(out, (this.part for this in passes_of(config)))
-    if config.engine.kind != "template":
+    if config.engine.is_model:
         more |= outcomes.count_tokens(out.sub(_DRAFTS, _GENERATED))
-    if config.judge.kind != "template":
+    if config.judge.is_model:
         folders = [judged(out, this) for this in passes_of(config)]
         more["judge_shortened"] = sum(count_shortened(folder, ensemble.JUDGED) for folder in folders)
     if not counts.rows_out:  # the next stage cannot read a folder without Parquet files
@@ -237,8 +237,8 @@ class Step:
 
 def steps_of(config: RewriteConfig, this: Pass) -> list[Step]:
     """Return the steps of a pass in their order. Input: tasks; output: rows of the part."""
-    uses_model = config.engine.kind != "template"
-    uses_judge = config.judge.kind != "template"
+    uses_model = config.engine.is_model
+    uses_judge = config.judge.is_model
 
     def split(rows: Rows) -> Rows:
         options = config.task_options(this.attempt)
@@ -290,7 +290,7 @@ def generate_drafts(ds: Dataset, config: RewriteConfig, attempt: int) -> Dataset
 def store(config: RewriteConfig, out: Artifact, this: Pass, step: Step, rows: Rows) -> Rows | None:
     """Write `rows` below drafts/ and read them back. Returns None if there are none."""
     folder = Artifact(out.sub(_DRAFTS, step.name, this.part), {}, {})
-    by_model = step.name == _GENERATED and config.engine.kind != "template"
+    by_model = step.name == _GENERATED and config.engine.is_model
     counts = dataset.write(
         rows.ds, folder, label=f"{this.part} {step.name}", total=rows.total or None,
         write_rows=config.write_rows, resume_by=rows.resume_by or None, read_as=rows.read_as or None,

@@ -65,7 +65,7 @@ class ScoreConfig(Pool):
             raise UserError(f"max_rejected={self.max_rejected} must be from 0 to 1.")
         if self.judges:
             check_is_model(self.judge, "judge")
-        elif self.judge.kind != "template":
+        elif self.judge.kind != "none":
             raise UserError(
                 "scorers=classifier uses no judge; set scorers to judge or both, or remove judge."
             )

@@ -92,7 +92,8 @@ def test_sources_load_classifiers_with_consent_of_a_setting() -> None:
     assert len(loads) >= 6
     for path, given in loads:
         assert given.get("trust_remote_code", "").endswith("trust_remote_code"), path
-    needed = {"documents": "a"}, {"scored": "a"}, {"model": "a", "documents": ["a"]}
+    engine = EngineConfig(kind="template")
+    needed = {"documents": "a"}, {"scored": "a", "engine": engine}, {"model": "a", "documents": ["a"]}
     for cls, given in zip((ScoreConfig, RewriteConfig, EvaluateConfig), needed, strict=True):
         assert not cls(output="b", **given).trust_remote_code
     assert not ValidationConfig().trust_remote_code

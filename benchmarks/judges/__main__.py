@@ -33,7 +33,7 @@ def run(config: JudgesBenchmark) -> dict[str, Any]:
     measurements: dict[str, list[Measurement]] = {}
     for name in config.judges:
         spec = JUDGES[name]
-        if (spec.needs == "lm" and config.lm.kind == "template") or (
+        if (spec.needs == "lm" and not config.lm.is_model) or (
             spec.needs == "classifier" and not config.classifier
         ):
             print(f"\n## {name}\n\nnot measured: give {MODELS[spec.needs]}", flush=True)

@@ -35,5 +35,5 @@ class DocumentJudge(Judge):
 
 def check_is_model(judge: Judge, key: str) -> None:
     """Raise UserError if the settings under `key` do not name a language model."""
-    if judge.kind == "template":
+    if not judge.is_model:
         raise UserError(f"a judge needs a language model: set {key}.kind to vllm or openai.")

@@ -37,9 +37,9 @@ Processor = Callable[["ray.data.Dataset"], "ray.data.Dataset"]
 class EngineConfig:
     """Settings of the engine that generates the replies."""
 
-    kind: Literal["template", "vllm", "openai"] = setting(
-        "template (no language model), vllm (on this cluster) or openai (an endpoint)",
-        default="template",
+    kind: Literal["none", "template", "vllm", "openai"] = setting(
+        "vllm (on this cluster), openai (an endpoint), or template (of rewrite: phrases, no language model)",
+        default="none",
     )
     model: str = setting("vllm: a folder or hub id; openai: the model's name at the endpoint", default="")
     base_url: str = setting("openai: the endpoint, e.g. http://127.0.0.1:8000/v1", default="", identity=False)
@@ -104,7 +104,7 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.kind != "template" and not self.model:
+        if self.is_model and not self.model:
             raise UserError(f"engine.kind={self.kind} needs engine.model.")
         if self.kind == "openai" and not self.base_url:
             raise UserError("engine.kind=openai needs engine.base_url.")
@@ -128,6 +128,11 @@ class EngineConfig:
             raise UserError("engine.temperature must be 0 or positive, and engine.top_p in (0, 1].")
 
     @property
+    def is_model(self) -> bool:
+        """Whether a language model is named."""
+        return self.kind in ("vllm", "openai")
+
+    @property
     def sends_seeds(self) -> bool:
         """Whether requests have a seed of their own; at temperature 0 nothing is sampled."""
         return self.seeded and self.temperature > 0
@@ -149,9 +154,9 @@ def processor(
     `engine_error`. `schema` is a JSON schema that constrains the replies of vllm and openai. Call `check`
     first, which raises errors before the work.
     """
-    if config.kind == "template":
+    if not config.is_model:
         if template is None:
-            raise UserError("engine.kind=template has no language model; set it to vllm or openai.")
+            raise UserError(f"engine.kind={config.kind} has no language model; set it to vllm or openai.")
         return _template(template)
     if config.kind == "openai":
         from safety_ray.llm import openai_engine

@@ -63,7 +63,7 @@ class RewriteConfig(Pool):
     )
     accept: Bounds = setting("limits that a text must meet to be accepted", factory=Bounds)
     judge: DocumentJudge = setting(
-        "a language model that scores the texts too; the higher score counts; template: no judge",
+        "a language model that scores the texts too; the higher score counts; kind none: no judge",
         factory=DocumentJudge,
     )
     write_rows: int = setting(
@@ -91,6 +91,11 @@ class RewriteConfig(Pool):
     def __post_init__(self) -> None:
         Pool.__post_init__(self)
         partition.check(self.partition)
+        if self.engine.kind == "none":
+            raise UserError(
+                "engine.kind: name what writes the texts: vllm, openai, or template, which replaces a text "
+                "by a general paragraph."
+            )
         if not self.recipes:
             raise UserError(f"recipes is empty; choose from {', '.join(RECIPES)}.")
         for name in self.recipes:
@@ -171,7 +176,8 @@ class RewriteConfig(Pool):
     @property
     def by_template(self) -> RewriteConfig:
         """The settings of the documents that the template rewrites."""
-        return replace(self, engine=EngineConfig(), engine_share=1.0, engine_recipes=[], short_prompts=False)
+        template = EngineConfig(kind="template")
+        return replace(self, engine=template, engine_share=1.0, engine_recipes=[], short_prompts=False)
 
     @property
     def by_engine(self) -> list[str]:

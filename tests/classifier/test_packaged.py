@@ -82,7 +82,7 @@ def test_packaged_absolute_keeps_names_that_are_no_path(
 
 def test_packaged_classifier_is_default_of_stages() -> None:
     score = from_dict(ScoreConfig, {"documents": "d", "output": "o"})
-    rewrite = from_dict(RewriteConfig, {"scored": "s", "output": "o"})
+    rewrite = from_dict(RewriteConfig, {"scored": "s", "output": "o", "engine": {"kind": "template"}})
     evaluate = from_dict(EvaluateConfig, {"model": "m", "documents": ["d"], "output": "o"})
     assert {score.classifier, rewrite.classifier, evaluate.classifier} == {packaged.DEFAULT}
 

@@ -57,7 +57,7 @@ def test_template_engine_preserves_columns_and_types(ray_cluster: None) -> None:
             raise ValueError("no idea")
         return str(row["messages"][0]["content"]) * 2
 
-    config = EngineConfig()
+    config = EngineConfig(kind="template")
     engine.check(config)
     done = engine.processor(config, write)(ray.data.from_arrow(ROWS))
     out = pa.concat_tables(ray.get(done.to_arrow_refs())).sort_by("id")

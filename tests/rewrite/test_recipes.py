@@ -12,6 +12,7 @@ import pytest
 from documents import STYLES
 
 from safety_ray.core import records
+from safety_ray.llm.engine import EngineConfig
 from safety_ray.llm.prompts import read_prompt
 from safety_ray.rewrite.published import SETS
 from safety_ray.rewrite.recipes import RECIPES
@@ -84,7 +85,7 @@ def test_recipe_rejects_invalid_prompt_and_folder(tmp_path: Path) -> None:
 
 
 def test_config_defaults_come_from_recipes() -> None:
-    config = RewriteConfig(scored="a", classifier="b", output="c")
+    config = RewriteConfig(scored="a", classifier="b", output="c", engine=EngineConfig(kind="template"))
     assert config.recipes == ["rephrase", "refuse", "moralize"]
     assert config.recipe_of() == {1: "rephrase", 2: "rephrase", 3: "rephrase", 4: "refuse", 5: "refuse"}
     assert config.recipe_of(threshold=4) == {4: "refuse", 5: "refuse"}

@@ -16,6 +16,7 @@ from safety_ray.core import dataset
 from safety_ray.core.config import from_dict
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import REWRITTEN
+from safety_ray.llm.engine import EngineConfig
 
 
 def test_rewrite_stage_rewrites_or_rejects_every_document(
@@ -44,7 +45,10 @@ def test_rewrite_stage_writes_empty_dataset_for_safe_input(
     table = pads.dataset(scored, format="parquet").to_table()
     dataset.write_table(table.filter(pads.field("score") == 0), str(tmp_path / "safe" / "part.parquet"))
     config = RewriteConfig(
-        scored=str(tmp_path / "safe"), classifier=str(classifier), output=str(tmp_path / "out")
+        scored=str(tmp_path / "safe"),
+        classifier=str(classifier),
+        output=str(tmp_path / "out"),
+        engine=EngineConfig(kind="template"),
     )
     assert rewrite_documents(config)["rows_in"] == 0
     assert len(dataset.table(config.output)) == 0
@@ -61,7 +65,7 @@ def test_rewrite_stage_needs_only_id_text_and_score(
     )
     config = RewriteConfig(
         scored=str(tmp_path / "labelled"), classifier=str(classifier), output=str(tmp_path / "out"),
-        max_rejected=1.0,
+        max_rejected=1.0, engine=EngineConfig(kind="template"),
     )  # fmt: skip
     assert rewrite_documents(config)["rows_in"] == 3
 
@@ -75,6 +79,7 @@ def test_rewrite_stage_retries_document_that_is_long_by_its_white_space(
     values = {
         "scored": str(tmp_path / "scored"), "classifier": str(classifier), "output": str(tmp_path / "out"),
         "max_chars": 200, "attempts": 2, "max_rejected": 1.0, "accept": {"margin": 5},
+        "engine": {"kind": "template"},
     }  # fmt: skip
     record = rewrite_documents(from_dict(RewriteConfig, values))
     assert (record["rows_in"], record["rows_out"], record["rejected"]) == (2, 0, 2)
@@ -150,9 +155,10 @@ def test_rewrite_stage_retries_rejected_rows_with_new_prompt(
         ({"accept": {"margin": 9}}, "accept.margin=9"),
         ({"engine": {"kind": "openai", "model": "m"}}, "engine.base_url"),
         ({"engine": {"kind": "oracle"}}, "engine"),
+        ({"engine": {}}, "engine.kind: name what writes the texts: vllm, openai, or template"),
     ],
 )
 def test_rewrite_config_rejects_invalid_settings(change: dict[str, Any], message: str) -> None:
-    paths = {"scored": "a", "classifier": "b", "output": "c"}
+    required = {"scored": "a", "classifier": "b", "output": "c", "engine": {"kind": "template"}}
     with pytest.raises(UserError, match=message):
-        from_dict(RewriteConfig, {**paths, **change})
+        from_dict(RewriteConfig, {**required, **change})

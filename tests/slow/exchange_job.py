@@ -101,7 +101,8 @@ def copies(folder: Path, output: Path) -> Any:
 
 def chunks(folder: Path, output: Path) -> Any:
     """Return the documents that `rewrite` joins from chunks."""
-    config = from_dict(rewrite.RewriteConfig, {"scored": "unused", "output": str(output), "write_rows": ROWS})
+    values = {"scored": "unused", "output": str(output), "write_rows": ROWS, "engine": {"kind": "template"}}
+    config = from_dict(rewrite.RewriteConfig, values)
     steps = rewrite.steps_of(config, Pass("direct", long=True, attempt=1, template=True))
     (join,) = (step for step in steps if step.name == "joined")
     rows = rewrite.Rows(dataset.read(str(folder), ()), FILES * ROWS, resume_by="id", read_as="id")

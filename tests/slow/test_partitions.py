@@ -20,6 +20,7 @@ from jobs.merge import MergeConfig, merge_partitions
 from jobs.rewrite import RewriteConfig, rewrite_documents
 from jobs.score import ScoreConfig, score_documents
 from safety_ray.core import dataset
+from safety_ray.llm.engine import EngineConfig
 
 pytestmark = pytest.mark.covers("jobs.merge", "jobs.ingest", "jobs.score", "safety_ray.core.partition")
 FILES, PAGES = 4, 60
@@ -101,7 +102,7 @@ def test_partitions_of_stages_write_what_one_run_writes(
 
     rewrite = RewriteConfig(
         scored=output("scored-parts"), output=output("rewritten"), attempts=1,
-        actors=1, max_rejected=1.0,
+        actors=1, max_rejected=1.0, engine=EngineConfig(kind="template"),
     )  # fmt: skip
     whole = rewrite_documents(rewrite)
     parts = in_partitions(rewrite, rewrite_documents, output("rewritten-parts"), 2)

@@ -41,6 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, scored: Path, classifier: P
         write_rows=16,
         actors=1,
         max_rejected=0.95,
+        engine=EngineConfig(kind="template"),
     )
 
 
@@ -236,7 +237,7 @@ def test_rewrite_stage_dry_run_estimates_full_run(
     assert f"{estimate['documents']:,} documents, estimated from 24" in printed
     assert "price" in printed
     with pytest.raises(UserError, match="dry_run measures a language model"):
-        rewrite_documents(replace(config, engine=EngineConfig()))
+        rewrite_documents(replace(config, engine=EngineConfig(kind="template")))
 
 
 def test_rewrite_stage_bands_start_at_audit_threshold(
