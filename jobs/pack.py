@@ -15,36 +15,28 @@ the first three for its share of the documents, and jobs.merge the last one for 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-import pyarrow as pa
 from ray.data import Dataset
 
 from safety_ray.core import (
     artifact,
     cluster,
     dataset,
-    digests,
-    exchange,
     filesystem,
     partition,
     progress,
-    row_groups,
 )
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.chunks import CHUNKS
-from safety_ray.core.cluster import Shared
 from safety_ray.core.config import fingerprint
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import SCORED_TEXT, Column
 from safety_ray.core.worker_deaths import Watch
-from safety_ray.pack import duplicates, heldout, inputs, mixture, planning, selection, shards, vocabulary
-from safety_ray.pack.duplicates import Copies
+from safety_ray.pack import heldout, inputs, lookups, selection, shards, vocabulary, writing
 from safety_ray.pack.encode import encode_watched
-from safety_ray.pack.heldout import HELDOUT, SPLIT, Hashes
-from safety_ray.pack.planning import Counts, Schedule
-from safety_ray.pack.selection import DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Roots, Selection
+from safety_ray.pack.heldout import HELDOUT, SPLIT
+from safety_ray.pack.selection import DUPLICATE, ROOT, ROOT_SCORE, TRAIN, UNSELECTED, Selection
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
 
@@ -66,10 +58,10 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
     # What is held out, and which texts are equal, is decided from all documents, whatever the share.
     total = dataset.count(partition.whole(config.scored))
     share = None
-    if not _has_split(partition.whole(config.scored)):
+    if not lookups.has_split(partition.whole(config.scored)):
         share = heldout.share_of(config.heldout_share, config.heldout_max, total)
-    copies = None if config.keep_duplicates else find_copies(config, share, total)
-    heldout_hashes = hold_out(config, out, share, copies)
+    copies = None if config.keep_duplicates else lookups.find_copies(config, share, total)
+    heldout_hashes = lookups.hold_out(config, out, share, copies)
     chosen = Selection(
         config.seed,
         frozenset(config.raw_scores),
@@ -78,7 +70,7 @@ def pack_documents(config: PackConfig) -> dict[str, Any]:
         share,
         by_chunk=config.tag_scope == "chunk",
         heldout=heldout_hashes,
-        roots=find_roots(config),
+        roots=lookups.find_roots(config),
         copies=copies,
     )
     sources = {"web": _select(config.scored, SCORED_TEXT, (SPLIT, CHUNKS), selection.select_raw, chosen)}
@@ -118,8 +110,8 @@ def finish_rows(
     rejected: int,
 ) -> dict[str, Any]:
     """Write the rows of `encoded`, the files of token ids of all `documents`. Returns the record."""
-    schedule, counts = plan(config, encoded, tokenizer.tag_id)
-    rows = _write_shards(config, out, encoded, tokenizer, counts, schedule)
+    schedule, counts = writing.plan(config, encoded, tokenizer.tag_id)
+    rows = writing.write_rows(config, out, encoded, tokenizer, counts, schedule)
     return out.commit(
         rows_in=documents,
         rows_out=rows,
@@ -165,66 +157,6 @@ def finish_partitions(
     encoded = [file for folder in folders for file in dataset.files(out.sub(folder))]
     documents, rejected = (sum(record[name] for record in records) for name in ("rows_in", "rejected"))
     return finish_rows(config, out, encoded, tokenizer, documents, rejected)
-
-
-def _has_split(path: str) -> bool:
-    """Return whether a column `split` decides what is held out: `ingest` writes one without values."""
-    return SPLIT in dataset.columns(path) and dataset.has_values(path, SPLIT)
-
-
-def find_copies(config: PackConfig, share: float | None, total: int) -> Shared[Copies]:
-    """Find the web documents, of `total`, whose text is that of another one, by a shuffle of digests."""
-    scored = partition.whole(config.scored)
-    names = ["id", "text", *([SPLIT] if share is None else [])]
-    files = dataset.files(scored)
-    hashed = dataset.stream(files, names).map_batches(
-        duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
-    )
-    blocks = total // digests.ROWS_PER_BLOCK + 1
-    copies = exchange.by_key(hashed, digests.HALF, blocks, duplicates.copies_among, inputs=len(files))
-    return cluster.gather(copies, Copies.of)
-
-
-def find_roots(config: PackConfig) -> Shared[Roots] | None:
-    """Trace the sources of rewritten rows in a task.
-
-    Returns None if there are no rewritten rows, or if their column `root_id` contains the roots.
-    """
-    if not inputs.reads_rewritten(config) or ROOT in dataset.columns(config.rewritten):
-        return None
-    rows = dataset.stream(dataset.files(partition.whole(config.rewritten)), ["id", "source_id"])
-    return cluster.gather(rows, partial(selection.trace_roots, where=f"'{config.rewritten}'"))
-
-
-def hold_out(
-    config: PackConfig, out: Artifact, share: float | None, copies: Shared[Copies] | None = None
-) -> Shared[Hashes] | None:
-    """Write the held-out documents without `copies`, in tasks: a share by hash, or by the column `split`.
-
-    Returns the hashes of the documents that the column `split` holds out, if it decides.
-    """
-    path, names = out.sub(*heldout.FILE), dataset.columns(config.scored)
-    hashes: Shared[Hashes] | None = None
-    highest = heldout.ALL
-    if share is None:
-        files = dataset.files(partition.whole(config.scored))
-        blocks = dataset.stream(files, ["id", SPLIT]).map_batches(
-            heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
-        )
-        hashes = cluster.gather(blocks, heldout.sort_hashes)
-        highest = heldout.highest_written(hashes.get(), config.heldout_max)
-    if not shards.exists(path):
-        schema = dataset.schema_of(config.scored).remove_metadata().empty_table().select(names).schema
-        blocks = dataset.read(config.scored, SCORED_TEXT).map_batches(
-            heldout.only_held_out,
-            fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
-            **_WHOLE_BLOCKS,
-        )
-        if copies is not None:
-            blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **_WHOLE_BLOCKS)
-        rows = blocks if share is None or share > 0 else []
-        cluster.gather(rows, partial(heldout.write, path, schema))
-    return hashes
 
 
 def _select(
@@ -300,63 +232,6 @@ def _encode(
             )
         rejected += counts.rejected
     return rejected
-
-
-def plan(config: PackConfig, encoded: list[str], tag_id: int) -> tuple[Schedule, Counts]:
-    """Return the schedule of the encoded documents, and the sums of their numbers, which tasks compute."""
-    tokens = dataset.stream(encoded, planning.TOKEN_COLUMNS).map_batches(planning.token_sums, **_WHOLE_BLOCKS)
-    order = mixture.Order(mixture.sources(config.mixture), planning.add_tokens(_tables(tokens)))
-    number = planning.number_of_shards(config.shards, order.tokens)
-    schedule = Schedule(order, number, tag_id, config.tags_start, config.tags_until)
-    counts = dataset.stream(encoded, planning.COUNT_COLUMNS).map_batches(
-        planning.count_sums, fn_kwargs={"schedule": schedule}, **_WHOLE_BLOCKS
-    )
-    return schedule, planning.add_counts(_tables(counts))
-
-
-def _tables(rows: Dataset) -> Iterator[pa.Table]:
-    return iter(rows.iter_batches(batch_format="pyarrow", batch_size=None))
-
-
-def _write_shards(
-    config: PackConfig,
-    out: Artifact,
-    encoded: list[str],
-    tokenizer: Vocabulary,
-    counts: Counts,
-    schedule: Schedule,
-) -> int:
-    """Write the shards that do not exist yet. Returns the number of token rows in all shards."""
-    if not counts.tokens:
-        raise UserError(
-            f"no rows are left to train on: raw_scores={config.raw_scores} and recipes={config.recipes} "
-            f"exclude {counts.uses[UNSELECTED]:,} documents, and {counts.uses[HELDOUT]:,} are held out."
-        )
-    first_rows, rows = planning.first_rows(counts.tokens, config.row_length)
-    missing = [shard for shard in first_rows if not shards.exists(shards.path_of(out.path, shard))]
-    if missing:
-        write = partial(
-            shards.write_shards,
-            path=out.path,
-            row_length=config.row_length,
-            end_id=tokenizer.end_id,
-            first_rows=first_rows,
-            tag_id=tokenizer.tag_id,
-            learn_tags=config.learn_tags,
-            learn_unsafe=config.learn_unsafe,
-        )
-        counter = progress.RowCounter(out.sub("data"))
-        with progress.watch("pack", rows, counter):
-            documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
-                shards.only_shards,
-                fn_kwargs={"shards": missing, "schedule": schedule},
-                **_WHOLE_BLOCKS,
-            )
-            exchange.by_key(documents, "shard", schedule.shards, write, inputs=len(encoded)).materialize()
-    written = row_groups.write_index(out.path)
-    if written != rows:
-        raise RuntimeError(f"{out.path}/data has {written} rows instead of {rows}.")
-    return rows
 
 
 def copy_rejected(out: Artifact, folders: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ _HELD_OUT = 20
 
 def run(rows: int, folder: str) -> dict[str, float]:
     """Measure `rows` scored documents whose texts have 100 characters."""
-    from jobs.pack import hold_out
+    from safety_ray.pack.lookups import hold_out
     from safety_ray.pack.settings import PackConfig
 
     elsewhere.call(_write, rows, folder)

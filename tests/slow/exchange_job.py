@@ -19,14 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from gate import gated
 
-from jobs import ingest, pack, rewrite, score
+from jobs import ingest, rewrite, score
 from safety_ray.classifier import deduplication
 from safety_ray.core import dataset, digests
 from safety_ray.core.config import from_dict
 from safety_ray.core.records import DOCUMENT
 from safety_ray.ingest import unique_ids
 from safety_ray.llm.engine import USAGE
-from safety_ray.pack import duplicates
+from safety_ray.pack import duplicates, lookups
+from safety_ray.pack.settings import PackConfig
 from safety_ray.rewrite import drafts, tasks
 from safety_ray.rewrite.passes import Pass
 
@@ -94,8 +95,8 @@ def texts(folder: Path, output: Path) -> Any:
 
 def copies(folder: Path, output: Path) -> Any:
     """Return the copies that `pack` finds, by the digests of their ids."""
-    config = pack.PackConfig(scored=str(folder), output=str(output), row_length=64)
-    found = pack.find_copies(config, 0.1, FILES * ROWS).get()
+    config = PackConfig(scored=str(folder), output=str(output), row_length=64)
+    found = lookups.find_copies(config, 0.1, FILES * ROWS).get()
     return [as_list(found.ids.high), found.heldout.tolist()]
 
 

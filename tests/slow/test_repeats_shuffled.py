@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.pack import PackConfig, find_copies
 from safety_ray.core import dataset, digests
+from safety_ray.pack.lookups import find_copies
+from safety_ray.pack.settings import PackConfig
 
 pytestmark = pytest.mark.covers("jobs.pack", "safety_ray.pack", "safety_ray.core.digests")
 
