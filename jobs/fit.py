@@ -233,6 +233,10 @@ class Fitting:
         names = sorted({row["source"] for row in self.rows})
         if len(names) < 2:
             raise UserError(f"leave_one_out needs at least two sources; there is only '{names[0]}'.")
+        if not self.config.classifier:  # a source can only be left out if another one is trained on
+            pairs = zip(self.rows, self.heldout.tolist(), strict=True)
+            trained = {row["source"] for row, heldout in pairs if not heldout}
+            names = [name for name in names if trained - {name}]
         line = Line("left out", len(names), "sources", first=0, saved=False)
         for done, name in enumerate(names, start=1):
             metrics[name] = measure_rows(*self.unseen(name))

@@ -79,5 +79,5 @@ def confusion(sample: pa.Table, column: str) -> npt.NDArray[np.int64]:
         label = row[column]
         if isinstance(label, bool) or label not in range(SCORES):
             raise UserError(f"row '{row['id']}' has {column} {label}; a label is an integer from 0 to 5.")
-        counts[row["score"], int(label)] += 1
+        counts[int(row["score"]), int(label)] += 1
     return counts

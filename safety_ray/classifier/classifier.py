@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from safety_ray.classifier import packaged
@@ -127,7 +128,11 @@ class Classifier:
             if folder.is_dir() and not _is_checkpoint(folder):
                 raise UserError(f"'{path}' has no classifier; create one with python -m jobs.fit.")
             return cls(SequenceClassifier(str(folder), device=device, trust_remote_code=trust_remote_code))
-        settings = json.loads((folder / _SETTINGS).read_text())
+        try:
+            settings = json.loads((folder / _SETTINGS).read_text())
+            head = load_file(folder / _HEAD) if (folder / _HEAD).is_file() else {}
+        except (ValueError, SafetensorError) as error:  # for example a pointer of Git LFS
+            raise UserError(f"'{path}' has a damaged {_SETTINGS} or {_HEAD}: {error}.") from error
         if "kind" not in settings:
             raise UserError(f"'{path}' was written by an earlier version; run its fit again.")
         own = settings["encoder"] == _ENCODER
@@ -149,7 +154,6 @@ class Classifier:
             layers=settings["layers"],
             trust_remote_code=trust,
         )
-        head = load_file(folder / _HEAD)
         if head["weight"].shape != (SCORES, encoder.width):
             raise UserError(
                 f"the head in '{folder}' has shape {tuple(head['weight'].shape)}, but the encoder "

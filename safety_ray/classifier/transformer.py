@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -56,7 +57,7 @@ class Transformer:
                 output_loading_info=True,
                 **options,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise UserError(f"'{name}' cannot be loaded: {_first_line(error)}.") from error
         # transformers initializes missing weights at random; the output of a pooler is not used.
         missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)

@@ -203,8 +203,10 @@ def _check_keys(cls: type, layer: DictConfig, where: str) -> None:
             if key in groups and isinstance(node._get_node(name), DictConfig):
                 walk(typing.cast(DictConfig, node._get_node(name)), f"{key}.")
             elif key not in known and key not in groups:
+                # The value of an argument may be a secret, and messages come into logs.
+                place = f"'{key}'" if key and where.startswith("'") else where
                 raise UserError(
-                    f"{where}: unknown setting '{key}'; the nearest is '{nearest(key, known)}' "
+                    f"{place}: unknown setting '{key}'; the nearest is '{nearest(key, known)}' "
                     f"({cls.__name__}; --help lists all)."
                 )
 

@@ -121,14 +121,16 @@ def has_values(path: str, column: str) -> bool:
             table = pq.ParquetFile(file)
             if column not in table.schema_arrow.names:
                 return False
-            place = table.schema.names.index(column)
             for n in range(table.num_row_groups):
-                statistics = table.metadata.row_group(n).column(place).statistics
+                group = table.metadata.row_group(n)
+                parts = (group.column(place) for place in range(group.num_columns))
+                # A nested column has no part with its name alone.
+                statistics = next((p.statistics for p in parts if p.path_in_schema == column), None)
                 if statistics is not None and statistics.has_null_count:
                     nulls = statistics.null_count
                 else:
                     nulls = table.read_row_group(n, columns=[column]).column(column).null_count
-                if nulls < table.metadata.row_group(n).num_rows:
+                if nulls < group.num_rows:
                     return True
         return False
 

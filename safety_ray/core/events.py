@@ -57,7 +57,7 @@ def emit(event: str, **values: Any) -> None:
         with open(target, "ab+") as file:
             if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
                 text = f"\n{text}"  # after a line that a full disk has left incomplete
-            file.write(text.encode())
+            file.write(text.encode("utf-8", "replace"))
     except OSError as error:
         print(f"warning: {VARIABLE}={target} cannot be written: {error}.", file=sys.stderr)
         os.environ[VARIABLE] = ""

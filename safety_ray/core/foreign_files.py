@@ -23,7 +23,7 @@ from safety_ray.core.records import Column, require
 HIDDEN = ("rejected_reason", "rejected_source")
 """Columns that only rejected rows use"""
 _SAMPLE = _THREADS = 16
-_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())  # null: no row has a value
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.null())  # null: no row has a value
 _ADVICE = "give all files the same columns, or run the ingest job on them first"
 
 
@@ -49,7 +49,8 @@ def check_types(schema: pa.Schema, needed: tuple[Column, ...], where: str) -> No
     require(needed, [name for name in schema.names if name not in HIDDEN], where)
     for column in needed:
         kind = schema.field(column.name).type
-        stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+        # Ids are sorted, which pyarrow cannot do with a dictionary.
+        stored = kind.value_type if pa.types.is_dictionary(kind) and column.name != "id" else kind
         if column.type == pa.string() and stored not in _TEXT_TYPES:
             raise UserError(
                 f"the column '{column.name}' of {where} must be text, not {kind}; convert it to strings, "

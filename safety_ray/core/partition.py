@@ -112,7 +112,11 @@ def folders(output: str) -> list[str]:
     Raises UserError if there are none, or if one of them is missing.
     """
     fs, root = filesystem.find(f"{output.rstrip('/')}/{FOLDER}")
-    names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root)] if fs.exists(root) else []
+    names = (
+        [str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)]
+        if fs.exists(root)
+        else []
+    )
     places = {name: (int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name))}
     if not places:
         raise UserError(

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from safety_ray.core.config import setting
 from safety_ray.core.errors import UserError
-from safety_ray.core.records import stable_hash, without
+from safety_ray.core.records import stable_hash, valid_text, without
 from safety_ray.core.weights import check_load_format
 
 if TYPE_CHECKING:
@@ -207,8 +207,9 @@ class Outcome:
 def with_outcomes(rows: pa.Table, outcomes: list[Outcome]) -> pa.Table:
     """Return `rows` with the result columns, replacing columns of the same names."""
     rows = without(rows, REPLY, ERROR, *USAGE, SECONDS)
-    rows = rows.append_column(REPLY, pa.array([outcome.reply for outcome in outcomes], pa.string()))
-    rows = rows.append_column(ERROR, pa.array([outcome.error for outcome in outcomes], pa.string()))
+    for name, values in ((REPLY, [o.reply for o in outcomes]), (ERROR, [o.error for o in outcomes])):
+        texts = [value if value is None else valid_text(value) for value in values]
+        rows = rows.append_column(name, pa.array(texts, pa.string()))
     for name in USAGE:
         counts = [getattr(outcome, name) for outcome in outcomes]
         rows = rows.append_column(name, pa.array(counts, pa.int64()))

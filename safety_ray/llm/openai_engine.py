@@ -85,6 +85,10 @@ def _limit(requests_per_minute: float) -> Callable[[Any], Awaitable[None]]:
     return wait
 
 
+_UNAVAILABLE = (429, 502, 503, 504)
+"""states of an endpoint that have nothing to do with a row"""
+
+
 class _Endpoint:
     """An actor that sends concurrent requests to one endpoint."""
 
@@ -155,9 +159,15 @@ class _Endpoint:
         except openai.NotFoundError:
             raise UserError(f"the endpoint {config.base_url} has no model '{config.model}'.") from None
         except openai.APIStatusError as error:
+            if error.status_code in _UNAVAILABLE:  # for all rows
+                raise self._gone(f"answers with HTTP {error.status_code}") from None
             reason = f"the endpoint answered HTTP {error.status_code}: {error.message}"
             return Outcome(error=hide(reason, self.key))
-        except openai.APIError as error:  # no connection, timeout, or an answer that is not a completion
+        except openai.APITimeoutError as error:  # perhaps of this row only
+            return Outcome(error=hide(f"{type(error).__name__}: {error.message}", self.key))
+        except openai.APIConnectionError:
+            raise self._gone("cannot be reached") from None
+        except openai.APIError as error:  # an answer that is not a completion
             return Outcome(error=hide(f"{type(error).__name__}: {error.message}", self.key))
         usage, seconds = answer.usage, time.monotonic() - start
         cached = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None
@@ -171,10 +181,20 @@ class _Endpoint:
         choice = answer.choices[0]
         if choice.finish_reason == "length":
             return Outcome(None, truncated(config), *measured)
+        if choice.finish_reason == "content_filter":
+            return Outcome(None, "a content filter of the endpoint ended the reply", *measured)
         if not choice.message.content:
             reason = f"the endpoint sent no text (finish_reason {choice.finish_reason})"
             return Outcome(None, reason, *measured)
         return Outcome(choice.message.content, None, *measured)
+
+    def _gone(self, what: str) -> UserError:
+        """Return the error that ends the stage, because each row would fail and be rejected."""
+        config = self.config
+        return UserError(
+            f"the endpoint {config.base_url} {what}, after {config.retries} retries; the same command "
+            "resumes when it works again."
+        )
 
 
 def processor(config: EngineConfig, schema: dict[str, Any] | None) -> Processor:

@@ -94,11 +94,14 @@ class Order:
     def __init__(self, mixture: Mapping[str, Source], tokens: Mapping[tuple[str, int | None], int]) -> None:
         self.mixture = {REST: Source(), **mixture}
         self.source_of = {
-            (source.recipe, score): name for name, source in mixture.items() for score in source.scores
+            (source.recipe, score): name
+            for name, source in mixture.items()
+            # Of rewritten documents the score may be unknown.
+            for score in (*source.scores, *[None] * (len(source.scores) == SCORES))
         }
         weighted: dict[str, float] = dict.fromkeys(self.mixture, 0.0)
         for key, count in tokens.items():
-            name = self.source_of.get(key, REST)  # type: ignore[arg-type]
+            name = self.source_of.get(key, REST)
             weighted[name] += count * self.mixture[name].weight
         present = {name: source for name, source in self.mixture.items() if weighted[name]}
         points = {0.0, 1.0, *(point for source in present.values() for point in (source.start, source.until))}
@@ -179,7 +182,7 @@ class Order:
         recipes = sorted({recipe for recipe, _ in self.source_of})
         table = np.full((len(recipes) + 1, SCORES + 1), numbers[REST])  # the last of each: another or unknown
         for (recipe, score), name in self.source_of.items():
-            table[recipes.index(recipe), score] = numbers[name]
+            table[recipes.index(recipe), SCORES if score is None else score] = numbers[name]
         recipe = pc.fill_null(pc.index_in(documents.column("recipe"), pa.array(recipes)), len(recipes))
         score = pc.fill_null(pc.index_in(documents.column("score"), _ALL_SCORES), SCORES)
         numbers_of: npt.NDArray[np.int64] = table[recipe.to_numpy(), score.to_numpy()]

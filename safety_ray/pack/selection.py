@@ -195,7 +195,8 @@ def select_rewritten(batch: pa.Table, selection: Selection) -> pa.Table:
         elif recipe not in RECIPES and not heldout:
             reason = f"its recipe is {recipe!r}, not one of {', '.join(RECIPES)}"
         use = HELDOUT if heldout else TRAIN if recipe in selection.recipes else UNSELECTED
-        rows.append(_row(id, text, root, recipe, score, False, use, reason))
+        known = int(score) if score in range(SCORES) else None  # not NaN, for example
+        rows.append(_row(id, text, root, recipe, known, False, use, reason))
     return pa.Table.from_pylist(rows, schema=SELECTED)
 
 

@@ -9,9 +9,8 @@ import torch
 
 from safety_ray.classifier.batches import ScoreBatch
 from safety_ray.classifier.encoder import PACKAGED, Encoder
-from safety_ray.rewrite.drafts import PROBLEM
 from safety_ray.rewrite.recipes import RECIPES
-from safety_ray.rewrite.tasks import SIMILARITY, SOURCE
+from safety_ray.rewrite.tasks import PROBLEM, SIMILARITY, SOURCE
 
 
 class ScoreAndCompare(ScoreBatch):

@@ -21,12 +21,12 @@ from safety_ray.rewrite.tasks import (
     CHUNK_COLUMNS,
     DOCUMENT_TASK,
     PARTS,
+    PROBLEM,
     REJECTED_SOURCE,
     SIMILARITY,
     SOURCE,
 )
 
-PROBLEM = "problem"
 _PART = pa.struct(
     [
         ("source_start", pa.int32()),  # characters of the source from which the chunk was made

@@ -57,7 +57,8 @@ def to_published(batch: pa.Table, recipe: str, score: int) -> pa.Table:
         pc.equal(batch.column("recipe"), recipe), pc.equal(batch.column("source_score"), score)
     )
     batch = batch.filter(selected)
-    names = [name for name in batch.column_names if name not in _TOP_LEVEL]
+    hidden = {*_TOP_LEVEL, *(_RENAMED[name] for name in _RENAMED if name in batch.column_names)}
+    names = [name for name in batch.column_names if name not in hidden]
     columns = [batch.column(name).combine_chunks() for name in names]
     labels = [_RENAMED.get(name, name) for name in names]
     return pa.table(
@@ -74,7 +75,11 @@ def from_published(batch: pa.Table, recipe: str, score: int) -> pa.Table:
     roots = batch.column("id").cast(pa.string())
     metadata = batch.column("metadata").combine_chunks() if "metadata" in batch.column_names else None
     style = pa.nulls(len(batch), pa.string())
-    if metadata is not None and "style" in [field.name for field in metadata.type]:
+    if (
+        metadata is not None
+        and pa.types.is_struct(metadata.type)
+        and "style" in [field.name for field in metadata.type]
+    ):
         style = pc.struct_field(metadata, "style").cast(pa.string())
     columns: dict[str, Any] = {
         "id": pc.binary_join_element_wise(roots, pa.scalar(recipe), "/"),

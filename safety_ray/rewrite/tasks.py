@@ -24,6 +24,8 @@ from safety_ray.rewrite.recipes import RECIPES, SHORT, Recipe
 SOURCE, PARTS, SIMILARITY = "source", "parts", "similarity"
 DOCUMENT_TASK = "document_task"
 """Column of a chunk's task: the id of the task of its document."""
+PROBLEM = "problem"
+"""Column of a draft: the reason why it has no text."""
 CHUNK = "chunk"
 """Column of a chunk's task: its position among the chunks of its document."""
 SOURCE_CHUNKS = "source_chunks"
@@ -116,7 +118,7 @@ def from_rejected(batch: pa.Table, options: TaskOptions) -> pa.Table:
 
 def _tasks(batch: pa.Table, rows: list[dict[str, Any]], options: TaskOptions) -> pa.Table:
     tasks = [_task(row, options) for row in rows]
-    batch = without(batch, *_TASK_COLUMNS, *_SOURCE_COLUMNS)
+    batch = without(batch, *_TASK_COLUMNS, *_SOURCE_COLUMNS, *CHUNK_COLUMNS, PROBLEM)
     for name, kind in _TASK_COLUMNS.items():
         batch = batch.append_column(name, pa.array([task[name] for task in tasks], kind))
     return batch
@@ -132,15 +134,15 @@ def _task(row: dict[str, Any], options: TaskOptions) -> dict[str, Any]:
         "recipe": recipe.name,
         "style": recipe.choose_style(options.seed, id, options.attempt, row.get("last_style")),
         "attempt": options.attempt,
-        "harm": (row.get("harm") or harm_of(row["text"])) if recipe.uses_harm_type else None,
+        "harm": (row.get("harm") or harm_of(row["text"] or "")) if recipe.uses_harm_type else None,
         "source_score": row["source_score"],
-        SOURCE: row["text"],
+        SOURCE: row["text"] or "",
         SOURCE_CHUNKS: row.get(CHUNKS),
         "engine": options.engine,
     }
     if is_long(task, options.max_chars):
         return task | {"messages": None}  # its chunks get messages
-    document = chunking.most_harmful_span(row["text"], row.get(CHUNKS), options.max_chars)
+    document = chunking.most_harmful_span(task[SOURCE], row.get(CHUNKS), options.max_chars)
     return task | {"messages": _messages(task, id, document, options)}
 
 

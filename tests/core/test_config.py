@@ -182,6 +182,7 @@ def test_from_dict_rejects_numbers_for_text(values: dict[str, Any], part: str) -
 
 def test_config_load_suggests_nearest_key_for_unknown_key() -> None:
     assert "unknown setting 'row'; the nearest is 'rows'" in message(["output=x", "row=3"])
+    assert "sk-secret" not in message(["output=x", "api_key=sk-secret"]), "it comes into logs"
     assert "'engine.knd'; the nearest is 'engine.kind'" in message(["output=x", "engine.knd=vllm"])
 
 

@@ -65,7 +65,7 @@ def test_event_follows_an_incomplete_line_of_a_full_disk(
     with log.open("a") as file:
         file.write('{"event": "cut o')
     events.emit("second")
-    events.emit("third")
+    events.emit("third", path="not Unicode: \udcff")
     complete = [line for line in log.read_text().splitlines() if line.endswith("}")]
     assert [json.loads(line)["event"] for line in complete] == ["first", "second", "third"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -79,6 +80,13 @@ def test_partition_record_names_files_and_listing(tmp_path: Path) -> None:
     changed = partition.record("score", dataset.files, partition.Share.of(source, 2, 2))
     with pytest.raises(UserError, match="did not see the same files of their input"):
         partition.check_files("out", [records[0], changed])
+
+
+def test_partition_folders_are_found_on_any_filesystem() -> None:
+    fs = fsspec.filesystem("memory")
+    fs.makedirs("/partitioned/partitions/1-of-1")
+    assert partition.folders("memory://partitioned") == ["partitions/1-of-1"]
+    fs.rm("/partitioned", recursive=True)
 
 
 def test_partition_folders_names_what_is_missing(tmp_path: Path) -> None:

@@ -175,6 +175,33 @@ def test_openai_engine_reports_timeout_of_hung_request() -> None:
     assert len(endpoint.requests) == 4
 
 
+def test_openai_engine_ends_the_stage_while_the_endpoint_is_gone() -> None:
+    with (
+        Endpoint(lambda body, headers: (503, {"error": {"message": "sk-secret"}})) as endpoint,
+        pytest.raises(UserError, match=r"answers with HTTP 503, after 1 retries; the same command resumes"),
+    ):
+        ask(openai_config(endpoint.url, retries=1))
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/v1 cannot be reached, after 0 retries"):
+        ask(openai_config(endpoint.url, retries=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "reply", "error"),
+    [
+        ("ok \ud83d end", "stop", "ok ? end", None),
+        ("The beginning of", "content_filter", None, "a content filter of the endpoint ended the reply"),
+        ("The beginning of", "length", None, "the reply was truncated at engine.max_tokens="),
+    ],
+)
+def test_openai_engine_accepts_whole_replies_only(
+    text: str, finish_reason: str, reply: str | None, error: str | None
+) -> None:
+    with Endpoint(lambda body, headers: (200, completion(text, finish_reason))) as endpoint:
+        rows = ask(openai_config(endpoint.url))
+    assert {row["reply"] for row in rows} == {reply}
+    assert all(str(row["engine_error"]).startswith(str(error)) for row in rows)
+
+
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "refuses the key"), (403, "refuses"), (404, "no model 'm'")]
 )

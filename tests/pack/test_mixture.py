@@ -84,11 +84,16 @@ def test_mixture_weight_sets_document_repetitions() -> None:
     assert again.equals(rows)
 
 
-def test_mixture_sources_ignore_documents_of_unknown_score() -> None:
-    tokens = {("raw", 0): 10, ("refuse", None): 10}
-    rows, places = placed({"late": {"recipe": "refuse", "start": 0.9, "weight": 0.1}}, tokens)
-    assert len(rows) == 40 * 20
-    assert places.min() < 0.01
+@pytest.mark.parametrize(
+    ("scores", "times"), [({}, 2), ({"scores": [0, 1, 2, 3, 4, 5]}, 2), ({"scores": [5]}, 1)]
+)
+def test_mixture_sources_of_all_scores_have_documents_of_unknown_score(
+    scores: dict[str, list[int]], times: int
+) -> None:
+    rows, _ = placed(
+        {"more": {"recipe": "refuse", "weight": 2, **scores}}, {("raw", 0): 10, ("refuse", None): 10}
+    )
+    assert Counter(rows.column("recipe").to_pylist()) == {"raw": 400, "refuse": times * 400}
 
 
 @pytest.mark.parametrize(

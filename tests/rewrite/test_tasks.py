@@ -143,6 +143,32 @@ def test_tasks_split_long_document_and_drafts_join_it() -> None:
     assert drafts.join_chunks(failed).column("problem").to_pylist() == ["engine: no (chunk 2)"]
 
 
+def test_tasks_do_not_read_columns_of_the_user_with_the_names_of_their_own() -> None:
+    paragraphs = [f"Paragraph {n} tells of a quarrel. " * 8 for n in range(6)]
+    own = dict.fromkeys((*tasks.CHUNK_COLUMNS, tasks.PROBLEM, "reply", "messages", "source", "parts"), 7)
+    table = pa.Table.from_pylist(
+        [{"id": "long", "text": "\n\n".join(paragraphs), "score": 2, "url": "u", **own}]
+    )
+    direct = tasks.select_length(tasks.from_documents(table, RECIPE_OF, options(0, 600)), True, 600)
+    split = tasks.split_documents(direct, options(0, 600))
+    outcomes = [Outcome(f"Chunk {n} of the text. " * 9, None, 10, n) for n in range(len(split))]
+    mixed = drafts.parse_replies(with_outcomes(split, outcomes)).take([2, 0, 1])
+    [row] = drafts.join_chunks(mixed).to_pylist()
+    assert [row["text"].index(f"Chunk {n}") for n in range(3)] == sorted(
+        row["text"].index(f"Chunk {n}") for n in range(3)
+    )
+    assert (row["problem"], row["url"]) == (None, "u")
+
+
+def test_tasks_of_a_null_text_have_an_empty_source() -> None:
+    rows = [{"id": str(score), "text": None, "score": score} for score in (2, 5)]
+    table = pa.Table.from_pylist(
+        rows, pa.schema([("id", pa.string()), ("text", pa.string()), ("score", pa.int8())])
+    )
+    made = tasks.from_documents(table, RECIPE_OF, options(0, 600)).to_pylist()
+    assert [(row["source"], bool(row["messages"])) for row in made] == [("", True), ("", True)]
+
+
 def test_tasks_retry_uses_different_style(labelled: pa.Table, direct: pa.Table) -> None:
     first = {row["id"]: row for row in direct.to_pylist()}
     names = ["id", "source_id", "root_id", "source_score", "recipe", "harm", "style", "url", "source"]

@@ -66,7 +66,7 @@ def write_chunks(folder: Path, characters: int = 0) -> None:
             {
                 "id": f"task-{row}-{file}", tasks.DOCUMENT_TASK: f"task-{row}", tasks.CHUNK: file,
                 "text": f"{noise.randbytes(characters // 2).hex()}Chunk {file} of {row}.",
-                tasks.SOURCE: f"Source {file}.", drafts.PROBLEM: None,
+                tasks.SOURCE: f"Source {file}.", tasks.PROBLEM: None,
                 "source_start": 0, "source_end": 9, **dict.fromkeys(USAGE, 1),
             }
             for row in range(ROWS)

@@ -194,7 +194,7 @@ def found_in(data: bytes, canaries: dict[str, str]) -> list[str]:
 def test_job_submit_reports_user_error_without_traceback(name: str, head: Head, tmp_path: Path) -> None:
     done = submit(head, "python", "-m", f"jobs.{name}", f"output={tmp_path}/x", "outputs=y")
     assert done.returncode == 1, "Ray's code for a job that failed"
-    assert "error: 'outputs=y': unknown setting 'outputs'; the nearest is 'output'" in done.stdout
+    assert "error: 'outputs': unknown setting 'outputs'; the nearest is 'output'" in done.stdout
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "x").exists()
 

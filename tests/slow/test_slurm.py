@@ -53,4 +53,4 @@ def test_slurm_script_trains_on_both_nodes(tmp_path: Path, write_rows: Callable[
 def test_slurm_script_returns_exit_code_of_its_command(tmp_path: Path) -> None:
     done = run(tmp_path / "slurm", "python", "-m", "jobs.pretrain", "row=nowhere")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "error: 'row=nowhere': unknown setting 'row'; the nearest is 'rows'" in done.stderr
+    assert "error: 'row': unknown setting 'row'; the nearest is 'rows'" in done.stderr

@@ -26,12 +26,17 @@ _MAX_TEXTS = 20  # of a haystack
 
 
 def complete(rows: Iterable[Row], where: str) -> list[Row]:
-    """Return the rows with `label_max`, `source` and `family`. Raises UserError for a label outside 0-5."""
+    """Return the rows with `label_max`, `source` and `family`.
+
+    Raises UserError for a row without text, or with a label that is no integer from 0 to 5.
+    """
     completed = []
     for row in rows:
         low = row["label"]
         high = low if row.get("label_max") is None else row["label_max"]
-        if low is None or not 0 <= low <= high < SCORES:
+        if not isinstance(row["text"], str):
+            raise UserError(f"{where}: row '{row['id']}' has no text.")
+        if not all(type(label) is int for label in (low, high)) or not 0 <= low <= high < SCORES:
             label = low if high == low else f"{low} and label_max {high}"
             raise UserError(
                 f"{where}: row '{row['id']}' has label {label}; a label is an integer from 0 to 5, and the "
@@ -45,18 +50,22 @@ def complete(rows: Iterable[Row], where: str) -> list[Row]:
 def split(rows: list[Row], per_family: int, heldout_share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Return training and held-out rows: at most `per_family` of a family, each family on one side.
 
-    The `split` of a row is kept. Of the other families, `heldout_share` of each source and label is held
-    out. Raises UserError if a side has no rows.
+    The `split` of a row is kept, and decides for rows of its family that have none. Of the other families,
+    `heldout_share` of each source and label is held out. Raises UserError if a side has no rows.
     """
     family_rows: dict[str, int] = {}
     kept: list[Row] = []
     groups: dict[str, tuple[Any, ...]] = {}
+    decided: dict[str, str] = {}
+    for row in rows:
+        if row.get("split"):
+            decided.setdefault(row["family"], row["split"])
     for row in rows:
         family_rows[row["family"]] = family_rows.get(row["family"], 0) + 1
         if per_family and family_rows[row["family"]] > per_family:
             continue
         kept.append(row)
-        if not row.get("split"):
+        if row["family"] not in decided:
             groups.setdefault(row["family"], (row["source"], row["label"], row["label_max"]))
     strata: dict[tuple[Any, ...], list[str]] = {}
     for family, stratum in groups.items():
@@ -68,7 +77,8 @@ def split(rows: list[Row], per_family: int, heldout_share: float, seed: int) -> 
     train: list[Row] = []
     heldout: list[Row] = []
     for row in kept:
-        is_heldout = row["split"] == "heldout" if row.get("split") else row["family"] in heldout_families
+        side = row.get("split") or decided.get(row["family"])
+        is_heldout = side == "heldout" if side else row["family"] in heldout_families
         (heldout if is_heldout else train).append(row)
     if not train or not heldout:
         raise UserError(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from safety_ray.classifier.training.rows import Row, complete, insert_needles, sentence_windows, split
+from safety_ray.core.errors import UserError
 
 
 def some(source: str, label: int, number: int, **more: Any) -> list[Row]:
@@ -46,6 +49,33 @@ def test_fit_split_keeps_families_together_and_fixed_splits() -> None:
     assert not {r["family"] for r in train} & {r["family"] for r in heldout}
     assert Counter(r["source"] for r in heldout) == {"a": 20, "b": 7}
     assert Counter(r["source"] for r in train) == {"a": 60}
+
+
+def test_fit_split_of_some_rows_decides_for_their_family() -> None:
+    rows = [
+        {**row, "id": f"{row['id']}/{n}", "family": row["id"], "split": side if n == 1 else None}
+        for number, row in enumerate(some("a", 1, 20))
+        for side in ["heldout" if number < 5 else "train"]
+        for n in range(3)
+    ]
+    train, heldout = split(complete(rows, "x"), 0, 0.5, 0)
+    assert not {r["family"] for r in train} & {r["family"] for r in heldout}
+    assert (len(train), len(heldout)) == (45, 15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": None}, "row 'x' has no text"),
+        ({"label": 2.5}, "row 'x' has label 2.5; a label is an integer from 0 to 5"),
+        ({"label": True}, "row 'x' has label True"),
+        ({"label_max": 4.0}, "row 'x' has label 1 and label_max 4.0"),
+        ({"label_max": 0}, "row 'x' has label 1 and label_max 0"),
+    ],
+)
+def test_complete_rejects_rows_without_text_or_label(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        complete([{"id": "x", "text": "t", "label": 1, **change}], "'d'")
 
 
 def test_insert_needles_keeps_whole_needle_and_its_label() -> None:
