@@ -84,11 +84,11 @@ class CancelOnDisconnect:
 
         async def receive_next() -> Any:
             getter = asyncio.ensure_future(messages.get())
-            await asyncio.wait({getter, listener}, return_when=asyncio.FIRST_COMPLETED)
-            if getter.done():
-                return getter.result()
-            getter.cancel()
-            return {"type": "http.disconnect"}
+            try:
+                await asyncio.wait({getter, listener}, return_when=asyncio.FIRST_COMPLETED)
+                return getter.result() if getter.done() else {"type": "http.disconnect"}
+            finally:
+                getter.cancel()  # also if Starlette cancels this call, at the end of a stream
 
         listener = asyncio.create_task(listen())
         request = asyncio.create_task(self._app(scope, receive_next, send_and_watch))

@@ -120,8 +120,10 @@ class Guard:
     ) -> AsyncGenerator[Any, None]:
         """Yield the outputs of the engine's own decoding, under the logits processor."""
         client_logprobs, may_stop = params.logprobs, options.policy().ends_texts
+        # A grammar masks the tag before P(tag) could be measured.
+        measures = self._can_measure and params.structured_outputs is None
         # The frontend ends texts at stop strings, so that the engine does not send their totals.
-        per_token = self._can_measure and bool(client_logprobs is not None or params.stop)
+        per_token = measures and bool(client_logprobs is not None or params.stop)
         if per_token:
             params.logprobs = (client_logprobs or 0) + 1
         if self.tag_id is not None:
@@ -129,7 +131,7 @@ class Guard:
                 MODE_ARG: options.mode,
                 THRESHOLD_ARG: options.threshold,
                 PROMPT_ARG: options.prompt_threshold,
-                REPORT_ARG: self._can_measure,
+                REPORT_ARG: measures,
             }
             if may_stop:  # the processor forces the tag, and the engine stops at it
                 params.stop_token_ids = sorted({*(params.stop_token_ids or ()), self.tag_id})

@@ -181,7 +181,13 @@ def options_in_xargs(xargs: Mapping[str, Any]) -> dict[str, Any]:
     for name in xargs:
         if name not in names:
             raise UserError(f"vllm_xargs has no argument {name!r}; the nearest is '{nearest(name, names)}'.")
-    return {name.removeprefix(_PREFIX): value for name, value in xargs.items()}
+    kinds = {_PREFIX + field.name: field.type for field in fields(SafetyOptions)}
+    # vLLM's type of this field turns true into 1.
+    values = {
+        name: bool(value) if kinds[name] == "bool" and value in (0, 1) else value
+        for name, value in xargs.items()
+    }
+    return {name.removeprefix(_PREFIX): value for name, value in values.items()}
 
 
 def check_fields(request: Any) -> None:

@@ -21,6 +21,9 @@ from safety_ray.decode.vllm_search import drive
 from serve.options import SafetyOptions
 from serve.report import SafetyReport
 
+_DESCRIBED = 32
+"""Last tokens of a dropped candidate in its report: the whole text of each would grow with its square"""
+
 
 class SearchRun:
     """The searches of one request; `params` are vLLM's SamplingParams with the model's end-of-text tokens."""
@@ -137,7 +140,7 @@ class SearchRun:
         return [
             {
                 "step": len(beam.token_ids),
-                "text": self.tokenizer.decode(list(beam.token_ids), skip_special_tokens=True),
+                "text": self.tokenizer.decode(list(beam.token_ids[-_DESCRIBED:]), skip_special_tokens=True),
                 "p_tag": beam.p_tag[-1],
                 "log_prob": beam.log_prob,
                 "kept_p_tag": kept_p_tag,

@@ -81,6 +81,7 @@ class SafetyServer(LLMServer):
         self.rows = RowQueue(num_seqs, settings["max_waiting"])
         self.install_guard()
         tokenizer = self.client.renderer.tokenizer
+        self._vocabulary: int = self.client.model_config.get_vocab_size()
         self._control_ids = ChatEncoder(tokenizer, self.guard.tag_id).control
         # Clients may send what the tokenizer puts before a text. Evaluation harnesses begin a text without
         # context with the beginning-of-text token or, if there is none, the end-of-text token.
@@ -131,7 +132,16 @@ class SafetyServer(LLMServer):
         return with_public_errors(_call(super().tokenize, request, raw_request_info), streams=False)
 
     async def detokenize(self, request: Any, raw_request_info: Any = None) -> Any:
-        return with_public_errors(_call(super().detokenize, request, raw_request_info), streams=False)
+        return with_public_errors(
+            self._detokenize(super().detokenize, request, raw_request_info), streams=False
+        )
+
+    async def _detokenize(
+        self, method: Any, request: Any, raw_request_info: Any
+    ) -> AsyncGenerator[Any, None]:
+        self._check_ids(request.tokens)
+        async for item in _call(method, request, raw_request_info):
+            yield item
 
     def _answer(self, method: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
         """Yield the answer to a request for text, with its safety reports and with errors for clients."""
@@ -149,6 +159,10 @@ class SafetyServer(LLMServer):
         # before they are counted (row_queue.py)
         check_number(options, _num_answers(request), self.guard.limits, _num_prompts(request))
         self._check_prompt_ids(getattr(request, "prompt", None))
+        if options.decoding.searches:  # the model's own defaults are for sampling; a search would refuse them
+            for name, neutral in (("repetition_penalty", 1.0), ("min_p", 0.0), ("top_k", 0)):
+                if getattr(request, name) is None:
+                    setattr(request, name, neutral)
         request.vllm_xargs = {KEY_ARG: key}
         logprobs = request.logprobs  # a number in completions, true or false in chats
         per_token = logprobs is not None and logprobs is not False
@@ -157,13 +171,21 @@ class SafetyServer(LLMServer):
         self.guard.requests[key] = GuardedRequest(options, per_token, echo, prompt_only)
 
     def _check_prompt_ids(self, prompt: Any) -> None:
-        """Raise UserError for a prompt of token ids with control tokens after the beginning of its text."""
+        """Raise UserError for token ids that are unknown, or are control tokens behind the beginning."""
         if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
             return
         for ids in prompt if isinstance(prompt[0], list) else [prompt]:
+            self._check_ids(ids)
             start = next((start for start in self._starts if ids[: len(start)] == start), [])
             if control := sorted(self._control_ids.intersection(ids[len(start) :])):
                 raise UserError(f"the prompt contains the control token ids {control}; send text instead.")
+
+    def _check_ids(self, ids: list[int]) -> None:
+        """Raise UserError for a token id that the model does not have."""
+        if unknown := [id for id in ids if not 0 <= id < self._vocabulary]:
+            raise UserError(
+                f"the token id {unknown[0]} is not in the vocabulary of {self._vocabulary} tokens."
+            )
 
     async def _with_reports(
         self, method: Any, request: Any, raw_request_info: Any, streams: bool

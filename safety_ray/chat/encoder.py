@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -155,10 +155,11 @@ class ChatEncoder:
         result = Tokens([], [])
         for first, last, start, end in self._chunks(tokens, len(text)):
             chunk = Tokens(tokens.ids[first:last], tokens.offsets[first:last])
+            inside = edges[bisect_right(edges, start) : bisect_left(edges, end)]
             if encode_plainly:
                 chunk = self._encode_plainly(text, [start, end])
-            if _any_spanned(chunk, edges, start):
-                split = self._encode_plainly(text, [start, *(e for e in edges if start < e < end), end])
+            if _any_spanned(chunk, inside, start):
+                split = self._encode_plainly(text, [start, *inside, end])
                 # A tokenizer that puts a space before each text it encodes would add one here.
                 if self._plain.decode(split.ids) == self._plain.decode(chunk.ids):
                     chunk = split
@@ -192,10 +193,14 @@ class ChatEncoder:
         tokens: Tokens,
     ) -> list[Reply]:
         special = [span for token, span in zip(*tokens, strict=True) if token in self._special]
+        lefts = [left for left, _ in special]
         replies = []
         for message, (start, end) in sorted(spans.items()):
-            next_message = next((position for position in message_starts if position >= end), math.inf)
-            turn_end = next((right for left, right in special if end <= left <= next_message), end)
+            after = bisect_left(message_starts, end)
+            next_message = message_starts[after] if after < len(message_starts) else math.inf
+            token = bisect_left(lefts, end)
+            ends_turn = token < len(special) and lefts[token] <= next_message
+            turn_end = special[token][1] if ends_turn else end
             replies.append(Reply(message, start, end, turn_end, firsts.get(message, start)))
         return replies
 
@@ -213,11 +218,12 @@ def _firsts(
     reasoning = locate_reasoning(render, messages, rendered)
     whole, plain = (render(messages, add_generation_prompt=on) for on in (True, False))
     prompt = whole.removeprefix(plain) if whole.startswith(plain) else ""
-    text, firsts = rendered.replace(BREAK, ""), {}
-    for message, position in reasoning.items():
-        if message in spans and position < spans[message][0]:
-            before = max((end for n, (_, end) in spans.items() if n < message), default=0)
-            start = text.rfind(prompt, before, position)
+    text, firsts, before = rendered.replace(BREAK, ""), {}, 0
+    for message, span in sorted(spans.items()):
+        before, last_end = max(before, span[1]), before
+        position = reasoning.get(message)
+        if position is not None and position < span[0]:
+            start = text.rfind(prompt, last_end, position)
             firsts[message] = start + len(prompt) if start >= 0 else position
     return firsts
 

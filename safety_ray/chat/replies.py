@@ -20,6 +20,9 @@ _START, _END, _STOP = "\ufdd1", "\ufdd3", "\ufdd2"  # a mark is _START or _END, 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that may have the reasoning of a reply, apart from its content"""
 Side = tuple[int, str]  # a message's index, and _START or _END
+_ATTEMPTS = 64
+"""Most renderings of a conversation that find out where a template strips white space. At edges that were not
+tried, white space is outside the span of the message, as if the template stripped it."""
 _MARK = re.compile(f"([{_START}{_END}])([0-9]+){_STOP}")
 
 
@@ -62,14 +65,32 @@ def locate_messages(
     text = render_marked(outside)
     if text is None:
         text, outside = render_marked(set()), set()
-        for side in sides if text is not None else []:
-            attempt = render_marked(outside | {side})
+        if text is None:
+            return None
+        groups = [[side for side in _with_white_space(text, conversation) if side in sides]]
+        for _ in range(_ATTEMPTS):
+            if not (group := groups.pop() if groups else []):
+                break
+            attempt = render_marked(outside | set(group))
             if attempt is not None:
-                text, outside = attempt, outside | {side}
-    if text is None:
-        return None
+                text, outside = attempt, outside | set(group)
+            elif len(group) > 1:
+                groups += [group[len(group) // 2 :], group[: len(group) // 2]]
     bodies = [_text(message)[: _edges(message, n, outside)[1]] for n, message in enumerate(conversation)]
     return _positions(text, [body.replace(BREAK, "") for body in bodies])
+
+
+def _with_white_space(text: str, conversation: list[Any]) -> list[Side]:
+    """Return the sides at which `text`, which has marks, has the white space of the message or its own."""
+    sides = []
+    for mark in _MARK.finditer(text):
+        content = _text(conversation[int(mark.group(2))])
+        left, right = len(content) - len(content.lstrip()), len(content.rstrip())
+        if mark.group(1) == _START and text.endswith(content[:left], 0, mark.start()):
+            sides.append((int(mark.group(2)), _START))
+        elif mark.group(1) == _END and text.startswith(content[right:], mark.end()):
+            sides.append((int(mark.group(2)), _END))
+    return list(dict.fromkeys(sides))
 
 
 def locate_reasoning(

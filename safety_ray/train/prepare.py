@@ -56,7 +56,7 @@ def prepare(config: FinetuneConfig, tokenizer: Any, out: artifact.Artifact, long
         try:
             if isinstance(row, str):
                 raise Unusable(row)
-            if tagging and tag_id is None and row.get("unsafe") is True:
+            if tagging and tag_id is None and row.get("unsafe") in (True, 1):
                 tag.tag_id(tokenizer, tag_string, f"the model '{config.model}' (or set tagged_share=0)")
             chat = encoder.encode(name, row)
             if not any(chat.learn[:max_length]):

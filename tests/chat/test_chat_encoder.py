@@ -99,3 +99,34 @@ def test_chat_encoder_rejects_unknown_role() -> None:
     tokenizer = small_tokenizer(split_special_tokens=False)
     with pytest.raises(ValueError, match="unknown role 'im_end': use one of system"):
         encoded(tokenizer, [{"role": "im_end", "content": "a"}])
+
+
+TRIMMED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("content", [" a ", "\n\na\n", "a \n", "a"])
+@pytest.mark.parametrize("template", [None, TRIMMED])
+def test_chat_encoder_renders_long_conversations_a_limited_number_of_times(
+    template: str | None, content: str
+) -> None:
+    tokenizer = small_tokenizer(split_special_tokens=False)
+    renderings = 0
+
+    def render(*args: Any, **more: Any) -> str:
+        nonlocal renderings
+        renderings += 1
+        return str(tokenizer.apply_chat_template(*args, tokenize=False, **more))
+
+    encoder = ChatEncoder(tokenizer, tokenizer.convert_tokens_to_ids(TAG))
+    messages = [{"role": role, "content": content} for _ in range(150) for role in ("user", "assistant")]
+    chat = encoder.encode_with_replies(render, messages, chat_template=template)
+    assert renderings <= 70
+    shown = content.strip() if template else content
+    assert len(chat.replies) == 150
+    for reply in chat.replies:
+        assert chat.text[reply.start : reply.end].strip() == "a"
+        if template is None or content == "a":
+            assert chat.text[reply.start : reply.end] == shown

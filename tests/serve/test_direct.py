@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from known_model import KEY
+from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from safety_ray.compat.ray_llm import CompletionRequest, ErrorInfo, ErrorResponse
@@ -209,5 +212,32 @@ def test_direct_server_drains_running_answers() -> None:
         await drained
         with pytest.raises(RuntimeError, match="the HTTP server has ended"):
             server.check()
+
+    asyncio.run(run())
+
+
+def test_direct_app_leaves_no_task_behind_a_stream() -> None:
+    """At the end of a stream, Starlette cancels its wait for a disconnected client."""
+
+    async def run() -> None:
+        async def numbers() -> AsyncGenerator[bytes, None]:
+            for number in range(3):
+                yield str(number).encode()
+                await asyncio.sleep(0.01)
+
+        app = FastAPI()
+        app.add_api_route("/numbers", lambda: StreamingResponse(numbers()))
+        app.add_middleware(CancelOnDisconnect)
+        server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient() as client:
+            for _ in range(3):
+                assert (await client.get(f"http://127.0.0.1:{server.config.port}/numbers")).text == "012"
+        waiting = [task for task in asyncio.all_tasks() if "Queue.get" in task.get_coro().__qualname__]
+        server.should_exit = True
+        await serving
+        assert waiting == []
 
     asyncio.run(run())

@@ -261,6 +261,7 @@ ODD_REQUESTS: Any = [
     {"prompt": "\ud800"},
     {"prompt": 5},
     {"prompt": [10**9]},
+    {"prompt": [2**40], "echo": True},
     {"structured_outputs": 5},
     {"structured_outputs": {"regex": "("}},
     {"stop_token_ids": [10**9], "min_tokens": 1},
@@ -291,7 +292,18 @@ def test_endpoint_survives_odd_requests(client: OpenAI) -> None:
             assert "Traceback" not in reply.text
             if reply.status_code == 400:
                 assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    url = f"{str(client.base_url).removesuffix('v1/')}detokenize"
+    reply = httpx.post(url, json={"model": MODEL, "tokens": [2**40]}, headers=headers, timeout=None)
+    assert (reply.status_code, "is not in the vocabulary" in reply.text) == (400, True)
     assert choice_of(client).text == LETTERS[3:]
+
+
+def test_endpoint_reports_no_p_tag_under_a_grammar(client: OpenAI) -> None:
+    """vLLM applies the grammar's mask, which excludes the tag, before P(tag) can be measured."""
+    for more in ({}, {"logprobs": 1}):
+        choice = choice_of(client, structured_outputs={"regex": "[a-z]{3}"}, **more)
+        assert len(choice.text) == 3
+        assert (choice.safety["p_tag"], choice.safety["prompt_p_tag"]) == (None, None)
 
 
 def test_endpoint_errors_have_openai_form(client: OpenAI) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from safety_ray.compat.ray_llm import CompletionRequest
 from safety_ray.core.config import describe
 from safety_ray.core.errors import UserError
 from safety_ray.decode.modes import MODES, PARAMETERS
@@ -46,6 +47,14 @@ def test_parse_options_names_allowed_modes() -> None:
         parse_options({"mode": "kill"}, SafetyOptions(), Limits())
     with pytest.raises(UserError, match="does not allow safety mode off; choose from mask, stop, safebeam"):
         parse_options({"mode": "off"}, SafetyOptions(), Limits(allow_off=False))
+
+
+def test_options_in_xargs_restores_true_and_false() -> None:
+    """vLLM's type of the field turns them into numbers."""
+    for value in (True, False):
+        request = CompletionRequest(model="m", prompt="a", vllm_xargs={"safety_explain": value})
+        assert options_in_xargs(request.vllm_xargs or {}) == {"explain": value}
+        assert isinstance(options_in_xargs(request.vllm_xargs or {})["explain"], bool)
 
 
 ODD_VALUES: list[Any] = [5, -1, 0, 2.5, "", "a", [], ["a", 2], ["a"], [[1]], {}, True, float("nan"), 10**400]

@@ -15,7 +15,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 
 from safety_ray.core.tag import TAG
-from safety_ray.decode.safebeam import Search, SearchSettings
+from safety_ray.decode.safebeam import Beam, Search, SearchSettings
 from safety_ray.decode.vllm_scheduler import SEARCH_ARG, expansion, make_search
 from serve.options import SafetyOptions
 from serve.report import SafetyReport
@@ -85,3 +85,14 @@ def test_search_run_returns_different_answers() -> None:
 def test_search_run_refuses_equal_answers(table: Table, max_tokens: int, stop: list[str]) -> None:
     with pytest.raises(VLLMValidationError, match="has found 1 different answers, but n is 2"):
         answers(table, 2, max_tokens, stop)
+
+
+def test_search_describes_the_end_of_dropped_candidates_only() -> None:
+    """The whole text of each would let a report grow with the square of the answer."""
+    run = object.__new__(SearchRun)
+    run.tokenizer = small_tokenizer(split_special_tokens=True)
+    ids = run.tokenizer.convert_tokens_to_ids(list("ab" * 50))
+    dropped = [Beam(tuple(ids), -1.0, (0.5,)), Beam(tuple(ids[:3]), -1.0, (0.5,))]
+    long, short = run._describe_dropped(SimpleNamespace(live=[], dropped=dropped))
+    assert (long["text"], long["step"]) == ("ab" * 16, 100)
+    assert short["text"] == "aba"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from safety_ray.compat.ray_llm import ChatCompletionRequest, CompletionRequest, ErrorResponse
+from safety_ray.core.errors import UserError
 from serve.options import Limits, SafetyOptions
 from serve.row_queue import FULL, RowQueue
 from serve.server import SafetyServer
@@ -31,7 +33,7 @@ def replica(rows: int, max_waiting: int = 9, timeout_s: float = 600.0) -> Safety
         requests={}, parse=lambda values: SafetyOptions(**(values or {})), limits=Limits(max_rows=16)
     )
     server.guard, server.rows = guard, RowQueue(rows, max_waiting)
-    server._starts, server._control_ids = [], frozenset()
+    server._starts, server._control_ids, server._vocabulary = [], frozenset(), 64
     server._timeout_s, server._interval_s = timeout_s, 0.0
     return server
 
@@ -137,3 +139,29 @@ def test_server_answers_503_to_search_without_rows(max_waiting: int, timeout_s: 
         assert (server.rows.rows, server.guard.requests) == (0, {})
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", ["safebeam", "sample"])
+def test_server_keeps_sampling_defaults_of_the_model_out_of_searches(mode: str) -> None:
+    """Those in generation_config.json, as Qwen2.5-Instruct has them, are for requests that are sampled."""
+    defaults = {"repetition_penalty": 1.05, "top_k": 20, "min_p": 0.1}
+    server, options = replica(16), SafetyOptions(mode)
+    for given, accepted in (({}, True), ({"repetition_penalty": 1.05}, False)):
+        request = CompletionRequest(model="m", prompt="a", safety={"mode": mode}, **given)
+        server._prepare(request, "key")
+        params = request.to_sampling_params(4, defaults)
+        with (
+            nullcontext()
+            if accepted
+            else pytest.raises(UserError, match="does not support repetition_penalty")
+        ):
+            options.check_sampling(params)
+    sampled = CompletionRequest(model="m", prompt="a", safety={"mode": "mask"})
+    server._prepare(sampled, "key")
+    assert sampled.to_sampling_params(4, defaults).top_k == 20
+
+
+@pytest.mark.parametrize("prompt", [[64], [[1], [2**40]]])
+def test_server_rejects_unknown_token_ids(prompt: list[Any]) -> None:
+    with pytest.raises(UserError, match=r"the token id -?\d+ is not in the vocabulary of 64 tokens"):
+        replica(16)._prepare(CompletionRequest(model="m", prompt=prompt, echo=True), "key")

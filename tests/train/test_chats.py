@@ -207,8 +207,10 @@ def test_prepare_requires_tag_for_unsafe_rows(tmp_path: Path, tokenizer: Any) ->
         out = artifact.begin(config.output, config, {"chats": config.chats})
         return prepare(config, copy.deepcopy(tokenizer), out, 200)
 
-    with pytest.raises(UserError, match="has no harmfulness tag"):
-        prepared("a")
+    for unsafe in (True, 1):
+        chats.write_text(json.dumps({"messages": TALK, "unsafe": unsafe}))
+        with pytest.raises(UserError, match="has no harmfulness tag"):
+            prepared(f"a{unsafe}")
     assert prepared("b", tagged_share=0.0)["tag_id"] == -1
     added = prepared("c", add_tag=True)
     assert added["tag_id"] == added["vocab_size"] - 1
