@@ -11,14 +11,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import ray
+from ray.util import ActorPool
 
 from safety_ray.classifier import packaged
 from safety_ray.classifier.classifier import Classifier
 from safety_ray.core import artifact, cluster, dataset, filesystem, model_path
+from safety_ray.core.progress import Line
 from safety_ray.evaluate import (
     ability,
     asking,
@@ -44,8 +49,8 @@ from safety_ray.evaluate.judges import JUDGES
 from safety_ray.evaluate.judges.harm_classifier import describe
 from safety_ray.evaluate.prompt_sets import DOCUMENTS, Prompt
 from safety_ray.evaluate.reading import Reading
-from safety_ray.evaluate.worker import judge_tasks
-from safety_ray.evaluate.workers import Workers
+from safety_ray.evaluate.tasks import Task
+from safety_ray.evaluate.worker import JudgeTask, Worker, WorkerSettings, judge_tasks
 from safety_ray.llm import engine
 
 __all__ = ["EvaluateConfig", "evaluate_model"]
@@ -58,7 +63,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     out = artifact.begin(config.output, config, inputs=inputs, temporary=("parts", "data"))
     if out.record is not None:
         return out.record
-    workers = Workers(config, described, out)
+    workers = _Workers(config, described, out)
     values: dict[str, Any] = {}
     try:
         if config.answers:
@@ -154,7 +159,7 @@ def _reject(rows: list[tuple[dict[str, Any], Prompt, str]], out: artifact.Artifa
 
 
 def _answer(
-    config: EvaluateConfig, described: model.Description, workers: Workers, out: artifact.Artifact
+    config: EvaluateConfig, described: model.Description, workers: _Workers, out: artifact.Artifact
 ) -> tuple[list[results.Row], int, dict[str, Any]]:
     """Return the answers, the number of prompts that do not fit, and the metrics of the documents."""
     names = decoders.choose(config.decoders, described.tag_id)
@@ -203,7 +208,7 @@ def _answer(
 
 
 def _judge(
-    config: EvaluateConfig, rows: list[results.Row], workers: Workers, out: artifact.Artifact
+    config: EvaluateConfig, rows: list[results.Row], workers: _Workers, out: artifact.Artifact
 ) -> list[results.Row]:
     """Return the rows with the verdicts of all judges."""
     answers = results.answers_of(rows)
@@ -234,6 +239,84 @@ def _write(out: artifact.Artifact, rows: list[results.Row], values: dict[str, An
     fs.pipe_file(f"{root}/evaluate.png", figure.plot(values))
     if values.get("signal"):
         fs.pipe_file(f"{root}/signal.png", signal_page.plot(values["signal"]))
+
+
+class _Workers:
+    """Actors that run tasks, started when the first one is needed; finished tasks are kept in parts/."""
+
+    def __init__(
+        self, config: EvaluateConfig, described: model.Description | None, out: artifact.Artifact
+    ) -> None:
+        self.config, self.out = config, out
+        self.actors: list[Any] = []
+        self.settings = WorkerSettings(
+            model=described.folder if described else "",
+            decoding=config.decoding(described.tag_id if described else None, frozenset()),
+            # An actor may have another working directory.
+            classifier=packaged.absolute(config.classifier),
+            trust_remote_code=config.trust_remote_code,
+            judge_from=config.judge_from,
+            threads=config.cpus_per_worker,
+            device="cuda" if config.gpus_per_worker else "cpu",
+        )
+
+    def run(
+        self, todo: Sequence[Task | JudgeTask | AbilityTask], label: str, unit: str
+    ) -> dict[str, list[Any]]:
+        """Return the rows of each task by its name."""
+        fs, root = filesystem.find(self.out.sub("parts"))
+        fs.makedirs(root, exist_ok=True)
+        done: dict[str, list[Any]] = {
+            task.name: json.loads(fs.cat_file(f"{root}/{task.name}"))
+            for task in todo
+            if fs.exists(f"{root}/{task.name}")
+        }
+        remaining = [task for task in todo if task.name not in done]
+        earlier = sum(map(len, done.values()))
+        line = Line(label, sum(task.size for task in todo), unit=unit, first=earlier)
+        if remaining:
+            pool = ActorPool(self._start(len(remaining)))
+            for name, rows in pool.map_unordered(_submit, remaining):
+                filesystem.write_file(fs, f"{root}/{name}", json.dumps(rows).encode())
+                done[name] = rows
+                line.show(sum(map(len, done.values())))
+        line.show(sum(map(len, done.values())), final=True)
+        return done
+
+    def stop(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _start(self, tasks: int) -> list[Any]:
+        config = self.config
+        if not self.actors:
+            cluster.start(needs_cpus=False)
+            actor = ray.remote(
+                num_cpus=config.cpus_per_worker,
+                num_gpus=config.gpus_per_worker,
+                max_restarts=2,
+                max_task_retries=2,
+            )(Worker)
+            number = min(tasks, config.workers)
+            if not config.autoscale:  # an actor that never starts would never end its tasks
+                number = min(number, _max_actors(config))
+            self.actors = [actor.remote(self.settings) for _ in range(number)]
+        return self.actors
+
+
+def _submit(worker: Any, task: Task | JudgeTask | AbilityTask) -> Any:
+    return worker.run.remote(task)
+
+
+def _max_actors(config: EvaluateConfig) -> int:
+    """Return how many actors fit the cluster now; at least one, which may wait for a node."""
+    resources: dict[str, float] = ray.cluster_resources()
+    limit = resources.get("CPU", 0.0) / config.cpus_per_worker
+    if config.gpus_per_worker:
+        limit = min(limit, resources.get("GPU", 0.0) / config.gpus_per_worker)
+    return max(1, math.floor(limit))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def config_of(stage: Stage, pipeline: PipelineConfig) -> Any:
         fixed["partition"] = ""
     name = stage.section or stage.name
     section: Settings = getattr(pipeline, name)
-    if name == "rewrite" and not pipeline.input:  # the template was written for the shipped corpus
+    if name == "rewrite":  # of the shipped corpus; an input is not rewritten unless an engine is named
         section = {**section, "engine": {"kind": "template", **section.get("engine", {})}}
     conflicts = sorted(section.keys() & fixed.keys())
     if conflicts:

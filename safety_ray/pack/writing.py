@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from ray.data import Dataset
 
 from safety_ray.core import dataset, exchange, progress, row_groups
 from safety_ray.core.artifact import Artifact
@@ -18,6 +17,9 @@ from safety_ray.pack.planning import Counts, Schedule
 from safety_ray.pack.selection import UNSELECTED
 from safety_ray.pack.settings import PackConfig
 from safety_ray.pack.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 

@@ -75,7 +75,7 @@ def test_dataset_table_ignores_folders(folder: Path, rows: pa.Table) -> None:
 def test_other_readers_ignore_folders(folder: Path, rows: pa.Table) -> None:
     assert [record.value for record in read(str(folder / "a.parquet"), 1000)] == rows.to_pylist()
     assert [row for _, row in prepare.read(str(folder))] == rows.to_pylist()
-    safe, unsafe = choose([str(folder)], safe_up_to=1, unsafe_from=4, limit=2, seed=0)
+    safe, unsafe, _ = choose([str(folder)], safe_up_to=1, unsafe_from=4, limit=2, seed=0)
     assert ({d.id for d in safe}, {d.id for d in unsafe}) == ({"a", "b"}, {"c", "d"})
 
 

@@ -92,7 +92,7 @@ def test_ask_sends_each_decoder_to_server_with_modes(tmp_path: Path) -> None:
     assert by_decoder["greedy"]["seed"] is None
     assert by_decoder["sample"]["answer"] == f"Why? {by_decoder['sample']['seed']}"
     assert [d for d, row in by_decoder.items() if row["tag_emitted"]] == ["stop"]
-    assert {(row["finished"], row["p_tag"]) for row in rows if row["chat"]} == {(False, None), (True, None)}
+    assert {(row["finished"], row["p_tag"]) for row in rows} == {(False, None), (True, None)}
     assert [(row["prompt"].id, row["reason"]) for row in refused] == [
         ("c", "HTTP 400: the context is too short")
     ]

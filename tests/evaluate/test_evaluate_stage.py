@@ -122,7 +122,7 @@ def test_summarize_script_shows_both_searches_of_evaluations(
     page = (tmp_path / "page" / "README.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if " harm_classifier " in line]
     assert [row[0] for row in rows if row[0].startswith("|")] == [
-        "| one=1", "| one=1", "| 7M, tags", "| 7M, tags"
+        "| one=1", "| one=1", "| 7M, tags", "| 7M, tags", "| harm_classifier"
     ]  # fmt: skip
     for row in rows[:4]:
         kind = "harmless" if "harmless" in row[1] else "harmful"

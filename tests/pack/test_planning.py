@@ -54,9 +54,12 @@ def test_planning_sums_equal_loops_over_documents() -> None:
         by_hand[row["recipe"], row["score"]] += row["tokens"]
     assert totals == +by_hand
 
-    order = Order(sources({"late": {"recipe": "refuse", "start": 0.5, "weight": 2.0}}), totals)
+    order = Order(
+        sources({"late": {"recipe": "refuse", "start": 0.5, "weight": 2.0, "scores": [0, 1, 2, 3, 4]}}),
+        totals,
+    )
     assert order.tokens == sum(
-        n * (2 if recipe == "refuse" and score is not None else 1) for (recipe, score), n in totals.items()
+        n * (2 if recipe == "refuse" and score in range(5) else 1) for (recipe, score), n in totals.items()
     )
     schedule = Schedule(order, 5, tag_id=3, tags_start=0.3, tags_until=0.8)
     counts = planning.add_counts(planning.count_sums(batch, schedule) for batch in batches)

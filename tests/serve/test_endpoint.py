@@ -301,7 +301,7 @@ def test_endpoint_survives_odd_requests(client: OpenAI) -> None:
 def test_endpoint_reports_no_p_tag_under_a_grammar(client: OpenAI) -> None:
     """vLLM applies the grammar's mask, which excludes the tag, before P(tag) can be measured."""
     for more in ({}, {"logprobs": 1}):
-        choice = choice_of(client, structured_outputs={"regex": "[a-z]{3}"}, **more)
+        choice = choice_of(client, body={"structured_outputs": {"regex": "[a-z]{3}"}}, **more)
         assert len(choice.text) == 3
         assert (choice.safety["p_tag"], choice.safety["prompt_p_tag"]) == (None, None)
 

@@ -16,4 +16,4 @@ def test_deciding_chunks_match_per_text_computation() -> None:
         at = (owner == text).nonzero().flatten()
         probs = logits[at].softmax(-1)
         assert chunk == int(at[deciding_chunk(probs)])
-        assert combine(probs).score == int(logits[chunk].argmax())
+        assert combine(probs, list(range(len(probs)))).score == int(logits[chunk].argmax())
