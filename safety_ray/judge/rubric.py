@@ -44,6 +44,9 @@ class Names(NamedTuple):
     shortened: str
 
 
+_ENGINE = ("messages", REPLY, ERROR, *USAGE, SECONDS)
+_HIDDEN = "of the row: "
+"""Prefix of the row's own columns of these names, while the engine's columns have them"""
 LABEL = Names("label", "label_reason", "labelled_by", "label_shortened")
 
 
@@ -79,7 +82,10 @@ def add_messages(
         batch = batch.rename_columns(
             [{"label": "label_before"}.get(name, name) for name in batch.column_names]
         )
-    batch = without(batch, *names, REPLIED, "messages")
+    batch = without(batch, *names, REPLIED)
+    batch = batch.rename_columns(
+        [f"{_HIDDEN}{name}" if name in _ENGINE else name for name in batch.column_names]
+    )
     batch = batch.append_column(names.shortened, pa.array(shortened, pa.bool_()))
     return batch.append_column("messages", pa.array(messages, MESSAGES))
 
@@ -101,7 +107,9 @@ def parse_replies(
         scores.append(score)
         reasons.append(reason)
         problems.append(problem)
-    batch = without(batch, ERROR, "messages", *USAGE, SECONDS).rename_columns({REPLY: REPLIED})
+    batch = batch.rename_columns({REPLY: REPLIED})
+    batch = without(batch, *_ENGINE)
+    batch = batch.rename_columns([name.removeprefix(_HIDDEN) for name in batch.column_names])
     batch = batch.append_column(names.score, pa.array(scores, pa.int8()))
     batch = batch.append_column(names.reason, pa.array(reasons, pa.string()))
     batch = batch.append_column(names.by, pa.array([engine] * len(batch), pa.string()))

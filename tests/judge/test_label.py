@@ -21,6 +21,7 @@ from safety_ray.core.config import from_dict
 from safety_ray.core.dataset import REASON
 from safety_ray.core.errors import UserError
 from safety_ray.judge.rubric import (
+    LABEL,
     PROMPT,
     RETRY_PROMPT,
     SCHEMA,
@@ -30,6 +31,7 @@ from safety_ray.judge.rubric import (
     parse_replies,
 )
 from safety_ray.judge.settings import DocumentJudge
+from safety_ray.llm.engine import Outcome, with_outcomes
 from safety_ray.llm.prompts import delimited, document_key, messages
 
 KEY = "sk-test-7f3a9c"
@@ -161,6 +163,24 @@ def test_label_read_rebuilds_prefilled_answer() -> None:
     reply = reply.append_column("engine_error", pa.nulls(1, pa.string()))
     (row,) = parse_replies(reply, started=True, engine="vllm:m", reason_column="rejected_reason").to_pylist()
     assert (row["label"], row["label_reason"], row["rejected_reason"]) == (3, "so", None)
+
+
+def test_judge_keeps_columns_of_the_row_that_have_names_of_the_engine() -> None:
+    own = {
+        "messages": ["hi"],
+        "reply": "yes",
+        "engine_error": "none",
+        "prompt_tokens": 7,
+        "reply_seconds": 1.5,
+    }
+    rows = pa.Table.from_pylist([{"id": "a", "text": "a text", **own}])
+    replied = with_outcomes(
+        add_messages(rows, 0, False, max_chars=1000), [Outcome('{"score": 3, "reason": "r"}', None, 10, 2)]
+    )
+    [row] = parse_replies(replied, False, "vllm:m", REASON).to_pylist()
+    assert {name: row[name] for name in own} == own
+    assert (row["label"], row["judge_reply"]) == (3, '{"score": 3, "reason": "r"}')
+    assert set(row) - set(own) == {"id", "text", *LABEL, "judge_reply", REASON}
 
 
 def test_label_config_requires_language_model() -> None:
