@@ -31,6 +31,7 @@ from safety_ray.core.artifact import Artifact
 from safety_ray.core.chunks import CHUNKS
 from safety_ray.core.config import fingerprint
 from safety_ray.core.errors import UserError
+from safety_ray.core.exchange import WHOLE_BLOCKS
 from safety_ray.core.records import SCORED_TEXT, Column
 from safety_ray.core.worker_deaths import Watch
 from safety_ray.pack import heldout, inputs, lookups, selection, shards, vocabulary, writing
@@ -43,7 +44,6 @@ from safety_ray.pack.vocabulary import Vocabulary
 __all__ = ["PackConfig", "pack_documents"]
 
 _BATCH = 256
-_WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 _ENCODED = "encoded"
 
 
@@ -183,7 +183,7 @@ def _make_tokenizer(config: PackConfig, out: Artifact, documents: Dataset, total
 
 def _texts(documents: Dataset, total: int) -> Iterator[list[str]]:
     line, done = progress.Line("tokenizer", total, "documents", first=0, saved=False), 0
-    texts = documents.map_batches(selection.only_trained, **_WHOLE_BLOCKS)
+    texts = documents.map_batches(selection.only_trained, **WHOLE_BLOCKS)
     for batch in texts.iter_batches(batch_format="pyarrow", batch_size=_BATCH):
         yield batch.column("text").drop_null().to_pylist()
         done += len(batch)

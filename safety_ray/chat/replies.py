@@ -67,7 +67,8 @@ def locate_messages(
         text, outside = render_marked(set()), set()
         if text is None:
             return None
-        groups = [[side for side in _with_white_space(text, conversation) if side in sides]]
+        possible = set(sides)
+        groups = [[side for side in _with_white_space(text, conversation) if side in possible]]
         for _ in range(_ATTEMPTS):
             if not (group := groups.pop() if groups else []):
                 break

@@ -130,7 +130,7 @@ class Classifier:
             return cls(SequenceClassifier(str(folder), device=device, trust_remote_code=trust_remote_code))
         try:
             settings = json.loads((folder / _SETTINGS).read_text())
-            head = load_file(folder / _HEAD) if (folder / _HEAD).is_file() else {}
+            head = load_file(folder / _HEAD) if settings.get("kind") == "head" else {}
         except (ValueError, SafetensorError) as error:  # for example a pointer of Git LFS
             raise UserError(f"'{path}' has a damaged {_SETTINGS} or {_HEAD}: {error}.") from error
         if "kind" not in settings:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_PARTS = 250_000
 """of blocks before times blocks after an exchange; the driver needs about 6 KB for each part"""
+WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+"""arguments of `map_batches` for a function of whole blocks"""
 _PLACE = "_block"
 
 
@@ -44,19 +46,18 @@ def by_key(
     The function is called here, because Ray splits what any earlier step returns if it is larger than
     `DataContext.target_max_block_size`, 128 MB.
     """
-    whole: Any = {"batch_format": "pyarrow", "batch_size": None}
     if blocks == 1:
-        return rows.repartition(1).map_batches(function, fn_kwargs=settings, **whole)
+        return rows.repartition(1).map_batches(function, fn_kwargs=settings, **WHOLE_BLOCKS)
     from ray.data.context import ShuffleStrategy
 
-    placed = rows.map_batches(place, fn_kwargs={"key": key, "blocks": blocks}, **whole)
+    placed = rows.map_batches(place, fn_kwargs={"key": key, "blocks": blocks}, **WHOLE_BLOCKS)
     if inputs * blocks > MAX_PARTS:
         placed.context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2
         exchanged = placed.repartition(blocks, keys=[_PLACE])
     else:
         use_arguments(placed.context)
         exchanged = placed.sort(_PLACE, boundaries=list(range(1, blocks)))
-    return exchanged.map_batches(call_without_place, fn_args=(function, settings), **whole)
+    return exchanged.map_batches(call_without_place, fn_args=(function, settings), **WHOLE_BLOCKS)
 
 
 def on_driver_node(rows: Dataset) -> Dataset | None:

@@ -206,10 +206,6 @@ def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Exp
     first, so that results do not depend on the sort order of a device. Raises UserError if one is NaN.
     """
     log_probs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
-    if log_probs_RV.isnan().any():
-        raise UserError(
-            "the model's output is not finite; use another checkpoint, or convert this one to bfloat16."
-        )
     p_tags = [0.0] * len(log_probs_RV)
     if tag_id is not None:
         # Python floats have double precision, in which very small probabilities still differ.
@@ -222,6 +218,10 @@ def expand(logits_RV: torch.Tensor, tag_id: int | None, number: int) -> list[Exp
     rows = zip(best.tolist(), ids.tolist(), p_tags, has_ties, strict=True)
     expansions = []
     for row, (values, tokens, p_tag, tied) in enumerate(rows):
+        if math.isnan(values[0]):  # topk takes NaN for the highest value
+            raise UserError(
+                "the model's output is not finite; use another checkpoint, or convert this one to bfloat16."
+            )
         if tied:
             ties = (log_probs_RV[row] >= values[number - 1]).nonzero()[:, 0].tolist()
             pairs = sorted((-log_probs_RV[row, token].item(), token) for token in ties)

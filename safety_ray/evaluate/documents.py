@@ -215,11 +215,8 @@ def _levels(path: str, ids: set[str] | None = None, heldout: bool = True) -> Ite
 
 def _level(path: str) -> pc.Expression:
     """Return the expression of a document's level. Raises UserError without a column of numbers for it."""
-    kinds = {
-        name: dataset.schema_of(path).field(name).type
-        for name in ("label", "score")
-        if name in dataset.columns(path)
-    }
+    schema = dataset.schema_of(path)
+    kinds = {name: schema.field(name).type for name in ("label", "score") if name in schema.names}
     if not kinds:
         raise UserError(f"'{path}' has no column 'label' or 'score'; run the score job first.")
     for name, kind in kinds.items():

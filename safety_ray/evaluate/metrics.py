@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safety_ray.core.errors import UserError
 from safety_ray.core.records import stable_hash
 from safety_ray.evaluate.documents import Document
-from safety_ray.evaluate.rates import CONFIDENCE, PRIOR, Floats, gamma_samples
+from safety_ray.evaluate.rates import PRIOR, Floats, gamma_samples, interval_of
 from safety_ray.evaluate.reading import Reading
 
 
@@ -90,11 +90,8 @@ def auroc_interval(
         weighted_auroc(weights[:, of_row] * rows, label, rank)
         for weights in gamma_samples(rng, shapes, resamples, len(of_row))
     ])  # fmt: skip
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(samples, [tail, 1 - tail]))
     [value] = weighted_auroc(np.append(np.ones(len(labels)), np.zeros(4))[None], label, rank)
-    # A central interval excludes an AUROC of exactly 0 or 1.
-    return [round(min(low, value), 4), round(max(high, value), 4)]
+    return [round(bound, 4) for bound in interval_of(float(value), samples)]
 
 
 def weighted_auroc(weights: Floats, labels: npt.NDArray[np.bool_], ranks: npt.NDArray[np.int64]) -> Floats:

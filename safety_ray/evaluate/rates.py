@@ -158,8 +158,16 @@ def gamma_samples(
 def _summarize(
     value: float, samples: Floats, groups: Sequence[Hashable], highest: Floats | None = None
 ) -> Rate:
+    low, high = interval_of(value, samples, highest)
+    return Rate(value, low, high, len(groups), len(set(groups)))
+
+
+def interval_of(value: float, lowest: Floats, highest: Floats | None = None) -> tuple[float, float]:
+    """Return the 95% interval of `value` from resamples, which are ranges if `highest` is given.
+
+    It includes the value: a central interval of a posterior excludes a rate of exactly 0 or 1.
+    """
     tail = (1 - CONFIDENCE) / 2
-    low = float(np.quantile(samples, tail))
-    high = float(np.quantile(samples if highest is None else highest, 1 - tail))
-    # A central interval of a posterior excludes a rate of exactly 0 or 1.
-    return Rate(value, min(low, value), max(high, value), len(groups), len(set(groups)))
+    low = float(np.quantile(lowest, tail))
+    high = float(np.quantile(lowest if highest is None else highest, 1 - tail))
+    return min(low, value), max(high, value)

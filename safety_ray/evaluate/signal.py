@@ -154,11 +154,9 @@ def calibration(signals: Sequence[Signal], tag_rate: float, *, seed: int, resamp
     ])  # fmt: skip
     total = float(counts.sum())
     error = float(np.abs(predicted.sum(0) - expected.sum(0)).sum() / total)
-    tail = (1 - rates.CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(errors, [tail, 1 - tail]))
     return {
         "error": error,
-        "interval": [min(low, error), max(high, error)],
+        "interval": [*rates.interval_of(error, errors)],
         "relative": error / float(expected.sum() / total) if expected.sum() else None,
         "positions": int(total),
         "bins": [

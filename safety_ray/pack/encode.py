@@ -79,6 +79,7 @@ def encode_rows(
     # One more entry than there are ids: "clip" maps ids beyond the table to the last one.
     control = np.zeros(max(vocabulary.size, *vocabulary.control_ids) + 2, np.bool_)
     control[vocabulary.control_ids] = True
+    start, end = np.array(vocabulary.start_ids, np.int64), np.array([vocabulary.end_id])
     batch = [_normalized(vocabulary, texts[n]) if unsafe[n] else texts[n] for n in trained]
     for n, text, encoded in zip(trained, batch, tag.encode(vocabulary, batch), strict=True):
         tokens = np.array(encoded, np.int64)
@@ -95,7 +96,7 @@ def encode_rows(
             starts = word_starts(text, token_ends)
             positions = starts[:1] if at_beginning else tag_positions(starts, tag_rate, seed, ids[n], allowed)
             tokens, tags[n] = np.insert(tokens, positions, vocabulary.tag_id), len(positions)
-        input_ids[n] = np.concatenate([vocabulary.start_ids, tokens, [vocabulary.end_id]]).astype(np.int64)
+        input_ids[n] = np.concatenate([start, tokens, end])
     columns = {name: rows.column(name) for name in SELECTED.names} | {
         "text": [None if reason is None else text for text, reason in zip(texts, reasons, strict=True)],
         REASON: reasons,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from safety_ray.core import cluster, dataset, digests, exchange, partition
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.cluster import Shared
+from safety_ray.core.exchange import WHOLE_BLOCKS
 from safety_ray.core.records import SCORED_TEXT
 from safety_ray.pack import duplicates, heldout, inputs, selection, shards
 from safety_ray.pack.duplicates import Copies
 from safety_ray.pack.heldout import SPLIT, Hashes
 from safety_ray.pack.selection import ROOT, Roots
 from safety_ray.pack.settings import PackConfig
-
-_WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 
 
 def has_split(path: str) -> bool:
@@ -29,7 +27,7 @@ def find_copies(config: PackConfig, share: float | None, total: int) -> Shared[C
     names = ["id", "text", *([SPLIT] if share is None else [])]
     files = dataset.files(scored)
     hashed = dataset.stream(files, names).map_batches(
-        duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **_WHOLE_BLOCKS
+        duplicates.digests, fn_kwargs={"seed": config.seed, "share": share}, **WHOLE_BLOCKS
     )
     blocks = total // digests.ROWS_PER_BLOCK + 1
     copies = exchange.by_key(hashed, digests.HALF, blocks, duplicates.copies_among, inputs=len(files))
@@ -60,7 +58,7 @@ def hold_out(
     if share is None:
         files = dataset.files(partition.whole(config.scored))
         blocks = dataset.stream(files, ["id", SPLIT]).map_batches(
-            heldout.hashes_of, fn_kwargs={"seed": config.seed}, **_WHOLE_BLOCKS
+            heldout.hashes_of, fn_kwargs={"seed": config.seed}, **WHOLE_BLOCKS
         )
         hashes = cluster.gather(blocks, heldout.sort_hashes)
         highest = heldout.highest_written(hashes.get(), config.heldout_max)
@@ -69,10 +67,10 @@ def hold_out(
         blocks = dataset.read(config.scored, SCORED_TEXT).map_batches(
             heldout.only_held_out,
             fn_kwargs={"seed": config.seed, "share": share, "highest": highest},
-            **_WHOLE_BLOCKS,
+            **WHOLE_BLOCKS,
         )
         if copies is not None:
-            blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **_WHOLE_BLOCKS)
+            blocks = blocks.map_batches(duplicates.without, fn_kwargs={"copies": copies}, **WHOLE_BLOCKS)
         rows = blocks if share is None or share > 0 else []
         cluster.gather(rows, partial(heldout.write, path, schema))
     return hashes

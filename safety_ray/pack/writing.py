@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from safety_ray.core import dataset, exchange, progress, row_groups
 from safety_ray.core.artifact import Artifact
 from safety_ray.core.errors import UserError
+from safety_ray.core.exchange import WHOLE_BLOCKS
 from safety_ray.pack import mixture, planning, shards
 from safety_ray.pack.heldout import HELDOUT
 from safety_ray.pack.planning import Counts, Schedule
@@ -21,17 +22,15 @@ from safety_ray.pack.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
-
 
 def plan(config: PackConfig, encoded: list[str], tag_id: int) -> tuple[Schedule, Counts]:
     """Return the schedule of the encoded documents, and the sums of their numbers, which tasks compute."""
-    tokens = dataset.stream(encoded, planning.TOKEN_COLUMNS).map_batches(planning.token_sums, **_WHOLE_BLOCKS)
+    tokens = dataset.stream(encoded, planning.TOKEN_COLUMNS).map_batches(planning.token_sums, **WHOLE_BLOCKS)
     order = mixture.Order(mixture.sources(config.mixture), planning.add_tokens(_tables(tokens)))
     number = planning.number_of_shards(config.shards, order.tokens)
     schedule = Schedule(order, number, tag_id, config.tags_start, config.tags_until)
     counts = dataset.stream(encoded, planning.COUNT_COLUMNS).map_batches(
-        planning.count_sums, fn_kwargs={"schedule": schedule}, **_WHOLE_BLOCKS
+        planning.count_sums, fn_kwargs={"schedule": schedule}, **WHOLE_BLOCKS
     )
     return schedule, planning.add_counts(_tables(counts))
 
@@ -72,7 +71,7 @@ def write_rows(
             documents = dataset.stream(encoded, shards.COLUMNS).map_batches(
                 shards.only_shards,
                 fn_kwargs={"shards": missing, "schedule": schedule},
-                **_WHOLE_BLOCKS,
+                **WHOLE_BLOCKS,
             )
             exchange.by_key(documents, "shard", schedule.shards, write, inputs=len(encoded)).materialize()
     written = row_groups.write_index(out.path)

@@ -304,7 +304,7 @@ def test_hf_safe_beam_search_runs_one_forward_pass_per_token() -> None:
 def test_hf_expand_rejects_output_that_is_not_finite() -> None:
     for tag_id in (TAG, None):
         with pytest.raises(UserError, match="the model's output is not finite"):
-            expand(torch.tensor([[0.0, 1.0, torch.nan]]), tag_id, 2)
+            expand(torch.tensor([[0.0, 1.0, torch.nan, 2.0, 3.0]]), tag_id, 2)
 
 
 def test_hf_expand_breaks_half_precision_ties_by_token_id() -> None:
